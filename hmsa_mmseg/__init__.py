@@ -1,0 +1,15 @@
+"""Hierarchical multi-scale attention for mmsegmentation.
+
+Importing this package registers its classes with mmseg. Where mmcv comes
+without compiled operators (mmcv-lite), import it before ``mmseg.models`` or
+``mmseg.apis``.
+"""
+
+from . import compat
+from .version import __version__
+
+compat.prepare()
+
+from . import datasets, engine, models  # noqa: E402
+
+__all__ = ['__version__', 'compat', 'datasets', 'engine', 'models']

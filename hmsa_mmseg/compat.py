@@ -1,0 +1,91 @@
+"""The installed mmcv, mmengine, mmseg and torch, and how to live with them.
+
+The only module of this package that knows about versions. It must run before
+anything imports ``mmseg.models``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+
+# Import name -> what `pip install` needs to hear. ftfy and regex are imported
+# by mmseg 1.2.2 (mmseg/utils/tokenizer.py) and declared nowhere.
+REQUIREMENTS = {
+    'torch': 'torch',
+    'numpy': 'numpy',
+    'mmengine': 'mmengine==0.10.7',
+    'mmcv': 'mmcv-lite==2.1.0',
+    'mmseg': 'mmsegmentation==1.2.2',
+    'ftfy': 'ftfy',
+    'regex': 'regex',
+}
+
+
+class _MissingOps(ModuleType):
+    """Stands in for ``mmcv._ext``, the compiled operators of full mmcv.
+
+    ``mmseg.models`` imports ``mmcv.ops``, which looks its operators up in
+    ``mmcv._ext`` without calling them. Nothing in this package calls one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__('mmcv._ext')
+        # No loader: mmengine and mmcv take a module without one as absent,
+        # so that they go on answering that mmcv is not the full one.
+        self.__spec__ = ModuleSpec('mmcv._ext', None)
+
+    def __getattr__(self, name: str):
+        if name.startswith('__'):
+            raise AttributeError(name)
+
+        def missing(*args, **kwargs):
+            raise RuntimeError(
+                f'mmcv.ops needs the compiled operator `{name}`, but mmcv is '
+                'installed without operators (mmcv-lite); install the full '
+                'one: pip uninstall mmcv-lite && '
+                'pip install "setuptools<81" && '
+                'pip install --no-build-isolation mmcv==2.1.0'
+            )
+
+        return missing
+
+
+def check_requirements() -> None:
+    """Check that all that mmseg needs can be imported.
+
+    Raises:
+        ImportError: Naming what is missing and the pip line that installs
+            it, or the mmcv that does not fit mmseg.
+    """
+    missing = [name for name in REQUIREMENTS if find_spec(name) is None]
+    if missing:
+        packages = ' '.join(REQUIREMENTS[name] for name in missing)
+        raise ImportError(
+            f'hmsa_mmseg needs {", ".join(missing)}; install with: '
+            f'pip install {packages}'
+        )
+    try:
+        importlib.import_module('mmseg')
+    except AssertionError as error:
+        # mmseg 1.2.2 asserts mmcv < 2.2.0 and mmengine < 1.0.0.
+        raise ImportError(
+            f'the installed mmseg refuses its dependencies: {error} Install '
+            f'with: pip install {REQUIREMENTS["mmcv"]} '
+            f'{REQUIREMENTS["mmengine"]}'
+        ) from error
+
+
+def provide_mmcv_ops() -> None:
+    """Make ``mmcv.ops`` importable where mmcv has no compiled operators."""
+    if 'mmcv._ext' not in sys.modules and find_spec('mmcv._ext') is None:
+        sys.modules['mmcv._ext'] = _MissingOps()
+
+
+def prepare() -> None:
+    """Check the stack and make ``mmseg.models`` importable."""
+    check_requirements()
+    provide_mmcv_ops()

@@ -1,0 +1,3 @@
+from .single_resize_hrnet import SingleResizeHRNet
+
+__all__ = ['SingleResizeHRNet']

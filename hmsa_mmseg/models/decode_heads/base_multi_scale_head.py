@@ -1,0 +1,295 @@
+"""What the heads that combine several scales have in common.
+
+Shape shorthand in this module:
+    N: batch, K: output channels (classes), h, w: size of the seg head's
+    features at one scale.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Union
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmseg.registry import MODELS
+from mmseg.utils import ConfigType, OptMultiConfig, SampleList, add_prefix
+from torch import Tensor, nn
+
+ScaleFeats = tuple[float, Sequence[Tensor]]
+HeadOutput = Union[Tensor, tuple[Tensor, ...]]
+
+# The seg heads of a cascade are one model: these must agree.
+_SHARED_ATTRS = (
+    'num_classes',
+    'out_channels',
+    'align_corners',
+    'ignore_index',
+)
+
+
+class SegHeadOutputs(NamedTuple):
+    """What the seg heads give at one scale.
+
+    Attributes:
+        stages (tuple[Tensor | tuple[Tensor]]): What each seg head of the
+            cascade returned; a single tensor (N, K, h, w) for most heads.
+        seg_logits (Tensor): Output of the last classifier, (N, K, h, w).
+        classifier_feats (Tensor): Input of the last classifier, after
+            dropout, (N, C, h, w).
+    """
+
+    stages: tuple[HeadOutput, ...]
+    seg_logits: Tensor
+    classifier_feats: Tensor
+
+
+class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
+    """A decode head of mmseg, or a cascade of them, seen at several scales.
+
+    Subclasses say how the scales are combined. The segmentor hands them
+    ``(scale, feats)`` pairs and knows nothing else about it.
+
+    Args:
+        seg_head (dict | list[dict]): Config of a decode head of mmseg that
+            ends in a classifier ``conv_seg``, or of a cascade of them, each
+            reading its predecessor's output, as OCRNet's.
+        num_classes (int, optional): Overrides ``num_classes`` of every seg
+            head. Defaults to None.
+        reinit_classifier (bool): Whether a checkpoint with another number of
+            classes may be loaded, its classifiers left out; otherwise it is
+            an error. Defaults to False.
+        init_cfg (dict, optional): As in mmengine. Defaults to None.
+
+    Raises:
+        TypeError: If ``seg_head`` is neither a dict nor a list of dicts, or
+            a seg head has no classifier ``conv_seg``.
+        ValueError: If the seg heads of a cascade do not fit together.
+    """
+
+    #: The least number of scales this head can be trained with.
+    min_train_scales = 1
+
+    def __init__(
+        self,
+        seg_head: ConfigType | list[ConfigType],
+        num_classes: int | None = None,
+        reinit_classifier: bool = False,
+        init_cfg: OptMultiConfig = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        cfgs = [seg_head] if isinstance(seg_head, dict) else seg_head
+        is_list = isinstance(cfgs, (list, tuple)) and len(cfgs) > 0
+        if not is_list or not all(isinstance(cfg, dict) for cfg in cfgs):
+            raise TypeError(
+                'decode_head.seg_head must be the config (dict) of a decode '
+                f'head or a non-empty list of them, got {seg_head!r}'
+            )
+        if num_classes is not None:
+            cfgs = [{**cfg, 'num_classes': num_classes} for cfg in cfgs]
+        heads = [MODELS.build(cfg) for cfg in cfgs]
+        for head in heads:
+            self._check_classifier(head)
+        # One head keeps its keys short, a cascade is numbered as in mmseg.
+        single = isinstance(seg_head, dict)
+        self.seg_head = heads[0] if single else nn.ModuleList(heads)
+        self.reinit_classifier = reinit_classifier
+
+        last = heads[-1]
+        for name in _SHARED_ATTRS:
+            found = [getattr(head, name) for head in heads]
+            if any(value != found[-1] for value in found):
+                raise ValueError(
+                    f'the seg heads in decode_head.seg_head must have the '
+                    f'same {name}, got {found}'
+                )
+        self.num_classes = last.num_classes
+        self.out_channels = last.out_channels
+        self.align_corners = last.align_corners
+        self.ignore_index = last.ignore_index
+        self.threshold = last.threshold
+
+    @property
+    def seg_heads(self) -> list[nn.Module]:
+        """The seg heads in the order in which they run."""
+        is_cascade = isinstance(self.seg_head, nn.ModuleList)
+        return list(self.seg_head) if is_cascade else [self.seg_head]
+
+    @staticmethod
+    def _check_classifier(head: nn.Module) -> None:
+        classifier = getattr(head, 'conv_seg', None)
+        if not hasattr(classifier, 'in_channels'):
+            raise TypeError(
+                f'decode_head.seg_head: {type(head).__name__} has no '
+                'classifier layer `conv_seg` whose input features could be '
+                f'read, got {classifier!r}; expected a decode head that ends '
+                'in one, such as FCNHead or DepthwiseSeparableASPPHead'
+            )
+
+    def forward_seg_heads(self, feats: Sequence[Tensor]) -> SegHeadOutputs:
+        """Run the seg heads at one scale, each exactly once.
+
+        Args:
+            feats (Sequence[Tensor]): Features of backbone and neck.
+
+        Returns:
+            SegHeadOutputs: The outputs and the last classifier's input.
+
+        Raises:
+            RuntimeError: If the last seg head does not call ``conv_seg``.
+        """
+        *earlier, last = self.seg_heads
+        stages: list[HeadOutput] = []
+        for i, head in enumerate(earlier):
+            stages.append(head(feats, stages[-1]) if i else head(feats))
+
+        calls: list[tuple[Tensor, Tensor]] = []
+        handle = last.conv_seg.register_forward_hook(
+            lambda _, args, output: calls.append((args[0], output))
+        )
+        try:
+            stages.append(last(feats, stages[-1]) if stages else last(feats))
+        finally:
+            handle.remove()
+        if not calls:
+            raise RuntimeError(
+                f'{type(last).__name__}.forward did not call its classifier '
+                'layer `conv_seg`, so there are no features for attention'
+            )
+        classifier_feats, classified = calls[-1]
+        return SegHeadOutputs(
+            tuple(stages),
+            _main_logits(stages[-1], classified),
+            classifier_feats,
+        )
+
+    def loss_by_stage(
+        self,
+        stages: Sequence[HeadOutput],
+        batch_data_samples: SampleList,
+    ) -> dict[str, Tensor]:
+        """Let each seg head compute its own losses on combined outputs.
+
+        Args:
+            stages (Sequence[Tensor | tuple[Tensor]]): Per seg head the same
+                structure as its ``forward`` gives, at the input's size.
+            batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
+
+        Returns:
+            dict[str, Tensor]: ``decode.*`` for the last seg head, ``aux.*``
+            for the one before it (``aux_0.*``, ``aux_1.*``, ... if there are
+            several).
+        """
+        num_aux = len(stages) - 1
+        prefixes = [f'aux_{i}' for i in range(num_aux)]
+        if num_aux == 1:
+            prefixes = ['aux']
+        losses = {}
+        for prefix, head, output in zip(
+            [*prefixes, 'decode'], self.seg_heads, stages
+        ):
+            stage_losses = head.loss_by_feat(output, batch_data_samples)
+            losses.update(add_prefix(stage_losses, prefix))
+        return losses
+
+    @abstractmethod
+    def predict(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> Tensor:
+        """Combine the scales into logits at the size of the input.
+
+        Args:
+            inputs (Iterable[tuple]): ``(scale, feats)``, highest scale
+                first; the features are computed when they are asked for.
+            input_size (Sequence[int]): Size (H, W) of the input image.
+
+        Returns:
+            Tensor: Logits, shape (N, K, H, W), float32.
+        """
+
+    @abstractmethod
+    def loss(
+        self,
+        inputs: Iterable[ScaleFeats],
+        input_size: Sequence[int],
+        batch_data_samples: SampleList,
+    ) -> dict[str, Tensor]:
+        """Compute the losses of the combined scales.
+
+        Args:
+            inputs (Iterable[tuple]): ``(scale, feats)``, lowest scale first.
+            input_size (Sequence[int]): Size (H, W) of the input image.
+            batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
+
+        Returns:
+            dict[str, Tensor]: Losses and accuracies, their keys prefixed.
+        """
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args, **kwargs
+    ) -> None:
+        """Refuse a checkpoint with another number of classes.
+
+        mmengine loads the rest and logs a warning only, and the model goes
+        on with a random classifier.
+        """
+        names = {id(module): name for name, module in self.named_modules()}
+        for head in self.seg_heads:
+            name = prefix + names[id(head.conv_seg)] + '.weight'
+            if name in state_dict:
+                found, expected = len(state_dict[name]), self.out_channels
+                if found != expected:
+                    self._handle_class_mismatch(
+                        state_dict, prefix, name, found, expected
+                    )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _handle_class_mismatch(
+        self,
+        state_dict: dict,
+        prefix: str,
+        name: str,
+        found: int,
+        expected: int,
+    ) -> None:
+        message = (
+            f'the checkpoint holds {found} classes ({name}), the model '
+            f'{expected} (num_classes={self.num_classes})'
+        )
+        if not self.reinit_classifier:
+            raise ValueError(
+                f'{message}; set num_classes to that of the checkpoint, or '
+                'decode_head.reinit_classifier=True to load everything but '
+                'the classifiers'
+            )
+        for key, own in self.state_dict(prefix=prefix).items():
+            other = state_dict.get(key)
+            if (
+                other is not None
+                and own.dim() > 0
+                and own.shape[0] == expected
+                and other.shape[0] == found
+                and own.shape[1:] == other.shape[1:]
+            ):
+                del state_dict[key]
+                print_log(
+                    f'{message}; {key} keeps its initial values',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+
+
+def _main_logits(output: HeadOutput, classified: Tensor) -> Tensor:
+    """Pick the logits of the classifier from what a head returned.
+
+    Heads with several outputs differ in their order: DAHead puts its
+    classifier's first, PIDHead second.
+    """
+    if isinstance(output, Tensor):
+        return output
+    for candidate in output:
+        if candidate is classified:
+            return candidate
+    return output[0]

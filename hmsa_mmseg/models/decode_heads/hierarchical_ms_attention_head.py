@@ -1,0 +1,226 @@
+"""Decode head of hierarchical multi-scale attention.
+
+Shape shorthand in this module:
+    N: batch, K: output channels (classes), H, W: input size, h, w: size of
+    the seg head's features at one scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmseg.registry import MODELS
+from mmseg.utils import ConfigType, OptConfigType, SampleList
+from torch import Tensor, nn
+
+from ..scale_fusion import fuse_scales
+from .base_multi_scale_head import BaseMultiScaleHead, HeadOutput, ScaleFeats
+
+
+class _ScaleAttentionBranch(nn.Sequential):
+    """Attention of one scale from the classifier's features.
+
+    3x3-norm-ReLU, 3x3-norm-ReLU, 1x1, sigmoid, without biases and with
+    PyTorch's default initialisation, so that attention starts near 0.5
+    (NVIDIA/semantic-segmentation, network/utils.py, ``make_attn_head``,
+    whose layer names are kept). The sigmoid runs in float32 or better.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        conv_cfg: OptConfigType,
+        norm_cfg: ConfigType,
+    ) -> None:
+        super().__init__()
+        for i, width in enumerate((in_channels, channels)):
+            conv = build_conv_layer(
+                conv_cfg, width, channels, 3, padding=1, bias=False
+            )
+            self.add_module(f'conv{i}', conv)
+            self.add_module(f'bn{i}', build_norm_layer(norm_cfg, channels)[1])
+            self.add_module(f'relu{i}', nn.ReLU(inplace=True))
+        conv = build_conv_layer(conv_cfg, channels, 1, 1, bias=False)
+        self.add_module('conv2', conv)
+
+    def forward(self, feats: Tensor) -> Tensor:
+        """Map features (N, C, h, w) to attention in [0, 1], (N, 1, h, w)."""
+        attn_logits = super().forward(feats)
+        if attn_logits.dtype != torch.float64:
+            attn_logits = attn_logits.float()
+        return attn_logits.sigmoid()
+
+
+@MODELS.register_module()
+class HierarchicalMSAttentionHead(BaseMultiScaleHead):
+    """Any mmseg decode head, with attention that blends scales.
+
+    A branch beside the seg head's classifier predicts, from the features the
+    classifier reads, how far this scale is to be trusted in each pixel
+    against all higher scales (`Hierarchical Multi-Scale Attention for
+    Semantic Segmentation <https://arxiv.org/abs/2005.10821>`_, sec. 3):
+    ``fused = attn_s * logits_s + (1 - attn_s) * fused_of_higher_scales``.
+    Each seg head computes its own losses, on its blended outputs.
+
+    Args:
+        seg_head (dict | list[dict]): Config of a decode head of mmseg that
+            ends in a classifier ``conv_seg``, or of a cascade of them, each
+            reading its predecessor's output, as OCRNet's.
+        attn_channels (int): Width of the attention branch. Defaults to 256
+            (the authors' ``SEGATTN_BOT_CH``).
+        loss_scale (dict | list[dict], optional): Loss on the main logits of
+            every single scale, brought to the input's size; the authors give
+            it a weight of 0.05 (``SUPERVISED_MSCALE_WT`` in their recipes).
+            Defaults to None.
+        norm_cfg (dict, optional): Norm layers of the attention branch.
+            Defaults to None: those of the last seg head, BN if it has none.
+        skip_top_scale_attn (bool): In training the attention of the highest
+            scale enters no loss, yet the authors' BN statistics see it, so
+            it runs without gradient. True leaves it out, which saves time
+            and changes the running statistics of the attention branch, thus
+            predictions. Defaults to False.
+        **kwargs: ``num_classes``, ``reinit_classifier`` and ``init_cfg`` of
+            :class:`BaseMultiScaleHead`.
+    """
+
+    # Attention is learned between adjacent scales: with a single one the
+    # branch would get no gradient.
+    min_train_scales = 2
+
+    def __init__(
+        self,
+        seg_head: ConfigType | list[ConfigType],
+        attn_channels: int = 256,
+        loss_scale: ConfigType | list[ConfigType] | None = None,
+        norm_cfg: OptConfigType = None,
+        skip_top_scale_attn: bool = False,
+        **kwargs,
+    ) -> None:
+        super().__init__(seg_head, **kwargs)
+        last = self.seg_heads[-1]
+        self.scale_attn = _ScaleAttentionBranch(
+            last.conv_seg.in_channels,
+            attn_channels,
+            last.conv_cfg,
+            norm_cfg or last.norm_cfg or dict(type='BN'),
+        )
+        self.skip_top_scale_attn = skip_top_scale_attn
+        if loss_scale is None:
+            loss_scale = []
+        elif isinstance(loss_scale, dict):
+            loss_scale = [loss_scale]
+        self.loss_scale = nn.ModuleList(map(MODELS.build, loss_scale))
+
+    def forward(
+        self, feats: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Decode one scale.
+
+        Args:
+            feats (Sequence[Tensor]): Features of backbone and neck.
+
+        Returns:
+            tuple: Logits of the last seg head (N, K, h, w), those of the one
+            before it in a cascade or None, and the attention of this scale
+            in [0, 1], (N, 1, h, w), float32.
+        """
+        stages, seg_logits, classifier_feats = self.forward_seg_heads(feats)
+        aux_logits = stages[-2] if len(stages) > 1 else None
+        return seg_logits, aux_logits, self.scale_attn(classifier_feats)
+
+    def predict(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> Tensor:
+        """Blend the scales; of the highest no attention is computed."""
+
+        def outputs() -> Iterator[tuple[float, Tensor, Tensor | None]]:
+            is_top = True
+            for scale, feats in inputs:
+                _, seg_logits, attn_feats = self.forward_seg_heads(feats)
+                attn = None if is_top else self.scale_attn(attn_feats)
+                yield scale, seg_logits, attn
+                is_top = False
+
+        return fuse_scales(outputs(), input_size, self.align_corners)
+
+    def loss(
+        self,
+        inputs: Iterable[ScaleFeats],
+        input_size: Sequence[int],
+        batch_data_samples: SampleList,
+    ) -> dict[str, Tensor]:
+        """Compute losses on blended outputs and, if asked, on each scale.
+
+        Returns:
+            dict[str, Tensor]: ``decode.*`` for the last seg head, ``aux.*``
+            for the one before it in a cascade, ``scale_<s>.*`` for the
+            logits of each scale if there is a ``loss_scale``.
+        """
+        inputs = list(inputs)
+        scales, seg_outputs, attns = [], [], []
+        # Lowest first: BN sees the scales in the authors' order.
+        for i, (scale, feats) in enumerate(inputs):
+            outputs = self.forward_seg_heads(feats)
+            attn = self._train_attn(
+                outputs.classifier_feats, is_top=i == len(inputs) - 1
+            )
+            scales.append(scale)
+            seg_outputs.append(outputs)
+            attns.append(attn)
+
+        def fuse(per_scale: Sequence[HeadOutput]) -> HeadOutput:
+            if not isinstance(per_scale[0], Tensor):
+                return tuple(fuse(leaves) for leaves in zip(*per_scale))
+            if per_scale[0].dim() != 4:
+                # An output for the whole image (EncHead's presence of
+                # classes) has no pixels to attend to.
+                return torch.stack(tuple(per_scale)).mean(dim=0)
+            highest_first = zip(scales[::-1], per_scale[::-1], attns[::-1])
+            return fuse_scales(highest_first, input_size, self.align_corners)
+
+        stages = [fuse(s) for s in zip(*(out.stages for out in seg_outputs))]
+        losses = self.loss_by_stage(stages, batch_data_samples)
+        if len(self.loss_scale) > 0:
+            for scale, outputs in zip(scales, seg_outputs):
+                losses.update(
+                    self._loss_of_scale(
+                        scale,
+                        outputs.seg_logits,
+                        input_size,
+                        batch_data_samples,
+                    )
+                )
+        return losses
+
+    def _train_attn(self, feats: Tensor, is_top: bool) -> Tensor | None:
+        if not is_top:
+            return self.scale_attn(feats)
+        if not self.skip_top_scale_attn:
+            with torch.no_grad():
+                self.scale_attn(feats)
+        return None
+
+    def _loss_of_scale(
+        self,
+        scale: float,
+        seg_logits: Tensor,
+        input_size: Sequence[int],
+        batch_data_samples: SampleList,
+    ) -> dict[str, Tensor]:
+        alone = fuse_scales(
+            [(scale, seg_logits, None)], input_size, self.align_corners
+        )
+        seg_label = torch.stack(
+            [sample.gt_sem_seg.data for sample in batch_data_samples]
+        ).squeeze(1)
+        losses: dict[str, Tensor] = {}
+        for loss_module in self.loss_scale:
+            key = f'scale_{scale:g}.{loss_module.loss_name}'
+            value = loss_module(
+                alone, seg_label, ignore_index=self.ignore_index
+            )
+            losses[key] = losses[key] + value if key in losses else value
+        return losses

@@ -1,0 +1,179 @@
+"""Fusion of per-scale predictions, as pure functions of tensors.
+
+Hierarchical multi-scale attention (https://arxiv.org/abs/2005.10821, sec. 3)
+blends adjacent scales, highest first::
+
+    fused = attn_s * logits_s + (1 - attn_s) * fused_of_higher_scales
+
+The order of operations below is that of the authors' ``nscale_forward`` and
+``two_scale_forward`` (NVIDIA/semantic-segmentation, network/ocrnet.py): both
+maps of a scale are upsampled to the full size of the image *at that scale*,
+multiplied, and only then brought to the size at which they are blended.
+
+Shape shorthand in this module:
+    N: batch, K: classes, H, W: input size, h, w: head output size at one
+    scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+def check_scales(scales: object, key: str, min_scales: int = 1) -> tuple:
+    """Check a list of scales and return it in ascending order.
+
+    Args:
+        scales (Sequence[float]): Relative image sizes, positive and finite,
+            in any order, without duplicates.
+        key (str): The config key they come from, for the error message.
+        min_scales (int): The least number of scales that makes sense.
+
+    Returns:
+        tuple[float, ...]: The scales, lowest first.
+
+    Raises:
+        ValueError: If ``scales`` is anything else.
+    """
+    expected = (
+        f'{key} must be a list of {min_scales} or more different positive '
+        'numbers, for example (0.5, 1.0)'
+    )
+    if isinstance(scales, str) or not isinstance(scales, Sequence):
+        raise ValueError(f'{expected}; got {scales!r}')
+    for scale in scales:
+        is_number = isinstance(scale, (int, float))
+        if isinstance(scale, bool) or not is_number:
+            raise ValueError(f'{expected}; got {scale!r} in {scales!r}')
+        if not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f'{expected}; got {scale!r} in {scales!r}')
+    ascending = tuple(sorted(float(scale) for scale in scales))
+    if len(ascending) < min_scales or len(set(ascending)) < len(ascending):
+        raise ValueError(f'{expected}; got {scales!r}')
+    return ascending
+
+
+def scaled_size(size: Sequence[int], scale: float) -> Size:
+    """Size of an image of ``size`` (H, W) at ``scale``, at least 1 x 1.
+
+    The floor is that of the authors' ``ResizeX`` (network/mynn.py), which
+    ``F.interpolate(scale_factor=...)`` takes.
+    """
+    height, width = size
+    return max(int(height * scale), 1), max(int(width * scale), 1)
+
+
+def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Resize a map bilinearly, in float32 or better.
+
+    Args:
+        x (Tensor): Any map, shape (N, C, h, w).
+        size (Sequence[int]): The target (H, W).
+        align_corners (bool): As in ``F.interpolate``.
+
+    Returns:
+        Tensor: Shape (N, C, H, W); float64 stays, all else is float32, also
+        under autocast, as in the authors' code, whose upsampling is kept out
+        of half precision.
+    """
+    if x.dtype != torch.float64:
+        x = x.float()
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(
+        x, size=tuple(size), mode='bilinear', align_corners=align_corners
+    )
+
+
+def resize_image(inputs: Tensor, scale: float, align_corners: bool) -> Tensor:
+    """Resize a batch of images by ``scale``.
+
+    Args:
+        inputs (Tensor): Images, shape (N, C, H, W).
+        scale (float): Relative size, positive.
+        align_corners (bool): As in ``F.interpolate``.
+
+    Returns:
+        Tensor: Images of :func:`scaled_size`, of the dtype of ``inputs``.
+    """
+    size = scaled_size(inputs.shape[2:], scale)
+    return resize(inputs, size, align_corners).to(inputs.dtype)
+
+
+def blend_scale(
+    lo_logits: Tensor,
+    lo_attn: Tensor,
+    hi_logits: Tensor,
+    scale_size: Sequence[int],
+    size: Sequence[int],
+    align_corners: bool = False,
+) -> Tensor:
+    """Blend one scale into what the higher scales gave, by its attention.
+
+    Args:
+        lo_logits (Tensor): Logits of this scale, shape (N, K, h, w).
+        lo_attn (Tensor): Attention of this scale in [0, 1], shape
+            (N, 1, h, w).
+        hi_logits (Tensor): Blended logits of the higher scales, shape
+            (N, K, any, any).
+        scale_size (Sequence[int]): Size of the image at this scale.
+        size (Sequence[int]): Size (H, W) of the result.
+        align_corners (bool): As in ``F.interpolate``. Defaults to False.
+
+    Returns:
+        Tensor: ``up(attn * lo) + (1 - up(attn)) * hi``, shape (N, K, H, W).
+    """
+    lo_attn = resize(lo_attn, scale_size, align_corners)
+    lo_logits = lo_attn * resize(lo_logits, scale_size, align_corners)
+    lo_logits = resize(lo_logits, size, align_corners)
+    lo_attn = resize(lo_attn, size, align_corners)
+    hi_logits = resize(hi_logits, size, align_corners)
+    return lo_logits + (1 - lo_attn) * hi_logits
+
+
+def fuse_scales(
+    scale_outputs: Iterable[tuple[float, Tensor, Tensor | None]],
+    input_size: Sequence[int],
+    align_corners: bool = False,
+) -> Tensor:
+    """Blend any number of scales, highest first, at the input's size.
+
+    A scale of 1.0 or more is blended at its own image size, one below 1.0 at
+    the input's: the target of the chain is the input's size, whether or not
+    1.0 is among the scales. The iterable is consumed one scale at a time, so
+    memory does not grow with the number of scales.
+
+    Args:
+        scale_outputs (Iterable[tuple]): ``(scale, seg_logits, scale_attn)``
+            with falling scales, logits (N, K, h, w) and attention in [0, 1]
+            (N, 1, h, w). The attention of the first is not read.
+        input_size (Sequence[int]): Size (H, W) of the input image.
+        align_corners (bool): As in ``F.interpolate``. Defaults to False.
+
+    Returns:
+        Tensor: Blended logits, shape (N, K, H, W).
+
+    Raises:
+        ValueError: If there is no scale at all.
+    """
+    fused = None
+    for scale, seg_logits, scale_attn in scale_outputs:
+        scale_size = scaled_size(input_size, scale)
+        size = scale_size if scale >= 1 else input_size
+        if fused is None:
+            fused = resize(seg_logits, scale_size, align_corners)
+            fused = resize(fused, size, align_corners)
+        else:
+            fused = blend_scale(
+                seg_logits, scale_attn, fused, scale_size, size, align_corners
+            )
+    if fused is None:
+        raise ValueError('fuse_scales needs at least one scale, got none')
+    return resize(fused, input_size, align_corners)

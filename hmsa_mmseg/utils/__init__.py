@@ -1,0 +1,3 @@
+from .checkpoint import atomic_save, safe_load
+
+__all__ = ['atomic_save', 'safe_load']

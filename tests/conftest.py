@@ -1,0 +1,133 @@
+"""Fixtures shared by all tests: the default scope, seeds, tiny models."""
+
+import os
+
+# Before torch: two tests may run side by side on a small machine.
+os.environ.setdefault('OMP_NUM_THREADS', '2')
+
+import hmsa_mmseg  # noqa: F401  (before mmseg.models, see its docstring)
+
+# isort: split
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from mmseg.utils import register_all_modules
+
+PREPROCESSOR = dict(
+    type='SegDataPreProcessor',
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    bgr_to_rgb=True,
+    pad_val=0,
+    seg_pad_val=255,
+    size=(64, 64),
+    test_cfg=dict(size_divisor=1),
+)
+# One stride-4 and one stride-8 feature map of 8 and 16 channels.
+TINY_BACKBONE = dict(
+    type='ResNet',
+    depth=18,
+    num_stages=2,
+    stem_channels=8,
+    base_channels=8,
+    strides=(1, 2),
+    dilations=(1, 1),
+    out_indices=(0, 1),
+    norm_cfg=dict(type='BN', requires_grad=True),
+)
+TINY_FCN = dict(
+    type='FCNHead',
+    in_channels=16,
+    in_index=1,
+    channels=8,
+    num_convs=1,
+    dropout_ratio=0,
+    num_classes=5,
+    norm_cfg=dict(type='BN', requires_grad=True),
+    loss_decode=dict(type='CrossEntropyLoss'),
+)
+
+
+@pytest.fixture(autouse=True)
+def _scope_and_seed():
+    register_all_modules(init_default_scope=True)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_model_cfg():
+    """Return a function that makes the config of a model for tests."""
+
+    def make(seg_head=None, train_scales=(0.5, 1.0), test_cfg=None, **kwargs):
+        head = dict(
+            type='HierarchicalMSAttentionHead',
+            seg_head=dict(TINY_FCN) if seg_head is None else seg_head,
+            attn_channels=8,
+        )
+        head.update(kwargs.pop('decode_head', {}))
+        cfg = dict(
+            type='MultiScaleAttentionSegmentor',
+            data_preprocessor=dict(PREPROCESSOR),
+            backbone=dict(TINY_BACKBONE),
+            decode_head=head,
+            train_cfg=dict(scales=train_scales),
+            test_cfg=test_cfg or dict(mode='whole', scales=(0.5, 1.0, 2.0)),
+        )
+        cfg.update(kwargs)
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def build_tiny(tiny_model_cfg):
+    """Return a function that builds a model with lively BN statistics."""
+
+    def build(*args, **kwargs):
+        model = MODELS.build(ConfigDict(tiny_model_cfg(*args, **kwargs)))
+        return randomize(model)
+
+    return build
+
+
+def randomize(model):
+    """Give BN layers statistics that tell a wrong order from a right one."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.normal_(module.running_mean, 0, 0.1)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model
+
+
+@pytest.fixture
+def make_batch():
+    """Return a function that makes images and samples with labels."""
+
+    def make(batch_size=2, size=(64, 64), num_classes=5, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        inputs = torch.randn(batch_size, 3, *size, generator=generator)
+        samples = []
+        for _ in range(batch_size):
+            label = torch.randint(
+                0, num_classes, (1, *size), generator=generator
+            )
+            label[:, :3] = 255
+            samples.append(
+                SegDataSample(
+                    gt_sem_seg=PixelData(data=label),
+                    metainfo=dict(
+                        ori_shape=size,
+                        img_shape=size,
+                        pad_shape=size,
+                        padding_size=[0, 0, 0, 0],
+                    ),
+                )
+            )
+        return inputs, samples
+
+    return make
