@@ -70,6 +70,14 @@ def check_requirements() -> None:
         )
     try:
         importlib.import_module('mmseg')
+    except ImportError as error:
+        if 'libGL' not in str(error):
+            raise
+        raise ImportError(
+            'opencv-python needs the system library libGL, which is missing; '
+            'install OpenCV without a display instead: pip uninstall -y '
+            'opencv-python && pip install opencv-python-headless'
+        ) from error
     except AssertionError as error:
         # mmseg 1.2.2 asserts mmcv < 2.2.0 and mmengine < 1.0.0.
         raise ImportError(

@@ -1,0 +1,55 @@
+# make demo    install into .venv and run the demonstration (docs/demo)
+# make test    install into .venv, lint, and run all tests
+# make fix     format the code and repair what ruff can repair
+# make wheel   build the wheel into dist/
+# make clean   remove what the targets above made, but not .venv
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# CPU and CUDA builds of torch share this version; to take another build,
+# install it into $(VENV) first.
+TORCH ?= torch==2.13.0
+STACK := "setuptools<81" wheel numpy mmengine==0.10.7 mmcv-lite==2.1.0 \
+	mmsegmentation==1.2.2 ftfy regex
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test lint fix wheel clean install
+
+demo: install
+	$(PY) tools/demo/run_demo.py --out demo_out
+
+test: install lint
+	$(PY) -m pytest
+
+lint: install
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+fix: install
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+wheel: install
+	$(PY) -m pip wheel --no-deps --no-build-isolation -w dist .
+
+install: $(VENV)/.installed
+
+# torch goes first: the other packages ask for any torch, and the newest one
+# brings gigabytes of CUDA libraries. opencv-python, which mmcv-lite asks for,
+# needs the system's libGL; where that is missing the headless build takes
+# its place.
+$(VENV)/.installed: pyproject.toml setup.py Makefile
+	@$(PYTHON) -c 'import sys; assert (3, 9) <= sys.version_info[:2] < (3, 14), \
+	"Python 3.9 to 3.13 is needed, found " + sys.version'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing $(TORCH) and the OpenMMLab stack into $(VENV) ..."
+	$(PIP) install "$(TORCH)"
+	$(PIP) install $(STACK)
+	$(PY) -c 'import cv2' || { $(PIP) uninstall -y opencv-python; \
+	$(PIP) install opencv-python-headless; }
+	$(PIP) install --no-build-isolation -e ".[dev,demo]"
+	@touch $@
+
+clean:
+	rm -rf build dist demo_out *.egg-info .pytest_cache .ruff_cache

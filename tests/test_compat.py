@@ -1,0 +1,72 @@
+import importlib
+import sys
+from types import ModuleType
+
+import pytest
+from mmengine.utils.dl_utils import mmcv_full_available
+
+from hmsa_mmseg import compat
+
+
+@pytest.mark.parametrize('name', ['ftfy', 'regex', 'mmcv'])
+def test_a_missing_package_is_named_with_its_pip_line(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    package = compat.REQUIREMENTS[name]
+    with pytest.raises(ImportError, match=f'needs {name}.*install {package}'):
+        compat.check_requirements()
+
+
+@pytest.mark.parametrize(
+    ('error', 'message'),
+    [
+        (
+            AssertionError('MMCV==2.2.0 is used but incompatible.'),
+            r'MMCV==2\.2\.0 .* pip install mmcv-lite==2\.1\.0',
+        ),
+        (
+            ImportError('libGL.so.1: cannot open shared object file'),
+            'pip install opencv-python-headless',
+        ),
+        (ImportError('something else'), '^something else$'),
+    ],
+)
+def test_a_stack_that_does_not_fit_is_explained(monkeypatch, error, message):
+    def fail(name):
+        raise error
+
+    monkeypatch.setattr(importlib, 'import_module', fail)
+    with pytest.raises(ImportError, match=message):
+        compat.check_requirements()
+
+
+def test_placeholder_operators_say_what_is_missing():
+    ops = compat._MissingOps()
+    with pytest.raises(RuntimeError, match=r'operator `nms`.*mmcv==2\.1\.0'):
+        ops.nms()
+    # Dunder names are not operators: inspection and pickling rely on it.
+    assert not hasattr(ops, '__path__')
+
+
+def test_without_operators_mmcv_still_counts_as_lite(monkeypatch):
+    monkeypatch.delitem(sys.modules, 'mmcv._ext', raising=False)
+    monkeypatch.setattr(compat, 'find_spec', lambda name: None)
+    compat.provide_mmcv_ops()
+    assert isinstance(sys.modules['mmcv._ext'], compat._MissingOps)
+    assert not mmcv_full_available()
+
+
+def test_operators_that_are_there_are_left_alone(monkeypatch):
+    compiled = ModuleType('mmcv._ext')
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', compiled)
+    compat.provide_mmcv_ops()
+    assert sys.modules['mmcv._ext'] is compiled
+
+    monkeypatch.delitem(sys.modules, 'mmcv._ext')
+    monkeypatch.setattr(compat, 'find_spec', lambda name: 'a spec')
+    compat.provide_mmcv_ops()
+    assert 'mmcv._ext' not in sys.modules
+
+
+def test_all_of_mmseg_is_importable():
+    apis = importlib.import_module('mmseg.apis')
+    assert callable(apis.init_model)

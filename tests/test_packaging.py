@@ -1,0 +1,109 @@
+"""The wheel: what it holds, and that it works away from the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = [
+    *('hmsa_mmseg', 'configs', 'tools', 'setup.py', 'pyproject.toml'),
+    *('MANIFEST.in', 'README.md', 'model-index.yml', 'LICENSE', 'NOTICE'),
+]
+
+
+def run(*args, **kwargs):
+    done = subprocess.run(
+        [sys.executable, *map(str, args)],
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """Build the wheel from a copy, without the links of an editable one."""
+    source = tmp_path_factory.mktemp('source')
+    ignore = shutil.ignore_patterns('.mim', '__pycache__')
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=ignore)
+        else:
+            shutil.copy(ROOT / name, source / name)
+    out = tmp_path_factory.mktemp('wheel')
+    options = ['--no-deps', '--no-build-isolation', '--quiet']
+    run('-m', 'pip', 'wheel', *options, '-w', out, source)
+    (path,) = out.glob('hmsa_mmseg-*.whl')
+    return path
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split('/')[0] for name in names}
+    assert {top for top in tops if '.dist-info' not in top} == {'hmsa_mmseg'}
+    inside = set(names)
+    for folder, pattern in (('configs', '*.py'), ('tools', '*.py')):
+        wanted = [
+            f'hmsa_mmseg/.mim/{path.relative_to(ROOT)}'
+            for path in (ROOT / folder).rglob(pattern)
+        ]
+        assert wanted
+        assert set(wanted) <= inside
+    assert 'hmsa_mmseg/.mim/model-index.yml' in inside
+    assert 'hmsa_mmseg/.mim/configs/hmsa/metafile.yaml' in inside
+    assert not [name for name in names if '__pycache__' in name]
+
+
+def test_wheel_declares_what_mmseg_forgets(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith('/METADATA'))
+        metadata = archive.read(name).decode()
+    for requirement in ('ftfy', 'regex', 'setuptools<81', 'mmsegmentation'):
+        assert f'Requires-Dist: {requirement}' in metadata
+
+
+def test_a_config_inside_the_wheel_trains(wheel, tmp_path):
+    site, away = tmp_path / 'site', tmp_path / 'away'
+    away.mkdir()
+    run(
+        *('-m', 'pip', 'install', '--quiet', '--no-deps', '--target', site),
+        wheel,
+    )
+    # --target goes before the editable install on the path.
+    env = {**os.environ, 'PYTHONPATH': str(site), 'OMP_NUM_THREADS': '1'}
+    code = 'import hmsa_mmseg; print(hmsa_mmseg.__file__)'
+    where = run('-c', code, env=env, cwd=away)
+    assert Path(where.strip()).is_relative_to(site)
+
+    mim = site / 'hmsa_mmseg' / '.mim'
+    data = away / 'data'
+    run(
+        *(mim / 'tools/demo/street_scenes.py', '--out', data, '--seed', 0),
+        *('--train', 4, '--val', 2, '--test', 0, '--size', 64, 128),
+        env=env,
+        cwd=away,
+    )
+    import mmseg
+
+    train = Path(mmseg.__file__).parent / '.mim/tools/train.py'
+    (config,) = (mim / 'configs/demo').glob('hmsa_*.py')
+    run(
+        *(train, config, '--work-dir', away / 'work', '--cfg-options'),
+        f'train_dataloader.dataset.data_root={data}',
+        f'val_dataloader.dataset.data_root={data}',
+        f'test_dataloader.dataset.data_root={data}',
+        *('train_cfg.max_iters=1', 'train_cfg.val_interval=1'),
+        *('train_dataloader.batch_size=2', 'train_dataloader.num_workers=0'),
+        'train_dataloader.persistent_workers=False',
+        'default_hooks.checkpoint.interval=1',
+        env=env,
+        cwd=away,
+    )
+    assert (away / 'work/iter_1.pth').is_file()
