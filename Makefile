@@ -10,8 +10,6 @@ PY := $(VENV)/bin/python
 # CPU and CUDA builds of torch share this version; to take another build,
 # install it into $(VENV) first.
 TORCH ?= torch==2.13.0
-STACK := "setuptools<81" wheel numpy mmengine==0.10.7 mmcv-lite==2.1.0 \
-	mmsegmentation==1.2.2 ftfy regex
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test lint fix wheel clean install
@@ -45,10 +43,10 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing $(TORCH) and the OpenMMLab stack into $(VENV) ..."
 	$(PIP) install "$(TORCH)"
-	$(PIP) install $(STACK)
+	$(PIP) install "setuptools<81" wheel
+	$(PIP) install --no-build-isolation -e ".[mmlab,dev,demo]"
 	$(PY) -c 'import cv2' || { $(PIP) uninstall -y opencv-python; \
 	$(PIP) install opencv-python-headless; }
-	$(PIP) install --no-build-isolation -e ".[dev,demo]"
 	@touch $@
 
 clean:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
+from importlib import metadata
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -22,6 +24,16 @@ REQUIREMENTS = {
     'mmseg': 'mmsegmentation==1.2.2',
     'ftfy': 'ftfy',
     'regex': 'regex',
+}
+
+
+# The maintained forks own the same modules: installed together with the
+# originals, files of both lie in one folder.
+FORKS = {
+    'mmengine': 'onedl-mmengine',
+    'mmcv': 'onedl-mmcv',
+    'mmcv-lite': 'onedl-mmcv',
+    'mmsegmentation': 'onedl-mmsegmentation',
 }
 
 
@@ -87,6 +99,25 @@ def check_requirements() -> None:
         ) from error
 
 
+def warn_about_mixed_stacks() -> None:
+    """Warn where an OpenMMLab package and its fork lie in one folder."""
+    for original, fork in FORKS.items():
+        if _is_installed(original) and _is_installed(fork):
+            warnings.warn(
+                f'{original} and {fork} are both installed and overwrite each '
+                f"other's files; uninstall both and install one of them",
+                stacklevel=2,
+            )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def provide_mmcv_ops() -> None:
     """Make ``mmcv.ops`` importable where mmcv has no compiled operators."""
     if 'mmcv._ext' not in sys.modules and find_spec('mmcv._ext') is None:
@@ -96,4 +127,5 @@ def provide_mmcv_ops() -> None:
 def prepare() -> None:
     """Check the stack and make ``mmseg.models`` importable."""
     check_requirements()
+    warn_about_mixed_stacks()
     provide_mmcv_ops()

@@ -39,6 +39,17 @@ def test_a_stack_that_does_not_fit_is_explained(monkeypatch, error, message):
         compat.check_requirements()
 
 
+def test_a_package_beside_its_fork_is_warned_about(monkeypatch):
+    monkeypatch.setattr(compat.metadata, 'version', lambda distribution: '1.0')
+    with pytest.warns(UserWarning, match='mmcv-lite and onedl-mmcv are both'):
+        compat.warn_about_mixed_stacks()
+
+
+def test_one_stack_alone_is_not_warned_about(recwarn):
+    compat.warn_about_mixed_stacks()
+    assert not recwarn.list
+
+
 def test_placeholder_operators_say_what_is_missing():
     ops = compat._MissingOps()
     with pytest.raises(RuntimeError, match=r'operator `nms`.*mmcv==2\.1\.0'):
