@@ -120,7 +120,13 @@ def _is_installed(distribution: str) -> bool:
 
 def provide_mmcv_ops() -> None:
     """Make ``mmcv.ops`` importable where mmcv has no compiled operators."""
-    if 'mmcv._ext' not in sys.modules and find_spec('mmcv._ext') is None:
+    if _is_installed(FORKS['mmcv']):
+        return  # The forks' mmseg does without mmcv.ops.
+    try:
+        importlib.import_module('mmcv.ops')
+    except ModuleNotFoundError as error:
+        if error.name != 'mmcv._ext':
+            raise
         sys.modules['mmcv._ext'] = _MissingOps()
 
 

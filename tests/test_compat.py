@@ -58,12 +58,26 @@ def test_placeholder_operators_say_what_is_missing():
     assert not hasattr(ops, '__path__')
 
 
-def test_without_operators_mmcv_still_counts_as_lite(monkeypatch):
-    monkeypatch.delitem(sys.modules, 'mmcv._ext', raising=False)
-    monkeypatch.setattr(compat, 'find_spec', lambda name: None)
+def test_without_operators_a_placeholder_is_put_in_place(monkeypatch):
+    def fail(name):
+        assert name == 'mmcv.ops'
+        raise ModuleNotFoundError(name='mmcv._ext')
+
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', 'before')
+    monkeypatch.setattr(importlib, 'import_module', fail)
+    monkeypatch.setattr(compat, '_is_installed', lambda distribution: False)
     compat.provide_mmcv_ops()
     assert isinstance(sys.modules['mmcv._ext'], compat._MissingOps)
-    assert not mmcv_full_available()
+
+
+def test_another_missing_module_is_not_papered_over(monkeypatch):
+    def fail(name):
+        raise ModuleNotFoundError(name='addict')
+
+    monkeypatch.setattr(importlib, 'import_module', fail)
+    monkeypatch.setattr(compat, '_is_installed', lambda distribution: False)
+    with pytest.raises(ModuleNotFoundError):
+        compat.provide_mmcv_ops()
 
 
 def test_operators_that_are_there_are_left_alone(monkeypatch):
@@ -72,10 +86,13 @@ def test_operators_that_are_there_are_left_alone(monkeypatch):
     compat.provide_mmcv_ops()
     assert sys.modules['mmcv._ext'] is compiled
 
-    monkeypatch.delitem(sys.modules, 'mmcv._ext')
-    monkeypatch.setattr(compat, 'find_spec', lambda name: 'a spec')
-    compat.provide_mmcv_ops()
-    assert 'mmcv._ext' not in sys.modules
+
+def test_the_placeholder_does_not_count_as_operators():
+    present = sys.modules.get('mmcv._ext')
+    is_compiled = present is not None and not isinstance(
+        present, compat._MissingOps
+    )
+    assert mmcv_full_available() == is_compiled
 
 
 def test_all_of_mmseg_is_importable():

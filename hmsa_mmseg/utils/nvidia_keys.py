@@ -1,0 +1,184 @@
+"""State-dict keys of NVIDIA/semantic-segmentation and ours, both ways.
+
+"Theirs" are the keys of ``ocrnet.HRNet_Mscale`` and ``ocrnet.HRNet`` (their
+network/ocrnet.py) without the prefix ``module.``; "ours" those of
+``configs/hmsa/hmsa_hr48_ocr_8xb1-65k_cityscapes-1024x2048.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+FCN = 'decode_head.seg_head.0.'
+OCR = 'decode_head.seg_head.1.'
+ATTN = 'decode_head.scale_attn.'
+THEIR_BLOCK = 'ocr.ocr_distri_head.object_context_block.'
+OUR_BLOCK = f'{OCR}object_context_block.'
+# Start of their key -> start of ours. Where two of theirs lead to one of
+# ours, the first is written on the way back.
+KEY_MAP = (
+    ('backbone.', 'backbone.'),
+    ('ocr.aux_head.0.', f'{FCN}convs.0.conv.'),
+    ('ocr.aux_head.1.0.', f'{FCN}convs.0.bn.'),
+    ('ocr.aux_head.2.', f'{FCN}conv_seg.'),
+    ('ocr.conv3x3_ocr.0.', f'{OCR}bottleneck.conv.'),
+    ('ocr.conv3x3_ocr.1.0.', f'{OCR}bottleneck.bn.'),
+    (f'{THEIR_BLOCK}f_pixel.0.', f'{OUR_BLOCK}query_project.0.conv.'),
+    (f'{THEIR_BLOCK}f_pixel.1.0.', f'{OUR_BLOCK}query_project.0.bn.'),
+    (f'{THEIR_BLOCK}f_pixel.2.', f'{OUR_BLOCK}query_project.1.conv.'),
+    (f'{THEIR_BLOCK}f_pixel.3.0.', f'{OUR_BLOCK}query_project.1.bn.'),
+    (f'{THEIR_BLOCK}f_object.0.', f'{OUR_BLOCK}key_project.0.conv.'),
+    (f'{THEIR_BLOCK}f_object.1.0.', f'{OUR_BLOCK}key_project.0.bn.'),
+    (f'{THEIR_BLOCK}f_object.2.', f'{OUR_BLOCK}key_project.1.conv.'),
+    (f'{THEIR_BLOCK}f_object.3.0.', f'{OUR_BLOCK}key_project.1.bn.'),
+    (f'{THEIR_BLOCK}f_down.0.', f'{OUR_BLOCK}value_project.conv.'),
+    (f'{THEIR_BLOCK}f_down.1.0.', f'{OUR_BLOCK}value_project.bn.'),
+    (f'{THEIR_BLOCK}f_up.0.', f'{OUR_BLOCK}out_project.conv.'),
+    (f'{THEIR_BLOCK}f_up.1.0.', f'{OUR_BLOCK}out_project.bn.'),
+    ('ocr.ocr_distri_head.conv_bn_dropout.0.', f'{OUR_BLOCK}bottleneck.conv.'),
+    ('ocr.ocr_distri_head.conv_bn_dropout.1.0.', f'{OUR_BLOCK}bottleneck.bn.'),
+    ('ocr.cls_head.', f'{OCR}conv_seg.'),
+    ('scale_attn.conv0.', f'{ATTN}conv0.'),
+    ('scale_attn.bn0.', f'{ATTN}bn0.'),
+    ('scale_attn.conv1.', f'{ATTN}conv1.'),
+    ('scale_attn.bn1.', f'{ATTN}bn1.'),
+    ('scale_attn.conv2.', f'{ATTN}conv2.'),
+    # network/utils.py: old_make_attn_head, the same layers
+    ('scale_attn.0.', f'{ATTN}conv0.'),
+    ('scale_attn.1.', f'{ATTN}bn0.'),
+    ('scale_attn.3.', f'{ATTN}conv1.'),
+    ('scale_attn.4.', f'{ATTN}bn1.'),
+    ('scale_attn.6.', f'{ATTN}conv2.'),
+)
+# Two of their convolutions have a bias before a batch norm, which subtracts
+# it again: (conv(x) + b) - mean = conv(x) - (mean - b).
+FOLDED = {
+    'ocr.aux_head.0.bias': 'ocr.aux_head.1.0.running_mean',
+    'ocr.conv3x3_ocr.0.bias': 'ocr.conv3x3_ocr.1.0.running_mean',
+}
+
+KeyMap = tuple[tuple[str, str], ...]
+State = Mapping[str, torch.Tensor]
+Shapes = Mapping[str, torch.Size]
+
+
+@dataclass
+class Conversion:
+    """A converted state dict, and what became of each entry.
+
+    Attributes:
+        state_dict (dict[str, Tensor]): The converted entries.
+        used (dict[str, str]): Key of the source -> what it became.
+        missing (list[str]): Keys that the source should have.
+        left_over (list[str]): Keys of the source that have no place.
+        wrong_shape (list[str]): Keys of the source, with both shapes.
+    """
+
+    state_dict: dict[str, torch.Tensor] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)
+    wrong_shape: list[str] = field(default_factory=list)
+
+    def check(self, source: str) -> None:
+        """Raise a ValueError that lists all keys that do not fit.
+
+        Args:
+            source (str): Name of the source, for the message.
+        """
+        lines = []
+        for name in ('missing', 'left_over', 'wrong_shape'):
+            keys = getattr(self, name)
+            if keys:
+                lines.append(f'{name.replace("_", " ")} ({len(keys)}):')
+                lines.extend(f'  {key}' for key in keys)
+        if lines:
+            lines.insert(0, f'{source} does not fit the model')
+            raise ValueError('\n'.join(lines))
+
+
+def nvidia_to_ours(state: State, shapes: Shapes) -> Conversion:
+    """Convert the authors' state dict to ours.
+
+    Args:
+        state (Mapping[str, Tensor]): With their keys. Without an attention
+            branch in it the result has none either.
+        shapes (Mapping[str, torch.Size]): Those of our model's state dict.
+
+    Returns:
+        Conversion: Not checked yet.
+    """
+    state = dict(state)
+    folded = {}
+    for bias, mean in FOLDED.items():
+        # A bias that cannot be folded stays, and is reported as left over.
+        both = {bias, mean} <= state.keys()
+        if both and state[bias].shape == state[mean].shape:
+            state[mean] = state[mean] - state.pop(bias)
+            folded[bias] = rename(mean, KEY_MAP)
+    missing = [key for key in FOLDED if key not in {*state, *folded}]
+    if not any(key.startswith('scale_attn.') for key in state):
+        shapes = without_attn(shapes)
+    result = _convert(state, KEY_MAP, shapes)
+    result.used.update(folded)
+    result.missing += missing
+    return result
+
+
+def ours_to_nvidia(state: State, shapes: Shapes) -> Conversion:
+    """Convert our state dict to the authors'.
+
+    Args:
+        state (Mapping[str, Tensor]): With our keys. Without an attention
+            branch in it the result has none either.
+        shapes (Mapping[str, torch.Size]): Those of our model's state dict.
+
+    Returns:
+        Conversion: Not checked yet. The biases that ours lacks are zero.
+    """
+    if not any(key.startswith(ATTN) for key in state):
+        shapes = without_attn(shapes)
+    inverse = _invert(KEY_MAP)
+    shapes = {rename(key, inverse): shape for key, shape in shapes.items()}
+    result = _convert(state, inverse, shapes)
+    for bias, mean in FOLDED.items():
+        if mean in result.state_dict:
+            result.state_dict[bias] = torch.zeros_like(result.state_dict[mean])
+    return result
+
+
+def without_attn(state: Mapping) -> dict:
+    """Leave the attention branch out of a mapping with our keys."""
+    return {k: v for k, v in state.items() if not k.startswith(ATTN)}
+
+
+def rename(key: str, key_map: KeyMap) -> str | None:
+    """Replace the start of a key; None if no rule knows it."""
+    for old, new in key_map:
+        if key.startswith(old):
+            return new + key[len(old) :]
+    return None
+
+
+def _invert(key_map: KeyMap) -> KeyMap:
+    return tuple((new, old) for old, new in key_map)
+
+
+def _convert(state: State, key_map: KeyMap, shapes: Shapes) -> Conversion:
+    result = Conversion()
+    for key, value in state.items():
+        new_key = rename(key, key_map)
+        if new_key not in shapes or new_key in result.state_dict:
+            result.left_over.append(key)
+            continue
+        result.state_dict[new_key] = value
+        result.used[key] = new_key
+        found, expected = tuple(value.shape), tuple(shapes[new_key])
+        if found != expected:
+            result.wrong_shape.append(f'{key}: {found}, expected {expected}')
+    absent = [key for key in shapes if key not in result.state_dict]
+    result.missing = [rename(key, _invert(key_map)) for key in absent]
+    return result
