@@ -118,7 +118,7 @@ def nvidia_to_ours(state: State, shapes: Shapes) -> Conversion:
         both = {bias, mean} <= state.keys()
         if both and state[bias].shape == state[mean].shape:
             state[mean] = state[mean] - state.pop(bias)
-            folded[bias] = rename(mean, KEY_MAP)
+            folded[bias] = f'subtracted from {rename(mean, KEY_MAP)}'
     missing = [key for key in FOLDED if key not in {*state, *folded}]
     if not any(key.startswith('scale_attn.') for key in state):
         shapes = without_attn(shapes)

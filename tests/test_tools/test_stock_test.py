@@ -1,0 +1,132 @@
+"""mmseg's test.py, as it is, on a model of this package."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmseg.apis import inference_model, init_model
+from PIL import Image
+
+METRICS = ('aAcc', 'mIoU', 'mAcc')
+
+
+@pytest.fixture(scope='session')
+def run_test(run_tool, config_file, trained, tmp_path_factory):
+    """Return a function that tests the trained model with the stock tool."""
+
+    def run(*args, **kwargs):
+        path = tmp_path_factory.mktemp('tested')
+        # Of several ranks only the first makes this folder, and the others
+        # do not wait for it.
+        (path / 'maps').mkdir()
+        run_tool(
+            *('test.py', config_file, trained.checkpoint),
+            *('--work-dir', path / 'work', '--out', path / 'maps', *args),
+            cwd=path,
+            **kwargs,
+        )
+        (metrics,) = path.glob('work/*/*.json')
+        return SimpleNamespace(
+            path=path,
+            metrics=json.loads(metrics.read_text()),
+            maps=[
+                np.array(Image.open(file))
+                for file in sorted((path / 'maps').iterdir())
+            ],
+        )
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def tested(run_test):
+    """Test once, as the config says, and draw every picture."""
+    return run_test(
+        *('--show-dir', 'pictures'),
+        options=['default_hooks.visualization.interval=1'],
+    )
+
+
+@pytest.fixture
+def predict(config_file, trained, val_images):
+    """Return a function that predicts in this process."""
+
+    def run(**cfg_options):
+        model = init_model(
+            str(config_file), str(trained.checkpoint), 'cpu', cfg_options
+        )
+        results = inference_model(model, [str(image) for image in val_images])
+        return [result.pred_sem_seg.data[0].numpy() for result in results]
+
+    return run
+
+
+def test_metrics_equal_those_of_the_training_run(tested, trained):
+    for name in METRICS:
+        assert tested.metrics[name] == trained.val[-1][name]
+
+
+def test_out_holds_the_predictions(tested, predict, same_maps, val_images):
+    assert [image.stem for image in val_images] == [
+        file.stem for file in sorted((tested.path / 'maps').iterdir())
+    ]
+    assert len(np.unique(tested.maps)) > 1
+    assert same_maps(tested.maps, predict()) > 0.999
+
+
+def test_show_dir_holds_a_picture_per_image(tested, val_images):
+    pictures = list(tested.path.rglob('*.png'))
+    pictures = [path for path in pictures if 'vis_image' in path.parts]
+    assert len(pictures) == len(val_images)
+    for image in val_images:
+        (picture,) = (p for p in pictures if image.stem in p.name)
+        drawn = np.array(Image.open(picture).convert('RGB'))
+        # The label beside the prediction, both as tall as the image.
+        assert drawn.shape == (64, 256, 3)
+        assert drawn.std() > 0
+
+
+def test_scales_from_the_command_line_take_effect(
+    run_test, tested, predict, same_maps
+):
+    found = run_test(options=['model.test_cfg.scales=(0.5,1.0)'])
+    expected = predict(**{'model.test_cfg.scales': (0.5, 1.0)})
+    assert same_maps(found.maps, expected) > 0.999
+    assert same_maps(found.maps, tested.maps) < 0.99
+
+
+def test_tta_averages_over_flips_only(
+    run_test, tested, config_file, trained, val_images, same_maps
+):
+    cfg = Config.fromfile(config_file)
+    _, augment = cfg.tta_pipeline
+    sizes, flips, *_ = augment.transforms
+    assert (len(sizes), len(flips)) == (1, 2)
+    found = run_test('--tta')
+    model = init_model(cfg, str(trained.checkpoint), 'cpu')
+    expected = []
+    for image in val_images:
+        pixels = torch.from_numpy(np.array(Image.open(image)))
+        pixels = pixels.permute(2, 0, 1)[None].flip(1)  # BGR, as read
+        data = model.data_preprocessor(dict(inputs=pixels))
+        with torch.no_grad():
+            scores = [
+                model.encode_decode(inputs).softmax(dim=1)
+                for inputs in (data['inputs'], data['inputs'].flip(-1))
+            ]
+        mean = (scores[0] + scores[1].flip(-1)) / 2
+        expected.append(mean[0].argmax(dim=0).numpy())
+    assert same_maps(found.maps, expected) > 0.999
+    assert same_maps(found.maps, tested.maps) < 0.999
+
+
+def test_two_processes_give_the_same_numbers(run_test, tested):
+    found = run_test(two_ranks=True)
+    assert len(found.maps) == len(tested.maps)
+    for first, second in zip(found.maps, tested.maps):
+        np.testing.assert_array_equal(first, second)
+    for name in METRICS:
+        assert found.metrics[name] == tested.metrics[name]

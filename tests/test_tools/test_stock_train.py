@@ -1,0 +1,132 @@
+"""mmseg's train.py, as it is, on models of this package."""
+
+import shutil
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmseg.registry import MODELS
+
+
+def load(path):
+    return torch.load(path, map_location='cpu', weights_only=True)
+
+
+def equal(first, second):
+    """Compare nested states; tensors to the last bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(
+            equal(first[key], second[key]) for key in first
+        )
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return first == second
+
+
+def test_logs_every_loss_and_learns(trained):
+    assert [line['step'] for line in trained.train] == [*range(1, 9)]
+    for line in trained.train:
+        assert line.keys() >= {
+            'aux.loss_ce',
+            'aux.acc_seg',
+            'decode.loss_ce',
+            'decode.acc_seg',
+            'scale_0.5.loss_ce',
+            'scale_1.loss_ce',
+        }
+        total = sum(line[key] for key in line if '.loss' in key)
+        assert line['loss'] == pytest.approx(total, rel=1e-5)
+    assert [line['step'] for line in trained.val] == [4, 8]
+    # Far above the share of a single class among the 19.
+    assert trained.val[-1]['mIoU'] > 100 / 19
+
+
+def test_checkpoint_loads_with_weights_only(trained):
+    checkpoint = load(trained.checkpoint)
+    assert checkpoint['meta']['iter'] == 8
+    assert len(checkpoint['meta']['dataset_meta']['classes']) == 19
+    assert 'decode_head.scale_attn.conv2.weight' in checkpoint['state_dict']
+    find = getattr(
+        torch.serialization, 'get_unsafe_globals_in_checkpoint', None
+    )
+    if find is not None:
+        assert find(trained.checkpoint) == []
+
+
+def test_dumped_config_reloads(trained, config_file):
+    dumped = Config.fromfile(trained.work_dir / 'tiny.py')
+    assert dumped.custom_imports.imports == ['hmsa_mmseg']
+    assert dumped.model == Config.fromfile(config_file).model
+    MODELS.build(dumped.model).load_state_dict(
+        load(trained.checkpoint)['state_dict'], strict=True
+    )
+
+
+def test_resume_ends_where_the_uninterrupted_run_does(
+    run_tool, config_file, trained, tmp_path, read_run
+):
+    shutil.copy(trained.work_dir / 'iter_4.pth', tmp_path)
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_4.pth'))
+    run_tool(
+        *('train.py', config_file, '--work-dir', tmp_path, '--resume'),
+        cwd=tmp_path,
+    )
+    resumed = read_run(tmp_path)
+    assert 'resumed epoch: 0, iter: 4' in resumed.log
+    assert [line['step'] for line in resumed.train] == [5, 6, 7, 8]
+    for line, expected in zip(resumed.train, trained.train[4:]):
+        for key in ('lr', 'loss'):
+            assert line[key] == expected[key]
+    (val,) = resumed.val
+    assert val['mIoU'] == trained.val[-1]['mIoU']
+    found, expected = load(resumed.checkpoint), load(trained.checkpoint)
+    for key in ('state_dict', 'optimizer', 'param_schedulers'):
+        assert equal(found[key], expected[key])
+    assert found['meta']['iter'] == expected['meta']['iter'] == 8
+
+
+@pytest.fixture
+def repeatable_config(config_file, tmp_path):
+    """Return a config without randomness and statistics over the batch.
+
+    With it, two processes with one image each compute what one process
+    computes with both.
+    """
+    cfg = Config.fromfile(config_file)
+    for part in (cfg.model.backbone, *cfg.model.decode_head.seg_head):
+        part.norm_cfg = dict(type='GN', num_groups=2)
+    cfg.train_dataloader.dataset.pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations'),
+        dict(type='PackSegInputs'),
+    ]
+    path = tmp_path / 'repeatable.py'
+    cfg.dump(path)
+    return path
+
+
+def test_two_processes_train_as_one_does(
+    run_tool, repeatable_config, tmp_path, read_run
+):
+    runs = {}
+    for ranks in (1, 2):
+        work_dir = tmp_path / f'ranks{ranks}'
+        run_tool(
+            *('train.py', repeatable_config, '--work-dir', work_dir),
+            cwd=tmp_path,
+            options=[f'train_dataloader.batch_size={2 // ranks}'],
+            two_ranks=ranks == 2,
+        )
+        runs[ranks] = read_run(work_dir)
+    assert 'Distributed training: True' in runs[2].log
+    one, two = (load(run.checkpoint)['state_dict'] for run in runs.values())
+    half = load(runs[1].work_dir / 'iter_4.pth')['state_dict']
+    assert one.keys() == two.keys()
+    moved = max((one[key] - half[key]).abs().max() for key in one)
+    apart = max((one[key] - two[key]).abs().max() for key in one)
+    assert apart < 1e-3 * moved
+    # Each rank validates its share: the second rank's weights count too.
+    for line, other in zip(runs[1].val, runs[2].val):
+        assert line['mIoU'] == pytest.approx(other['mIoU'], abs=0.05)
