@@ -6,7 +6,7 @@ default_scope = 'mmseg'
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    # On CPUs: --cfg-options env_cfg.dist_cfg.backend=gloo
+    # Several processes on CPUs take gloo, and more: see the README.
     dist_cfg=dict(backend='nccl'),
 )
 
