@@ -248,7 +248,7 @@ def assert_train_equal(model, loss, expected, relative):
         assert_near(found, value, relative(name), name)
 
 
-# Backward through 60 batch norms over few pixels amplifies the rounding of
+# Backward through hundreds of batch norms amplifies the rounding of
 # float32: the authors' own code scatters by 3.5e-3 in these when it runs on
 # one thread instead of two, or without oneDNN. See the test in float64.
 SCATTERED = (
