@@ -1,0 +1,92 @@
+"""Run mmseg's tools: one run per folder, progress on the screen."""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROGRESS = re.compile(
+    r'Iter\((?P<kind>train|val|test)\) \[\s*(?P<now>\d+)/\s*(?P<end>\d+)\]'
+    r'.*?eta: (?P<eta>[\d:, days]*\d)'
+)
+
+
+def lock_folder(out):
+    """Wait until no other run, and no training it left, uses a folder.
+
+    Returns:
+        file: To be kept open, also by the programs that are started.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = open(out / '.lock', 'w')  # noqa: SIM115  (open until the end)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f'{out} is in use by another run; waiting for it to end')
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+def run_logged(command, log_path, threads, lock):
+    """Run a program; its output goes to a file, its progress to the screen.
+
+    Raises:
+        SystemExit: If the program fails; with the end of what it wrote.
+    """
+    env = dict(os.environ, OMP_NUM_THREADS=str(threads))
+    # The same run on every machine, also on one that has a GPU.
+    env['CUDA_VISIBLE_DEVICES'] = ''
+    tail, shown = [], 0.0
+    process = subprocess.Popen(
+        command,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        pass_fds=[lock.fileno()],
+    )
+    with process, open(log_path, 'a') as log:
+        try:
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                tail = [*tail[-19:], line]
+                match = PROGRESS.search(line)
+                if match and time.monotonic() - shown > _pause():
+                    shown = time.monotonic()
+                    _show(match, line)
+        except BaseException:
+            process.terminate()
+            raise
+    if sys.stdout.isatty():
+        print('\r\033[K', end='')
+    if process.returncode != 0:
+        raise SystemExit(
+            ''.join(tail)
+            + f'{" ".join(command[1:3])} failed ({process.returncode}); all '
+            f'of its output: {log_path}'
+        )
+
+
+def _pause():
+    return 0.5 if sys.stdout.isatty() else 15.0
+
+
+def _show(match, line):
+    loss = re.search(r' loss: ([\d.]+)', line)
+    text = f'    {match["kind"]} {match["now"]}/{match["end"]}'
+    text += f', {match["eta"]} left' + (f', loss {loss[1]}' if loss else '')
+    end = '' if sys.stdout.isatty() else '\n'
+    print(('\r\033[K' if not end else '') + text, end=end, flush=True)
+
+
+def mmseg_tools():
+    """Return the folder of mmseg's tools."""
+    # First: it makes the rest of the stack importable.
+    import hmsa_mmseg  # noqa: F401  # isort: skip
+    import mmseg
+
+    return Path(mmseg.__path__[0]) / '.mim' / 'tools'
