@@ -2,8 +2,10 @@
 
 import os
 
-# Before torch: two tests may run side by side on a small machine.
+# Before torch. Threads that wait by spinning slow each other down several
+# times as soon as another program wants one of the cores.
 os.environ.setdefault('OMP_NUM_THREADS', '2')
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import hmsa_mmseg  # noqa: F401  (before mmseg.models, see its docstring)
 

@@ -229,7 +229,7 @@ class SeedRun:
                 f'predictions in {folder} have {miou:.2f}'
             )
         values = [None if math.isnan(v) else round(float(v), 2) for v in iou]
-        return dict(mIoU=stock_miou, IoU=dict(zip(classes, values)))
+        return dict(mIoU=round(stock_miou, 2), IoU=dict(zip(classes, values)))
 
     def _mmseg_tool(self, tool, arguments, options):
         loaders = ('train', 'val', 'test')

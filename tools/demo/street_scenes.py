@@ -4,7 +4,7 @@ The scenes are made so that scale matters. Building and wall are the same
 material with the same stains: only the orientation of shade bands 44 to 84 px
 wide tells them apart, which takes wide context. Poles of 1 to 2 px, signs of
 4 to 7 px and distant vehicles take a fine scale. Car and truck differ by the
-orientation of their windows, whatever their size.
+orientation of their windows, which are at one end: near ones take context.
 
 No class is defined by an absolute period, a size or a diagonal, so that
 every label stays true under random scaling and horizontal flipping.
@@ -241,9 +241,8 @@ def generate(out, seed, num_images, size=(128, 256)):
             f'expected positive numbers of images in {SPLITS} and a positive '
             f'size, got {num_images} and {size}'
         )
-    settings = dict(
-        format=FORMAT, seed=seed, num_images=num_images, size=list(size)
-    )
+    settings = dict(format=FORMAT, seed=seed, num_images=num_images)
+    settings['size'] = [*size]
     marker = out / MARKER
     found = json.loads(marker.read_text()) if marker.exists() else None
     if found == settings:
@@ -289,9 +288,7 @@ def main():
     parser.add_argument('--seed', type=int, default=0)
     for split, count in zip(SPLITS, (240, 60, 60)):
         parser.add_argument(f'--{split}', type=int, default=count)
-    parser.add_argument(
-        '--size', type=int, nargs=2, default=(128, 256), metavar=('H', 'W')
-    )
+    parser.add_argument('--size', type=int, nargs=2, default=(128, 256))
     args = parser.parse_args()
     num_images = {split: getattr(args, split) for split in SPLITS}
     generate(args.out, args.seed, num_images, tuple(args.size))
