@@ -7,7 +7,7 @@ model = dict(
         _delete_=True,
         type='HierarchicalMSAttentionHead',
         seg_head=_base_.model.decode_head,
-        attn_channels=24,
+        attn_channels=24,  # narrow, as the seg head is
         # The authors' loss on every single scale, with their weight
         # (SUPERVISED_MSCALE_WT).
         loss_scale=dict(type='CrossEntropyLoss', loss_weight=0.05),
