@@ -37,7 +37,7 @@ def parse_args(argv=None):
     parser.add_argument('--out', type=Path, default='demo_out')
     parser.add_argument(
         '--seeds',
-        *['--seed'],
+        '--seed',
         type=int,
         nargs='+',
         default=[0],
@@ -138,10 +138,7 @@ class SeedRun:
         num_images = dict(zip(street_scenes.SPLITS, self.args.images))
         self._say(number, total, 'generate the scenes')
         if 'data' not in self.state['done'] or not self.data.exists():
-            self._timed(
-                *['data', street_scenes.generate],
-                *[self.data, self.seed, num_images],
-            )
+            self._timed('data', self._generate, num_images)
         for model in MODELS:
             number += 1
             self._say(number, total, title := f'train {model}')
@@ -175,6 +172,9 @@ class SeedRun:
     def predictions(self, method):
         """Return the folder of a method's predictions."""
         return self.root / 'predictions' / self.args.split / method.key
+
+    def _generate(self, num_images):
+        street_scenes.generate(self.data, self.seed, num_images)
 
     def _train(self, model):
         iters = self.args.iters

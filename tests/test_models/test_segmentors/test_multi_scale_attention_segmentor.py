@@ -20,19 +20,6 @@ FCN = dict(
 AUX = dict(FCN, in_channels=8, in_index=0)
 
 
-TINY_BACKBONE = dict(
-    type='ResNet',
-    depth=18,
-    num_stages=2,
-    stem_channels=8,
-    base_channels=8,
-    strides=(1, 2),
-    dilations=(1, 1),
-    out_indices=(0, 1),
-    norm_cfg=dict(type='BN'),
-)
-
-
 def predictions(model, inputs, scales, **test_cfg):
     model.test_cfg = ConfigDict(dict(mode='whole', scales=scales, **test_cfg))
     with torch.no_grad():
@@ -75,11 +62,13 @@ def test_predict_without_samples(build_tiny, make_batch):
     )
 
 
-def test_scale_one_equals_a_plain_encoder_decoder(build_tiny, make_batch):
+def test_scale_one_equals_a_plain_encoder_decoder(
+    build_tiny, tiny_model_cfg, make_batch
+):
     model = build_tiny().eval()
     cfg = dict(
         type='EncoderDecoder',
-        backbone=dict(TINY_BACKBONE),
+        backbone=tiny_model_cfg()['backbone'],
         decode_head=dict(FCN),
         train_cfg=dict(),
         test_cfg=dict(mode='whole'),
