@@ -1,0 +1,78 @@
+"""Cross-entropy with class weights, where pixels are ignored."""
+
+from __future__ import annotations
+
+from mmseg.models.losses import CrossEntropyLoss
+from mmseg.registry import MODELS
+from torch import Tensor
+
+
+@MODELS.register_module()
+class ClassWeightedCrossEntropyLoss(CrossEntropyLoss):
+    """mmseg's ``CrossEntropyLoss`` with class weights and ignored pixels.
+
+    With ``class_weight``, mmseg 1.2.2 looks up a weight for the label of
+    every pixel, ignored or not, and fails with an ``IndexError`` at 255 (on
+    CUDA with a device-side assert). Here the sum over the pixels is divided
+    by the weights of those that have a label, as in
+    ``torch.nn.functional.cross_entropy``; it is 0 where none has one. A
+    pixel sampler's choice changes the sum but not the divisor, as in mmseg.
+
+    Args:
+        class_weight (list[float] | str): Weight of each class, or a file
+            with them.
+        loss_weight (float): Weight of the loss. Defaults to 1.0.
+        loss_name (str): Key of the loss. Defaults to 'loss_ce'.
+    """
+
+    def __init__(
+        self,
+        class_weight: list[float] | str,
+        loss_weight: float = 1.0,
+        loss_name: str = 'loss_ce',
+    ) -> None:
+        super().__init__(
+            class_weight=class_weight,
+            loss_weight=loss_weight,
+            loss_name=loss_name,
+            avg_non_ignore=True,
+        )
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+        ignore_index: int = -100,
+        **kwargs,
+    ) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            cls_score (Tensor): Logits (N, K, H, W).
+            label (Tensor): Classes or ``ignore_index``, (N, H, W).
+            weight (Tensor, optional): Weight of each pixel, (N, H, W).
+            avg_factor (float, optional): Divisor instead of the above.
+            reduction_override (str, optional): 'none', 'mean' or 'sum'.
+                Defaults to None, 'mean'.
+            ignore_index (int): Label of pixels without one.
+            **kwargs: As in mmseg.
+
+        Returns:
+            Tensor: The loss, or (N, H, W) with 'none'.
+        """
+        if avg_factor is None and reduction_override in (None, 'mean'):
+            has_label = label != ignore_index
+            weights = cls_score.new_tensor(self.class_weight)
+            avg_factor = (weights[label.where(has_label, 0)] * has_label).sum()
+        return super().forward(
+            cls_score,
+            label,
+            weight=weight,
+            avg_factor=avg_factor,
+            reduction_override=reduction_override,
+            ignore_index=ignore_index,
+            **kwargs,
+        )
