@@ -1,3 +1,19 @@
-from .hooks import SafeCheckpointHook
+from .hooks import (
+    InvalidLossHook,
+    IterSeedHook,
+    SafeCheckpointHook,
+    SignalCheckpointHook,
+)
+from .loops import ResumableIterBasedTrainLoop
+from .process_groups import close_gloo
+from .runners import SafeResumeRunner
 
-__all__ = ['SafeCheckpointHook']
+__all__ = [
+    'InvalidLossHook',
+    'IterSeedHook',
+    'ResumableIterBasedTrainLoop',
+    'SafeCheckpointHook',
+    'SafeResumeRunner',
+    'SignalCheckpointHook',
+    'close_gloo',
+]

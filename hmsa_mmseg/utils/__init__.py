@@ -1,3 +1,3 @@
-from .checkpoint import atomic_save, safe_load
+from .checkpoint import atomic_file, atomic_save, check_crc, safe_load
 
-__all__ = ['atomic_save', 'safe_load']
+__all__ = ['atomic_file', 'atomic_save', 'check_crc', 'safe_load']

@@ -2,7 +2,7 @@
 
 "Theirs" are the keys of ``ocrnet.HRNet_Mscale`` and ``ocrnet.HRNet`` (their
 network/ocrnet.py) without the prefix ``module.``; "ours" those of
-``configs/hmsa/hmsa_hr48_ocr_8xb1-65k_cityscapes-1024x2048.py``.
+``configs/hmsa/hmsa_hr48_ocr_8xb1-rmi-amp-175e_cityscapes-1024x2048.py``.
 """
 
 from __future__ import annotations

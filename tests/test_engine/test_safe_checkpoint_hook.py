@@ -1,105 +1,19 @@
-import logging
+import os
 import pickle
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
-from mmengine.logging import MMLogger
-from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
-from hmsa_mmseg.engine.hooks.safe_checkpoint_hook import (
-    SafeCheckpointHook,
-    to_plain,
-)
+from hmsa_mmseg.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 
 
-class Line(BaseModel):
-    def __init__(self):
-        super().__init__()
-        self.linear = torch.nn.Linear(2, 1)
-
-    def forward(self, inputs, mode):
-        outputs = self.linear(torch.stack(inputs))
-        return dict(loss=outputs.mean()) if mode == 'loss' else [outputs]
-
-
-class Score(BaseMetric):
-    """As mmseg's IoUMetric, it gives numpy scalars."""
-
-    def process(self, data_batch, data_samples):
-        self.results.append(0)
-
-    def compute_metrics(self, results):
-        return dict(score=np.float64(61.25))
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Return a function that trains a line and returns the runner."""
-
-    def run(name, hook='SafeCheckpointHook', max_iters=4, **kwargs):
-        torch.manual_seed(0)  # every run starts from the same weights
-        inputs = torch.arange(8.0).reshape(4, 2)
-        loader = dict(
-            dataset=[dict(inputs=row) for row in inputs],
-            batch_size=2,
-            num_workers=0,
-        )
-        runner = Runner(
-            model=Line(),
-            work_dir=str(tmp_path / name),
-            experiment_name=f'{tmp_path.name}_{name}',
-            train_dataloader=dict(
-                **loader, sampler=dict(type='InfiniteSampler')
-            ),
-            val_dataloader=dict(
-                **loader, sampler=dict(type='DefaultSampler', shuffle=False)
-            ),
-            train_cfg=dict(
-                by_epoch=False, max_iters=max_iters, val_interval=2
-            ),
-            val_cfg=dict(),
-            val_evaluator=[Score()],
-            optim_wrapper=dict(
-                optimizer=dict(type='SGD', lr=0.1, momentum=0.9)
-            ),
-            param_scheduler=dict(type='PolyLR', end=8, by_epoch=False),
-            default_hooks=dict(
-                logger=dict(type='LoggerHook', interval=1),
-                checkpoint=dict(
-                    type=hook,
-                    by_epoch=False,
-                    interval=2,
-                    save_best='score',
-                    rule='greater',
-                ),
-            ),
-            log_processor=dict(by_epoch=False),
-            randomness=dict(seed=0),
-            default_scope='mmseg',
-            **kwargs,
-        )
-        runner.train()
-        return runner
-
-    return run
-
-
-@pytest.fixture
-def warnings(caplog):
-    """Return the messages the current mmengine logger gives from here on."""
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield lambda: [
-        record.getMessage()
-        for record in caplog.records
-        if record.levelno >= logging.WARNING
-    ]
-    logger.removeHandler(caplog.handler)
+def names(folder):
+    return sorted(path.name for path in folder.glob('*.pth'))
 
 
 def load(path):
@@ -134,9 +48,9 @@ def test_the_running_training_is_left_alone(run, tmp_path):
     assert isinstance(runner.message_hub.get_info('best_score'), np.float64)
     momentum = runner.optim_wrapper.optimizer.state_dict()['state']
     saved = load(tmp_path / 'safe' / 'iter_4.pth')['optimizer']['state']
-    assert saved.keys() == momentum.keys() == {0, 1}
+    assert saved.keys() == momentum.keys() == {0, 1, 2, 3}
+    assert momentum[0]['momentum_buffer'].abs().sum() > 0
     for key, state in momentum.items():
-        assert state['momentum_buffer'].abs().sum() > 0
         assert torch.equal(
             state['momentum_buffer'], saved[key]['momentum_buffer']
         )
@@ -188,59 +102,150 @@ def test_runtime_info_of_numpy_values_becomes_plain():
     assert checkpoint['state_dict'] is weights
 
 
-@pytest.mark.parametrize(
-    ('value', 'expected'),
-    [
-        (np.float64(0.25), 0.25),
-        (np.int64(7), 7),
-        (np.bool_(False), False),
-        (np.str_('road'), 'road'),
-        (np.array(3.0), 3.0),
-        (np.arange(3), [0, 1, 2]),
-        ((np.int8(1), 'a', None), (1, 'a', None)),
-        ({np.int64(1), 2}, {1, 2}),
-        ({np.int64(1): [np.float32(2)]}, {1: [2.0]}),
-    ],
-)
-def test_to_plain_converts_numpy(value, expected):
-    def types(value):
-        if isinstance(value, dict):
-            return dict, [types(pair) for pair in value.items()]
-        if isinstance(value, (list, tuple, set)):
-            return type(value), sorted(map(str, map(types, value)))
-        return type(value)
+def test_other_back_ends_are_left_to_mmengine(run, tmp_path):
+    put = []
 
-    found = to_plain(value, path='meta')
-    assert found == expected
-    assert types(found) == types(expected)
+    class Remote(LocalBackend):
+        def put(self, obj, filepath):
+            put.append(os.path.basename(filepath))
+            super().put(obj, filepath)
+
+    register_backend('remote_of_tests', Remote, force=True)
+    run(checkpoint=dict(backend_args=dict(backend='remote_of_tests')))
+    # Saved again to know the best one.
+    assert put == [
+        'iter_2.pth',
+        'best_score_iter_2.pth',
+        'iter_2.pth',
+        'iter_4.pth',
+    ]
+    assert load(tmp_path / 'run' / 'iter_4.pth')['meta']['iter'] == 4
 
 
-@pytest.mark.parametrize(
-    'value',
-    [1, 0.5, 1j, 'a', b'a', None, True, torch.float16, torch.Size([2])],
-)
-def test_to_plain_keeps_plain_values(value, warnings):
-    assert to_plain(value, path='meta') is value
-    assert warnings() == []
+def test_other_folder_for_checkpoints(run, tmp_path):
+    run(checkpoint=dict(out_dir=str(tmp_path / 'large_disk')))
+    folder = tmp_path / 'large_disk' / 'run'
+    assert names(folder) == [
+        'best_score_iter_2.pth',
+        'iter_2.pth',
+        'iter_4.pth',
+    ]
+    pointer = (tmp_path / 'run' / 'last_checkpoint').read_text()
+    assert pointer == str(folder / 'iter_4.pth')
 
 
-def test_to_plain_keeps_tensors_and_copies_containers():
-    tensor = torch.ones(2)
-    state = OrderedDict(state=[tensor])
-    plain = to_plain(state, path='optimizer')
-    assert type(plain) is OrderedDict
-    assert plain['state'][0] is tensor
-    assert plain is not state
-    assert plain['state'] is not state['state']
+@pytest.mark.parametrize('value', [torch.nan, torch.inf])
+@pytest.mark.parametrize('name', ['linear.weight', 'norm.running_var'])
+def test_weights_that_are_not_finite_are_not_saved(run, tmp_path, name, value):
+    def poison(runner):
+        # After the step of this iteration, before the hook saves.
+        runner.model.state_dict()[name].flatten()[0] = value
+
+    class Poison(Hook):
+        def after_train_iter(self, runner, *args, **kwargs):
+            if runner.iter + 1 == 4:
+                poison(runner)
+
+    with pytest.raises(FloatingPointError, match=f'state_dict .* {name}'):
+        run(custom_hooks=[Poison()], checkpoint=dict(max_keep_ckpts=1))
+    folder = tmp_path / 'run'
+    assert names(folder) == ['best_score_iter_2.pth', 'iter_2.pth']
+    pointer = (folder / 'last_checkpoint').read_text()
+    assert pointer == str(folder / 'iter_2.pth')
 
 
-def test_foreign_object_is_kept_with_a_warning_that_names_it(warnings):
-    class Foreign:
-        pass
+def test_infinite_masks_are_saved(run, tmp_path):
+    run()
+    state = load(tmp_path / 'run' / 'iter_4.pth')['state_dict']
+    assert state['mask'].tolist() == [0, -torch.inf]
 
-    foreign = Foreign()
-    plain = to_plain(dict(notes=[dict(author=foreign)]), path='meta')
-    assert plain['notes'][0]['author'] is foreign
-    (message,) = warnings()
-    assert 'meta.notes.author is a Foreign' in message
-    assert 'weights_only=True' in message
+
+def test_by_epoch(run, tmp_path):
+    run(max_epochs=4, checkpoint=dict(max_keep_ckpts=1))
+    folder = tmp_path / 'run'
+    assert names(folder) == ['best_score_epoch_2.pth', 'epoch_4.pth']
+    assert load(folder / 'epoch_4.pth')['meta']['epoch'] == 4
+
+
+def test_publishing(run, tmp_path):
+    run(checkpoint=dict(published_keys=['state_dict'], save_best=None))
+    (path,) = (tmp_path / 'run').glob('iter_4-????????.pth')
+    assert load(path).keys() == {'state_dict'}
+
+
+def test_states_of_scaler_average_and_schedule_return(
+    run, make_runner, tmp_path, monkeypatch
+):
+    # No GPU is needed to keep a scaler's numbers.
+    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
+    monkeypatch.setattr(
+        f'{module}.GradScaler',
+        lambda **kwargs: torch.amp.GradScaler('cpu', **kwargs),
+    )
+    options = dict(
+        optim_wrapper=dict(
+            type='AmpOptimWrapper',
+            dtype='bfloat16',
+            loss_scale=dict(init_scale=64.0, growth_interval=2),
+            optimizer=dict(type='Adam', lr=0.1),
+        ),
+        custom_hooks=[dict(type='EMAHook')],
+    )
+    whole = run('whole', **options)
+    resumed = make_runner(
+        'resumed',
+        load_from=str(tmp_path / 'whole' / 'iter_2.pth'),
+        resume=True,
+        max_iters=2,
+        **options,
+    )
+    resumed.train()
+    saved = load(tmp_path / 'whole' / 'iter_2.pth')
+    state = resumed.optim_wrapper.state_dict()
+    scaler = state['loss_scaler']
+    assert scaler == saved['optimizer']['loss_scaler']
+    assert scaler['scale'] == 128.0  # grown once in two iterations
+    torch.testing.assert_close(state, saved['optimizer'], rtol=0, atol=0)
+    assert (
+        resumed.param_schedulers[0].state_dict()
+        == saved['param_schedulers'][0]
+    )
+    (ema,) = (h for h in resumed.hooks if type(h).__name__ == 'EMAHook')
+    # In the file, the average stands in the place of the weights.
+    average = ema.ema_model.module.state_dict()
+    torch.testing.assert_close(average, dict(saved['state_dict']))
+    assert int(ema.ema_model.steps) == int(saved['ema_state_dict']['steps'])
+    assert not torch.equal(
+        average['linear.weight'], resumed.model.linear.weight
+    )
+
+    end = run(
+        'end',
+        load_from=str(tmp_path / 'whole' / 'iter_2.pth'),
+        resume=True,
+        **options,
+    )
+    for found, expected in zip(
+        end.model.state_dict().values(), whole.model.state_dict().values()
+    ):
+        assert torch.equal(found, expected)
+
+
+def test_another_order_of_the_images_is_told(run, tmp_path, messages):
+    run('first')
+    checkpoint = str(tmp_path / 'first' / 'iter_2.pth')
+    saved = load(checkpoint)['meta']['data_order']
+    assert saved == dict(world_size=1, batch_size=2, num_images=8)
+    run('same', load_from=checkpoint, resume=True)
+    told = 'does not see the images'
+    assert not any(told in message for message in messages())
+
+    changed = load(checkpoint)
+    changed['meta']['data_order'].update(batch_size=4, world_size=3)
+    torch.save(changed, tmp_path / 'changed.pth')
+    run('other', load_from=str(tmp_path / 'changed.pth'), resume=True)
+    found = [message for message in messages() if told in message]
+    assert len(found) == 2
+    assert any('had batch_size=4, this one has 2' in m for m in found)
+    assert any('had world_size=3, this one has 1' in m for m in found)

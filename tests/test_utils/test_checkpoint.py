@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hmsa_mmseg.utils import atomic_save, safe_load
+from hmsa_mmseg.utils import atomic_file, atomic_save, check_crc, safe_load
 
 
 class _Payload:
@@ -101,3 +101,85 @@ def test_atomic_save_keeps_the_old_file_on_failure(tmp_path):
         atomic_save(dict(w=torch.ones(9), entry=_Unwritable()), path)
     assert path.read_bytes() == b'old'
     assert os.listdir(tmp_path) == ['file.pth']
+
+
+def flip_a_bit(path):
+    weight = np.arange(3).tobytes()
+    data = path.read_bytes()
+    assert data.count(weight) == 1
+    path.write_bytes(data.replace(weight, weight[:-1] + b'\1'))
+
+
+def test_safe_load_finds_a_flipped_bit(tmp_path):
+    path = tmp_path / 'file.pth'
+    torch.save(dict(w=torch.arange(3)), path)
+    flip_a_bit(path)
+    # torch.load takes it as it is, and a quick look does.
+    assert torch.load(path)['w'].tolist() == [0, 1, 2 + 2**56]
+    assert safe_load(path, mapped=True)['w'].tolist() == [0, 1, 2 + 2**56]
+    for read in (safe_load, check_crc):
+        with pytest.raises(ValueError, match=r'checksum of its entry .*/0 is'):
+            read(path)
+
+
+@pytest.mark.parametrize('size', [0, 10, 0.5, -100, -1])
+def test_check_crc_refuses_a_cut_file(tmp_path, size):
+    path = tmp_path / 'file.pth'
+    torch.save(dict(w=torch.arange(3)), path)
+    check_crc(path)
+    data = path.read_bytes()
+    cut = int(len(data) * size) if isinstance(size, float) else size
+    path.write_bytes(data[:cut])
+    with pytest.raises(ValueError, match=r'file\.pth: it is damaged'):
+        check_crc(path)
+    with pytest.raises(ValueError, match=r'file\.pth: it is damaged'):
+        safe_load(path, mapped=True)
+
+
+def test_check_crc_lets_a_missing_file_be_known(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        check_crc(tmp_path / 'none.pth')
+
+
+def test_mapped_load_runs_no_code(tmp_path):
+    path, touched = tmp_path / 'file.pth', tmp_path / 'touched'
+    torch.save(_Payload(touched), path)
+    with pytest.raises(ValueError, match=r'mkdir, which is not loaded'):
+        safe_load(path, mapped=True)
+    assert not touched.exists()
+
+
+def test_atomic_file_is_checked_first(tmp_path):
+    def refuse(part):
+        assert part.read_bytes() == b'new'
+        assert path.read_bytes() == b'old'
+        raise ValueError('not this one')
+
+    path = tmp_path / 'file'
+    path.write_bytes(b'old')
+    refused = pytest.raises(ValueError, match='not this one')
+    with refused, atomic_file(path, check=refuse) as file:
+        file.write(b'new')
+    assert path.read_bytes() == b'old'
+    assert os.listdir(tmp_path) == ['file']
+
+
+def test_atomic_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path, monkeypatch
+):
+    synced = []
+    fsync = os.fsync
+
+    def watch(descriptor):
+        target = os.readlink(f'/proc/self/fd/{descriptor}')
+        synced.append((os.path.basename(target), path.exists()))
+        fsync(descriptor)
+
+    if not os.path.isdir('/proc/self/fd'):
+        pytest.skip('needs the names of open files')
+    path = tmp_path / 'file'
+    monkeypatch.setattr(os, 'fsync', watch)
+    with atomic_file(path) as file:
+        file.write(b'new')
+    part = f'.file.{os.getpid()}.part'
+    assert synced == [(part, False), (tmp_path.name, True)]

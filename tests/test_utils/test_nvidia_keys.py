@@ -11,7 +11,10 @@ from mmseg.utils import register_all_modules
 from hmsa_mmseg.utils.nvidia_keys import nvidia_to_ours, ours_to_nvidia
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / 'configs/hmsa/hmsa_hr48_ocr_8xb1-65k_cityscapes-1024x2048.py'
+CONFIG = ROOT.joinpath(
+    'configs/hmsa',
+    'hmsa_hr48_ocr_8xb1-rmi-amp-175e_cityscapes-1024x2048.py',
+)
 SHAPES = ROOT / 'tests/data/golden/state_dict_shapes_hrnet_mscale_c19.json'
 BLOCK = 'decode_head.seg_head.1.object_context_block.'
 THEIR_BLOCK = 'ocr.ocr_distri_head.object_context_block.'

@@ -31,7 +31,8 @@ from hmsa_mmseg.utils.nvidia_keys import (
 # The same place in a checkout and in an installed package (`.mim`).
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT.joinpath(
-    'configs/hmsa/hmsa_hr48_ocr_8xb1-65k_cityscapes-1024x2048.py'
+    'configs/hmsa',
+    'hmsa_hr48_ocr_8xb1-rmi-amp-175e_cityscapes-1024x2048.py',
 )
 THEIR_CLASSIFIER = 'ocr.cls_head.weight'
 OUR_CLASSIFIER = f'{OCR}conv_seg.weight'

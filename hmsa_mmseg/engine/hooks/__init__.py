@@ -1,3 +1,11 @@
+from .invalid_loss_hook import InvalidLossHook
+from .iter_seed_hook import IterSeedHook
 from .safe_checkpoint_hook import SafeCheckpointHook
+from .signal_checkpoint_hook import SignalCheckpointHook
 
-__all__ = ['SafeCheckpointHook']
+__all__ = [
+    'InvalidLossHook',
+    'IterSeedHook',
+    'SafeCheckpointHook',
+    'SignalCheckpointHook',
+]

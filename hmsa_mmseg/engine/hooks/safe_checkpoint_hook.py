@@ -1,37 +1,125 @@
-"""Checkpoints that load back without running code from the file."""
+"""Checkpoints that are whole, verified, and load without running code."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-import numpy as np
-import torch
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
+from torch.distributed.fsdp import FullyShardedDataParallel
 
-_PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None))
+from hmsa_mmseg.engine import atomic_backend
+from hmsa_mmseg.utils import atomic_file
+from hmsa_mmseg.utils.nonfinite import (
+    any_process,
+    constant_infinities,
+    nonfinite_names,
+)
+from hmsa_mmseg.utils.plain import to_plain
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """A checkpoint hook whose files load with ``weights_only=True``.
+    """A checkpoint hook for runs that last weeks.
 
-    ``torch.load`` refuses by default, from torch 2.6 on, to unpickle anything
-    but tensors and plain types. mmengine 0.10.7 stores its log history as
+    Its files load with ``weights_only=True``, which ``torch.load`` demands by
+    default from torch 2.6 on: mmengine 0.10.7 stores its log history as
     objects of its own, so stock tools cannot resume from or test the files
     they have written. This hook leaves the log history out (only the
     smoothing of the first values printed after a resume depends on it) and
     turns numpy values into plain ones.
+
+    At any time, also after a full disk or a killed process, the folder holds
+    the last checkpoint that was written, whole: a new one is written beside
+    it, flushed, read back and compared with its checksums before it gets its
+    name; only then ``last_checkpoint`` names it, and only then outdated files
+    are removed. For that moment there is one file more than
+    ``max_keep_ckpts``, and than the one of ``save_best``. Files on other back
+    ends than the local one are written as mmengine does.
+
+    Weights and buffers with NaN or infinity are not saved. If rank 0 cannot
+    save, all processes stop.
 
     Args:
         *args: As in :class:`mmengine.hooks.CheckpointHook`.
         **kwargs: As in :class:`mmengine.hooks.CheckpointHook`.
     """
 
+    _constants: frozenset[str] = frozenset()
+    _saving = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._held = []
+
+    def before_train(self, runner) -> None:
+        """Choose how to write, and clear what a killed process has left."""
+        out_dir = runner.work_dir if self.out_dir is None else self.out_dir
+        if self.file_client_args is None:
+            backend = get_file_backend(out_dir, backend_args=self.backend_args)
+            if type(backend) is LocalBackend:
+                self.backend_args = dict(backend=atomic_backend.NAME)
+        super().before_train(runner)
+        model = runner.model
+        if isinstance(model, FullyShardedDataParallel):
+            raise TypeError(
+                'SafeCheckpointHook cannot look into the sharded weights of '
+                'FSDP; expected default_hooks.checkpoint.type='
+                "'CheckpointHook' with FSDPStrategy"
+            )
+        model = model.module if is_model_wrapper(model) else model
+        constants = constant_infinities(dict(model.named_buffers()))
+        averaged = {f'module.{name}' for name in constants}
+        self._constants = frozenset(constants | averaged)
+        if is_main_process():
+            self._clear_leftovers(runner)
+
+    def _clear_leftovers(self, runner) -> None:
+        info = runner.message_hub.runtime_info
+        names = set(info.get('outdated_ckpts', []))
+        kept = {self.filename_tmpl.format(s) for s in self._kept_steps}
+        _remove(
+            self.file_backend,
+            [
+                self.file_backend.join_path(self.out_dir, name)
+                for name in sorted(names - kept)
+            ],
+        )
+        if isinstance(self.file_backend, atomic_backend.AtomicLocalBackend):
+            for part in Path(self.out_dir).glob('.*.[0-9]*.part'):
+                runner.logger.warning(f'Removing {part}: never finished.')
+                # The other processes go on and would wait for this one.
+                with suppress(OSError):
+                    part.unlink()
+
+    @property
+    def _kept_steps(self) -> list[int]:
+        # Without a limit the parent has no such list.
+        return list(getattr(self, 'keep_ckpt_ids', ()))
+
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Reduce ``checkpoint`` to tensors and plain types, in place."""
+        """Refuse NaN, and reduce to tensors and plain types, in place.
+
+        Raises:
+            FloatingPointError: If weights or buffers hold NaN or infinity.
+        """
+        for part in ('state_dict', 'ema_state_dict'):
+            names = nonfinite_names(checkpoint.get(part, {}), self._constants)
+            if names:
+                raise FloatingPointError(
+                    f'no checkpoint was saved: {len(names)} entries of its '
+                    f'{part} hold NaN or infinity, the first are '
+                    f'{", ".join(names[:3])}; earlier checkpoints are kept'
+                )
         hub = checkpoint.get('message_hub')
         if hub is not None:
             hub['log_scalars'] = OrderedDict()
@@ -41,42 +129,154 @@ class SafeCheckpointHook(CheckpointHook):
                 for key, flag in hub['resumed_keys'].items()
                 if key in kept
             )
+        if 'meta' in checkpoint:
+            checkpoint['meta']['data_order'] = _data_order(runner)
         for key in checkpoint.keys() - {'state_dict'}:
             checkpoint[key] = to_plain(checkpoint[key], path=key)
 
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Warn if a resumed run cannot see the images it would have seen."""
+        before = checkpoint.get('meta', {}).get('data_order')
+        if before is None or not runner._resume:
+            return
+        now = _data_order(runner)
+        for key, value in before.items():
+            if now[key] != value:
+                runner.logger.warning(
+                    f'The run to resume had {key}={value}, this one has '
+                    f'{now[key]}: from here on it does not see the images '
+                    'that it would have seen without the interruption.'
+                )
 
-def to_plain(value: object, path: str) -> object:
-    """Turn numpy values in nested containers into plain Python ones.
-
-    Args:
-        value (object): Tensors, plain types, numpy values and dicts, lists,
-            tuples and sets of them.
-        path (str): Where in the checkpoint the value stands.
-
-    Returns:
-        object: The same structure. What is none of these is kept, with a
-        warning that names it: the file will not load with
-        ``weights_only=True``.
-    """
-    if isinstance(value, _PLAIN_TYPES) and type(value) in _PLAIN_TYPES:
-        return value
-    if isinstance(value, torch.Tensor):
-        return value
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    if type(value) in (dict, OrderedDict):
-        # New containers: those of a running optimizer stay untouched.
-        return type(value)(
-            (to_plain(key, path), to_plain(item, f'{path}.{key}'))
-            for key, item in value.items()
+    def _save_checkpoint_with_step(self, runner, step: int, meta: dict):
+        """Save, name the file in ``last_checkpoint``, remove outdated ones."""
+        outdated = self._outdated(runner, step)
+        # Also in the file: killed now, the run removes them when it resumes.
+        runner.message_hub.update_info(
+            'outdated_ckpts',
+            [os.path.basename(path) for path in outdated + self._held],
         )
-    if type(value) in (list, tuple, set):
-        return type(value)(to_plain(item, path) for item in value)
-    if type(value) not in (torch.Size, torch.dtype, torch.device):
-        print_log(
-            f'checkpoint entry {path} is a {type(value).__name__}: the file '
-            'will not load with weights_only=True',
-            logger='current',
-            level=logging.WARNING,
-        )
-    return value
+        filename = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        with self._together('save a checkpoint'):
+            _flush_curves(runner)
+            runner.save_checkpoint(
+                self.out_dir,
+                filename,
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+            if is_main_process():
+                pointer = os.path.join(runner.work_dir, 'last_checkpoint')
+                with atomic_file(pointer) as file:
+                    file.write(os.fspath(self.last_ckpt).encode())
+                _remove(self.file_backend, outdated)
+
+    def _outdated(self, runner, step: int) -> list[str]:
+        """Enter ``step`` among the kept ones; list the files to remove."""
+        if self.max_keep_ckpts <= 0:
+            return []
+        kept = self._kept_steps
+        if step not in kept:
+            kept.append(step)
+        removed = kept[: -self.max_keep_ckpts]
+        self.keep_ckpt_ids.clear()
+        self.keep_ckpt_ids.extend(kept[-self.max_keep_ckpts :])
+        runner.message_hub.update_info('keep_ckpt_ids', [*self.keep_ckpt_ids])
+        return [
+            self.file_backend.join_path(
+                self.out_dir, self.filename_tmpl.format(old)
+            )
+            for old in removed
+        ]
+
+    def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        """Save the best checkpoint, then remove the best one so far."""
+        # The parent removes first: its removals are noted down meanwhile.
+        backend = self.file_backend
+        self.file_backend = _HeldRemovals(backend, self._held)
+        try:
+            with self._together('save the best checkpoint'):
+                super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.file_backend = backend
+        _remove(backend, self._held)
+        self._held.clear()
+
+    @contextmanager
+    def _together(self, what: str) -> Iterator[None]:
+        """Let an error of one process stop all, not leave them waiting."""
+        if self._saving:  # the best checkpoint saves the last one again
+            yield
+            return
+        error = None
+        self._saving = True
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        finally:
+            self._saving = False
+        failed = any_process(error is not None)
+        if error is not None:
+            raise error
+        if failed:
+            raise RuntimeError(f'another process could not {what}, see there')
+
+
+class _HeldRemovals:
+    """A file back end that notes down what it is asked to remove."""
+
+    def __init__(self, backend, removed: list[str]):
+        self.backend = backend
+        self.removed = removed
+
+    def __getattr__(self, name: str):
+        return getattr(self.backend, name)
+
+    def remove(self, filepath: str) -> None:
+        self.removed.append(filepath)
+
+    rmtree = remove
+
+
+def _remove(backend, paths: list[str]) -> None:
+    """Remove files and folders; what cannot be removed stays."""
+    for path in paths:
+        try:
+            if backend.isfile(path):
+                backend.remove(path)
+            elif backend.isdir(path):  # checkpoints of sharded models
+                backend.rmtree(path)
+        # All that matters has been saved: no reason to end the run.
+        except OSError as error:
+            print_log(
+                f'cannot remove the outdated {path}: {error}',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def _flush_curves(runner) -> None:
+    """Write out what a resumed run will not log again."""
+    if is_main_process():
+        for backend in runner.visualizer._vis_backends.values():
+            # TensorBoard's writer keeps two minutes of values in memory.
+            flush = getattr(backend.experiment, 'flush', None)
+            if flush is not None:
+                flush()
+
+
+def _data_order(runner) -> dict[str, int | None]:
+    """Tell on what the order of images depends, beside seed and data."""
+    return dict(
+        world_size=runner.world_size,
+        batch_size=runner.train_dataloader.batch_size,
+        num_images=len(runner.train_dataloader.dataset),
+    )

@@ -1,0 +1,217 @@
+"""A guard against losses and statistics that are not finite."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.structures import BaseDataElement
+from mmseg.registry import HOOKS
+
+from hmsa_mmseg.utils import atomic_save
+from hmsa_mmseg.utils.nonfinite import (
+    any_process,
+    constant_infinities,
+    nonfinite_names,
+)
+from hmsa_mmseg.utils.plain import to_plain
+
+#: How the names of written batches begin, which are no checkpoints.
+DUMP_PREFIX = 'invalid_loss_'
+
+
+@HOOKS.register_module()
+class InvalidLossHook(Hook):
+    """Stop training when a loss is NaN or infinite, before any weight moves.
+
+    All processes stop with a ``FloatingPointError``, which names iteration,
+    losses, learning rate, loss scale and images. Each process whose own loss
+    is not finite writes its batch to
+    ``<work_dir>/invalid_loss_rank<r>_iter<i>.pth``, which loads with
+    ``weights_only=True``: images, labels, paths and losses. Gradients are not
+    looked at: where those are not finite, weights go wrong first, but the
+    next loss stops the run, and ``SafeCheckpointHook`` saves no such weights.
+    On a GPU, each iteration waits once more for the forward pass.
+
+    Args:
+        max_skips (int): How many batches may be skipped instead, counted
+            since the (re)start. A skipped batch changes no weight and no
+            buffer; with gradient accumulation it takes with it what was
+            accumulated so far. Defaults to 0.
+        buffer_interval (int): Every how many iterations the buffers, such as
+            running statistics, are checked: a NaN in the input can enter them
+            past the loss. 0 is never. Defaults to 100.
+    """
+
+    def __init__(self, max_skips: int = 0, buffer_interval: int = 100):
+        for name, value in (
+            ('max_skips', max_skips),
+            ('buffer_interval', buffer_interval),
+        ):
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(
+                    f'InvalidLossHook: {name} must be an integer of 0 or '
+                    f'more, got {value!r}'
+                )
+        self.max_skips = max_skips
+        self.buffer_interval = buffer_interval
+        self.skips = 0
+        self._losses = None
+        self._batch = None
+        self._buffers = None
+        self._undo = []
+
+    def before_train(self, runner) -> None:
+        """Put the guard between the forward pass and the backward pass.
+
+        No hook of mmengine is called there. ``update_params`` of the
+        optimizer wrapper is the one thing that every model, wrapped or not,
+        and every precision pass through; replacing it on the instance keeps
+        ``optim_wrapper.type``, which ``train.py --amp`` wants to set, as it
+        is. Before the backward pass, because in that the gradients of one
+        process spread to all.
+
+        Raises:
+            TypeError: If there are several optimizers.
+        """
+        wrapper = runner.optim_wrapper
+        if not isinstance(wrapper, OptimWrapper):
+            raise TypeError(
+                'InvalidLossHook needs an optim_wrapper with one optimizer, '
+                f'got {type(wrapper).__name__}'
+            )
+        self._model = runner.model
+        if is_model_wrapper(self._model):
+            self._model = self._model.module
+        self._constants = constant_infinities(dict(self._buffers_by_name()))
+        handle = self._model.register_forward_hook(self._keep_losses)
+        update_params = wrapper.update_params
+
+        def guarded(loss, *args, **kwargs):
+            if any_process(~torch.isfinite(loss.detach()).all()):
+                self._refuse(runner, loss)
+            else:
+                update_params(loss, *args, **kwargs)
+            self._losses = None  # would keep the graph alive
+
+        wrapper.update_params = guarded
+        self._undo = [handle.remove, lambda: delattr(wrapper, 'update_params')]
+
+    def after_train(self, runner) -> None:
+        """Take the guard away."""
+        while self._undo:
+            self._undo.pop()()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Keep what a fault is reported with, or undone from."""
+        self._batch = data_batch
+        if self.skips < self.max_skips:
+            self._buffers = [b.clone() for _, b in self._buffers_by_name()]
+
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ) -> None:
+        """Let the batch go; check the buffers once in a while.
+
+        Raises:
+            FloatingPointError: If a buffer holds NaN or infinity.
+        """
+        self._batch = None
+        if not self.every_n_train_iters(runner, self.buffer_interval):
+            return
+        names = nonfinite_names(dict(self._buffers_by_name()), self._constants)
+        if any_process(bool(names)):
+            found = ', '.join(names[:3]) or 'those of another process'
+            raise FloatingPointError(
+                f'{len(names)} buffers hold NaN or infinity at iteration '
+                f'{runner.iter + 1}: {found}; an image with such pixels, or '
+                'activations that overflow, can be the cause. The last '
+                'checkpoint is from before.'
+            )
+
+    def _buffers_by_name(self):
+        return self._model.named_buffers()
+
+    def _keep_losses(self, module, args, output) -> None:
+        if isinstance(output, dict):
+            self._losses = output
+
+    def _refuse(self, runner, loss: torch.Tensor) -> None:
+        message = self._describe(runner, loss)
+        if self.skips >= self.max_skips:
+            raise FloatingPointError(message)
+        self.skips += 1
+        runner.logger.warning(
+            f'{message}. Skipped, {self.skips} of {self.max_skips}.'
+        )
+        with torch.no_grad():
+            for (_, buffer), before in zip(
+                self._buffers_by_name(), self._buffers
+            ):
+                buffer.copy_(before)
+        # Not even a step with what was accumulated before: that has not been
+        # summed over processes yet, and they would drift apart.
+        runner.optim_wrapper.zero_grad()
+        runner.optim_wrapper._inner_count += 1
+
+    def _describe(self, runner, loss: torch.Tensor) -> str:
+        """Say what is wrong and, where this process is at fault, dump it."""
+        iteration = runner.iter + 1
+        start = f'loss not finite at iteration {iteration}'
+        if torch.isfinite(loss).all():
+            return f'{start} of another process: see its error'
+        losses = {'loss': float(loss.detach())}
+        for name, value in (self._losses or {}).items():
+            losses[name] = float(_mean(value))
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        report = dict(
+            iter=iteration,
+            rank=runner.rank,
+            seed=runner.seed,
+            losses=losses,
+            lr=runner.optim_wrapper.get_lr(),
+            loss_scale=None if scaler is None else scaler.get_scale(),
+        )
+        path = os.path.join(
+            runner.work_dir,
+            f'{DUMP_PREFIX}rank{runner.rank}_iter{iteration}.pth',
+        )
+        try:
+            atomic_save({**report, 'batch': _plain(self._batch)}, path)
+            dumped = f'batch written to {path}'
+        except OSError as error:
+            dumped = f'batch not written: {error}'
+        return (
+            f'{start} on rank {runner.rank}: {losses}, lr {report["lr"]}, '
+            f'loss scale {report["loss_scale"]}, images '
+            f'{_image_paths(self._batch)}; {dumped}'
+        )
+
+
+def _mean(value) -> torch.Tensor | float:
+    """Reduce an output of the model as mmengine's ``parse_losses`` does."""
+    if isinstance(value, (list, tuple)):
+        return sum(_mean(item) for item in value)
+    return value.detach().float().mean()
+
+
+def _image_paths(batch: object) -> list[str]:
+    samples = batch.get('data_samples', []) if isinstance(batch, dict) else []
+    return [sample.get('img_path', 'unknown') for sample in samples]
+
+
+def _plain(value: object) -> object:
+    """Turn a batch into tensors and plain types."""
+    if isinstance(value, BaseDataElement):
+        value = dict(value.all_items())
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return to_plain(value, path='batch')

@@ -1,0 +1,254 @@
+"""A runner that resumes from the newest checkpoint that is whole."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmseg.registry import RUNNERS
+
+from hmsa_mmseg.engine.hooks.invalid_loss_hook import DUMP_PREFIX
+from hmsa_mmseg.utils import check_crc, safe_load
+
+
+@RUNNERS.register_module()
+class SafeResumeRunner(Runner):
+    """mmengine's runner with a stricter idea of which file to start from.
+
+    Chosen by ``runner_type='SafeResumeRunner'`` in a config, which mmseg's
+    ``train.py`` and ``test.py`` read. It takes the arguments of
+    :class:`mmengine.runner.Runner`. With ``--resume``:
+
+    - The checkpoint with the most iterations is taken that is whole and has
+      an optimizer state, wherever ``last_checkpoint`` points. Damaged ones
+      are passed over with a warning.
+    - If there are checkpoints, but none to resume from, that is an error.
+      Without any, training starts from ``load_from`` or from scratch.
+    - ``load_from`` is resumed from, as in mmengine, only if it lies in the
+      run's own folder, to go back in it, or if that has no checkpoint yet
+      and ``load_from`` has an optimizer state.
+    - Without a seed in the config, that of the checkpoint also decides the
+      order of the data.
+
+    A local file given as ``load_from``, also to ``test.py``, is checked
+    before it is loaded. Where checkpoints are on other than local storage,
+    mmengine's runner decides.
+
+    An endless sampler in a loop by epochs, which would never come to the end
+    of its first one, is refused.
+    """
+
+    def train(self):
+        """Train, from the newest whole checkpoint on if asked to resume."""
+        is_local = all(map(_is_local, self._checkpoint_hooks()))
+        if self._resume and not self._has_loaded and is_local:
+            path, seed = _from_main_process(self._find_start)
+            if path is None:
+                self._resume = False
+                self.logger.warning(
+                    f'No checkpoint in {self.work_dir}: starting '
+                    + (
+                        f'with the weights of {self._load_from}.'
+                        if self._load_from
+                        else 'from scratch.'
+                    )
+                )
+            else:
+                self._load_from = path
+            if seed is not None and self._randomness_cfg.get('seed') is None:
+                # Before the sampler is built.
+                self._randomness_cfg.update(seed=seed)
+                self.set_randomness(**self._randomness_cfg)
+        return super().train()
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop.
+
+        Raises:
+            ValueError: If its epochs would have no end.
+        """
+        loop = super().build_train_loop(loop)
+        sampler = loop.dataloader.sampler
+        endless = isinstance(sampler, InfiniteSampler)
+        endless = endless or getattr(sampler, 'infinite', False)
+        if endless and isinstance(loop, EpochBasedTrainLoop):
+            raise ValueError(
+                f'train_dataloader.sampler: {type(sampler).__name__} is '
+                'endless, so the first epoch of EpochBasedTrainLoop '
+                '(train_cfg.type) would be, too; expected infinite=False, '
+                'DefaultSampler, or a loop by iterations'
+            )
+        return loop
+
+    def _checkpoint_hooks(self) -> list[CheckpointHook]:
+        return [h for h in self._hooks if isinstance(h, CheckpointHook)]
+
+    def load_or_resume(self) -> None:
+        """Load what to start from, unless it is damaged."""
+        path = self._load_from
+        if not self._has_loaded and path and os.path.isfile(path):
+            _from_main_process(lambda: _check(path))
+        super().load_or_resume()
+        loop = self._train_loop
+        if self._resume and (
+            loop.iter >= loop.max_iters or loop.epoch >= loop.max_epochs
+        ):
+            self.logger.warning(
+                f'Nothing to train: {path} is complete, with {loop.iter} '
+                f'iterations of {loop.max_iters}.'
+            )
+
+    def _find_start(self) -> tuple[str | None, int | None]:
+        """Find what to resume from.
+
+        Returns:
+            tuple: A path or None, and the seed of its run or None.
+        """
+        folders = self._checkpoint_folders()
+        given = self._load_from
+        if given and Path(given).resolve().parent in folders:
+            checkpoint = safe_load(given, mapped=True)
+            shortcoming = _shortcoming(checkpoint)
+            if shortcoming:
+                raise ValueError(
+                    f'load_from={given!r} cannot be resumed from: it '
+                    f'{shortcoming}'
+                )
+            return given, _seed(checkpoint)
+        path, rejected = newest_checkpoint(folders)
+        for bad, reason in rejected.items():
+            self.logger.warning(f'Not resuming from {bad}: {reason}')
+        if path is None and rejected:
+            raise RuntimeError(
+                'none of the checkpoints can be resumed from; give another '
+                'work_dir, or leave out --resume, to train from the start:\n'
+                + '\n'.join(f'{p}: {why}' for p, why in rejected.items())
+            )
+        if path is None and given and os.path.isfile(given):
+            checkpoint = safe_load(given, mapped=True)
+            path = None if _shortcoming(checkpoint) else given
+        if path is None:
+            return None, None
+        return str(path), _seed(safe_load(path, mapped=True))
+
+    def _checkpoint_folders(self) -> list[Path]:
+        """List where this run's checkpoints are."""
+        folders = [Path(self.work_dir).resolve()]
+        name = Path(self.work_dir).name
+        for hook in self._checkpoint_hooks():
+            if hook.out_dir is not None:
+                folders.append(Path(hook.out_dir).resolve() / name)
+        pointer = Path(self.work_dir, 'last_checkpoint')
+        if pointer.is_file():
+            name = pointer.read_text().strip()
+            named = Path(name)
+            if not named.is_file():
+                self.logger.warning(
+                    f'{pointer} names {name!r}, which is no file.'
+                )
+            # It counts where checkpoints went elsewhere before, but not
+            # where it came here with a copy of the folder.
+            elif not any(map(_checkpoints, folders)):
+                folders.append(named.resolve().parent)
+        return folders
+
+
+def newest_checkpoint(
+    folders: list[Path],
+) -> tuple[Path | None, dict[Path, str]]:
+    """Find the checkpoint with the most iterations that can be resumed from.
+
+    Args:
+        folders (list[Path]): Where to look for ``*.pth``; may be missing.
+
+    Returns:
+        tuple: Its path or None, and why others were passed over: those with
+        more iterations, and those that cannot be read at all. Whole files
+        without an optimizer state, as of the best scores, are among them
+        only if there is nothing to resume from.
+    """
+    iterations, damaged, weights_only = {}, {}, {}
+    for path in sorted(p for f in set(folders) for p in _checkpoints(f)):
+        try:
+            checkpoint = safe_load(path, mapped=True)
+        except (OSError, ValueError) as error:
+            damaged[path] = _reason(error)
+            continue
+        shortcoming = _shortcoming(checkpoint)
+        if shortcoming:
+            weights_only[path] = shortcoming
+        else:
+            iterations[path] = checkpoint['meta']['iter']
+    for path in sorted(iterations, key=iterations.get, reverse=True):
+        try:
+            check_crc(path)
+        except (OSError, ValueError) as error:
+            damaged[path] = _reason(error)
+        else:
+            return path, damaged
+    return None, {**damaged, **weights_only}
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """List what may be a checkpoint; the dump of a batch is none."""
+    return [
+        path
+        for path in folder.glob('*.pth')
+        if not path.name.startswith(DUMP_PREFIX)
+    ]
+
+
+def _is_local(hook: CheckpointHook) -> bool:
+    if hook.out_dir is None:
+        return True
+    backend = get_file_backend(hook.out_dir, backend_args=hook.backend_args)
+    return isinstance(backend, LocalBackend)
+
+
+def _check(path: str) -> None:
+    """Refuse a damaged file, in the zip format or the one before it."""
+    if zipfile.is_zipfile(path):
+        check_crc(path)
+    else:
+        safe_load(path)
+
+
+def _reason(error: Exception) -> str:
+    """Describe an error; some only say what they cannot do."""
+    return str(error) or type(error).__name__
+
+
+def _shortcoming(checkpoint: object) -> str | None:
+    """Say why a whole file of ``torch.save`` cannot be resumed from."""
+    if not isinstance(checkpoint, dict):
+        return f'holds a {type(checkpoint).__name__}, no checkpoint'
+    needed = ('meta', 'state_dict', 'message_hub', 'optimizer')
+    missing = [key for key in needed if key not in checkpoint]
+    if missing:
+        return f'has no {", ".join(missing)}'
+    return None if 'iter' in checkpoint['meta'] else 'has no iteration number'
+
+
+def _seed(checkpoint: dict) -> int | None:
+    return checkpoint.get('meta', {}).get('seed')
+
+
+def _from_main_process(function):
+    """Call a function on rank 0 alone; all get its result, or its error."""
+    outcome = [None, None]
+    if is_main_process():
+        try:
+            outcome[0] = function()
+        # Whatever it is: the other processes wait.
+        except Exception as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]

@@ -1,0 +1,49 @@
+"""Reducing nested values to what loads with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+
+_PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None))
+
+
+def to_plain(value: object, path: str) -> object:
+    """Turn numpy values in nested containers into plain Python ones.
+
+    Args:
+        value (object): Tensors, plain types, numpy values and dicts, lists,
+            tuples and sets of them.
+        path (str): Where in the checkpoint the value stands.
+
+    Returns:
+        object: The same structure. What is none of these is kept, with a
+        warning that names it: the file will not load with
+        ``weights_only=True``.
+    """
+    if isinstance(value, _PLAIN_TYPES) and type(value) in _PLAIN_TYPES:
+        return value
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if type(value) in (dict, OrderedDict):
+        # New containers: those of a running optimizer stay untouched.
+        return type(value)(
+            (to_plain(key, path), to_plain(item, f'{path}.{key}'))
+            for key, item in value.items()
+        )
+    if type(value) in (list, tuple, set):
+        return type(value)(to_plain(item, path) for item in value)
+    if type(value) not in (torch.Size, torch.dtype, torch.device):
+        print_log(
+            f'checkpoint entry {path} is a {type(value).__name__}: the file '
+            'will not load with weights_only=True',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return value

@@ -1,0 +1,266 @@
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from hmsa_mmseg.engine import InvalidLossHook
+
+
+class Poison(Hook):
+    """Puts a value into the images of some iterations, counted from 1."""
+
+    def __init__(self, iterations, value=torch.nan):
+        self.iterations = iterations
+        self.value = value
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter + 1 in self.iterations:
+            data_batch['inputs'][1][0] = self.value
+
+
+class Record(Hook):
+    """Notes down the weights before each iteration, and after the last."""
+
+    def __init__(self):
+        self.states = []
+
+    def note(self, runner):
+        state = runner.model.state_dict()
+        self.states.append({k: v.clone() for k, v in state.items()})
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.note(runner)
+
+    after_train = note
+
+
+def parameters(state):
+    return {k: v for k, v in state.items() if k.startswith('linear')}
+
+
+def equal(first, second):
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize('value', [torch.nan, torch.inf])
+@pytest.mark.parametrize('clip_grad', [None, dict(max_norm=1.0)])
+def test_stops_before_the_step(make_runner, tmp_path, value, clip_grad):
+    runner = make_runner(
+        custom_hooks=[Poison([3], value), dict(type='InvalidLossHook')],
+        optim_wrapper=dict(clip_grad=clip_grad),
+    )
+    with pytest.raises(FloatingPointError, match='iteration 3 on rank 0') as e:
+        runner.train()
+    saved = torch.load(tmp_path / 'run' / 'iter_2.pth')
+    weights = parameters(runner.model.state_dict())
+    assert equal(weights, saved['state_dict'])
+    optimizer = runner.optim_wrapper.state_dict()
+    torch.testing.assert_close(
+        optimizer['state'], saved['optimizer']['state'], rtol=0, atol=0
+    )
+    message = str(e.value)
+    for part in ("'loss_spread': nan", "'lr': [0.07", 'loss scale None'):
+        assert part in message
+
+
+def test_without_it_weights_go_wrong(make_runner):
+    runner = make_runner(
+        custom_hooks=[Poison([3])], checkpoint=dict(interval=9)
+    )
+    with pytest.raises(FloatingPointError, match='no checkpoint was saved'):
+        runner.train()
+    assert runner.iter == 3
+    assert torch.isnan(runner.model.linear.weight).any()
+
+
+def test_dump_holds_the_batch(make_runner, tmp_path, rows, monkeypatch):
+    label = torch.arange(6).reshape(1, 2, 3)
+
+    def sample(index):
+        sample = SegDataSample(metainfo=dict(img_path=f'{index}.png'))
+        sample.gt_sem_seg = PixelData(data=label + index)
+        return sample
+
+    read = type(rows).__getitem__
+    monkeypatch.setattr(
+        type(rows),
+        '__getitem__',
+        lambda self, i: dict(read(self, i), data_samples=sample(i)),
+    )
+    runner = make_runner(
+        custom_hooks=[Poison([3]), dict(type='InvalidLossHook')]
+    )
+    with pytest.raises(FloatingPointError, match=r'\d\.png') as e:
+        runner.train()
+    path = tmp_path / 'run' / 'invalid_loss_rank0_iter3.pth'
+    assert f'batch written to {path}' in str(e.value)
+    dump = torch.load(path, weights_only=True)
+    first, second = (
+        (i for i in rows.reads if True) if False else rows.reads[-2:]
+    )
+    batch = dump['batch']
+    torch.testing.assert_close(
+        batch['inputs'][1],
+        torch.tensor([torch.nan, 0.0])
+        + torch.tensor([0.0, (2 * second + 1) / 16]),
+        equal_nan=True,
+    )
+    for sample_, index in zip(batch['data_samples'], (first, second)):
+        assert sample_['img_path'] == f'{index}.png'
+        assert torch.equal(sample_['gt_sem_seg']['data'], label + index)
+    assert dump['iter'] == 3
+    assert dump['rank'] == dump['seed'] == 0
+    assert dump['losses'].keys() == {'loss', 'loss_mean', 'loss_spread'}
+    assert dump['lr'] == {'lr': [pytest.approx(0.1 * (1 - 2 / 7))]}
+    assert not torch.isfinite(torch.tensor(dump['losses']['loss']))
+
+
+def test_full_disk_does_not_hide_the_loss(make_runner, monkeypatch):
+    def fail(obj, path):
+        raise OSError('No space left on device')
+
+    module = 'hmsa_mmseg.engine.hooks.invalid_loss_hook.atomic_save'
+    runner = make_runner(
+        custom_hooks=[Poison([3]), dict(type='InvalidLossHook')]
+    )
+    monkeypatch.setattr(module, fail)
+    with pytest.raises(FloatingPointError, match='not written: No space left'):
+        runner.train()
+
+
+def test_finite_losses_are_left_alone(run):
+    plain = run('plain')
+    guarded = run(
+        'guarded', custom_hooks=[dict(type='InvalidLossHook', max_skips=1)]
+    )
+    assert equal(plain.model.state_dict(), guarded.model.state_dict())
+    # Taken away at the end.
+    assert 'update_params' not in vars(guarded.optim_wrapper)
+    assert not guarded.model._forward_hooks
+
+
+def test_skipped_batch_changes_nothing(run, tmp_path, messages):
+    record = Record()
+    run(
+        max_iters=6,
+        custom_hooks=[
+            record,
+            Poison([3]),
+            dict(type='InvalidLossHook', max_skips=1),
+        ],
+    )
+    assert equal(record.states[2], record.states[3])  # weights and buffers
+    assert not equal(record.states[3], record.states[4])
+    assert all(
+        torch.isfinite(v).all() for v in parameters(record.states[6]).values()
+    )
+    (message,) = (m for m in messages() if 'Skipped, 1 of 1' in m)
+    assert 'iteration 3 on rank 0' in message
+    assert (tmp_path / 'run' / 'invalid_loss_rank0_iter3.pth').exists()
+
+
+def test_budget_of_skips_ends(make_runner):
+    runner = make_runner(
+        max_iters=8,
+        custom_hooks=[
+            Poison([2, 4, 5]),
+            dict(type='InvalidLossHook', max_skips=2),
+        ],
+    )
+    with pytest.raises(FloatingPointError, match='iteration 5'):
+        runner.train()
+    weights = parameters(runner.model.state_dict()).values()
+    assert all(torch.isfinite(weight).all() for weight in weights)
+
+
+@pytest.mark.parametrize('bad', [3, 4])
+def test_skip_within_accumulated_gradients(run, bad):
+    """Batches 3 and 4 make one step; 5 and 6 the next."""
+    record = Record()
+    run(
+        max_iters=6,
+        optim_wrapper=dict(accumulative_counts=2),
+        custom_hooks=[
+            record,
+            Poison([bad]),
+            dict(type='InvalidLossHook', max_skips=1),
+        ],
+    )
+    moved = [
+        not equal(parameters(a), parameters(b))
+        for a, b in zip(record.states, record.states[1:])
+    ]
+    # What was accumulated before the bad batch goes with it.
+    assert moved == [False, True, False, bad == 3, False, True]
+
+
+def test_amp(make_runner, tmp_path, monkeypatch):
+    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
+    monkeypatch.setattr(
+        f'{module}.GradScaler',
+        lambda **kwargs: torch.amp.GradScaler('cpu', **kwargs),
+    )
+    record = Record()
+    runner = make_runner(
+        max_iters=6,
+        custom_hooks=[
+            record,
+            Poison([3, 5]),
+            dict(type='InvalidLossHook', max_skips=1),
+        ],
+        optim_wrapper=dict(
+            type='AmpOptimWrapper',
+            dtype='bfloat16',
+            loss_scale=dict(init_scale=64.0, growth_interval=2),
+        ),
+    )
+    with pytest.raises(FloatingPointError, match='scale 128'):
+        runner.train()
+    assert equal(record.states[2], record.states[3])
+    assert not equal(record.states[3], record.states[4])
+    dump = torch.load(tmp_path / 'run' / 'invalid_loss_rank0_iter5.pth')
+    assert dump['loss_scale'] == 128.0  # two good steps before iteration 3
+
+
+@pytest.mark.parametrize(('interval', 'stops_at'), [(2, 4), (1, 3)])
+def test_buffers_are_checked(make_runner, interval, stops_at):
+    class PoisonBuffer(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter + 1 == 3:
+                runner.model.norm.running_mean.fill_(torch.nan)
+
+    runner = make_runner(
+        max_iters=8,
+        checkpoint=dict(interval=9),
+        val_cfg=None,
+        val_dataloader=None,
+        val_evaluator=None,
+        custom_hooks=[
+            PoisonBuffer(),
+            dict(type='InvalidLossHook', buffer_interval=interval),
+        ],
+    )
+    with pytest.raises(
+        FloatingPointError,
+        match=f'1 buffers .* iteration {stops_at}: norm.running_mean',
+    ):
+        runner.train()
+
+
+@pytest.mark.parametrize(
+    'kwargs', [{'max_skips': -1}, {'buffer_interval': 0.5}]
+)
+def test_wrong_arguments(kwargs):
+    (name,) = kwargs
+    with pytest.raises(ValueError, match=rf'{name} must be an integer'):
+        InvalidLossHook(**kwargs)
+
+
+def test_several_optimizers_are_refused(make_runner):
+    runner = make_runner(custom_hooks=[dict(type='InvalidLossHook')])
+    hook = next(h for h in runner.hooks if isinstance(h, InvalidLossHook))
+    runner.optim_wrapper = dict(a=1)
+    with pytest.raises(TypeError, match='one optimizer, got dict'):
+        hook.before_train(runner)

@@ -1,0 +1,332 @@
+import os
+import pickle
+import re
+import shutil
+
+import pytest
+import torch
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+from mmseg.registry import RUNNERS
+
+from hmsa_mmseg.engine import SafeResumeRunner
+from hmsa_mmseg.engine.hooks.invalid_loss_hook import DUMP_PREFIX
+from hmsa_mmseg.engine.runners.safe_resume_runner import newest_checkpoint
+
+
+class NoteStart(Hook):
+    def before_train(self, runner):
+        runner.started_at = runner.iter
+
+
+@pytest.fixture
+def half(run, tmp_path):
+    """A run of four iterations out of eight, with files at 2 and 4."""
+    run(max_iters=4)
+    return tmp_path / 'run'
+
+
+@pytest.fixture
+def go_on(run):
+    """Return a function that resumes it as ``train.py --resume`` would."""
+
+    def go_on(**kwargs):
+        options = dict(
+            max_iters=8,
+            runner_type=SafeResumeRunner,
+            resume=True,
+            custom_hooks=[NoteStart()],
+        )
+        return run(**{**options, **kwargs})
+
+    return go_on
+
+
+def cut(path, size):
+    with open(path, 'r+b') as file:
+        file.truncate(size)
+
+
+def flip(path):
+    """Change a weight without touching anything else."""
+    weight = torch.load(path)['state_dict']['linear.weight']
+    raw = weight.numpy().tobytes()
+    data = path.read_bytes()
+    assert data.count(raw) == 1
+    path.write_bytes(data.replace(raw, bytes([raw[0] ^ 1]) + raw[1:]))
+
+
+def without(path, *keys):
+    checkpoint = torch.load(path)
+    for key in keys:
+        del checkpoint[key]
+    torch.save(checkpoint, path)
+
+
+def test_is_registered():
+    assert RUNNERS.get('SafeResumeRunner') is SafeResumeRunner
+
+
+def test_resumes_from_the_newest(half, go_on):
+    runner = go_on()
+    assert runner.started_at == 4
+    assert runner.iter == 8
+
+
+@pytest.mark.parametrize(
+    ('damage', 'reason'),
+    [
+        (lambda path: cut(path, 0), 'damaged'),
+        (lambda path: cut(path, path.stat().st_size // 2), 'damaged'),
+        (lambda path: cut(path, path.stat().st_size - 100), 'damaged'),
+        (flip, r'checksum of its entry \S+/data/\d+ is wrong'),
+        (lambda path: path.write_bytes(b'no file of torch'), 'damaged'),
+    ],
+    ids=['empty', 'half', 'cut', 'flipped', 'foreign'],
+)
+def test_passes_over_damaged_files(half, go_on, messages, damage, reason):
+    damage(half / 'iter_4.pth')
+    assert go_on().started_at == 2
+    (message,) = (m for m in messages() if 'Not resuming' in m)
+    assert 'iter_4.pth' in message
+    assert re.search(reason, message)
+    # Training has come by again.
+    newest, rejected = newest_checkpoint([half])
+    assert newest.name == 'iter_8.pth'
+    assert rejected == {}
+
+
+def test_stock_loader_takes_the_flipped_file(half):
+    path = half / 'iter_4.pth'
+    before = torch.load(path)['state_dict']['linear.weight']
+    flip(path)
+    after = torch.load(path)['state_dict']['linear.weight']
+    assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ('pointer', 'told'),
+    [
+        (None, None),
+        ('', "''"),
+        ('/nowhere/iter_9.pth', 'iter_9.pth'),
+        ('iter_2.pth', None),
+    ],
+    ids=['missing', 'empty', 'stale', 'older'],
+)
+def test_pointer_is_not_needed(half, go_on, messages, pointer, told):
+    file = half / 'last_checkpoint'
+    file.unlink()
+    if pointer is not None:
+        file.write_text(str(half / pointer) if pointer else '')
+    assert go_on().started_at == 4
+    found = [m for m in messages() if 'which is no file' in m]
+    assert len(found) == (told is not None)
+    assert all(told in message for message in found)
+
+
+def test_files_without_optimizer_are_not_resumed_from(half, go_on, messages):
+    without(half / 'iter_4.pth', 'optimizer')
+    assert go_on().started_at == 2
+    assert not any('Not resuming' in message for message in messages())
+
+
+def test_nothing_to_resume_from_is_an_error(half, go_on):
+    cut(half / 'iter_2.pth', 10)
+    flip(half / 'iter_4.pth')
+    with pytest.raises(RuntimeError, match='none of the checkpoints') as error:
+        go_on()
+    lines = str(error.value).splitlines()[1:]
+    assert [os.path.basename(line.split(': ')[0]) for line in lines] == [
+        'iter_2.pth',
+        'iter_4.pth',
+        'best_score_iter_2.pth',
+    ]
+    assert lines[-1].endswith('has no optimizer')
+
+
+def test_no_files_start_from_scratch(go_on, messages):
+    runner = go_on(max_iters=2)
+    assert runner.iter == 2
+    assert any('starting from scratch' in message for message in messages())
+    assert not runner._resume
+
+
+def test_file_that_would_run_code_is_passed_over(half, go_on, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'touched'),)
+
+    torch.save(dict(meta=dict(iter=9), notes=Payload()), half / 'iter_9.pth')
+    assert go_on().started_at == 4
+    assert not (tmp_path / 'touched').exists()
+
+
+@pytest.mark.parametrize(
+    'loop',
+    [
+        dict(max_iters=4, loop='ResumableIterBasedTrainLoop'),
+        dict(max_iters=3, loop='ResumableIterBasedTrainLoop'),
+        dict(max_epochs=1),
+    ],
+    ids=['iter', 'lowered', 'epoch'],
+)
+def test_complete_run_does_nothing(run, go_on, messages, tmp_path, rows, loop):
+    run(**{**loop, 'max_iters': 4})
+    folder = tmp_path / 'run'
+    before = {path: path.read_bytes() for path in folder.glob('*.pth')}
+    rows.reads.clear()
+    runner = go_on(**loop)
+    assert runner.iter == 4
+    assert rows.reads == []
+    (message,) = (m for m in messages() if 'Nothing to train' in m)
+    total = loop.get('max_iters', 4)
+    assert message.endswith(f'is complete, with 4 iterations of {total}.')
+    assert before == {path: path.read_bytes() for path in folder.glob('*.pth')}
+
+
+def test_pointer_leads_to_an_earlier_folder(run, go_on, tmp_path):
+    run(checkpoint=dict(out_dir=str(tmp_path / 'disk')))
+    assert not list((tmp_path / 'run').glob('*.pth'))
+    assert go_on().started_at == 4
+
+
+def test_folder_of_the_hook_is_searched(run, go_on, tmp_path):
+    checkpoint = dict(out_dir=str(tmp_path / 'disk'))
+    run(checkpoint=checkpoint)
+    (tmp_path / 'run' / 'last_checkpoint').unlink()
+    assert go_on(checkpoint=checkpoint).started_at == 4
+
+
+def test_going_back_in_the_own_folder(half, go_on):
+    assert go_on(load_from=str(half / 'iter_2.pth')).started_at == 2
+
+
+def test_going_back_to_bare_weights_is_an_error(half, go_on):
+    best = str(half / 'best_score_iter_2.pth')
+    with pytest.raises(ValueError, match=r'best_score\S+ .*has no optimizer'):
+        go_on(load_from=best)
+
+
+def test_pretrained_weights_do_not_stand_in_for_the_run(
+    run, half, go_on, tmp_path
+):
+    run('pretrained', max_iters=6)
+    start = str(tmp_path / 'pretrained' / 'iter_6.pth')
+    assert go_on(load_from=start).started_at == 4
+
+
+def test_pretrained_weights_start_a_run(half, go_on, messages):
+    weights = str(half / 'best_score_iter_2.pth')
+    runner = go_on(name='new', load_from=weights, max_iters=2)
+    assert runner.iter == 2
+    assert any(f'with the weights of {weights}' in m for m in messages())
+
+
+def test_other_run_is_resumed_in_a_new_folder(half, go_on):
+    runner = go_on(name='new', load_from=str(half / 'iter_2.pth'))
+    assert runner.started_at == 2
+
+
+@pytest.mark.parametrize('runner_type', [SafeResumeRunner, Runner])
+@pytest.mark.parametrize('zipped', [True, False])
+def test_damaged_load_from(run, half, runner_type, zipped):
+    path = half / 'weights.pth'
+    weights = torch.load(half / 'iter_4.pth')['state_dict']
+    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    cut(path, path.stat().st_size - 10)
+    start = dict(load_from=str(path), runner_type=runner_type, name='new')
+    if runner_type is SafeResumeRunner:
+        with pytest.raises(ValueError, match=r'weights\.pth: it is damaged'):
+            run(**start)
+    else:
+        with pytest.raises((RuntimeError, EOFError, pickle.PickleError)) as e:
+            run(**start)
+        assert 'weights.pth' not in str(e.value)
+
+
+def test_flipped_load_from(run, half):
+    flip(half / 'iter_4.pth')
+    with pytest.raises(ValueError, match=r'iter_4\.pth: .*checksum'):
+        run(
+            name='new',
+            load_from=str(half / 'iter_4.pth'),
+            runner_type=SafeResumeRunner,
+        )
+
+
+def test_old_format_loads(run, half):
+    path = half / 'weights.pth'
+    weights = torch.load(half / 'iter_4.pth')['state_dict']
+    torch.save(weights, path, _use_new_zipfile_serialization=False)
+    runner = run(
+        name='new',
+        load_from=str(path),
+        runner_type=SafeResumeRunner,
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
+    )
+    assert torch.equal(runner.model.linear.weight, weights['linear.weight'])
+
+
+def test_seed_comes_from_the_checkpoint(run, go_on, half, rows):
+    shutil.rmtree(half)
+    first = run(seed=None, max_iters=4)
+    rows.reads.clear()
+    resumed = go_on(seed=None, loop='ResumableIterBasedTrainLoop')
+    assert resumed.seed == first.seed
+    found = list(rows.reads)
+    rows.reads.clear()
+    run('whole', seed=first.seed, max_iters=8)
+    # Each validation reads all eight rows in their order.
+    assert found == rows.reads[-len(found) :]
+    assert len(set(found)) == 8
+
+
+def test_the_dump_of_a_batch_is_no_checkpoint(run, tmp_path, go_on):
+    (tmp_path / 'run').mkdir()
+    dump = tmp_path / 'run' / f'{DUMP_PREFIX}rank0_iter1.pth'
+    torch.save(dict(iter=1), dump)
+    assert go_on().started_at == 0
+    assert go_on(max_iters=10).started_at == 8
+
+
+def test_remote_checkpoints_are_left_to_mmengine(
+    half, make_runner, monkeypatch
+):
+    runner = make_runner(
+        max_iters=8, runner_type=SafeResumeRunner, resume=True
+    )
+    hook = next(h for h in runner.hooks if isinstance(h, CheckpointHook))
+    hook.out_dir = 'http://host/folder'
+    monkeypatch.setattr(Runner, 'train', lambda self: 'as mmengine does')
+    monkeypatch.delattr(SafeResumeRunner, '_find_start')
+    assert runner.train() == 'as mmengine does'
+
+
+def test_a_linked_work_dir_keeps_its_name(run, tmp_path, go_on):
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'run').symlink_to(tmp_path / 'real')
+    checkpoint = dict(out_dir=str(tmp_path / 'out'))
+    run(max_iters=4, checkpoint=checkpoint)
+    assert (tmp_path / 'out/run/iter_4.pth').exists()
+    assert go_on(checkpoint=checkpoint).started_at == 4
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_endless_epochs_are_refused(make_runner, rows, by_epoch):
+    loop = dict(by_epoch=by_epoch)
+    loop['max_epochs' if by_epoch else 'max_iters'] = 2
+    loader = dict(
+        dataset=rows, batch_size=2, sampler=dict(type='InfiniteSampler')
+    )
+    runner = make_runner(
+        runner_type=SafeResumeRunner,
+        train_cfg=dict(**loop, val_interval=2),
+        train_dataloader=loader,
+    )
+    if not by_epoch:
+        runner.train()
+        assert runner.iter == 2
+        return
+    with pytest.raises(ValueError, match='InfiniteSampler is endless'):
+        runner.train()

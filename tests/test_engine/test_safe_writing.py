@@ -1,0 +1,318 @@
+"""What SafeCheckpointHook leaves in the folder when something goes wrong."""
+
+import errno
+import os
+import shutil
+import stat
+import struct
+import zipfile
+
+import pytest
+import torch
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import Hook
+
+from hmsa_mmseg.engine import atomic_backend
+from hmsa_mmseg.utils import checkpoint as files
+
+
+def load(path):
+    return torch.load(path, map_location='cpu', weights_only=True)
+
+
+def names(folder):
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix == '.pth' or '.part' in path.name
+    )
+
+
+def pointed_at(folder):
+    return os.path.basename((folder / 'last_checkpoint').read_text())
+
+
+class CallAt(Hook):
+    """Calls a function before an iteration, counted from 1."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, iteration, function):
+        self.iteration = iteration
+        self.function = function
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter + 1 == self.iteration:
+            self.function(runner)
+
+
+def flip_a_byte(path):
+    """Change one byte of the first tensor of a file of ``torch.save``."""
+    with zipfile.ZipFile(path) as archive:
+        (offset,) = (
+            entry.header_offset
+            for entry in archive.infolist()
+            if entry.filename.endswith('/data/0')
+        )
+    data = bytearray(path.read_bytes())
+    # A local header: 30 bytes, of which the last four are the lengths of the
+    # name and of the padding that follow.
+    lengths = struct.unpack('<HH', data[offset + 26 : offset + 30])
+    data[offset + 30 + sum(lengths)] ^= 1
+    path.write_bytes(data)
+
+
+def fail_from_now_on(monkeypatch, fault):
+    if fault == 'write':
+
+        class Full:
+            def __init__(self, file):
+                self.file = file
+
+            def write(self, data):
+                self.file.write(data[: len(data) // 2])
+                raise OSError(errno.ENOSPC, 'No space left on device')
+
+            def __getattr__(self, name):
+                return getattr(self.file, name)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *args):
+                self.file.close()
+
+        real = files.Path.open
+
+        def open_full(path, *args, **kwargs):
+            file = real(path, *args, **kwargs)
+            return Full(file) if path.suffix == '.part' else file
+
+        monkeypatch.setattr(files.Path, 'open', open_full)
+    elif fault == 'fsync':
+
+        def fsync(descriptor):
+            raise OSError(errno.EIO, 'Input/output error')
+
+        monkeypatch.setattr(os, 'fsync', fsync)
+    elif fault == 'replace':
+
+        def replace(*paths):
+            raise OSError(errno.EACCES, 'Permission denied')
+
+        monkeypatch.setattr(os, 'replace', replace)
+    elif fault == 'damage':
+        check = atomic_backend.check_crc
+
+        def damage_and_check(path):
+            flip_a_byte(path)
+            check(path)
+
+        monkeypatch.setattr(atomic_backend, 'check_crc', damage_and_check)
+    elif fault == 'free':
+        usage = shutil.disk_usage('/')
+        monkeypatch.setattr(
+            shutil, 'disk_usage', lambda _: usage._replace(free=1000)
+        )
+
+
+@pytest.mark.parametrize('max_keep', [1, 2])
+@pytest.mark.parametrize(
+    ('fault', 'error', 'message'),
+    [
+        ('write', OSError, 'No space left'),
+        ('fsync', OSError, 'Input/output error'),
+        ('replace', OSError, 'Permission denied'),
+        ('damage', ValueError, r'checksum of its entry .*data/0'),
+        ('free', OSError, r'checkpoint of [\d,]+ bytes: 1,000 bytes are free'),
+    ],
+)
+def test_failed_save_leaves_the_last_checkpoint(
+    run, tmp_path, monkeypatch, fault, error, message, max_keep
+):
+    hook = CallAt(4, lambda runner: fail_from_now_on(monkeypatch, fault))
+    with pytest.raises(error, match=message):
+        run(
+            checkpoint=dict(max_keep_ckpts=max_keep, save_best=None),
+            custom_hooks=[hook],
+        )
+    folder = tmp_path / 'run'
+    assert names(folder) == ['iter_2.pth']
+    assert pointed_at(folder) == 'iter_2.pth'
+    files.check_crc(folder / 'iter_2.pth')
+    assert load(folder / 'iter_2.pth')['meta']['iter'] == 2
+
+
+def test_stock_hook_loses_everything_then(run, tmp_path, monkeypatch):
+    """The fault that the tests above inject is one."""
+
+    def fail(backend, data, path):
+        with open(path, 'wb') as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    hook = CallAt(4, lambda _: monkeypatch.setattr(LocalBackend, 'put', fail))
+    with pytest.raises(OSError, match='No space left'):
+        run(
+            hook='CheckpointHook',
+            checkpoint=dict(max_keep_ckpts=1, save_best=None),
+            custom_hooks=[hook],
+        )
+    assert names(tmp_path / 'run') == ['iter_4.pth']
+    with pytest.raises(ValueError, match='damaged'):
+        files.check_crc(tmp_path / 'run' / 'iter_4.pth')
+    assert pointed_at(tmp_path / 'run') == 'iter_2.pth'
+
+
+@pytest.mark.parametrize('fault', ['fsync', 'damage'])
+def test_failed_best_checkpoint_leaves_the_best_so_far(
+    run, tmp_path, monkeypatch, set_scores, fault
+):
+    class FailInValidation(Hook):
+        def after_val_epoch(self, runner, metrics):
+            if runner.iter == 4:
+                fail_from_now_on(monkeypatch, fault)
+
+    set_scores(10.0, 20.0)
+    with pytest.raises((OSError, ValueError), match=r'Input|checksum'):
+        run(custom_hooks=[FailInValidation()])
+    folder = tmp_path / 'run'
+    assert names(folder) == [
+        'best_score_iter_2.pth',
+        'iter_2.pth',
+        'iter_4.pth',
+    ]
+    assert pointed_at(folder) == 'iter_4.pth'
+    info = load(folder / 'iter_4.pth')['message_hub']['runtime_info']
+    assert os.path.basename(info['best_ckpt']) == 'best_score_iter_2.pth'
+    files.check_crc(folder / 'best_score_iter_2.pth')
+
+
+def test_better_checkpoint_replaces_the_best_so_far(run, tmp_path, set_scores):
+    set_scores(10.0, 20.0)
+    runner = run()
+    folder = tmp_path / 'run'
+    assert names(folder) == [
+        'best_score_iter_4.pth',
+        'iter_2.pth',
+        'iter_4.pth',
+    ]
+    info = load(folder / 'iter_4.pth')['message_hub']['runtime_info']
+    assert info['best_score'] == 20.0
+    assert info['best_ckpt'] == str(folder / 'best_score_iter_4.pth')
+    assert 'optimizer' not in load(folder / 'best_score_iter_4.pth')
+    assert runner.message_hub.get_info('best_score') == 20.0
+
+
+def test_nothing_is_removed_before_the_new_file_is_named(
+    run, tmp_path, monkeypatch
+):
+    folder = tmp_path / 'run'
+    seen = []
+    remove = os.remove
+
+    def watch(path):
+        seen.append((os.path.basename(path), names(folder)))
+        assert pointed_at(folder) in names(folder)
+        assert pointed_at(folder) != os.path.basename(path)
+        remove(path)
+
+    monkeypatch.setattr(os, 'remove', watch)
+    run(
+        max_iters=6,
+        checkpoint=dict(max_keep_ckpts=1, save_best=None),
+    )
+    assert seen == [
+        ('iter_2.pth', ['iter_2.pth', 'iter_4.pth']),
+        ('iter_4.pth', ['iter_4.pth', 'iter_6.pth']),
+    ]
+    assert names(folder) == ['iter_6.pth']
+
+
+def test_resumed_run_goes_on_removing(run, tmp_path):
+    options = dict(checkpoint=dict(max_keep_ckpts=2, save_best=None))
+    run(max_iters=4, **options)
+    run(
+        max_iters=8,
+        load_from=str(tmp_path / 'run' / 'iter_4.pth'),
+        resume=True,
+        **options,
+    )
+    assert names(tmp_path / 'run') == ['iter_6.pth', 'iter_8.pth']
+
+
+@pytest.mark.parametrize(
+    ('removals', 'left', 'kept'),
+    [
+        (
+            0,
+            ['best_score_iter_2.pth', 'iter_2.pth', 'iter_4.pth'],
+            ['best_score_iter_2.pth', 'iter_4.pth'],
+        ),
+        (
+            1,
+            ['best_score_iter_2.pth', 'best_score_iter_4.pth', 'iter_4.pth'],
+            ['best_score_iter_4.pth', 'iter_4.pth'],
+        ),
+    ],
+    ids=['last', 'best'],
+)
+def test_killed_before_removing_it_removes_later(
+    run, tmp_path, monkeypatch, set_scores, removals, left, kept
+):
+    class Killed(BaseException):
+        pass
+
+    def kill(path):
+        if removed == removals:
+            raise Killed
+        removed.append(path)
+        remove(path)
+
+    removed, remove = [], os.remove
+    removals = [str(tmp_path / 'run' / 'iter_2.pth')][:removals]
+    set_scores(10.0, 20.0)
+    options = dict(checkpoint=dict(max_keep_ckpts=1), max_iters=4)
+    monkeypatch.setattr(os, 'remove', kill)
+    with pytest.raises(Killed):
+        run(**options)
+    monkeypatch.undo()
+    folder = tmp_path / 'run'
+    assert names(folder) == left
+    start = str(folder / 'iter_4.pth')
+    run(load_from=start, resume=True, **options)
+    assert names(folder) == kept
+
+
+def test_file_that_cannot_be_removed_does_not_end_the_run(
+    run, tmp_path, monkeypatch, messages
+):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, 'Permission denied', path)
+
+    monkeypatch.setattr(os, 'remove', refuse)
+    run(checkpoint=dict(max_keep_ckpts=1, save_best=None))
+    assert names(tmp_path / 'run') == ['iter_2.pth', 'iter_4.pth']
+    assert any('cannot remove the outdated' in m for m in messages())
+
+
+def test_leftovers_of_a_killed_process_are_removed(run, tmp_path, messages):
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    (folder / '.iter_2.pth.4711.part').write_bytes(b'half')
+    run()
+    assert '.part' not in ''.join(names(folder))
+    assert any(
+        '.iter_2.pth.4711.part: never finished' in m for m in messages()
+    )
+
+
+def test_files_get_the_usual_mode(run, tmp_path):
+    before = os.umask(0o027)
+    try:
+        run()
+    finally:
+        os.umask(before)
+    for name in ('iter_4.pth', 'best_score_iter_2.pth', 'last_checkpoint'):
+        mode = (tmp_path / 'run' / name).stat().st_mode
+        assert stat.S_IMODE(mode) == 0o640

@@ -1,0 +1,152 @@
+import os
+import signal
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmseg.registry import HOOKS
+
+from hmsa_mmseg.engine import SignalCheckpointHook
+
+
+class SignalAt(Hook):
+    """Signals the own process during an iteration, counted from 1."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, iteration, number=signal.SIGTERM):
+        self.iteration = iteration
+        self.number = number
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter + 1 == self.iteration:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def react():
+    """Return a function that sets how to react to SIGINT, for one test.
+
+    The tests may run where it is ignored, such as in the background.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda action: signal.signal(signal.SIGINT, action)
+    signal.signal(signal.SIGINT, before)
+
+
+def saved(folder):
+    return sorted(path.name for path in folder.glob('iter*.pth'))
+
+
+def test_is_registered():
+    assert HOOKS.get('SignalCheckpointHook') is SignalCheckpointHook
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_saves_and_exits(make_runner, tmp_path, number):
+    before = signal.getsignal(number)
+    runner = make_runner(
+        checkpoint=dict(save_best=None),
+        custom_hooks=[SignalAt(3, number), dict(type='SignalCheckpointHook')],
+    )
+    with pytest.raises(SystemExit) as stop:
+        runner.train()
+    assert stop.value.code == 0
+    assert saved(tmp_path / 'run') == ['iter_2.pth', 'iter_3.pth']
+    pointer = (tmp_path / 'run' / 'last_checkpoint').read_text()
+    assert os.path.basename(pointer) == 'iter_3.pth'
+    assert signal.getsignal(number) is before
+
+
+def test_resumed_run_ends_as_the_uninterrupted_one(run, make_runner, tmp_path):
+    seeds = dict(type='IterSeedHook')
+    whole = run('whole', dropout=0.5, custom_hooks=[seeds])
+    stop = dict(type='SignalCheckpointHook', exit_code=3)
+    with pytest.raises(SystemExit) as stopped:
+        run(dropout=0.5, custom_hooks=[seeds, SignalAt(3), stop])
+    assert stopped.value.code == 3
+    resumed = run(
+        dropout=0.5,
+        custom_hooks=[seeds],
+        load_from=str(tmp_path / 'run' / 'iter_3.pth'),
+        resume=True,
+    )
+    for found, expected in zip(
+        resumed.model.state_dict().values(), whole.model.state_dict().values()
+    ):
+        assert torch.equal(found, expected)
+
+
+def test_does_not_save_twice(make_runner, tmp_path, monkeypatch):
+    runner = make_runner(
+        checkpoint=dict(save_best=None),
+        custom_hooks=[SignalAt(2), dict(type='SignalCheckpointHook')],
+    )
+    calls = []
+    save = runner.save_checkpoint
+    monkeypatch.setattr(
+        runner,
+        'save_checkpoint',
+        lambda *args, **kwargs: (calls.append(args[1]), save(*args, **kwargs)),
+    )
+    with pytest.raises(SystemExit):
+        runner.train()
+    assert calls == ['iter_2.pth']
+
+
+def test_nothing_is_saved_within_an_epoch(make_runner, tmp_path, messages):
+    runner = make_runner(
+        max_epochs=2,
+        custom_hooks=[SignalAt(3), dict(type='SignalCheckpointHook')],
+    )
+    with pytest.raises(SystemExit):
+        runner.train()
+    assert not list((tmp_path / 'run').glob('*.pth'))
+    assert any(
+        'SIGTERM after iteration 3: nothing saved within an epoch' in message
+        for message in messages()
+    )
+
+
+def test_second_signal_acts_at_once(make_runner, react):
+    react(signal.default_int_handler)
+    runner = make_runner(
+        custom_hooks=[
+            SignalAt(3, signal.SIGINT),
+            SignalAt(3, signal.SIGINT),
+            dict(type='SignalCheckpointHook'),
+        ],
+    )
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert runner.iter == 2
+
+
+def test_ignored_signal_stays_ignored(run, react):
+    react(signal.SIG_IGN)
+    runner = run(
+        custom_hooks=[
+            SignalAt(3, signal.SIGINT),
+            dict(type='SignalCheckpointHook'),
+        ],
+    )
+    assert runner.iter == 4
+
+
+def test_signals_are_left_alone_afterwards(run):
+    before = signal.getsignal(signal.SIGTERM)
+    run(custom_hooks=[dict(type='SignalCheckpointHook')])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(signals=['SIGNOTHING']), 'signals must be a list of names'),
+        (dict(signals='SIGTERM'), 'signals must be a list of names'),
+        (dict(interval=0), 'interval must be an integer of 1 or more, got 0'),
+    ],
+)
+def test_wrong_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SignalCheckpointHook(**kwargs)

@@ -1,0 +1,127 @@
+"""What the hooks promise to several processes, here two with gloo."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name('two_processes.py')
+SCENARIOS = ['whole', 'nan', 'skip', 'stop', 'resume', 'full']
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('two')
+
+
+@pytest.fixture(scope='module')
+def results(folder):
+    """What each rank of each scenario has left: {scenario: [dict, dict]}."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder), *SCENARIOS],
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return {
+        name: [torch.load(folder / f'{name}_rank{rank}.pt') for rank in (0, 1)]
+        for name in SCENARIOS
+    }
+
+
+@pytest.fixture
+def weights(results):
+    """Return a function for the weights of a rank at the end."""
+
+    def weights(name, rank):
+        state = results[name][rank]['state']
+        return {k: v for k, v in state.items() if 'running' not in k}
+
+    return weights
+
+
+@pytest.fixture
+def ends(results):
+    """How each rank has ended: {scenario: [rank 0, rank 1]}."""
+    return {
+        name: [rank['ended'] for rank in ranks]
+        for name, ranks in results.items()
+    }
+
+
+def saved(folder, work_dir, iteration):
+    checkpoint = torch.load(folder / work_dir / f'iter_{iteration}.pth')
+    state = checkpoint['state_dict']
+    return {k: v for k, v in state.items() if 'running' not in k}
+
+
+def equal(first, second, but='num_batches_tracked'):
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[k], second[k]) for k in first if but not in k)
+
+
+def files(folder, work_dir):
+    return sorted(path.name for path in (folder / work_dir).glob('*.pth'))
+
+
+def test_invalid_loss_of_one_stops_both(folder, ends, weights):
+    other, at_fault = ends['nan']
+    assert other == (
+        'FloatingPointError: loss not finite at iteration 3 of another '
+        'process: see its error'
+    )
+    assert 'loss not finite at iteration 3 on rank 1' in at_fault
+    for rank in (0, 1):
+        assert equal(weights('nan', rank), saved(folder, 'nan', 2))
+    assert files(folder, 'nan') == [
+        'invalid_loss_rank1_iter3.pth',
+        'iter_2.pth',
+    ]
+
+
+def test_both_skip(folder, ends, weights):
+    """Batches 3 and 4 make one step; 4 is the one that is summed over."""
+    assert ends['skip'] == ['finished', 'finished']
+    assert equal(weights('skip', 0), weights('skip', 1))
+    assert equal(saved(folder, 'skip', 2), saved(folder, 'skip', 4))
+    assert not equal(saved(folder, 'skip', 4), saved(folder, 'skip', 6))
+    assert all(torch.isfinite(v).all() for v in weights('skip', 0).values())
+
+
+def test_signal_to_one_stops_both(folder, ends):
+    assert ends['stop'] == ['SystemExit: 0', 'SystemExit: 0']
+    assert saved(folder, 'stop', 5)
+
+
+def test_resumed_run_ends_as_the_uninterrupted_one(folder, ends, weights):
+    assert ends['whole'] == ends['resume'] == ['finished', 'finished']
+    assert files(folder, 'stop') == [
+        'iter_2.pth',
+        'iter_4.pth',
+        'iter_5.pth',
+        'iter_6.pth',
+        'iter_8.pth',
+    ]
+    found, expected = (
+        torch.load(folder / work_dir / 'iter_8.pth')
+        for work_dir in ('stop', 'whole')
+    )
+    for key in ('state_dict', 'optimizer'):
+        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0)
+    for rank in (0, 1):
+        assert equal(weights('resume', rank), weights('whole', rank))
+
+
+def test_failed_save_stops_both(folder, ends):
+    first, second = ends['full']
+    assert first == 'OSError: No space left on device'
+    assert second == (
+        'RuntimeError: another process could not save a checkpoint, see there'
+    )
+    pointer = (folder / 'full' / 'last_checkpoint').read_text()
+    assert os.path.basename(pointer) == 'iter_2.pth'
