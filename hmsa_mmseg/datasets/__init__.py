@@ -1,4 +1,25 @@
 from .checks import FileChecksMixin
 from .cityscapes import HMSACityscapesDataset
+from .class_uniform_dataset import ClassUniformDataset
+from .mapillary import HMSAMapillaryDataset
+from .samplers import ClassUniformSampler
+from .transforms import (
+    CentroidRandomCrop,
+    EvalAtInputSize,
+    HMSAColorJitter,
+    LoadSegLabels,
+    RandomGaussianBlur,
+)
 
-__all__ = ['FileChecksMixin', 'HMSACityscapesDataset']
+__all__ = [
+    'CentroidRandomCrop',
+    'ClassUniformDataset',
+    'ClassUniformSampler',
+    'EvalAtInputSize',
+    'FileChecksMixin',
+    'HMSACityscapesDataset',
+    'HMSAColorJitter',
+    'HMSAMapillaryDataset',
+    'LoadSegLabels',
+    'RandomGaussianBlur',
+]

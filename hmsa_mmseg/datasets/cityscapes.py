@@ -1,18 +1,182 @@
 """Cityscapes."""
 
+from __future__ import annotations
+
+import os.path as osp
+from collections import Counter
+from collections.abc import Sequence
+
+from mmengine.logging import print_log
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
 from .checks import FileChecksMixin
 
+# The order decides the splits: sorted, validation first
+# (NVIDIA/semantic-segmentation, datasets/cityscapes.py: cities_cv_split).
+VAL_CITIES = ('frankfurt', 'lindau', 'munster')
+TRAIN_CITIES = (
+    'aachen',
+    'bochum',
+    'bremen',
+    'cologne',
+    'darmstadt',
+    'dusseldorf',
+    'erfurt',
+    'hamburg',
+    'hanover',
+    'jena',
+    'krefeld',
+    'monchengladbach',
+    'strasbourg',
+    'stuttgart',
+    'tubingen',
+    'ulm',
+    'weimar',
+    'zurich',
+)
+# The label ids of cityscapesScripts (helpers/labels.py) that are evaluated,
+# in the order of their train ids; all other ids up to 33 are void.
+EVALUATED_IDS = (
+    *(7, 8, 11, 12, 13, 17, 19, 20, 21, 22),
+    *(23, 24, 25, 26, 27, 28, 31, 32, 33),
+)
+ID_TO_TRAIN_ID = {
+    **dict.fromkeys(range(34), 255),
+    **{value: i for i, value in enumerate(EVALUATED_IDS)},
+}
+
+
+def cities_of_split(cv: int, split: str) -> tuple[str, ...]:
+    """Return the cities of one of the authors' cross-validation splits.
+
+    The 21 cities stand in a row, those of the official validation set first;
+    split ``cv`` validates on three of them from the place ``7 * cv`` on and
+    trains on the others. 0 is the official split; in 3 both parts are all
+    cities (NVIDIA/semantic-segmentation, datasets/cityscapes.py).
+
+    Raises:
+        ValueError: If ``cv`` is not 0 to 3 or ``split`` not 'train' or 'val'.
+    """
+    if cv not in (0, 1, 2, 3):
+        raise ValueError(f'cv={cv!r}; expected 0, 1, 2, 3 or None')
+    if split not in ('train', 'val'):
+        raise ValueError(f"split={split!r}; expected 'train' or 'val'")
+    cities = VAL_CITIES + TRAIN_CITIES
+    if cv == 3:
+        return cities
+    start = cv * len(cities) // 3
+    val = cities[start : start + len(VAL_CITIES)]
+    return val if split == 'val' else tuple(c for c in cities if c not in val)
+
+
+class _CityscapesCities(CityscapesDataset):
+    """Lists chosen cities, with the map of the chosen labels."""
+
+    _cities: tuple[str, ...] | None
+    _label_format: str
+
+    def load_data_list(self) -> list[dict]:
+        data_list = super().load_data_list()
+        if self._cities is not None:
+            data_list = self._choose(data_list)
+        if self._label_format == 'labelIds':
+            # Not in the metainfo: data sets that differ only in the format
+            # of their files can then be concatenated.
+            classes = self.label_map or {i: i for i in range(19)}
+            label_map = {
+                value: classes.get(train_id, 255)
+                for value, train_id in ID_TO_TRAIN_ID.items()
+            }
+            for info in data_list:
+                info['label_map'] = label_map
+        return data_list
+
+    def _choose(self, data_list: list[dict]) -> list[dict]:
+        def city(info: dict) -> str:
+            return osp.basename(osp.dirname(info['img_path']))
+
+        chosen = [info for info in data_list if city(info) in self._cities]
+        counts = Counter(map(city, chosen))
+        missing = sorted({*self._cities} - {*counts})
+        if missing:
+            raise FileNotFoundError(
+                f'no image of {", ".join(missing)} under '
+                f'{self.data_prefix["img_path"]!r} (data_prefix.img_path); '
+                f'expected a folder with images for each of the '
+                f'{len({*self._cities})} cities chosen by cv or cities. With '
+                "cv the prefixes are 'leftImg8bit' and 'gtFine', which hold "
+                'train and val'
+            )
+        listed = ', '.join(f'{c} ({counts[c]})' for c in sorted(counts))
+        print_log(
+            f'{len(chosen)} images of {len(counts)} cities: {listed}',
+            logger='current',
+        )
+        return chosen
+
 
 @DATASETS.register_module()
-class HMSACityscapesDataset(FileChecksMixin, CityscapesDataset):
-    """mmseg's Cityscapes, which says at the start what is missing.
+class HMSACityscapesDataset(FileChecksMixin, _CityscapesCities):
+    """mmseg's Cityscapes, with splits by city, checked at the start.
 
-    Lists the same samples as :class:`mmseg.datasets.CityscapesDataset` and
-    takes the same arguments. Where that one fails late, or trains on what it
-    finds, this one refuses missing folders, an empty image list and images
-    without label before the first iteration, with the config key and the
-    value found; see :class:`FileChecksMixin`.
+    Without arguments of its own it lists the same samples as
+    :class:`mmseg.datasets.CityscapesDataset`. Where that one fails late, or
+    trains on what it finds, this one refuses missing folders, an empty image
+    list and images without label before the first iteration, with the config
+    key and the value found; see :class:`FileChecksMixin`.
+
+    Args:
+        cv (int, optional): One of the authors' cross-validation splits, see
+            :func:`cities_of_split`. It takes images from the folders train
+            and val, so ``data_prefix`` names their parents. Defaults to
+            None: all images under ``data_prefix``.
+        split (str): Which part of the split ``cv``: 'train' or 'val'.
+            Defaults to 'train'.
+        cities (Sequence[str], optional): Take the images of these cities
+            only. Defaults to None, all.
+        label_format (str): 'trainIds' for the files that cityscapesScripts
+            makes, 'labelIds' for those that come with the data set, which
+            need no preparation. Defaults to 'trainIds'.
+        **kwargs: Arguments of :class:`mmseg.datasets.CityscapesDataset`.
+
+    Raises:
+        FileNotFoundError: If a chosen city has no image.
+        ValueError: For values other than the above, for ``cv`` together with
+            ``cities``, and if ``seg_map_suffix`` contradicts
+            ``label_format``.
     """
+
+    def __init__(
+        self,
+        cv: int | None = None,
+        split: str = 'train',
+        cities: Sequence[str] | None = None,
+        label_format: str = 'trainIds',
+        **kwargs,
+    ) -> None:
+        if cv is not None and cities is not None:
+            raise ValueError(
+                f'both cv={cv!r} and cities={cities!r}; expected one of them'
+            )
+        if cv is not None:
+            cities = cities_of_split(cv, split)
+        suffixes = {
+            'trainIds': '_gtFine_labelTrainIds.png',
+            'labelIds': '_gtFine_labelIds.png',
+        }
+        if label_format not in suffixes:
+            raise ValueError(
+                f"label_format={label_format!r}; expected 'trainIds' or "
+                "'labelIds'"
+            )
+        suffix = kwargs.setdefault('seg_map_suffix', suffixes[label_format])
+        named = [key for key in suffixes if key.lower() in suffix.lower()]
+        if named not in ([], [label_format]):
+            raise ValueError(
+                f'label_format={label_format!r}, but seg_map_suffix='
+                f'{suffix!r} names files of {named[0]}'
+            )
+        self._cities = None if cities is None else tuple(cities)
+        self._label_format = label_format
+        super().__init__(**kwargs)

@@ -1,0 +1,467 @@
+import errno
+import itertools
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import stat
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hmsa_mmseg.datasets import centroid_file, centroid_index
+from hmsa_mmseg.datasets.centroid_file import read_rows, write_rows
+from hmsa_mmseg.datasets.centroids import LabelCentroids
+
+LOAD = [dict(type='LoadAnnotations')]
+# Processes of their own, without importing torch again.
+FORK = multiprocessing.get_context('fork')
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr('hmsa_mmseg.datasets.centroids.BLOCK_SIZE', 2)
+    monkeypatch.setattr(centroid_index, 'BLOCK_SIZE', 2)
+
+
+@pytest.fixture
+def root(tmp_path, write_set):
+    return write_set(tmp_path / 'set', count=9)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / 'cache'
+
+
+@pytest.fixture
+def labels(root, set_cfg, class_uniform):
+    return class_uniform(set_cfg(root, LOAD)).labels(8)[0]
+
+
+@pytest.fixture
+def rows(labels):
+    """The centroids, found without any file."""
+    return np.concatenate([labels.rows(k) for k in range(9)])
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The labels that are read from now on."""
+    positions = []
+    rows = LabelCentroids.rows
+
+    def count(self, position):
+        positions.append(position)
+        return rows(self, position)
+
+    monkeypatch.setattr(LabelCentroids, 'rows', count)
+    return positions
+
+
+def load_or_build(labels, cache, num_workers=0):
+    return centroid_index.load_or_build(labels, str(cache), num_workers)
+
+
+def names(cache):
+    return sorted(path.name for path in cache.iterdir())
+
+
+def test_is_read_back(labels, rows, cache, reads):
+    built = load_or_build(labels, cache)
+    assert np.array_equal(built, rows)
+    assert built.dtype == np.int32
+    assert sorted(reads) == [*range(9)]
+    reads.clear()
+    again = load_or_build(labels, cache)
+    assert np.array_equal(again, built)
+    assert again.dtype == np.int32
+    # A few labels are looked at, to see that they are still the same.
+    assert reads == [0, 4, 8]
+    assert len(names(cache)) == 1
+
+
+def test_default_folder(labels, tmp_path):
+    centroid_index.load_or_build(labels)
+    (name,) = names(tmp_path / 'xdg' / 'hmsa_mmseg' / 'centroids')
+    assert name.startswith('BaseSegDataset_tile8_')
+
+
+def test_a_home_that_is_not_known(monkeypatch):
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setenv('HOME', '/home/somebody')
+    folder = centroid_index.default_cache_dir()
+    assert folder == Path('/home/somebody/.cache/hmsa_mmseg/centroids')
+    monkeypatch.setattr('os.path.expanduser', lambda path: path)
+    folder = centroid_index.default_cache_dir()
+    assert folder == Path(tempfile.gettempdir(), 'hmsa_mmseg/centroids')
+
+
+def test_workers_read_the_same(labels, rows, cache):
+    assert np.array_equal(load_or_build(labels, cache, 2), rows)
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_random_numbers_do_not_depend_on_it(labels, cache, num_workers):
+    states = torch.get_rng_state(), random.getstate()
+    load_or_build(labels, cache, num_workers)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+
+
+def test_errors_of_labels_are_passed_on(root, labels, cache):
+    (root / 'ann' / '003.png').write_bytes(b'not an image')
+    with pytest.raises(Exception, match='cannot identify image'):
+        load_or_build(labels, cache)
+    (root / 'ann' / '003.png').unlink()
+    with pytest.raises(FileNotFoundError, match=r'003\.png'):
+        load_or_build(labels, cache)
+
+
+def test_mode_follows_the_umask(labels, cache):
+    before = os.umask(0o027)
+    try:
+        load_or_build(labels, cache)
+    finally:
+        os.umask(before)
+    (path,) = cache.iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+# --- what makes it another index
+
+
+def relabel(root, k, value):
+    path = root / 'ann' / f'{k:03d}.png'
+    label = np.array(Image.open(path))
+    label[:12] = value
+    Image.fromarray(label).save(path)
+
+
+@pytest.mark.parametrize(
+    'change',
+    ['added', 'removed', 'edited', 'tile', 'classes', 'zero', 'loader'],
+)
+def test_other_labels_have_another_file(
+    root, labels, cache, set_cfg, class_uniform, change
+):
+    load_or_build(labels, cache)
+    before = names(cache)
+    cfg, tile_size = set_cfg(root, LOAD), 8
+    if change == 'added':
+        for folder in ('img', 'ann'):
+            data = (root / folder / '000.png').read_bytes()
+            (root / folder / '009.png').write_bytes(data)
+    elif change == 'removed':
+        cfg['indices'] = 8
+    elif change == 'edited':
+        relabel(root, 3, 1)
+    elif change == 'tile':
+        tile_size = 6
+    elif change == 'classes':
+        cfg['metainfo'] = dict(classes=tuple('abcde'))
+    elif change == 'zero':
+        cfg['reduce_zero_label'] = True
+    elif change == 'loader':
+        label_map = {0: 1, 1: 0, 2: 2, 3: 3}
+        load = dict(type='LoadSegLabels', num_classes=4, label_map=label_map)
+        cfg['pipeline'] = [load]
+    labels = class_uniform(cfg).labels(tile_size)[0]
+    rows = load_or_build(labels, cache)
+    expected = [labels.rows(k) for k in range(len(labels.items))]
+    assert np.array_equal(rows, np.concatenate(expected))
+    assert len({*names(cache)} - {*before}) == 1
+    assert {*before} < {*names(cache)}
+
+
+def test_moved_labels_keep_their_file(
+    root, labels, rows, cache, set_cfg, class_uniform, reads
+):
+    load_or_build(labels, cache)
+    moved = root.rename(root.with_name('moved'))
+    labels = class_uniform(set_cfg(moved, LOAD)).labels(8)[0]
+    reads.clear()
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    assert len(reads) == 3
+
+
+def test_a_used_pipeline_keeps_its_file(root, labels, cache):
+    # mmseg's LoadAnnotations changes its options at the first label.
+    before = centroid_index.index_path(labels)
+    labels.rows(0)
+    assert centroid_index.index_path(labels) == before
+
+
+def test_single_label(tmp_path, write_set, set_cfg, class_uniform, cache):
+    root = write_set(tmp_path / 'one', count=1)
+    labels = class_uniform(set_cfg(root, LOAD)).labels(8)[0]
+    assert len(load_or_build(labels, cache)) > 0
+
+
+def test_same_size_other_content(root, labels, cache, capture_log):
+    load_or_build(labels, cache)
+    path = root / 'ann' / '004.png'
+    size = path.stat().st_size
+    Image.fromarray(np.ones((24, 32), np.uint8)).save(path)
+    with path.open('ab') as file:
+        file.write(b'\0' * (size - path.stat().st_size))
+    assert path.stat().st_size == size
+    rows = load_or_build(labels, cache)
+    assert {*rows[rows[:, 0] == 4][:, 3].tolist()} == {1}
+    (warning,) = capture_log()
+    assert "004.png' has other centroids now" in warning
+    assert [name.endswith('.bad') for name in names(cache)] == [False, True]
+
+
+# --- files that cannot be used
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == 'empty':
+        content = b''
+    elif how == 'short':
+        content = content[:-100]
+    elif how == 'half':
+        content = content[: len(content) // 2]
+    elif how == 'bit':
+        content[len(content) // 2] ^= 4
+    elif how == 'text':
+        content = b'not an archive'
+    path.write_bytes(content)
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize('how', ['empty', 'short', 'half', 'bit', 'text'])
+def test_damaged_files_are_replaced(labels, rows, cache, capture_log, how):
+    load_or_build(labels, cache)
+    (path,) = cache.iterdir()
+    damage(path, how)
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    (warning,) = capture_log()
+    assert 'damaged' in warning
+    assert names(cache) == [path.name, f'{path.name}.bad']
+    assert np.array_equal(read_rows(path), rows)
+
+
+def test_no_flipped_bit_goes_unnoticed(labels, rows, cache):
+    load_or_build(labels, cache)
+    (path,) = cache.iterdir()
+    content = path.read_bytes()
+    for k in range(0, len(content), 7):
+        flipped = bytearray(content)
+        flipped[k] ^= 1 << k % 8
+        path.write_bytes(flipped)
+        try:
+            found = read_rows(path)
+        except ValueError:
+            continue
+        # In what zip stores beside the content, such as times.
+        assert np.array_equal(found, rows), k
+
+
+def test_files_of_other_labels_are_not_used(
+    tmp_path, labels, rows, cache, capture_log, write_set, set_cfg,
+    class_uniform,
+):  # fmt: skip
+    root = write_set(tmp_path / 'other', count=9, seed=1)
+    other = class_uniform(set_cfg(root, LOAD)).labels(8)[0]
+    load_or_build(other, cache)
+    path = centroid_index.index_path(labels, cache)
+    next(cache.iterdir()).rename(path)
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    (warning,) = capture_log()
+    assert 'for other labels' in warning
+
+
+def test_other_formats_are_not_used(
+    labels, rows, cache, capture_log, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(centroid_file, 'FORMAT', 'hmsa_mmseg centroids 99')
+        load_or_build(labels, cache)
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    (warning,) = capture_log()
+    assert "'hmsa_mmseg centroids 99'" in warning
+
+
+def test_nothing_is_unpickled(tmp_path, labels, rows, cache):
+    trace = tmp_path / 'trace'
+    payload = np.array([Payload(trace)], object)
+    cache.mkdir()
+    path = centroid_index.index_path(labels, cache)
+    with path.open('wb') as file:
+        np.savez(file, header=payload, rows=payload)
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    path.write_bytes(pickle.dumps(Payload(trace)))
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    assert not trace.exists()
+
+
+# --- folders that cannot be written
+
+
+def test_a_folder_that_cannot_be_made(labels, rows, tmp_path, capture_log):
+    (tmp_path / 'file').touch()
+    folder = tmp_path / 'file' / 'cache'
+    assert np.array_equal(load_or_build(labels, folder), rows)
+    (warning,) = capture_log()
+    assert 'kept in memory' in warning
+    assert 'Expected a writable' in warning
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+@pytest.mark.parametrize('fails', ['os.fsync', 'os.replace', 'numpy.savez'])
+def test_a_full_disk(labels, rows, cache, capture_log, monkeypatch, fails):
+    monkeypatch.setattr(fails, full_disk)
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    (warning,) = capture_log()
+    assert 'No space left on device' in warning
+    assert [path for path in cache.rglob('*') if path.is_file()] == []
+
+
+def test_damaged_files_that_cannot_be_renamed(
+    labels, rows, cache, monkeypatch
+):
+    load_or_build(labels, cache)
+    (path,) = cache.iterdir()
+    damage(path, 'short')
+    monkeypatch.setattr('os.replace', full_disk)
+    assert np.array_equal(load_or_build(labels, cache), rows)
+
+
+# --- several processes, and processes that end
+
+
+@pytest.mark.parametrize('rank', [0, 1, 2])
+def test_no_process_waits_for_another(labels, rows, cache, monkeypatch, rank):
+    monkeypatch.setattr(centroid_index, 'get_dist_info', lambda: (rank, 3))
+    assert np.array_equal(load_or_build(labels, cache), rows)
+
+
+def test_each_process_begins_with_its_share(labels, cache, monkeypatch):
+    monkeypatch.setattr(centroid_index, 'get_dist_info', lambda: (1, 3))
+    path = centroid_index.index_path(labels, cache)
+    builder = centroid_index._Builder(labels, path, 0)
+    order = [*builder._missing()]
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    assert {*order[:2]} == {1, 4}
+
+
+def test_goes_on_where_it_was_interrupted(labels, rows, cache, monkeypatch):
+    read = LabelCentroids.rows
+    positions = []
+
+    def interrupted(self, position):
+        if len(positions) == 6:
+            raise KeyboardInterrupt
+        positions.append(position)
+        return read(self, position)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelCentroids, 'rows', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_or_build(labels, cache)
+    done = len([*cache.rglob('[0-9]*.npz')])
+    assert done >= 2
+    before = {*positions}
+    positions.clear()
+    monkeypatch.setattr(
+        LabelCentroids,
+        'rows',
+        lambda self, k: positions.append(k) or read(self, k),
+    )
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    assert len({*positions} | before) == 9
+    assert len(positions) <= 9 - 2 * done + 1
+    assert len(names(cache)) == 1
+
+
+def test_a_damaged_part_is_read_again(labels, rows, cache):
+    path = centroid_index.index_path(labels, cache)
+    parts = path.with_suffix('.parts')
+    write_rows(parts / '1.npz', rows, parts)
+    damage(parts / '1.npz', 'bit')
+    (parts / '2.npz').write_bytes(b'')
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    assert names(cache) == [path.name]
+
+
+def test_the_other_process_is_faster(labels, rows, cache, monkeypatch):
+    # It has finished, and removed its parts, before this one looks at them.
+    path = centroid_index.index_path(labels, cache)
+    take = centroid_index._Builder._take_parts
+
+    def too_late(self):
+        if not path.exists():
+            self.blocks.popitem()
+            write_rows(path, rows, self.folder)
+            for part in self.folder.iterdir():
+                part.unlink()
+        take(self)
+
+    monkeypatch.setattr(centroid_index._Builder, '_take_parts', too_late)
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    assert names(cache) == [path.name]
+
+
+def test_two_processes_at_once(labels, rows, cache):
+    together, results = FORK.Barrier(2), FORK.Queue()
+
+    def build():
+        together.wait()
+        results.put(load_or_build(labels, cache))
+
+    processes = [FORK.Process(target=build) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for _ in processes:
+        assert np.array_equal(results.get(timeout=60), rows)
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert names(cache) == [centroid_index.index_path(labels).name]
+
+
+@pytest.mark.parametrize('at', ['os.fsync', 'os.replace'])
+@pytest.mark.parametrize('nth', [1, 2, 5, 6, 11, 12])
+def test_killed_while_writing(labels, rows, cache, monkeypatch, at, nth):
+    # Five parts and the whole; fsync is called twice for each.
+    calls = itertools.count(1)
+
+    def kill(*args):
+        if next(calls) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args)
+
+    original = getattr(os, at.split('.')[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(at, kill)
+        process = FORK.Process(target=load_or_build, args=(labels, cache))
+        process.start()
+        process.join()
+    survives = at == 'os.replace' and nth > 6
+    assert process.exitcode == (0 if survives else -signal.SIGKILL)
+    path = centroid_index.index_path(labels, cache)
+    if path.exists():
+        assert np.array_equal(read_rows(path), rows)
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    assert names(cache) == [path.name]
+    assert np.array_equal(read_rows(path), rows)

@@ -1,0 +1,185 @@
+import random
+
+import numpy as np
+import pytest
+from mmcv.transforms import RandomFlip, Resize
+from mmseg.registry import TRANSFORMS
+from PIL import Image, ImageOps
+
+from hmsa_mmseg.datasets.transforms.centroid_random_crop import (
+    _current_centroid,
+)
+
+
+def build(**kwargs):
+    return TRANSFORMS.build(dict(type='CentroidRandomCrop', **kwargs))
+
+
+def make(height, width, centroid=None, channels=(3,)):
+    """Pixels that tell where they were: row in channel 0, column in 1."""
+    img = np.zeros((height, width, *channels), np.uint8)
+    rows, columns = np.mgrid[1 : height + 1, 1 : width + 1]
+    if channels:
+        img[..., 0], img[..., 1], img[..., 2] = rows, columns, 200
+    else:
+        img[:] = rows
+    results = dict(
+        img=img,
+        gt_seg_map=(rows % 100).astype(np.uint8),
+        other=columns.astype(np.int32),
+        seg_fields=['gt_seg_map', 'other'],
+        img_shape=(height, width),
+        ori_shape=(height, width),
+    )
+    if centroid is not None:
+        results['class_centroid'] = centroid
+    return results
+
+
+def authors_crop(img, mask, crop_size, centroid):
+    """RandomCrop of transforms/joint_transforms.py, in other words.
+
+    Their centroid stays where it is when the image is padded; here it moves.
+    """
+    (height, width), (w, h) = crop_size, img.size
+    pad_h = (height - h) // 2 + 1 if h < height else 0
+    pad_w = (width - w) // 2 + 1 if w < width else 0
+    border = (pad_w, pad_h, pad_w, pad_h)
+    img = ImageOps.expand(img, border, (0, 0, 0))
+    mask = ImageOps.expand(mask, border, 255)
+    w, h = img.size
+    if centroid is None:
+        top = random.randint(0, h - height)
+        left = random.randint(0, w - width)
+    else:
+        x, y = centroid[0] + pad_w, centroid[1] + pad_h
+        top = random.randint(y - height, y)
+        left = random.randint(x - width, x)
+        top = min(h - height, max(0, top))
+        left = min(w - width, max(0, left))
+    box = (left, top, left + width, top + height)
+    return np.array(img.crop(box)), np.array(mask.crop(box))
+
+
+@pytest.mark.parametrize(
+    'size', [(24, 40), (8, 40), (24, 12), (8, 12), (7, 11), (16, 20), (1, 1)]
+)
+@pytest.mark.parametrize('relative', [None, (0, 0), (0.5, 0.3), (1, 1)])
+def test_same_as_the_authors(size, relative):
+    crop = build(crop_size=(16, 20))
+    for seed in range(20):
+        centroid = relative and tuple(
+            int(r * (n - 1)) for r, n in zip(relative, size[::-1])
+        )
+        results = make(*size, centroid)
+        random.seed(seed)
+        img, mask = authors_crop(
+            Image.fromarray(results['img']),
+            Image.fromarray(results['gt_seg_map']),
+            (16, 20),
+            centroid,
+        )
+        random.seed(seed)
+        results = crop(results)
+        assert results['img_shape'] == (16, 20)
+        assert np.array_equal(results['img'], img)
+        assert np.array_equal(results['gt_seg_map'], mask)
+        assert results['gt_seg_map'].dtype == np.uint8
+
+
+def test_the_centroid_is_inside():
+    # Or one pixel outside, as the first and the last place are both drawn.
+    crop = build(crop_size=(10, 10))
+    seen = set()
+    for seed in range(300):
+        random.seed(seed)
+        rows = crop(make(60, 80, (33, 44)))['img'][:, 0, 0] - 1
+        assert rows[0] <= 44 <= rows[-1] + 1
+        seen.add(int(rows[0]))
+    assert seen == {*range(34, 45)}
+
+
+def test_without_a_centroid_anywhere():
+    crop = build(crop_size=10)
+    seen = set()
+    for seed in range(200):
+        random.seed(seed)
+        seen.add(int(crop(make(14, 20))['img'][0, 0, 0]) - 1)
+    assert seen == {*range(5)}
+
+
+@pytest.mark.parametrize('flip_first', [False, True])
+@pytest.mark.parametrize('direction', ['horizontal', 'vertical', 'diagonal'])
+@pytest.mark.parametrize('scales', [[2.0], [0.5], [0.5, 3.0], []])
+def test_the_centroid_follows_the_image(flip_first, direction, scales):
+    results = make(40, 60, centroid=(49, 9))
+    results['gt_seg_map'][:] = 0
+    results['gt_seg_map'][8:12, 48:52] = 1
+    flip = RandomFlip(prob=1.0, direction=direction)
+    steps = [Resize(scale_factor=scale) for scale in scales]
+    for step in [flip, *steps] if flip_first else [*steps, flip]:
+        results = step(results)
+    label = results['gt_seg_map']
+    assert label[_current_centroid(results)] == 1
+    assert label.mean() < 0.01
+    random.seed(0)
+    crop = build(crop_size=label.shape[0] // 2)
+    found = [crop(dict(results))['gt_seg_map'].any() for _ in range(50)]
+    # A crop that just misses the centroid may be drawn.
+    assert sum(found) >= 45
+
+
+def test_scale_factor_serves_where_the_first_size_is_unknown():
+    results = make(40, 60, (30, 20))
+    del results['ori_shape']
+    results['scale_factor'] = (0.5, 0.5)
+    for seed in range(20):
+        random.seed(seed)
+        img = build(crop_size=6)(dict(results))['img']
+        assert 10 <= img[0, 0, 1] <= 16
+        assert 5 <= img[0, 0, 0] <= 11
+
+
+def test_pad_values():
+    crop = build(crop_size=(6, 8), img_pad_val=(7, 8, 9), seg_pad_val=254)
+    results = crop(make(2, 8))
+    padded = results['gt_seg_map'] == 254
+    assert padded.sum() == 4 * 8
+    assert {*map(tuple, results['img'][padded].tolist())} == {(7, 8, 9)}
+    assert (results['other'][padded] == 254).all()
+    assert results['other'].dtype == np.int32
+
+
+@pytest.mark.parametrize('size', [(20, 5), (5, 20), (5, 5), (20, 20)])
+def test_without_padding(size):
+    results = build(crop_size=(10, 10), pad='none')(make(*size, (2, 2)))
+    expected = tuple(min(n, 10) for n in size)
+    assert results['img'].shape[:2] == results['img_shape'] == expected
+    assert (results['img'][..., 2] == 200).all()
+
+
+def test_grey_images_and_no_labels():
+    results = make(5, 30, channels=())
+    results['seg_fields'] = []
+    results = build(crop_size=(10, 10))(results)
+    assert results['img'].shape == (10, 10)
+    assert results['gt_seg_map'].shape == (5, 30)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'match'),
+    [
+        (dict(crop_size=(0, 4)), r'crop_size=\(0, 4\)'),
+        (dict(crop_size=(4,)), r'crop_size=\(4,\)'),
+        (dict(crop_size=4, pad='left'), "pad='left'"),
+    ],
+)
+def test_bad_options(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        build(**kwargs)
+
+
+def test_repr_names_the_options():
+    text = repr(build(crop_size=(4, 6), pad='none'))
+    assert 'crop_size=(4, 6)' in text
+    assert "pad='none'" in text

@@ -1,0 +1,286 @@
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import worker_init_fn
+from mmseg.registry import TRANSFORMS
+from PIL import Image
+
+from hmsa_mmseg.datasets.class_uniform_dataset import SampleIndex
+
+LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+
+
+@pytest.fixture
+def root(tmp_path, write_set):
+    return write_set(tmp_path / 'set')
+
+
+def numpy_random():
+    return np.random.random()  # noqa: NPY002 (what transforms draw from)
+
+
+def pixels(sample):
+    return sample['inputs'].numpy().tobytes()
+
+
+def centroids_of(label, values):
+    """Centroids of a label that is one tile: {class: (x, y)}."""
+    found = {}
+    for class_id, value in enumerate(values):
+        y, x = np.nonzero(label == value)
+        if len(x):
+            found[class_id] = (int(x.mean()), int(y.mean()))
+    return found
+
+
+def rows_of(centroids, sample):
+    rows = centroids[centroids[:, 0] == sample]
+    return {c: (x, y) for _, x, y, c in rows.tolist()}
+
+
+def read(root, k):
+    return np.array(Image.open(root / 'ann' / f'{k:03d}.png'))
+
+
+def test_a_number_gives_what_the_dataset_gives(root, set_cfg, class_uniform):
+    dataset = class_uniform(set_cfg(root, LOAD))
+    assert len(dataset) == 6
+    assert dataset.metainfo == dataset.dataset.metainfo
+    for k in range(6):
+        img = dataset.dataset[k]['img']
+        assert np.array_equal(dataset[k]['img'], img)
+        assert dataset.get_data_info(k) == dataset.dataset.get_data_info(k)
+    assert len([*dataset]) == 6
+    with pytest.raises(IndexError, match='sample 6 of 6'):
+        dataset[6]
+
+
+def test_lazy_init(root, set_cfg, class_uniform):
+    cfg = set_cfg(root, LOAD, lazy_init=True)
+    dataset = class_uniform(cfg, lazy_init=True)
+    assert dataset.metainfo['classes'][0] == 'road'
+    assert len(dataset) == 6
+
+
+def test_the_centroid_reaches_the_pipeline(root, set_cfg, class_uniform):
+    dataset = class_uniform(set_cfg(root, LOAD))
+    results = dataset[SampleIndex(2, 7, (5, 6), 3)]
+    assert results['class_centroid'] == (5, 6)
+    assert results['class_id'] == 3
+    assert results['img_path'].endswith('002.png')
+    assert 'class_centroid' not in dataset[SampleIndex(2, 7)]
+
+
+@pytest.mark.parametrize('centroid', [None, (5, 6)])
+def test_a_seed_fixes_a_sample(root, set_cfg, class_uniform, centroid):
+    dataset = class_uniform(set_cfg(root))
+    worker_init_fn(0, 1, 0, 0)
+    samples = {
+        seed: pixels(dataset[SampleIndex(1, seed, centroid)])
+        for seed in (5, 6, 2**63 - 1)
+    }
+    assert len({*samples.values()}) == 3
+    worker_init_fn(3, 4, 1, 99)
+    for seed, sample in samples.items():
+        assert pixels(dataset[SampleIndex(1, seed, centroid)]) == sample
+
+
+def test_random_states_of_the_process_are_kept(root, set_cfg, class_uniform):
+    dataset = class_uniform(set_cfg(root))
+
+    def draw():
+        return random.random(), numpy_random(), torch.rand(1).item()
+
+    worker_init_fn(0, 1, 0, 0)
+    expected = draw()
+    worker_init_fn(0, 1, 0, 0)
+    dataset[SampleIndex(1, 5, (5, 6), 0)]
+    assert draw() == expected
+
+
+def test_transforms_may_draw_from_any_generator(root, set_cfg, class_uniform):
+    drawn = []
+
+    def draw(results):
+        drawn.append((random.random(), numpy_random(), torch.rand(1).item()))
+        return results
+
+    dataset = class_uniform(set_cfg(root, [*LOAD, draw]))
+    for seed in (5, 5, 6):
+        dataset[SampleIndex(0, seed)]
+    assert drawn[0] == drawn[1]
+    for first, other in zip(drawn[0], drawn[2]):
+        assert first != other
+
+
+def test_a_refused_sample_is_replaced(root, set_cfg, class_uniform):
+    def refuse(results):
+        return None if results['img_path'].endswith('002.png') else results
+
+    dataset = class_uniform(set_cfg(root, [refuse, *LOAD]))
+    others = [dataset[SampleIndex(2, 5, (1, 1), 0)] for _ in range(2)]
+    assert others[0]['img_path'] == others[1]['img_path']
+    assert not others[0]['img_path'].endswith('002.png')
+
+    dataset = class_uniform(
+        set_cfg(root, [lambda results: None], max_refetch=3)
+    )
+    with pytest.raises(Exception, match='Cannot find valid image after 3'):
+        dataset[SampleIndex(2, 5, (1, 1), 0)]
+
+
+def test_nested_wrappers(tmp_path, write_set, set_cfg, class_uniform):
+    roots = [write_set(tmp_path / f'{k}', 3, seed=k) for k in range(2)]
+    first, second = (set_cfg(root, LOAD) for root in roots)
+    repeated = dict(type='RepeatDataset', dataset=first, times=2)
+    concat = dict(
+        type='ConcatDataset', datasets=[second, dict(**first, indices=[2, 0])]
+    )
+    dataset = class_uniform(
+        dict(type='RepeatDataset', dataset=concat, times=2)
+    )
+    places = [(1, 0), (1, 1), (1, 2), (0, 2), (0, 0)] * 2
+    assert len(dataset) == len(places)
+    centroids = dataset.class_centroids(1024, str(tmp_path / 'cache'))
+    for k, (root, number) in enumerate(places):
+        path = str(roots[root] / 'img' / f'{number:03d}.png')
+        assert dataset.get_data_info(k)['img_path'] == path
+        assert dataset[SampleIndex(k, 0, (1, 1))]['img_path'] == path
+        expected = centroids_of(read(roots[root], number), range(4))
+        assert rows_of(centroids, k) == expected
+    assert {*dataset.parts()} == {0}
+
+    dataset = class_uniform(
+        dict(type='ConcatDataset', datasets=[second, first])
+    )
+    assert dataset.parts().tolist() == [0] * 3 + [1] * 3
+    dataset = class_uniform(repeated)
+    assert [dataset.get_data_info(k)['sample_idx'] for k in range(6)] == [
+        *(0, 1, 2, 0, 1, 2)
+    ]
+
+
+def test_class_balanced(root, set_cfg, class_uniform, monkeypatch):
+    monkeypatch.setattr(
+        'mmseg.datasets.BaseSegDataset.get_cat_ids',
+        lambda self, k: [int(k == 4)],
+    )
+    dataset = class_uniform(
+        dict(
+            type='ClassBalancedDataset',
+            dataset=set_cfg(root, LOAD),
+            oversample_thr=0.5,
+        )
+    )
+    # sqrt(0.5 / (1 / 6)), rounded up.
+    places = [0, 1, 2, 3, 4, 4, 5]
+    found = [dataset.get_data_info(k)['sample_idx'] for k in range(7)]
+    assert found == places
+    assert [dataset.get_cat_ids(k) for k in (3, 4, 5)] == [[0], [1], [1]]
+    centroids = dataset.class_centroids(1024)
+    for k, number in enumerate(places):
+        expected = centroids_of(read(root, number), range(4))
+        assert rows_of(centroids, k) == expected
+
+
+def test_each_label_is_read_once(tmp_path, root, set_cfg, class_uniform):
+    read_paths = []
+
+    def count(results):
+        read_paths.append(results['seg_map_path'])
+        return results
+
+    cfg = dict(type='RepeatDataset', dataset=set_cfg(root, LOAD), times=50)
+    loader = [count, LOAD[1]]
+    dataset = class_uniform(cfg, label_loader=loader)
+    centroids = dataset.class_centroids(1024, str(tmp_path / 'cache'))
+    assert sorted(read_paths) == sorted({*read_paths})
+    assert len(read_paths) == 6
+    assert {*centroids[:, 0].tolist()} == {*range(300)}
+
+
+def test_wrappers_that_mix_images_are_refused(root, set_cfg, class_uniform):
+    cfg = dict(type='MultiImageMixDataset', dataset=set_cfg(root), pipeline=[])
+    with pytest.raises(TypeError, match='cannot wrap a MultiImageMixDataset'):
+        class_uniform(cfg)
+
+
+@pytest.mark.parametrize('loader', ['LoadAnnotations', 'LoadSegLabels'])
+def test_labels_are_mapped_as_in_training(
+    tmp_path, write_set, set_cfg, class_uniform, loader
+):
+    root = write_set(tmp_path / 'set', values=(0, 1, 2, 3, 4, 255))
+    load = dict(type=loader)
+    if loader == 'LoadSegLabels':
+        load['num_classes'] = 4
+    cfg = set_cfg(root, [LOAD[0], load], reduce_zero_label=True)
+    dataset = class_uniform(cfg)
+    centroids = dataset.class_centroids(1024, str(tmp_path / 'cache'))
+    for k in range(6):
+        expected = centroids_of(read(root, k), (1, 2, 3, 4))
+        assert rows_of(centroids, k) == expected
+        label = dataset[k]['gt_seg_map']
+        assert centroids_of(label, range(4)) == expected
+
+
+def test_label_maps_of_chosen_classes(tmp_path, write_set, class_uniform):
+    root = write_set(tmp_path / 'set', values=(0, 1, 13, 255))
+    dataset = class_uniform(
+        dict(
+            type='CityscapesDataset',
+            data_root=str(root),
+            data_prefix=dict(img_path='img', seg_map_path='ann'),
+            img_suffix='.png',
+            seg_map_suffix='.png',
+            metainfo=dict(classes=('car', 'road')),
+            pipeline=LOAD,
+        )
+    )
+    centroids = dataset.class_centroids(1024, str(tmp_path / 'cache'))
+    for k in range(6):
+        expected = centroids_of(read(root, k), (13, 0))
+        assert rows_of(centroids, k) == expected
+
+
+def test_values_that_are_no_class(tmp_path, write_set, set_cfg, class_uniform):
+    root = write_set(tmp_path / 'set', count=1, values=(0, 77), size=(1, 40))
+    count = int((read(root, 0) == 77).sum())
+    dataset = class_uniform(set_cfg(root, LOAD))
+    match = rf'000.png.*77 \({count} pixels\).*expected 0 to 3'
+    with pytest.raises(ValueError, match=match):
+        dataset.class_centroids(1024, str(tmp_path / 'cache'))
+    # Nothing half-made is left for the next start.
+    with pytest.raises(ValueError, match='77'):
+        dataset.class_centroids(1024, str(tmp_path / 'cache'))
+
+
+def test_what_loads_labels_must_be_known(root, set_cfg, class_uniform):
+    dataset = class_uniform(set_cfg(root, LOAD[:1]))
+    with pytest.raises(ValueError, match=r"\['LoadImageFromFile'\].*expected"):
+        dataset.class_centroids(1024)
+
+    class Tells(TRANSFORMS.get('LoadAnnotations')):
+        def transform(self, results):
+            return results
+
+    dataset = class_uniform(set_cfg(root), label_loader=[Tells()])
+    with pytest.raises(ValueError, match=r"\['Tells'\] loaded no label"):
+        dataset.class_centroids(1024)
+
+
+def test_samples_without_label(root, set_cfg, class_uniform):
+    cfg = set_cfg(root, LOAD)
+    cfg['data_prefix'] = dict(img_path='img')
+    with pytest.raises(ValueError, match=r'has no label.*seg_map_path'):
+        class_uniform(cfg).class_centroids(1024)
+
+
+def test_survives_pickling(root, set_cfg, class_uniform):
+    # As with workers that are spawned.
+    dataset = class_uniform(set_cfg(root))
+    index = SampleIndex(3, 8, (4, 4), 1)
+    again, index_again = pickle.loads(pickle.dumps((dataset, index)))
+    assert pixels(again[index_again]) == pixels(dataset[index])
