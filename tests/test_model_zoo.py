@@ -129,13 +129,15 @@ def metafiles():
 def readme_rows(folder):
     """Return the result table's rows that name a config, by its stem."""
     lines = (folder / 'README.md').read_text().splitlines()
-    table = [
-        [cell.strip() for cell in line.strip('| ').split('|')]
-        for line in lines
-        if line.startswith('|')
-    ]
-    header, rows = table[0], {}
-    for cells in table[2:]:
+    header, rows = [], {}
+    for line, previous in zip(lines, ['', *lines]):
+        if not line.startswith('|'):
+            continue
+        cells = [cell.strip() for cell in line.strip('| ').split('|')]
+        if not previous.startswith('|'):
+            header = cells
+        if header[-2:] != ['config', 'download']:
+            continue  # another table
         assert len(cells) == len(header), cells
         row = dict(zip(header, cells))
         match = re.fullmatch(r'\[config\]\(\./(.*)\.py\)', row['config'])
@@ -174,7 +176,10 @@ def test_metafile_files_and_readme_agree(path):
 
         row, cfg = rows[name], Config.fromfile(config)
         assert row['Crop Size'] == crop
-        assert int(row['Lr schd']) == cfg.train_cfg.max_iters
+        length = cfg.train_cfg.get('max_iters')
+        if length is None:
+            length = f'{cfg.train_cfg.max_epochs} epochs'
+        assert row['Lr schd'] == str(length)
         scales = [float(scale) for scale in row['Eval scales'].split(',')]
         assert tuple(scales) == tuple(cfg.model.test_cfg.scales)
         metrics = model.get('Results', {}).get('Metrics', {})

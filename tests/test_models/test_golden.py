@@ -29,7 +29,10 @@ from hmsa_mmseg.utils.nvidia_keys import (
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / 'tests/data/golden'
-CONFIG = ROOT / 'configs/hmsa/hmsa_hr48_ocr_8xb1-65k_cityscapes-1024x2048.py'
+CONFIG = ROOT.joinpath(
+    'configs/hmsa',
+    'hmsa_hr48_ocr_8xb1-rmi-amp-175e_cityscapes-1024x2048.py',
+)
 
 
 def generator(seed):
@@ -91,10 +94,23 @@ def golden_samples(seed, shape, num_classes=19):
     ]
 
 
+def with_cross_entropy(loss):
+    """Exchange RMI for the loss of the golden values, with its weight."""
+    return dict(
+        type='CrossEntropyLoss',
+        avg_non_ignore=True,  # loss/utils.py: CrossEntropyLoss2d
+        loss_weight=loss.get('loss_weight', 1.0),
+    )
+
+
 def build(model_cfg):
     """Build a model without weights to download and without SyncBN."""
     register_all_modules(init_default_scope=True)
     model_cfg.pretrained = None
+    head = model_cfg.decode_head
+    head.loss_scale = with_cross_entropy(head.loss_scale)
+    for seg_head in head.seg_head:
+        seg_head.loss_decode = with_cross_entropy(seg_head.loss_decode)
     return revert_sync_batchnorm(MODELS.build(model_cfg))
 
 

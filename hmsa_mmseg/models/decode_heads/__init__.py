@@ -1,3 +1,9 @@
+from .attention_to_scale_head import AttentionToScaleHead
 from .hierarchical_ms_attention_head import HierarchicalMSAttentionHead
+from .multi_scale_average_head import MultiScaleAverageHead
 
-__all__ = ['HierarchicalMSAttentionHead']
+__all__ = [
+    'AttentionToScaleHead',
+    'HierarchicalMSAttentionHead',
+    'MultiScaleAverageHead',
+]

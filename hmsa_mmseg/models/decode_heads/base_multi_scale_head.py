@@ -7,16 +7,16 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-import logging
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Union
 
-from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptMultiConfig, SampleList, add_prefix
 from torch import Tensor, nn
+
+from .loading import check_num_classes, map_stock_keys
 
 ScaleFeats = tuple[float, Sequence[Tensor]]
 HeadOutput = Union[Tensor, tuple[Tensor, ...]]
@@ -116,6 +116,27 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         """The seg heads in the order in which they run."""
         is_cascade = isinstance(self.seg_head, nn.ModuleList)
         return list(self.seg_head) if is_cascade else [self.seg_head]
+
+    @property
+    def attention_modules(self) -> list[nn.Module]:
+        """What this head learns beside its seg heads; may be nothing."""
+        return [
+            child
+            for name, child in self.named_children()
+            if name != 'seg_head'
+            and next(child.parameters(), None) is not None
+        ]
+
+    def check_scales(self, scales: Sequence[float], key: str) -> None:
+        """Refuse scales that this head cannot combine; here none.
+
+        Args:
+            scales (Sequence[float]): Relative image sizes, lowest first.
+            key (str): The config key they come from.
+
+        Raises:
+            ValueError: If the head is made for other scales.
+        """
 
     @staticmethod
     def _check_classifier(head: nn.Module) -> None:
@@ -230,55 +251,10 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args, **kwargs
     ) -> None:
-        """Refuse a checkpoint with another number of classes.
-
-        mmengine loads the rest and logs a warning only, and the model goes
-        on with a random classifier.
-        """
-        names = {id(module): name for name, module in self.named_modules()}
-        for head in self.seg_heads:
-            name = prefix + names[id(head.conv_seg)] + '.weight'
-            if name in state_dict:
-                found, expected = len(state_dict[name]), self.out_channels
-                if found != expected:
-                    self._handle_class_mismatch(
-                        state_dict, prefix, name, found, expected
-                    )
+        """Take mmseg's own checkpoints too, and none of other classes."""
+        map_stock_keys(state_dict, prefix)
+        check_num_classes(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _handle_class_mismatch(
-        self,
-        state_dict: dict,
-        prefix: str,
-        name: str,
-        found: int,
-        expected: int,
-    ) -> None:
-        message = (
-            f'the checkpoint holds {found} classes ({name}), the model '
-            f'{expected} (num_classes={self.num_classes})'
-        )
-        if not self.reinit_classifier:
-            raise ValueError(
-                f'{message}; set num_classes to that of the checkpoint, or '
-                'decode_head.reinit_classifier=True to load everything but '
-                'the classifiers'
-            )
-        for key, own in self.state_dict(prefix=prefix).items():
-            other = state_dict.get(key)
-            if (
-                other is not None
-                and own.dim() > 0
-                and own.shape[0] == expected
-                and other.shape[0] == found
-                and own.shape[1:] == other.shape[1:]
-            ):
-                del state_dict[key]
-                print_log(
-                    f'{message}; {key} keeps its initial values',
-                    logger='current',
-                    level=logging.WARNING,
-                )
 
 
 def _main_logits(output: HeadOutput, classified: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor, nn
 
 from ..scale_fusion import fuse_scales
-from .base_multi_scale_head import BaseMultiScaleHead, HeadOutput, ScaleFeats
+from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
+from .stages import build_losses, combine_stages, losses_of_scales
 
 
 class _ScaleAttentionBranch(nn.Sequential):
@@ -108,11 +109,7 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
             norm_cfg or last.norm_cfg or dict(type='BN'),
         )
         self.skip_top_scale_attn = skip_top_scale_attn
-        if loss_scale is None:
-            loss_scale = []
-        elif isinstance(loss_scale, dict):
-            loss_scale = [loss_scale]
-        self.loss_scale = nn.ModuleList(map(MODELS.build, loss_scale))
+        self.loss_scale = build_losses(loss_scale)
 
     def forward(
         self, feats: Sequence[Tensor]
@@ -171,28 +168,18 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
             seg_outputs.append(outputs)
             attns.append(attn)
 
-        def fuse(per_scale: Sequence[HeadOutput]) -> HeadOutput:
-            if not isinstance(per_scale[0], Tensor):
-                return tuple(fuse(leaves) for leaves in zip(*per_scale))
-            if per_scale[0].dim() != 4:
-                # An output for the whole image (EncHead's presence of
-                # classes) has no pixels to attend to.
-                return torch.stack(tuple(per_scale)).mean(dim=0)
-            highest_first = zip(scales[::-1], per_scale[::-1], attns[::-1])
+        def fuse(maps: Sequence[Tensor]) -> Tensor:
+            highest_first = zip(scales[::-1], maps[::-1], attns[::-1])
             return fuse_scales(highest_first, input_size, self.align_corners)
 
-        stages = [fuse(s) for s in zip(*(out.stages for out in seg_outputs))]
-        losses = self.loss_by_stage(stages, batch_data_samples)
-        if len(self.loss_scale) > 0:
-            for scale, outputs in zip(scales, seg_outputs):
-                losses.update(
-                    self._loss_of_scale(
-                        scale,
-                        outputs.seg_logits,
-                        input_size,
-                        batch_data_samples,
-                    )
-                )
+        losses = self.loss_by_stage(
+            combine_stages(seg_outputs, fuse), batch_data_samples
+        )
+        losses.update(
+            losses_of_scales(
+                self, scales, seg_outputs, input_size, batch_data_samples
+            )
+        )
         return losses
 
     def _train_attn(self, feats: Tensor, is_top: bool) -> Tensor | None:
@@ -202,25 +189,3 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
             with torch.no_grad():
                 self.scale_attn(feats)
         return None
-
-    def _loss_of_scale(
-        self,
-        scale: float,
-        seg_logits: Tensor,
-        input_size: Sequence[int],
-        batch_data_samples: SampleList,
-    ) -> dict[str, Tensor]:
-        alone = fuse_scales(
-            [(scale, seg_logits, None)], input_size, self.align_corners
-        )
-        seg_label = torch.stack(
-            [sample.gt_sem_seg.data for sample in batch_data_samples]
-        ).squeeze(1)
-        losses: dict[str, Tensor] = {}
-        for loss_module in self.loss_scale:
-            key = f'scale_{scale:g}.{loss_module.loss_name}'
-            value = loss_module(
-                alone, seg_label, ignore_index=self.ignore_index
-            )
-            losses[key] = losses[key] + value if key in losses else value
-        return losses

@@ -1,0 +1,236 @@
+"""Decode head of attention to scale: one softmax over a fixed set of scales.
+
+Shape shorthand in this module:
+    N: batch, K: output channels (classes), S: scales, C: channels of the
+    classifier's input, H, W: input size, h, w: size of the seg head's
+    features at one scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmseg.registry import MODELS
+from mmseg.utils import ConfigType, OptConfigType, SampleList
+from torch import Tensor, nn
+
+from ..scale_fusion import resize
+from .base_multi_scale_head import (
+    BaseMultiScaleHead,
+    ScaleFeats,
+    SegHeadOutputs,
+)
+from .stages import (
+    at_input_size,
+    build_losses,
+    combine_stages,
+    losses_of_scales,
+)
+
+
+class _JointAttentionBranch(nn.Sequential):
+    """Weights of all scales from the features of all scales.
+
+    3x3-norm-ReLU, 3x3-norm-ReLU, 1x1, without biases and with PyTorch's
+    default initialisation, so that the weights start near 1/S
+    (NVIDIA/semantic-segmentation, network/attnscale.py, the ``bn_head`` of
+    ``ASDV3P``). The softmax of Chen et al., which that code leaves out, runs
+    in float32 or better.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_scales: int,
+        conv_cfg: OptConfigType,
+        norm_cfg: ConfigType,
+    ) -> None:
+        super().__init__()
+        for i, width in enumerate((num_scales * in_channels, channels)):
+            conv = build_conv_layer(
+                conv_cfg, width, channels, 3, padding=1, bias=False
+            )
+            self.add_module(f'conv{i}', conv)
+            self.add_module(f'bn{i}', build_norm_layer(norm_cfg, channels)[1])
+            self.add_module(f'relu{i}', nn.ReLU(inplace=True))
+        conv = build_conv_layer(conv_cfg, channels, num_scales, 1, bias=False)
+        self.add_module('conv2', conv)
+
+    def forward(self, feats: Tensor) -> Tensor:
+        """Map (N, S * C, h, w) to weights with sum 1, (N, S, h, w)."""
+        attn_logits = super().forward(feats)
+        if attn_logits.dtype != torch.float64:
+            attn_logits = attn_logits.float()
+        return attn_logits.softmax(dim=1)
+
+
+@MODELS.register_module()
+class AttentionToScaleHead(BaseMultiScaleHead):
+    """Any mmseg decode head, with one joint attention over all scales.
+
+    `Attention to Scale <https://arxiv.org/abs/1511.03339>`_ (Chen et al.
+    2016), the "explicit" baseline of `Hierarchical Multi-Scale Attention
+    <https://arxiv.org/abs/2005.10821>`_, Table 1. The features of all scales
+    are brought to the size of those of the scale nearest to 1.0 and
+    concatenated; from them a branch predicts a weight for each scale in each
+    pixel, and ``fused = sum_s weight_s * logits_s``. Attention therefore
+    knows the scales it was trained with and no others: their number is that
+    of ``num_scales``, in training and at test time, and their order is that
+    of their size.
+
+    Args:
+        seg_head (dict | list[dict]): Config of a decode head of mmseg that
+            ends in a classifier ``conv_seg``, or of a cascade of them; all
+            outputs of a cascade are blended with the same weights.
+        num_scales (int): Number of scales, 2 or more. Defaults to 3.
+        attn_channels (int): Width of the attention branch. Defaults to 256
+            (the authors').
+        loss_scale (dict | list[dict], optional): Loss on the main logits of
+            every single scale, at the input's size: the extra supervision
+            of Chen et al., who give it a weight of 1. Defaults to None.
+        norm_cfg (dict, optional): Norm layers of the attention branch.
+            Defaults to None: those of the last seg head, BN if it has none.
+        **kwargs: ``num_classes``, ``reinit_classifier`` and ``init_cfg`` of
+            :class:`BaseMultiScaleHead`.
+
+    Raises:
+        ValueError: If ``num_scales`` is not an integer of 2 or more.
+    """
+
+    def __init__(
+        self,
+        seg_head: ConfigType | list[ConfigType],
+        num_scales: int = 3,
+        attn_channels: int = 256,
+        loss_scale: ConfigType | list[ConfigType] | None = None,
+        norm_cfg: OptConfigType = None,
+        **kwargs,
+    ) -> None:
+        is_int = isinstance(num_scales, int)
+        if not is_int or isinstance(num_scales, bool) or num_scales < 2:
+            raise ValueError(
+                'model.decode_head.num_scales must be an integer of 2 or '
+                f'more, got {num_scales!r}'
+            )
+        super().__init__(seg_head, **kwargs)
+        last = self.seg_heads[-1]
+        self.scale_attn = _JointAttentionBranch(
+            last.conv_seg.in_channels,
+            attn_channels,
+            num_scales,
+            last.conv_cfg,
+            norm_cfg or last.norm_cfg or dict(type='BN'),
+        )
+        self.num_scales = num_scales
+        self.loss_scale = build_losses(loss_scale)
+
+    def check_scales(self, scales: Sequence[float], key: str) -> None:
+        """Refuse another number of scales than ``num_scales``."""
+        if len(scales) != self.num_scales:
+            raise ValueError(
+                f'{key} must hold model.decode_head.num_scales='
+                f'{self.num_scales} scales, as AttentionToScaleHead weighs '
+                f'a fixed number of them; got {tuple(scales)}'
+            )
+
+    def scale_weights(
+        self,
+        scales: Sequence[float],
+        classifier_feats: Sequence[Tensor],
+        input_size: Sequence[int],
+    ) -> Sequence[Tensor]:
+        """Predict how much each scale counts in each pixel.
+
+        Args:
+            scales (Sequence[float]): Relative image sizes, lowest first.
+            classifier_feats (Sequence[Tensor]): Of each scale, what its
+                classifier reads, (N, C, h, w).
+            input_size (Sequence[int]): Size (H, W) of the input image.
+
+        Returns:
+            tuple[Tensor]: A weight in [0, 1] for each scale, (N, 1, H, W),
+            float32 or float64; they add up to 1.
+        """
+        pivot = min(range(len(scales)), key=lambda i: abs(scales[i] - 1))
+        size = classifier_feats[pivot].shape[2:]
+        # Back to the features' type: float32 would double them under AMP.
+        feats = [
+            resize(feats, size, self.align_corners).to(feats.dtype)
+            for feats in classifier_feats
+        ]
+        weights = self.scale_attn(torch.cat(feats, dim=1))
+        weights = resize(weights, input_size, self.align_corners)
+        return weights.split(1, dim=1)
+
+    def predict(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> Tensor:
+        """Blend the scales; the classifier's features of all are kept."""
+        scales, seg_outputs = self._run(inputs, 'model.test_cfg.scales')
+        scales, seg_outputs = scales[::-1], seg_outputs[::-1]
+        weights = self._weights(scales, seg_outputs, input_size)
+        fused = 0
+        # One map of the input's size at a time.
+        for scale, weight, outputs in zip(scales, weights, seg_outputs):
+            fused = fused + weight * self._up(
+                scale, outputs.seg_logits, input_size
+            )
+        return fused
+
+    def loss(
+        self,
+        inputs: Iterable[ScaleFeats],
+        input_size: Sequence[int],
+        batch_data_samples: SampleList,
+    ) -> dict[str, Tensor]:
+        """Compute losses on blended outputs and, if asked, on each scale.
+
+        Returns:
+            dict[str, Tensor]: ``decode.*`` for the last seg head, ``aux.*``
+            for the one before it in a cascade, ``scale_<s>.*`` for the
+            logits of each scale if there is a ``loss_scale``.
+        """
+        scales, seg_outputs = self._run(inputs, 'model.train_cfg.scales')
+        weights = self._weights(scales, seg_outputs, input_size)
+
+        def blend(maps: Sequence[Tensor]) -> Tensor:
+            maps = (self._up(s, m, input_size) for s, m in zip(scales, maps))
+            return sum(weight * m for weight, m in zip(weights, maps))
+
+        losses = self.loss_by_stage(
+            combine_stages(seg_outputs, blend), batch_data_samples
+        )
+        losses.update(
+            losses_of_scales(
+                self, scales, seg_outputs, input_size, batch_data_samples
+            )
+        )
+        return losses
+
+    def _run(
+        self, inputs: Iterable[ScaleFeats], key: str
+    ) -> tuple[list[float], list[SegHeadOutputs]]:
+        """Run the seg heads once per scale, in the order of the scales."""
+        scales, seg_outputs = [], []
+        for scale, feats in inputs:
+            scales.append(scale)
+            seg_outputs.append(self.forward_seg_heads(feats))
+        self.check_scales(scales, key)
+        return scales, seg_outputs
+
+    def _weights(
+        self,
+        scales: Sequence[float],
+        seg_outputs: Sequence[SegHeadOutputs],
+        input_size: Sequence[int],
+    ) -> Sequence[Tensor]:
+        feats = [outputs.classifier_feats for outputs in seg_outputs]
+        return self.scale_weights(scales, feats, input_size)
+
+    def _up(
+        self, scale: float, logits: Tensor, input_size: Sequence[int]
+    ) -> Tensor:
+        return at_input_size(scale, logits, input_size, self.align_corners)
