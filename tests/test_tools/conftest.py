@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import mmseg
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 TOOLS = Path(mmseg.__file__).parent / '.mim' / 'tools'
@@ -158,3 +159,48 @@ def same_maps():
         return np.mean([np.mean(a == b) for a, b in zip(first, second)])
 
     return share
+
+
+@pytest.fixture(scope='session')
+def load():
+    """Return a function that reads a checkpoint."""
+
+    def load(path):
+        return torch.load(path, map_location='cpu', weights_only=True)
+
+    return load
+
+
+@pytest.fixture(scope='session')
+def equal():
+    """Return a function that compares nested states, to the last bit."""
+
+    def equal(first, second):
+        if isinstance(first, torch.Tensor):
+            return torch.equal(first, second)
+        if isinstance(first, dict):
+            return first.keys() == second.keys() and all(
+                equal(first[key], second[key]) for key in first
+            )
+        if isinstance(first, (list, tuple)):
+            return len(first) == len(second) and all(map(equal, first, second))
+        return first == second
+
+    return equal
+
+
+@pytest.fixture(scope='session')
+def same_end(load, equal):
+    """Return a function that compares two checkpoints.
+
+    They must hold the same weights and the same state of the training.
+    """
+
+    def same_end(first, second):
+        first, second = load(first), load(second)
+        return all(
+            equal(first[key], second[key])
+            for key in ('state_dict', 'optimizer', 'param_schedulers')
+        )
+
+    return same_end

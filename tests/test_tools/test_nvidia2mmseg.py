@@ -17,7 +17,10 @@ from mmseg.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / 'tools/model_converters/nvidia2mmseg.py'
-CONFIG = ROOT / 'configs/hmsa/hmsa_hr48_ocr_8xb1-65k_cityscapes-1024x2048.py'
+CONFIG = ROOT.joinpath(
+    'configs/hmsa',
+    'hmsa_hr48_ocr_8xb1-rmi-amp-175e_cityscapes-1024x2048.py',
+)
 SHAPES = ROOT / 'tests/data/golden/state_dict_shapes_hrnet_mscale_c19.json'
 STOCK_OCRNET = Path(mmseg.__file__).parent.joinpath(
     '.mim/configs/ocrnet/ocrnet_hr48_4xb2-80k_cityscapes-512x1024.py'

@@ -13,6 +13,15 @@ from PIL import Image
 METRICS = ('aAcc', 'mIoU', 'mAcc')
 
 
+def read_metrics(path):
+    """Read the report of test.py.
+
+    All processes write the same file: what one has written may end in the
+    last characters of another, whose times have more digits.
+    """
+    return json.JSONDecoder().raw_decode(path.read_text())[0]
+
+
 @pytest.fixture(scope='session')
 def run_test(run_tool, config_file, trained, tmp_path_factory):
     """Return a function that tests the trained model with the stock tool."""
@@ -31,7 +40,7 @@ def run_test(run_tool, config_file, trained, tmp_path_factory):
         (metrics,) = path.glob('work/*/*.json')
         return SimpleNamespace(
             path=path,
-            metrics=json.loads(metrics.read_text()),
+            metrics=read_metrics(metrics),
             maps=[
                 np.array(Image.open(file))
                 for file in sorted((path / 'maps').iterdir())

@@ -28,7 +28,7 @@ from methods import (
     to_class_ids,
     write_json,
 )
-from running import lock_folder, mmseg_tools, run_logged
+from running import lock_folder, mmseg_tools, open_state, run_logged
 
 
 def parse_args(argv=None):
@@ -93,27 +93,18 @@ class SeedRun:
             images=list(self.args.images),
             recipe=hashlib.sha256(b''.join(texts)).hexdigest()[:12],
         )
-        path = self.root / 'state.json'
-        if path.exists():
-            state = json.loads(path.read_text())
-            if state['settings'] == settings:
-                return state
-            if not self.args.overwrite:
-                raise SystemExit(
-                    f'{self.root} holds a run with other settings: '
-                    f'{state["settings"]}, now {settings}. Choose another '
-                    '--out, or --overwrite to discard it.'
-                )
-            shutil.rmtree(self.root)
-        elif self.root.exists() and any(self.root.iterdir()):
-            raise SystemExit(
-                f'{self.root} is not empty and has no state.json of a run; '
-                'choose another --out'
-            )
-        self.root.mkdir(parents=True, exist_ok=True)
+        state = open_state(
+            self.root,
+            settings,
+            what='a run',
+            option='--out',
+            overwrite=self.args.overwrite,
+        )
+        if state is not None:
+            return state
         state = dict(settings=settings, done=[], val={}, test={})
         state.update(seconds={}, cpu_seconds={})
-        write_json(path, state)
+        write_json(self.root / 'state.json', state)
         return state
 
     def _timed(self, name, function, *args):

@@ -1,8 +1,10 @@
 """Run mmseg's tools: one run per folder, progress on the screen."""
 
 import fcntl
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -30,7 +32,44 @@ def lock_folder(out):
     return lock
 
 
-def run_logged(command, log_path, threads, lock):
+def open_state(root, settings, what, option, overwrite):
+    """Read what an earlier run has noted in a folder, to go on with it.
+
+    Args:
+        root (Path): Folder with ``state.json``; made if it is missing.
+        settings (dict): Of this run; the earlier one must have had the same.
+        what (str): What the folder holds, for the error messages.
+        option (str): The option that names the folder, likewise.
+        overwrite (bool): Discard a run with other settings instead.
+
+    Returns:
+        dict | None: The state, None if there is none to go on with.
+
+    Raises:
+        SystemExit: If the folder holds something else.
+    """
+    path = root / 'state.json'
+    if path.exists():
+        state = json.loads(path.read_text())
+        if state['settings'] == settings:
+            return state
+        if not overwrite:
+            raise SystemExit(
+                f'{root} holds {what} with other settings: '
+                f'{state["settings"]}, now {settings}. Choose another '
+                f'{option}, or --overwrite to discard it.'
+            )
+        shutil.rmtree(root)
+    elif root.exists() and any(root.iterdir()):
+        raise SystemExit(
+            f'{root} is not empty and has no state.json of {what}; '
+            f'choose another {option}'
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    return None
+
+
+def run_logged(command, log_path, threads, lock, use_gpu=False):
     """Run a program; its output goes to a file, its progress to the screen.
 
     Raises:
@@ -40,8 +79,9 @@ def run_logged(command, log_path, threads, lock):
     # Threads that wait by spinning slow each other down several times as
     # soon as another program wants one of the cores.
     env.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-    # The same run on every machine, also on one that has a GPU.
-    env['CUDA_VISIBLE_DEVICES'] = ''
+    if not use_gpu:
+        # The same run on every machine, also on one that has a GPU.
+        env['CUDA_VISIBLE_DEVICES'] = ''
     tail, shown = [], 0.0
     process = subprocess.Popen(
         command,

@@ -1,0 +1,194 @@
+"""The comparison of fusion methods: its configs and what it measures."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmseg.registry import MODELS
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+# The tools are scripts, which find their modules in their own folder.
+sys.path.insert(0, str(TOOLS))
+
+from benchmarking.measure import count_flops, peak_live_bytes  # noqa: E402
+from fusion import costs  # noqa: E402
+from fusion.presets import METHODS, PRESETS, TRAINED, recipe  # noqa: E402
+
+each_preset = pytest.mark.parametrize('preset', PRESETS.values(), ids=PRESETS)
+
+
+@each_preset
+def test_configs_differ_in_the_method_alone(preset):
+    cfgs = {
+        key: Config.fromfile(path).to_dict()
+        for key, path in preset.configs.items()
+    }
+    stock = cfgs.pop('single')
+    types = dict(
+        average='MultiScaleAverageHead',
+        explicit='AttentionToScaleHead',
+        hierarchical='HierarchicalMSAttentionHead',
+    )
+    assert cfgs.keys() == types.keys()
+    stock.pop('tta_pipeline')
+    stock_model = stock.pop('model')
+    for key, cfg in cfgs.items():
+        cfg.pop('tta_pipeline')
+        cfg.pop('scales', None)
+        model = cfg.pop('model')
+        assert cfg == stock, key
+        head = model.pop('decode_head')
+        assert head['type'] == types[key]
+        assert head['seg_head'] == stock_model['decode_head']
+        differ = {k for k in model if model[k] != stock_model[k]}
+        assert differ == {'type', 'train_cfg', 'test_cfg'}
+        trained = {m.trained for m in METHODS if m.tested == key}
+        (trained,) = trained
+        assert model['train_cfg'] == dict(scales=TRAINED[trained])
+    # What the two ways of attention have beside the method.
+    names = ('attn_channels', 'loss_scale')
+    explicit, hierarchical = (
+        Config.fromfile(preset.configs[key]).model.decode_head
+        for key in ('explicit', 'hierarchical')
+    )
+    assert [explicit.get(name) for name in names] == [
+        hierarchical.get(name) for name in names
+    ]
+
+
+def test_a_changed_config_is_another_recipe(tmp_path):
+    preset = PRESETS['demo']
+    changed = tmp_path / 'changed.py'
+    cfg = Config.fromfile(preset.configs['explicit'])
+    cfg.dump(changed)
+    configs = {**preset.configs, 'explicit': changed}
+    same = recipe(preset._replace(configs=configs))
+    assert same == recipe(preset)
+    cfg.model.decode_head.attn_channels += 1
+    cfg.dump(changed)
+    assert recipe(preset._replace(configs=configs)) != same
+
+
+def conv_flops(module, *inputs):
+    """Operations of a module's convolutions, forward, from their shapes."""
+    total, first = [], []
+
+    def count(conv, _, output):
+        taps = conv.in_channels // conv.groups * np.prod(conv.kernel_size)
+        total.append(2 * output.numel() * int(taps))
+        first.append(conv)
+
+    convs = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
+    handles = [conv.register_forward_hook(count) for conv in convs]
+    module(*inputs)
+    for handle in handles:
+        handle.remove()
+    return sum(total), total[0]
+
+
+def test_flops_are_those_of_the_convolutions():
+    """Backward costs twice the forward, but for the image's gradient."""
+    preset = PRESETS['demo']
+    cfgs = {k: Config.fromfile(preset.configs[k]) for k in TRAINED}
+    num = 2
+    found = {
+        k: count_flops(costs.step_on_meta(cfg, num)) for k, cfg in cfgs.items()
+    }
+
+    stock = MODELS.build(cfgs['single'].model)
+    inputs = torch.zeros(num, 3, 128, 256)
+    forward, first = conv_flops(stock, inputs)
+    single = 3 * forward - first
+    assert found['single'] == single
+
+    def attention(key, channels):
+        branch = MODELS.build(cfgs[key].model).decode_head.scale_attn
+        return conv_flops(branch, torch.zeros(num, channels, 32, 64))[0]
+
+    # The lower scale's has a quarter of the pixels and learns; the higher
+    # scale's runs for its statistics.
+    branch = attention('hierarchical', 32)
+    expected = 1.25 * single + 3 * branch / 4 + branch
+    assert found['hierarchical'] == expected
+    branch = attention('explicit', 3 * 32)
+    assert found['explicit'] == 5.25 * single + 3 * branch
+
+
+@pytest.mark.parametrize('key', TRAINED)
+def test_stand_in_losses(key):
+    """They are mmseg's cross-entropy, and hold what that holds."""
+    cfg = Config.fromfile(PRESETS['demo'].configs[key])
+    size = tuple(cfg.crop_size)
+    model = costs._build(cfg, size, 'cpu')
+    samples = costs._samples(2, size, 9, 'cpu')
+    inputs = torch.randn(2, 3, *size)
+
+    def step():
+        losses = model.loss(inputs, samples)
+        sum(v for k, v in losses.items() if 'loss' in k).backward()
+        model.zero_grad()
+
+    held = peak_live_bytes(step)
+    with torch.no_grad():
+        theirs = model.eval().loss(inputs, samples)
+    theirs = {k: float(v) for k, v in theirs.items() if 'acc' not in k}
+    costs.use_plain_losses(model)
+    with torch.no_grad():
+        ours = model.eval().loss(inputs, samples)
+    # Those of single scales stand for themselves, without their weight.
+    weights = {k: 1 if 'decode' in k else 0.05 for k in theirs}
+    assert {k: weights[k] * float(v) for k, v in ours.items()} == (
+        pytest.approx(theirs, rel=1e-5)
+    )
+    on_meta = costs.step_on_meta(cfg, 2)
+    assert peak_live_bytes(on_meta) == pytest.approx(held, rel=0.05)
+
+
+def test_measure():
+    threads = torch.get_num_threads()
+    found = costs.measure(PRESETS['demo'], (32, 64), rounds=1, device='cpu')
+    assert torch.get_num_threads() == threads
+    assert found['size'] == [32, 64]
+    assert found['crop_size'] == [128, 256]  # FLOPs: at the crop all the same
+    models = found['models']
+    assert [*models] == [*TRAINED]
+    for model in models.values():
+        relative, single = model['relative'], models['single']
+        ratio = model['gflops'] / single['gflops']
+        assert relative['flops'] == pytest.approx(ratio)
+        assert relative['memory'] == model['live_mb'] / single['live_mb']
+        assert relative['time_low'] <= relative['time']
+        assert relative['time'] <= relative['time_high']
+    memory = [models[key]['live_mb'] for key in TRAINED]
+    single, explicit, hierarchical = memory
+    # The images alone are 1, 5.25 and 1.25 times as large.
+    assert explicit > 4 * single
+    assert single < hierarchical < explicit / 2
+
+
+def test_size_of_the_step_is_not_padded():
+    cfg = Config.fromfile(PRESETS['demo'].configs['single'])
+    step = costs.training_step(cfg, 2, (32, 64), 'cpu')
+    sizes = []
+    with torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, args: (
+            sizes.append(args[0].shape)
+            if isinstance(module, torch.nn.Conv2d)
+            else None
+        )
+    ):
+        step()
+    assert sizes[0] == (2, 3, 32, 64)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_measure_on_a_gpu():
+    found = costs.measure(PRESETS['demo'], (128, 256), 1, 'cuda')
+    models = found['models']
+    single, explicit, hierarchical = (models[k]['cuda_mb'] for k in TRAINED)
+    # Blocks are rounded up and kernels take workspace.
+    assert single > 0.9 * models['single']['live_mb']
+    assert single < hierarchical < explicit

@@ -1,0 +1,208 @@
+"""Suite `rmi`: RMILoss against its formula, written down step by step."""
+
+from __future__ import annotations
+
+import hmsa_mmseg  # noqa: F401  # isort: skip
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hmsa_mmseg.models.losses import RMILoss
+
+from .literal_rmi import literal_rmi_loss
+from .measure import (
+    Timing,
+    interleaved,
+    machine,
+    median_ms,
+    pair_ratios,
+    peak_live_bytes,
+)
+
+TITLE = 'RMI loss'
+# Of the loss, of the largest gradient. The formula is in float32 as well.
+LOSS_TOLERANCE, GRAD_TOLERANCE = 1e-6, 1e-4
+
+
+class Case(NamedTuple):
+    """A workload: one image, of whose classes some are there."""
+
+    num_classes: int
+    num_present: int
+    height: int
+    width: int
+
+
+CASES = {
+    'full': [Case(19, 12, 512, 1024), Case(65, 24, 512, 512)],
+    'small': [Case(19, 12, 64, 128), Case(65, 24, 64, 64)],
+}
+
+
+def make_inputs(case: Case, device: str) -> tuple[Tensor, Tensor]:
+    """Make logits and labels: blocks of one class, one pixel in 10 ignored.
+
+    Returns:
+        tuple[Tensor, Tensor]: Logits (1, C, H, W) with a gradient, right in
+        part, and labels (1, H, W).
+    """
+    generator = torch.Generator().manual_seed(0)
+    num_classes, num_present, height, width = case
+
+    def blocks(side: int, grid: Tensor) -> Tensor:
+        return grid.repeat_interleave(side, 1).repeat_interleave(side, 2)
+
+    classes = torch.randperm(num_classes, generator=generator)[:num_present]
+    grid = torch.randint(
+        num_present, (1, height // 16, width // 16), generator=generator
+    )
+    label = blocks(16, classes[grid])
+    ignored = torch.rand(1, height // 8, width // 8, generator=generator) < 0.1
+    logits = torch.randn(1, num_classes, height, width, generator=generator)
+    logits.scatter_add_(1, label[:, None], torch.full_like(logits[:, :1], 3))
+    label[blocks(8, ignored)] = 255
+    return logits.to(device).requires_grad_(), label.to(device)
+
+
+def step(loss: Callable, logits: Tensor, label: Tensor) -> Tensor:
+    """One forward and backward."""
+    logits.grad = None
+    value = loss(logits, label)
+    value.backward()
+    return value.detach()
+
+
+def check(losses: dict[str, Callable], logits: Tensor, label: Tensor) -> dict:
+    """Compare loss and gradient.
+
+    Raises:
+        SystemExit: If they differ by more than the tolerances.
+    """
+    values, grads = {}, {}
+    for name, loss in losses.items():
+        values[name] = step(loss, logits, label)
+        grads[name] = logits.grad
+    expected, grad = values['formula'], grads['formula']
+    found = dict(
+        loss=((values['RMILoss'] - expected) / expected).abs().item(),
+        grad=((grads['RMILoss'] - grad).abs().max() / grad.abs().max()).item(),
+    )
+    # Not "greater than": NaN must fail.
+    if not (
+        found['loss'] <= LOSS_TOLERANCE and found['grad'] <= GRAD_TOLERANCE
+    ):
+        raise SystemExit(
+            f'rmi: RMILoss is not equal to the formula (relative differences '
+            f'{found}, allowed {LOSS_TOLERANCE} and {GRAD_TOLERANCE}); '
+            'nothing was measured'
+        )
+    return found
+
+
+def measure(case: Case, device: str, threads: int, rounds: int) -> dict:
+    """Check and measure one workload."""
+    torch.set_num_threads(threads)
+    logits, label = make_inputs(case, device)
+    losses = {
+        'formula': literal_rmi_loss,
+        'RMILoss': RMILoss(case.num_classes),
+    }
+    steps = {
+        name: lambda loss=loss: step(loss, logits, label)
+        for name, loss in losses.items()
+    }
+    difference = check(losses, logits, label)
+    peaks = {}
+    for name, run_step in steps.items():
+        logits.grad = None
+        peaks[name] = peak_live_bytes(run_step)
+    times = interleaved(steps, rounds)
+    result = dict(
+        **case._asdict(),
+        device=device,
+        threads=threads,
+        difference=difference,
+        gradient_bytes=logits.numel() * logits.element_size(),
+        peak_bytes=peaks,
+    )
+    for clock in Timing._fields:
+        result[f'{clock}_ms'] = {
+            name: median_ms(times[name], clock) for name in times
+        }
+        ratio = pair_ratios(times, 'formula', 'RMILoss', clock)
+        result[f'{clock}_ratio'] = ratio._asdict()
+    return result
+
+
+def run(size: str, rounds: int) -> dict[str, Any]:
+    """Check, then measure, with one thread and with all.
+
+    Args:
+        size (str): ``small`` or ``full``.
+        rounds (int): Rounds of the timing.
+
+    Returns:
+        dict: What is written as JSON.
+    """
+    all_threads = torch.get_num_threads()
+    places = [('cpu', threads) for threads in sorted({1, all_threads})]
+    if torch.cuda.is_available():
+        places.append(('cuda', all_threads))
+    results = []
+    for case in CASES[size]:
+        for device, threads in places:
+            print(f'measuring {case} on {device}', file=sys.stderr, flush=True)
+            results.append(measure(case, device, threads, rounds))
+    torch.set_num_threads(all_threads)
+    return dict(machine=machine(), rounds=rounds, results=results)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Format what :func:`run` gives as the text of the suite's page."""
+    lines = [
+        'Forward and backward of one image, float32, with `RMILoss` and with '
+        'the formula written down step by step '
+        '([literal_rmi.py](../../tools/benchmarking/literal_rmi.py)), which '
+        'makes every map as a whole, as the authors do. Before that, both '
+        'were checked to give the same loss (relative) and gradient (of its '
+        'largest value). Times: median of '
+        f'{results["rounds"]} interleaved rounds; ratios: median and range '
+        'of the rounds. Memory: the most that tensors hold at once above '
+        'logits and labels; without the gradient, which both must return. '
+        'Part of the gain is that classes which the image does not have are '
+        'skipped; on a GPU they are not.',
+        '',
+        '| classes (present) | size | on | difference: loss, gradient '
+        '| formula, ms | `RMILoss`, ms | faster, wall | faster, CPU time '
+        '| formula, MB | `RMILoss`, MB |',
+        '| --- | --- | --- | --- | --: | --: | --: | --: | --: | --: |',
+    ]
+    for row in results['results']:
+        threads = row['threads']
+        plural = 's' if threads > 1 else ''
+        on_gpu = row['device'] != 'cpu'
+        place = 'GPU' if on_gpu else f'CPU, {threads} thread{plural}'
+        ratios = [
+            f'{ratio["median"]:.1f}x ({ratio["low"]:.1f}-{ratio["high"]:.1f})'
+            for ratio in (row['wall_ratio'], row['cpu_ratio'])
+        ]
+        cells = [
+            f'{row["num_classes"]} ({row["num_present"]})',
+            f'{row["height"]}x{row["width"]}',
+            place,
+            f'{row["difference"]["loss"]:.0e}, '
+            f'{row["difference"]["grad"]:.0e}',
+            *(f'{ms:.0f}' for ms in row['wall_ms'].values()),
+            ratios[0],
+            '' if on_gpu else ratios[1],
+            *(
+                f'{(peak - row["gradient_bytes"]) / 1e6:.0f}'
+                for peak in row['peak_bytes'].values()
+            ),
+        ]
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
