@@ -1,5 +1,7 @@
 # make demo    install into .venv and run the demonstration (docs/demo)
 # make test    install into .venv, lint, and run all tests
+# make compare train, test and measure all ways to fuse scales (docs/fusion)
+# make benchmark   measure again what docs/benchmarks shows
 # make fix     format the code and repair what ruff can repair
 # make wheel   build the wheel into dist/
 # make clean   remove what the targets above made, but not .venv
@@ -12,13 +14,20 @@ PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint fix wheel clean install
+.PHONY: demo test compare benchmark lint fix wheel clean install
 
 demo: install
 	$(PY) tools/demo/run_demo.py --out demo_out
 
 test: install lint
 	$(PY) -m pytest
+
+compare: install
+	$(PY) tools/compare_fusion.py --work-dir compare_out
+
+benchmark: install
+	OMP_WAIT_POLICY=PASSIVE $(PY) tools/benchmark.py rmi attention_only \
+	checkpointing
 
 lint: install
 	$(PY) -m ruff check .
@@ -50,4 +59,4 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 	@touch $@
 
 clean:
-	rm -rf build dist demo_out *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist demo_out compare_out *.egg-info .pytest_cache .ruff_cache
