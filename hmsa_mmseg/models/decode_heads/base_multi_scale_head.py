@@ -16,6 +16,7 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptMultiConfig, SampleList, add_prefix
 from torch import Tensor, nn
 
+from ..fast.row_prediction import classes_of
 from .loading import check_num_classes, map_stock_keys
 
 ScaleFeats = tuple[float, Sequence[Tensor]]
@@ -61,6 +62,9 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         reinit_classifier (bool): Whether a checkpoint with another number of
             classes may be loaded, its classifiers left out; otherwise it is
             an error. Defaults to False.
+        fast (bool): Whether to compute the same by ways that take less time
+            and memory where there are any (:mod:`hmsa_mmseg.models.fast`).
+            Defaults to True.
         init_cfg (dict, optional): As in mmengine. Defaults to None.
 
     Raises:
@@ -77,6 +81,7 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         seg_head: ConfigType | list[ConfigType],
         num_classes: int | None = None,
         reinit_classifier: bool = False,
+        fast: bool = True,
         init_cfg: OptMultiConfig = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -96,6 +101,7 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         single = isinstance(seg_head, dict)
         self.seg_head = heads[0] if single else nn.ModuleList(heads)
         self.reinit_classifier = reinit_classifier
+        self.fast = fast
 
         last = heads[-1]
         for name in _SHARED_ATTRS:
@@ -229,6 +235,20 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         Returns:
             Tensor: Logits, shape (N, K, H, W), float32.
         """
+
+    def predict_classes(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> Tensor:
+        """Combine the scales into classes at the size of the input.
+
+        Args:
+            inputs (Iterable[tuple]): As for :meth:`predict`.
+            input_size (Sequence[int]): Size (H, W) of the input image.
+
+        Returns:
+            Tensor: Classes, shape (N, H, W), of an integer type or bool.
+        """
+        return classes_of(self.predict(inputs, input_size), self.threshold)
 
     @abstractmethod
     def loss(

@@ -15,6 +15,7 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor, nn
 
+from ..fast.row_prediction import classes_in_rows, fuse_in_rows
 from ..scale_fusion import fuse_scales
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .stages import build_losses, combine_stages, losses_of_scales
@@ -132,16 +133,36 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
     ) -> Tensor:
         """Blend the scales; of the highest no attention is computed."""
+        fuse = fuse_in_rows if self.fast else fuse_scales
+        return fuse(self._outputs(inputs), input_size, self.align_corners)
 
-        def outputs() -> Iterator[tuple[float, Tensor, Tensor | None]]:
-            is_top = True
-            for scale, feats in inputs:
-                _, seg_logits, attn_feats = self.forward_seg_heads(feats)
-                attn = None if is_top else self.scale_attn(attn_feats)
-                yield scale, seg_logits, attn
-                is_top = False
+    def predict_classes(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> Tensor:
+        """Blend the scales and keep the classes alone, a few rows at a time.
 
-        return fuse_scales(outputs(), input_size, self.align_corners)
+        Returns:
+            Tensor: Shape (N, H, W), uint8, int64 if there are more than 256
+            classes.
+        """
+        if not self.fast:
+            return super().predict_classes(inputs, input_size)
+        return classes_in_rows(
+            self._outputs(inputs),
+            input_size,
+            self.align_corners,
+            self.threshold,
+        )
+
+    def _outputs(
+        self, inputs: Iterable[ScaleFeats]
+    ) -> Iterator[tuple[float, Tensor, Tensor | None]]:
+        is_top = True
+        for scale, feats in inputs:
+            _, seg_logits, attn_feats = self.forward_seg_heads(feats)
+            attn = None if is_top else self.scale_attn(attn_feats)
+            yield scale, seg_logits, attn
+            is_top = False
 
     def loss(
         self,

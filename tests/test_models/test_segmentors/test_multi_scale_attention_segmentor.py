@@ -20,6 +20,11 @@ FCN = dict(
 AUX = dict(FCN, in_channels=8, in_index=0)
 
 
+def assert_near(found, expected):
+    """Compare logits up to the rounding of float32."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 def predictions(model, inputs, scales, **test_cfg):
     model.test_cfg = ConfigDict(dict(mode='whole', scales=scales, **test_cfg))
     with torch.no_grad():
@@ -48,7 +53,8 @@ def test_all_modes(build_tiny, make_batch):
     assert result.pred_sem_seg.data.shape == (1, 64, 64)
     assert result.seg_logits.data.shape == (5, 64, 64)
     assert logits.shape == (2, 5, 64, 64)
-    assert torch.equal(logits, model.encode_decode(inputs))
+    # With gradients, the plain fusion runs; without, that in rows.
+    assert_near(logits, model.encode_decode(inputs))
 
 
 def test_predict_without_samples(build_tiny, make_batch):
@@ -84,7 +90,7 @@ def test_scale_one_equals_a_plain_encoder_decoder(
     metas = [sample.metainfo for sample in samples]
     with torch.no_grad():
         expected = plain.encode_decode(inputs, metas)
-    assert torch.equal(predictions(model, inputs, (1.0,)), expected)
+    assert_near(predictions(model, inputs, (1.0,)), expected)
 
 
 @pytest.mark.parametrize('size', [(64, 64), (67, 131), (33, 31), (9, 5)])
@@ -148,7 +154,7 @@ def test_sizes_come_from_the_input_not_from_metas(build_tiny, make_batch):
     inputs, _ = make_batch(size=(32, 48))
     expected = predictions(model, inputs, (0.5, 1.0))
     wrong = [dict(img_shape=(7, 7), pad_shape=(9, 9), ori_shape=(3, 3))] * 2
-    assert torch.equal(model.encode_decode(inputs, wrong), expected)
+    assert_near(model.encode_decode(inputs, wrong), expected)
 
 
 def test_leaves_no_state_behind(build_tiny, make_batch):
