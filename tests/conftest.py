@@ -107,6 +107,25 @@ def randomize(model):
 
 
 @pytest.fixture
+def build_lively(build_tiny, make_batch):
+    """Return a function that builds a model which predicts all classes."""
+
+    @torch.no_grad()
+    def build(*args, **kwargs):
+        model = build_tiny(*args, **kwargs).eval()
+        classifier = model.decode_head.seg_heads[-1].conv_seg
+        torch.nn.init.normal_(classifier.weight)
+        inputs, _ = make_batch()
+        logits = model.decode_head.forward_seg_heads(
+            model.extract_feat(inputs)
+        ).seg_logits
+        classifier.bias -= logits.mean(dim=(0, 2, 3))
+        return model
+
+    return build
+
+
+@pytest.fixture
 def make_batch():
     """Return a function that makes images and samples with labels."""
 

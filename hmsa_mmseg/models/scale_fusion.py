@@ -60,14 +60,37 @@ def check_scales(scales: object, key: str, min_scales: int = 1) -> tuple:
     return ascending
 
 
+def exact_ratio(scale: float) -> tuple[int, int] | None:
+    """Write a scale as numerator / denominator, if both are small.
+
+    Then ``size * numerator // denominator`` is ``int(size * scale)``, as the
+    product is exact in float64, and a graph of integers can hold it. So it is
+    for 0.25, 0.5, 1.75; not for 0.7, which float64 rounds.
+
+    Args:
+        scale (float): Relative size, positive.
+
+    Returns:
+        tuple[int, int] | None: The ratio, or None if there is none.
+    """
+    numerator, denominator = float(scale).as_integer_ratio()
+    is_small = max(numerator, denominator) <= 1 << 16
+    return (numerator, denominator) if is_small else None
+
+
 def scaled_size(size: Sequence[int], scale: float) -> Size:
     """Size of an image of ``size`` (H, W) at ``scale``, at least 1 x 1.
 
     The floor is that of the authors' ``ResizeX`` (network/mynn.py), which
     ``F.interpolate(scale_factor=...)`` takes.
     """
-    height, width = size
-    return max(int(height * scale), 1), max(int(width * scale), 1)
+    ratio = exact_ratio(scale)
+    if ratio is None:
+        height, width = (int(side * scale) for side in size)
+    else:
+        # In integers, so that exported graphs keep H and W as variables.
+        height, width = (side * ratio[0] // ratio[1] for side in size)
+    return max(height, 1), max(width, 1)
 
 
 def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:

@@ -17,11 +17,8 @@ from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor, nn
 
 from ..scale_fusion import resize
-from .base_multi_scale_head import (
-    BaseMultiScaleHead,
-    ScaleFeats,
-    SegHeadOutputs,
-)
+from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
+from .seg_head_outputs import SegHeadOutputs
 from .stages import (
     at_input_size,
     build_losses,

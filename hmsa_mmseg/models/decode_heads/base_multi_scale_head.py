@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Union
 
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptMultiConfig, SampleList, add_prefix
 from torch import Tensor, nn
 
+from ..fast.ocr import fast_heads
+from ..fast.row_losses import LazyOutput, loss_by_feat
 from ..fast.row_prediction import classes_of
 from .loading import check_num_classes, map_stock_keys
+from .seg_head_outputs import SegHeadOutputs, call_seg_heads
 
 ScaleFeats = tuple[float, Sequence[Tensor]]
-HeadOutput = Union[Tensor, tuple[Tensor, ...]]
 
 # The seg heads of a cascade are one model: these must agree.
 _SHARED_ATTRS = (
@@ -29,22 +30,6 @@ _SHARED_ATTRS = (
     'align_corners',
     'ignore_index',
 )
-
-
-class SegHeadOutputs(NamedTuple):
-    """What the seg heads give at one scale.
-
-    Attributes:
-        stages (tuple[Tensor | tuple[Tensor]]): What each seg head of the
-            cascade returned; a single tensor (N, K, h, w) for most heads.
-        seg_logits (Tensor): Output of the last classifier, (N, K, h, w).
-        classifier_feats (Tensor): Input of the last classifier, after
-            dropout, (N, C, h, w).
-    """
-
-    stages: tuple[HeadOutput, ...]
-    seg_logits: Tensor
-    classifier_feats: Tensor
 
 
 class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
@@ -133,6 +118,11 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             and next(child.parameters(), None) is not None
         ]
 
+    @property
+    def fuses_in_rows(self) -> bool:
+        """Whether scales are decoded alone, then combined in row tiles."""
+        return False
+
     def check_scales(self, scales: Sequence[float], key: str) -> None:
         """Refuse scales that this head cannot combine; here none.
 
@@ -155,11 +145,15 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
                 'in one, such as FCNHead or DepthwiseSeparableASPPHead'
             )
 
-    def forward_seg_heads(self, feats: Sequence[Tensor]) -> SegHeadOutputs:
+    def forward_seg_heads(
+        self, feats: Sequence[Tensor], with_classifier_feats: bool = True
+    ) -> SegHeadOutputs:
         """Run the seg heads at one scale, each exactly once.
 
         Args:
             feats (Sequence[Tensor]): Features of backbone and neck.
+            with_classifier_feats (bool): Whether the last classifier's input
+                is wanted. Defaults to True.
 
         Returns:
             SegHeadOutputs: The outputs and the last classifier's input.
@@ -167,41 +161,23 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         Raises:
             RuntimeError: If the last seg head does not call ``conv_seg``.
         """
-        *earlier, last = self.seg_heads
-        stages: list[HeadOutput] = []
-        for i, head in enumerate(earlier):
-            stages.append(head(feats, stages[-1]) if i else head(feats))
-
-        calls: list[tuple[Tensor, Tensor]] = []
-        handle = last.conv_seg.register_forward_hook(
-            lambda _, args, output: calls.append((args[0], output))
-        )
-        try:
-            stages.append(last(feats, stages[-1]) if stages else last(feats))
-        finally:
-            handle.remove()
-        if not calls:
-            raise RuntimeError(
-                f'{type(last).__name__}.forward did not call its classifier '
-                'layer `conv_seg`, so there are no features for attention'
-            )
-        classifier_feats, classified = calls[-1]
-        return SegHeadOutputs(
-            tuple(stages),
-            _main_logits(stages[-1], classified),
-            classifier_feats,
-        )
+        run_fast = fast_heads(self.seg_heads) if self.fast else None
+        if run_fast is not None:
+            stages, classifier_feats = run_fast(feats, with_classifier_feats)
+            return SegHeadOutputs(stages, stages[-1], classifier_feats)
+        return call_seg_heads(self.seg_heads, feats)
 
     def loss_by_stage(
         self,
-        stages: Sequence[HeadOutput],
+        stages: Sequence[LazyOutput],
         batch_data_samples: SampleList,
     ) -> dict[str, Tensor]:
         """Let each seg head compute its own losses on combined outputs.
 
         Args:
-            stages (Sequence[Tensor | tuple[Tensor]]): Per seg head the same
-                structure as its ``forward`` gives, at the input's size.
+            stages (Sequence[Tensor | RowLogits | tuple]): Per seg head the
+                same structure as its ``forward`` gives, at the input's size,
+                made or yet to be made.
             batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
 
         Returns:
@@ -217,7 +193,7 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         for prefix, head, output in zip(
             [*prefixes, 'decode'], self.seg_heads, stages
         ):
-            stage_losses = head.loss_by_feat(output, batch_data_samples)
+            stage_losses = loss_by_feat(head, output, batch_data_samples)
             losses.update(add_prefix(stage_losses, prefix))
         return losses
 
@@ -275,17 +251,3 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         map_stock_keys(state_dict, prefix)
         check_num_classes(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _main_logits(output: HeadOutput, classified: Tensor) -> Tensor:
-    """Pick the logits of the classifier from what a head returned.
-
-    Heads with several outputs differ in their order: DAHead puts its
-    classifier's first, PIDHead second.
-    """
-    if isinstance(output, Tensor):
-        return output
-    for candidate in output:
-        if candidate is classified:
-            return candidate
-    return output[0]

@@ -8,6 +8,7 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from mmcv.cnn import build_conv_layer, build_norm_layer
@@ -15,10 +16,24 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor, nn
 
+from ..fast.row_losses_walk import RowLogits
 from ..fast.row_prediction import classes_in_rows, fuse_in_rows
 from ..scale_fusion import fuse_scales
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .stages import build_losses, combine_stages, losses_of_scales
+
+
+class ScaleMaps(NamedTuple):
+    """What the blend reads of one scale.
+
+    Attributes:
+        seg_logits (Tensor): Shape (N, K, h, w).
+        scale_attn (Tensor | None): Attention in [0, 1], (N, 1, h, w); of
+            the highest scale None.
+    """
+
+    seg_logits: Tensor
+    scale_attn: Tensor | None
 
 
 class _ScaleAttentionBranch(nn.Sequential):
@@ -129,10 +144,38 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         aux_logits = stages[-2] if len(stages) > 1 else None
         return seg_logits, aux_logits, self.scale_attn(classifier_feats)
 
+    @property
+    def fuses_in_rows(self) -> bool:
+        """Whether scales are decoded alone, then blended in row tiles."""
+        return self.fast
+
+    def decode_scale(
+        self, feats: Sequence[Tensor], with_attn: bool
+    ) -> ScaleMaps:
+        """Compute what the blend reads of one scale.
+
+        Args:
+            feats (Sequence[Tensor]): Features of backbone and neck.
+            with_attn (bool): Whether to compute the attention, which
+                nothing reads at the highest scale.
+
+        Returns:
+            ScaleMaps: Logits and attention.
+        """
+        _, seg_logits, attn_feats = self.forward_seg_heads(
+            feats, with_classifier_feats=with_attn
+        )
+        attn = self.scale_attn(attn_feats) if with_attn else None
+        return ScaleMaps(seg_logits, attn)
+
     def predict(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
     ) -> Tensor:
-        """Blend the scales; of the highest no attention is computed."""
+        """Blend the scales; of the highest no attention is computed.
+
+        Instead of the features of a scale, ``inputs`` may hold its
+        :class:`ScaleMaps`.
+        """
         fuse = fuse_in_rows if self.fast else fuse_scales
         return fuse(self._outputs(inputs), input_size, self.align_corners)
 
@@ -159,9 +202,12 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
     ) -> Iterator[tuple[float, Tensor, Tensor | None]]:
         is_top = True
         for scale, feats in inputs:
-            _, seg_logits, attn_feats = self.forward_seg_heads(feats)
-            attn = None if is_top else self.scale_attn(attn_feats)
-            yield scale, seg_logits, attn
+            maps = feats
+            if not isinstance(feats, ScaleMaps):
+                maps = self.decode_scale(feats, with_attn=not is_top)
+            # Memory that the next scale may need.
+            del feats
+            yield (scale, *maps)
             is_top = False
 
     def loss(
@@ -189,9 +235,15 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
             seg_outputs.append(outputs)
             attns.append(attn)
 
-        def fuse(maps: Sequence[Tensor]) -> Tensor:
-            highest_first = zip(scales[::-1], maps[::-1], attns[::-1])
-            return fuse_scales(highest_first, input_size, self.align_corners)
+        def fuse(maps: Sequence[Tensor]) -> Tensor | RowLogits:
+            fused = RowLogits(
+                tuple(scales[::-1]),
+                tuple(maps[::-1]),
+                tuple(attns[::-1]),
+                tuple(input_size),
+                self.align_corners,
+            )
+            return fused if self.fast else fused.full()
 
         losses = self.loss_by_stage(
             combine_stages(seg_outputs, fuse), batch_data_samples

@@ -41,7 +41,7 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
     ) -> Tensor:
         """Average the scales; memory does not grow with their number."""
         scale_logits = (
-            (scale, self.forward_seg_heads(feats).seg_logits)
+            (scale, self.forward_seg_heads(feats, False).seg_logits)
             for scale, feats in inputs
         )
         return self._mean(scale_logits, input_size)
@@ -61,7 +61,7 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
         scales, seg_outputs = [], []
         for scale, feats in inputs:
             scales.append(scale)
-            seg_outputs.append(self.forward_seg_heads(feats))
+            seg_outputs.append(self.forward_seg_heads(feats, False))
         stages = combine_stages(
             seg_outputs,
             lambda maps: self._mean(zip(scales, maps), input_size),

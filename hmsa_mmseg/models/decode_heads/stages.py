@@ -14,12 +14,11 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, SampleList
 from torch import Tensor, nn
 
+from ..fast.row_losses import LazyOutput, loss_of_logits
+from ..fast.row_losses_walk import RowLogits
 from ..scale_fusion import fuse_scales
-from .base_multi_scale_head import (
-    BaseMultiScaleHead,
-    HeadOutput,
-    SegHeadOutputs,
-)
+from .base_multi_scale_head import BaseMultiScaleHead
+from .seg_head_outputs import HeadOutput, SegHeadOutputs
 
 
 def at_input_size(
@@ -48,22 +47,22 @@ def at_input_size(
 
 def combine_stages(
     seg_outputs: Sequence[SegHeadOutputs],
-    combine: Callable[[Sequence[Tensor]], Tensor],
-) -> list[HeadOutput]:
+    combine: Callable[[Sequence[Tensor]], Tensor | RowLogits],
+) -> list[LazyOutput]:
     """Combine the scales' outputs, each seg head's each map on its own.
 
     Args:
         seg_outputs (Sequence[SegHeadOutputs]): One for each scale.
-        combine (Callable): Makes one map (N, K, H, W) of those of all
-            scales, (N, K, h, w) each.
+        combine (Callable): Makes one map (N, K, H, W), or what it is to be
+            made of, of those of all scales, (N, K, h, w) each.
 
     Returns:
-        list[Tensor | tuple[Tensor]]: Per seg head the structure that its
+        list[Tensor | RowLogits | tuple]: Per seg head the structure that its
         ``forward`` gives. Outputs for the whole image (EncHead's presence
         of classes) have no pixels to combine and are averaged.
     """
 
-    def over_scales(per_scale: Sequence[HeadOutput]) -> HeadOutput:
+    def over_scales(per_scale: Sequence[HeadOutput]) -> LazyOutput:
         if not isinstance(per_scale[0], Tensor):
             return tuple(over_scales(leaves) for leaves in zip(*per_scale))
         if per_scale[0].dim() != 4:
@@ -110,13 +109,23 @@ def losses_of_scales(
         [sample.gt_sem_seg.data for sample in batch_data_samples]
     ).squeeze(1)
     for scale, outputs in zip(scales, seg_outputs):
-        logits = at_input_size(
-            scale, outputs.seg_logits, input_size, head.align_corners
+        logits = RowLogits(
+            (scale,),
+            (outputs.seg_logits,),
+            (None,),
+            tuple(input_size),
+            head.align_corners,
         )
+        full = None if head.fast else logits.full()
         for loss_module in head.loss_scale:
             key = f'scale_{scale:g}.{loss_module.loss_name}'
-            value = loss_module(
-                logits, seg_label, ignore_index=head.ignore_index
-            )
+            if head.fast:
+                value = loss_of_logits(
+                    loss_module, logits, seg_label, head.ignore_index
+                )
+            else:
+                value = loss_module(
+                    full, seg_label, ignore_index=head.ignore_index
+                )
             losses[key] = losses[key] + value if key in losses else value
     return losses

@@ -9,7 +9,9 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -20,6 +22,22 @@ from .row_resize import resize_rows, source_rows
 #: Bytes of the logits in a tile of rows: in a processor's cache, and enough
 #: to fill a GPU.
 TILE_BYTES = {'cpu': 2 << 20, 'cuda': 64 << 20}
+_limit: ContextVar[int | None] = ContextVar('tile_limit', default=None)
+
+
+@contextmanager
+def limit_tiles(tile_bytes: int | None) -> Iterator[None]:
+    """Let tiles be smaller within it.
+
+    Args:
+        tile_bytes (int, optional): The most bytes of a tile's logits, if
+            that is less than :data:`TILE_BYTES`. None is no limit.
+    """
+    token = _limit.set(tile_bytes)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
 
 
 def row_tiles(height: int, row_bytes: int, device: torch.device) -> list:
@@ -34,6 +52,9 @@ def row_tiles(height: int, row_bytes: int, device: torch.device) -> list:
         list[slice]: Rows of each tile, from the top.
     """
     tile_bytes = TILE_BYTES.get(device.type, TILE_BYTES['cpu'])
+    limit = _limit.get()
+    if limit is not None:
+        tile_bytes = min(tile_bytes, limit)
     step = max(tile_bytes // row_bytes, 1)
     return [slice(y, min(y + step, height)) for y in range(0, height, step)]
 

@@ -21,13 +21,15 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .rmi_pixel_terms import PixelTerms, chunks, refuse_create_graph
+from .rmi_band_terms import chunks
+from .rmi_pixel_terms import PixelTerms, refuse_create_graph
 from .rmi_pooling import POOL
 
 # The authors' constants (loss/rmi.py).
@@ -68,12 +70,26 @@ class _RegionCovariance(Function):
             views = [
                 values[:, y : y + rows].flatten(1, 2) for y in range(RADIUS)
             ]
+            first, *others = (views[0].transpose(1, 2) @ v for v in views)
+            # The products of two later rows of a region are those of two
+            # earlier ones, but for the rows of the maps at the borders.
+            top, bottom = (
+                _products_of_two_rows(values[:, y : y + 2]) for y in (0, rows)
+            )
+            edge = bottom - top
+            second = first + edge[:, 0, :, 0]
+            products = {
+                (0, 0): first,
+                (0, 1): others[0],
+                (0, 2): others[1],
+                (1, 1): second,
+                (1, 2): others[0] + edge[:, 0, :, 1],
+                (2, 2): second + edge[:, 1, :, 1],
+            }
             cov = maps.new_empty(len(maps), RADIUS, 6, RADIUS, 6)
-            for y in range(RADIUS):
-                for z in range(y, RADIUS):
-                    product = views[y].transpose(1, 2) @ views[z]
-                    cov[:, y, :, z] = product
-                    cov[:, z, :, y] = product.transpose(1, 2)
+            for (y, z), product in products.items():
+                cov[:, y, :, z] = product
+                cov[:, z, :, y] = product.transpose(1, 2)
             cov = cov.flatten(3).flatten(1, 2)
             sums = values.sum(dim=2).unfold(1, rows, 1).sum(dim=3)
             length = views[0].shape[1]
@@ -111,6 +127,16 @@ class _RegionCovariance(Function):
                 folded[:, :, x : x + cols] += slopes[:, x]
             out[planes] = folded
         return out, None
+
+
+def _products_of_two_rows(values: Tensor) -> Tensor:
+    """All products of two rows (k, 2, w, 6), shape (k, 2, 6, 2, 6)."""
+    pairs = values.transpose(1, 2).flatten(2)
+    return (
+        (pairs.transpose(1, 2) @ pairs)
+        .unflatten(2, (2, 6))
+        .unflatten(1, (2, 6))
+    )
 
 
 def _plane_chunks(planes: Tensor) -> list[slice]:
@@ -184,27 +210,45 @@ def rmi_loss(logits: Tensor, label: Tensor) -> Tensor:
     Returns:
         Tensor: The loss, negative where the prediction is good.
     """
-    batch, num_classes = logits.shape[:2]
-    present = _present_classes(label, num_classes)
+    present = present_classes(label, logits.shape[1])
     total, probs, labels = PixelTerms.apply(logits, label, present)
     bce = total / ((label >= 0).sum() + 1)
-
-    pairs = torch.tensor(present).flatten().nonzero().flatten()
-    num_absent = batch * num_classes - len(pairs)
-    absent = math.log(math.sqrt(POS_ALPHA) + LOG_MIN)
-    rmi = num_absent * absent / batch
-    if len(pairs):
-        probs, labels = probs.flatten(0, 1), labels.flatten(0, 1)
-        if num_absent:
-            probs, labels = probs[pairs], labels[pairs]
-        cov = _RegionCovariance.apply(probs, labels)
-        rmi = rmi + _half_logdet(cov).sum() / (REGION * batch)
+    pairs = [i for i, flag in enumerate(chain(*present)) if flag]
+    probs, labels = probs.flatten(0, 1), labels.flatten(0, 1)
+    if len(pairs) < len(probs):
+        index = torch.tensor(pairs, dtype=torch.long, device=label.device)
+        probs, labels = probs[index], labels[index]
+    rmi = rmi_of_pairs(probs, labels, *logits.shape[:2])
     return (LAMBDA * bce + (1 - LAMBDA) * rmi).to(logits.dtype)
 
 
-def _present_classes(label: Tensor, num_classes: int) -> list[list[bool]]:
+def rmi_of_pairs(
+    probs: Tensor, labels: Tensor, batch: int, num_classes: int
+) -> Tensor:
+    """Compute the RMI term; differentiable in the probabilities.
+
+    Args:
+        probs (Tensor): Pooled probabilities of the classes that the images
+            have, (P, h, w); all others count as a constant.
+        labels (Tensor): Shares of the classes in the same windows, likewise.
+        batch (int): N.
+        num_classes (int): C.
+
+    Returns:
+        Tensor: The term, float64.
+    """
+    absent = math.log(math.sqrt(POS_ALPHA) + LOG_MIN)
+    constant = (batch * num_classes - len(probs)) * absent / batch
+    rmi = probs.new_full((), constant, dtype=torch.float64)
+    if len(probs):
+        cov = _RegionCovariance.apply(probs, labels)
+        rmi = rmi + _half_logdet(cov).sum() / (REGION * batch)
+    return rmi
+
+
+def present_classes(label: Tensor, num_classes: int) -> list[list[bool]]:
     """By image and class, whether the class may have a gradient."""
-    if label.is_cuda:  # To ask would wait for the GPU: all of them.
+    if label.device.type != 'cpu':  # To ask would wait for the GPU.
         return [[True] * num_classes] * len(label)
     counts = [
         torch.bincount(one.flatten() + 1, minlength=num_classes + 1)

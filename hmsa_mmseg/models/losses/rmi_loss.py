@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
@@ -86,17 +88,15 @@ class RMILoss(nn.Module):
                 by a device-side assertion), or if asked for pixel weights or
                 another reduction.
         """
-        self._check_call(pred, target, weight, avg_factor, reduction_override)
-        label = self._label_of(target, ignore_index)
+        self._check_arguments(weight, avg_factor, reduction_override)
+        label = self.labels_for(pred.shape, target, ignore_index)
         with torch.autocast(pred.device.type, enabled=False):
             logits = pred if pred.dtype == torch.float64 else pred.float()
             loss = (rmi_loss if self.with_rmi else bce_loss)(logits, label)
-            return self.loss_weight * loss * _one_or_nan(logits)
+            return self.loss_weight * loss * one_or_nan(logits)
 
-    def _check_call(
+    def _check_arguments(
         self,
-        pred: Tensor,
-        target: Tensor,
         weight: Tensor | None,
         avg_factor: float | None,
         reduction: str | None,
@@ -111,16 +111,33 @@ class RMILoss(nn.Module):
                 "RMILoss has the reduction 'mean' and no avg_factor, got "
                 f'{reduction!r} and {avg_factor!r}'
             )
-        if pred.dim() != 4 or pred.shape[1] != self.num_classes:
+
+    def labels_for(
+        self, shape: Sequence[int], target: Tensor, ignore_index: int | None
+    ) -> Tensor:
+        """Check the labels of logits of some shape.
+
+        Args:
+            shape (Sequence[int]): That of the logits, (N, C, H, W).
+            target (Tensor): As for :meth:`forward`.
+            ignore_index (int, optional): Likewise.
+
+        Returns:
+            Tensor: The labels, -1 where ignored, (N, H, W), int64.
+
+        Raises:
+            ValueError: As :meth:`forward`.
+        """
+        if len(shape) != 4 or shape[1] != self.num_classes:
             raise ValueError(
                 f'RMILoss: expected logits of {self.num_classes} classes '
                 f'(num_classes), (N, {self.num_classes}, H, W), got '
-                f'{tuple(pred.shape)}'
+                f'{tuple(shape)}'
             )
-        if target.shape != (len(pred), *pred.shape[2:]):
+        if target.shape != (shape[0], *shape[2:]):
             raise ValueError(
                 f'RMILoss: labels of shape {tuple(target.shape)} do not fit '
-                f'logits of shape {tuple(pred.shape)}'
+                f'logits of shape {tuple(shape)}'
             )
         if self.with_rmi and min(target.shape[1:]) < MIN_SIZE:
             height, width = target.shape[1:]
@@ -129,9 +146,6 @@ class RMILoss(nn.Module):
                 f'for a region; expected {MIN_SIZE}x{MIN_SIZE} or more '
                 '(crop_size)'
             )
-
-    def _label_of(self, target: Tensor, ignore_index: int | None) -> Tensor:
-        """Replace ``ignore_index`` by -1 and check the rest."""
         is_class = (target >= 0) & (target < self.num_classes)
         if ignore_index is None:
             allowed = is_class
@@ -141,7 +155,7 @@ class RMILoss(nn.Module):
             is_class &= ~ignored
         if target.is_cuda:
             torch._assert_async(allowed.all())
-        elif not allowed.all():
+        elif not (target.is_meta or allowed.all()):
             found = target[~allowed].unique()[:10].tolist()
             raise ValueError(
                 f'RMILoss: found labels {found} in the ground truth; expected '
@@ -156,7 +170,7 @@ class RMILoss(nn.Module):
         return self._loss_name
 
 
-def _one_or_nan(logits: Tensor) -> Tensor:
+def one_or_nan(logits: Tensor) -> Tensor:
     """1, or NaN if any logit is not finite.
 
     An infinite logit need not show in the loss or its gradient; this way it

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from hmsa_mmseg.models.losses import rmi_functional, rmi_pixel_terms
+from hmsa_mmseg.models.losses import (
+    rmi_band_terms,
+    rmi_functional,
+    rmi_pixel_terms,
+)
 from hmsa_mmseg.models.losses.rmi_functional import bce_loss, rmi_loss
 
 # The tools are scripts, which find their modules in their own folder.
@@ -90,8 +94,8 @@ def test_equals_the_formula_whatever_the_remainder(side):
 @pytest.mark.parametrize('chunk', [1, 300, 1500, 10**6])
 @pytest.mark.parametrize('most_factors', [2, 100])
 def test_bands_and_chunks_do_not_matter(monkeypatch, chunk, most_factors):
-    monkeypatch.setattr(rmi_pixel_terms, 'CHUNK_CPU', chunk)
-    monkeypatch.setattr(rmi_pixel_terms, '_MAX_FACTORS', most_factors)
+    monkeypatch.setattr(rmi_band_terms, 'CHUNK_CPU', chunk)
+    monkeypatch.setattr(rmi_band_terms, '_MAX_FACTORS', most_factors)
     logits, label = random_case(7, (39, 30), batch=2)
     assert_equal_to_literal(logits.double(), label, 1e-9, 1e-9)
 
@@ -110,7 +114,7 @@ def test_classes_that_are_absent_may_be_computed_as_well(monkeypatch):
     skipped = loss_and_grad(rmi_loss, logits, label)
     monkeypatch.setattr(
         rmi_functional,
-        '_present_classes',
+        'present_classes',
         lambda label, num_classes: [[True] * num_classes] * len(label),
     )
     computed = loss_and_grad(rmi_loss, logits, label)
