@@ -1,4 +1,5 @@
 from .hooks import (
+    InferencePreparationHook,
     InvalidLossHook,
     IterSeedHook,
     SafeCheckpointHook,
@@ -9,6 +10,7 @@ from .process_groups import close_gloo
 from .runners import SafeResumeRunner
 
 __all__ = [
+    'InferencePreparationHook',
     'InvalidLossHook',
     'IterSeedHook',
     'ResumableIterBasedTrainLoop',

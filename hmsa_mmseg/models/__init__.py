@@ -4,10 +4,12 @@ from .decode_heads import (
     HierarchicalMSAttentionHead,
     MultiScaleAverageHead,
 )
+from .inference import prepare_for_inference
 from .losses import ClassWeightedCrossEntropyLoss, RMILoss
-from .segmentors import MultiScaleAttentionSegmentor
+from .segmentors import AccumulatingTTAModel, MultiScaleAttentionSegmentor
 
 __all__ = [
+    'AccumulatingTTAModel',
     'AttentionToScaleHead',
     'ClassWeightedCrossEntropyLoss',
     'HierarchicalMSAttentionHead',
@@ -15,4 +17,5 @@ __all__ = [
     'MultiScaleAverageHead',
     'RMILoss',
     'SingleResizeHRNet',
+    'prepare_for_inference',
 ]

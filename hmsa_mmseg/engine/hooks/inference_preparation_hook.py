@@ -1,0 +1,48 @@
+"""A model made ready for inference before mmseg's test.py tests it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmseg.registry import HOOKS
+
+from hmsa_mmseg.models.inference import prepare_for_inference
+
+
+@HOOKS.register_module()
+class InferencePreparationHook(Hook):
+    """Prepare the model for inference when a test begins.
+
+    Weights are loaded then. Training and validation are not touched; a model
+    that has been tested with ``fold_bn`` cannot be trained any more.
+
+    Args:
+        fold_bn (bool): As in :func:`prepare_for_inference`. Defaults to True.
+        channels_last (bool): Likewise. Defaults to True.
+        compile (bool | dict): Likewise. Defaults to False.
+        cuda_graphs (bool): Likewise. Defaults to False.
+    """
+
+    def __init__(
+        self,
+        fold_bn: bool = True,
+        channels_last: bool = True,
+        compile: bool | Mapping = False,
+        cuda_graphs: bool = False,
+    ) -> None:
+        self.options = dict(
+            fold_bn=fold_bn,
+            channels_last=channels_last,
+            compile=compile,
+            cuda_graphs=cuda_graphs,
+        )
+
+    def before_test(self, runner) -> None:
+        """Prepare the model within all its wrappers."""
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        model.eval()
+        prepare_for_inference(model, **self.options)

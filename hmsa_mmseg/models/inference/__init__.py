@@ -1,0 +1,3 @@
+from .preparation import prepare_for_inference
+
+__all__ = ['prepare_for_inference']

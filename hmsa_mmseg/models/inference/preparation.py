@@ -1,0 +1,127 @@
+"""A model made ready for inference: the same function in less time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from mmengine.logging import print_log
+from mmseg.models.segmentors import EncoderDecoder
+from torch import nn
+
+from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
+from .cuda_graphs import GraphedForward
+from .folding import fold_batch_norm
+from .memory_budget import forget_plans
+
+
+def prepare_for_inference(
+    model: EncoderDecoder,
+    fold_bn: bool = True,
+    channels_last: bool = True,
+    compile: bool | Mapping = False,
+    cuda_graphs: bool = False,
+) -> EncoderDecoder:
+    """Change a trained model, in place, so that it predicts in less time.
+
+    Predictions stay the same up to rounding. To go on training, or to load
+    another checkpoint, prepare a copy: ``copy.deepcopy(model)``.
+
+    Args:
+        model (EncoderDecoder): In evaluation mode, its weights loaded, on
+            the device where it will run.
+        fold_bn (bool): Whether batch normalisation becomes part of the
+            convolutions before it. Defaults to True.
+        channels_last (bool): Whether convolutions keep channels together in
+            memory, which most kernels prefer. Defaults to True.
+        compile (bool | dict): Whether ``torch.compile`` compiles the
+            backbone, at first use and once for each scale and size of
+            images, which takes a minute or more; with fixed sizes only. A
+            dict holds its arguments. Defaults to False.
+        cuda_graphs (bool): Whether the backbone's kernels are recorded for
+            each size of its input, up to 8, and started at once; it takes
+            no effect on the CPU. Defaults to False.
+
+    Returns:
+        EncoderDecoder: The same model.
+
+    Raises:
+        TypeError: If it is no encoder-decoder of mmseg.
+        ValueError: If it is in training mode, or asked for what does not go
+            together or is not there.
+    """
+    if not isinstance(model, EncoderDecoder):
+        raise TypeError(
+            'prepare_for_inference: expected an EncoderDecoder of mmseg, '
+            f'such as MultiScaleAttentionSegmentor; got {type(model).__name__}'
+        )
+    if model.training:
+        raise ValueError(
+            'prepare_for_inference: expected a model in evaluation mode, '
+            'model.eval(); got one in training mode'
+        )
+    if not isinstance(compile, (bool, Mapping)):
+        raise ValueError(
+            'prepare_for_inference: compile must be True, False or a dict of '
+            f'arguments of torch.compile, got {compile!r}'
+        )
+    _check_cuda_graphs(model, compile, cuda_graphs)
+    if fold_bn:
+        pairs = fold_batch_norm(model, lambda: _run_plainly(model))
+        print_log(
+            f'prepare_for_inference: {len(pairs)} norm layers folded into '
+            'convolutions',
+            logger='current',
+        )
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    if compile is not False:
+        if not hasattr(model.backbone, 'compile'):
+            raise ValueError(
+                f'prepare_for_inference: compile={compile!r} needs torch 2.2 '
+                f'or newer, found {torch.__version__}'
+            )
+        options = {} if compile is True else dict(compile)
+        model.backbone.compile(**{'dynamic': False, **options})
+    forward = model.backbone.forward
+    if cuda_graphs and not isinstance(forward, GraphedForward):
+        vars(model.backbone)['forward'] = GraphedForward(forward)
+    forget_plans(model)
+    return model
+
+
+def _check_cuda_graphs(
+    model: nn.Module, compile: bool | Mapping, cuda_graphs: bool
+) -> None:
+    if not cuda_graphs:
+        return
+    if compile is not False:
+        raise ValueError(
+            'prepare_for_inference: cuda_graphs=True does not go with '
+            f'compile={compile!r}; use compile=dict(mode="reduce-overhead"), '
+            'which records graphs of what it compiles'
+        )
+    if (model.test_cfg or {}).get('memory_budget') is not None:
+        raise ValueError(
+            'prepare_for_inference: cuda_graphs=True keeps the memory of '
+            'each pass, which model.test_cfg.memory_budget='
+            f'{model.test_cfg["memory_budget"]} does not count; remove one'
+        )
+
+
+def _run_plainly(model: EncoderDecoder) -> None:
+    """Run all layers that inference runs, each called as a module."""
+    param = next(model.backbone.parameters())
+    mean = getattr(model.data_preprocessor, 'mean', None)
+    channels = 3 if mean is None else len(mean)
+    image = param.new_zeros(1, channels, 64, 64)
+    if not isinstance(model.decode_head, BaseMultiScaleHead):
+        model.encode_decode(image, [dict(img_shape=(64, 64))])
+        return
+    head, fast = model.decode_head, model.decode_head.fast
+    head.fast = False
+    try:
+        scales = sorted(model.test_cfg['scales'], reverse=True)
+        head.predict(model._extract_scales(image, scales), image.shape[2:])
+    finally:
+        head.fast = fast
