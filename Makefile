@@ -1,7 +1,11 @@
 # make demo    install into .venv and run the demonstration (docs/demo)
 # make test    install into .venv, lint, and run all tests
 # make compare train, test and measure all ways to fuse scales (docs/fusion)
-# make benchmark   measure again what docs/benchmarks shows
+# make benchmark   measure again what docs/benchmarks shows, and print the table
+#                  of what is to be reached (half an hour on two cores);
+#                  SUITES="..." for other suites, AUTHORS=dir for the authors'
+#                  network beside its transcription
+# make gpu     check, train and measure on a GPU (ten minutes; docs/gpu)
 # make fix     format the code and repair what ruff can repair
 # make wheel   build the wheel into dist/
 # make clean   remove what the targets above made, but not .venv
@@ -12,9 +16,12 @@ PY := $(VENV)/bin/python
 # CPU and CUDA builds of torch share this version; to take another build,
 # install it into $(VENV) first.
 TORCH ?= torch==2.13.0
+# Of make benchmark.
+SUITES ?= table
+ROUNDS ?= 5
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test compare benchmark lint fix wheel clean install
+.PHONY: demo test compare benchmark gpu lint fix wheel clean install
 
 demo: install
 	$(PY) tools/demo/run_demo.py --out demo_out
@@ -26,8 +33,11 @@ compare: install
 	$(PY) tools/compare_fusion.py --work-dir compare_out
 
 benchmark: install
-	OMP_WAIT_POLICY=PASSIVE $(PY) tools/benchmark.py rmi attention_only \
-	checkpointing
+	OMP_WAIT_POLICY=PASSIVE $(PY) tools/benchmark.py $(SUITES) \
+	--rounds $(ROUNDS) $(if $(AUTHORS),--authors $(AUTHORS))
+
+gpu: install
+	PYTHON=$(PY) tools/gpu_check.sh
 
 lint: install
 	$(PY) -m ruff check .

@@ -1,10 +1,13 @@
 """Benchmarks of this project, one suite after the other.
 
-    python tools/benchmark.py rmi --out docs/benchmarks
+    python tools/benchmark.py table --out docs/benchmarks
 
 Each suite first checks that what it compares gives the same numbers, and
 stops if not; then it counts and times, and writes ``<suite>.json`` and
-``<suite>.md``. It runs on the CPU and, where there is one, on a GPU.
+``<suite>.md``. It runs on the CPU and, where there is one, on a GPU. In the
+end it prints the table of all figures that have a target, of this run and of
+earlier ones with the same ``--out``. ``table`` stands for the suites of that
+table. A run that was broken off goes on with the first suite that is missing.
 """
 
 from __future__ import annotations
@@ -12,20 +15,40 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
+# Before torch. Threads that wait by spinning slow each other down several
+# times as soon as another program wants one of the cores.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
-# Name -> module. A suite has TITLE, `run(size, rounds)`, which checks,
-# measures and returns a dict with the machine's description in `machine`,
-# and `markdown(results)`.
+import torch
+from benchmarking.options import DTYPES, Options, progress
+from benchmarking.report import plot, table
+
+# Name -> module. A suite has TITLE, `run(options)`, which checks, measures
+# and returns a dict with the machine's description in `machine`,
+# `markdown(results)`, and, if it has figures with a target,
+# `figures(results)`.
+TABLE = {
+    'flops': 'benchmarking.flops',
+    'memory': 'benchmarking.memory',
+    'fusion': 'benchmarking.fusion',
+    'rmi': 'benchmarking.rmi',
+    'loss': 'benchmarking.loss',
+    'inference': 'benchmarking.inference',
+    'train': 'benchmarking.train',
+    'tta': 'benchmarking.tta',
+}
 SUITES = {
+    **TABLE,
     'attention_only': 'benchmarking.attention_only',
     'checkpointing': 'benchmarking.checkpointing',
-    'rmi': 'benchmarking.rmi',
+    'recipes': 'benchmarking.recipes',
 }
+UNFINISHED = 'unfinished.json'
 
 
 def describe(machine: dict[str, Any]) -> str:
@@ -34,6 +57,8 @@ def describe(machine: dict[str, Any]) -> str:
     if machine['gpu']:
         parts.append(machine['gpu'])
     parts.append(f'torch {machine["torch"]}')
+    if machine.get('date'):
+        parts.append(machine['date'])
     if machine['load'] is not None:
         parts.append(f'load average {machine["load"]:.1f} at the end')
     return ', '.join(parts)
@@ -63,7 +88,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('suites', nargs='+', choices=sorted(SUITES))
+    parser.add_argument('suites', nargs='+', choices=['table', *SUITES])
     parser.add_argument('--out', type=Path, default=Path('docs/benchmarks'))
     parser.add_argument(
         '--size',
@@ -75,12 +100,60 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--threads', type=int, help="threads of torch; default: torch's"
     )
+    parser.add_argument(
+        '--authors',
+        type=Path,
+        help='a checkout of NVIDIA/semantic-segmentation, whose network then '
+        'takes part beside its transcription',
+    )
+    parser.add_argument(
+        '--dtypes',
+        nargs='+',
+        choices=DTYPES,
+        default=['float32'],
+        help='types that inference runs in',
+    )
+    parser.add_argument(
+        '--fresh',
+        action='store_true',
+        help='measure again what a run that was broken off has measured',
+    )
     args = parser.parse_args()
     for name in ('rounds', 'threads'):
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f'--{name}: expected 1 or more, got {value}')
+    if args.authors is not None:
+        from benchmarking.authors import check_checkout
+
+        try:
+            check_checkout(args.authors)
+        except ValueError as error:
+            parser.error(str(error))
     return args
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The settings of a run, as they are written down with its results."""
+    options = f'--size {args.size} --rounds {args.rounds}'
+    if args.threads:
+        options += f' --threads {args.threads}'
+    if args.dtypes != ['float32']:
+        options += f' --dtypes {" ".join(args.dtypes)}'
+    if args.authors:
+        options += ' --authors semantic-segmentation'
+    return options
+
+
+def all_figures(out: Path) -> list:
+    """Figures of all suites whose results lie in a folder."""
+    figures = []
+    for name, module in SUITES.items():
+        path = out / f'{name}.json'
+        suite = importlib.import_module(module) if path.is_file() else None
+        if hasattr(suite, 'figures'):
+            figures += suite.figures(json.loads(path.read_text()))
+    return figures
 
 
 def main() -> None:
@@ -89,18 +162,43 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    options = f'--size {args.size} --rounds {args.rounds}'
-    if args.threads:
-        options += f' --threads {args.threads}'
-    for name in args.suites:
+    names = list(
+        dict.fromkeys(
+            one
+            for name in args.suites
+            for one in (TABLE if name == 'table' else [name])
+        )
+    )
+    options = Options(args.size, args.rounds, args.authors, tuple(args.dtypes))
+    settings = command_line(args)
+    state_file = args.out / UNFINISHED
+    state = dict(suites=names, settings=settings, done=[])
+    if state_file.is_file() and not args.fresh:
+        before = json.loads(state_file.read_text())
+        if {**before, 'done': []} == state:
+            state = before
+    for name in names:
+        if name in state['done']:
+            progress(f'{name}: measured before the run was broken off')
+            continue
         suite = importlib.import_module(SUITES[name])
-        results = suite.run(args.size, args.rounds)
-        command = f'python tools/benchmark.py {name} {options}'
+        results = suite.run(options)
+        command = f'python tools/benchmark.py {name} {settings}'
         text = page(name, suite, results, command)
         results = dict(command=command, **results)
         write(args.out / f'{name}.json', json.dumps(results, indent=2) + '\n')
         write(args.out / f'{name}.md', text)
-        print(text)
+        state['done'].append(name)
+        write(state_file, json.dumps(state) + '\n')
+        if args.suites != ['table']:
+            print(text)
+    state_file.unlink()
+    figures = all_figures(args.out)
+    if figures:
+        summary = table(figures)
+        write(args.out / 'table.md', f'# What was reached\n\n{summary}\n')
+        plot(figures, args.out / 'table.png')
+        print(summary)
 
 
 if __name__ == '__main__':

@@ -69,18 +69,17 @@ def check():
             )
 
 
-def run(size, rounds):
+def run(options):
     """Check, then measure.
 
     Args:
-        size (str): ``small`` or ``full``.
-        rounds (int): Rounds of the timing.
+        options (Options): Of the run.
 
     Returns:
         dict: What is written as JSON.
     """
     check()
-    return run_models(MODELS, rounds, size)
+    return run_models(MODELS, options.rounds, options.size)
 
 
 def markdown(results):

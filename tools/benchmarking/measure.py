@@ -12,15 +12,25 @@ import os
 import platform
 import statistics
 import time
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from hmsa_mmseg.utils.live_bytes import peak_live_bytes
+
+__all__ = [
+    'Ratio',
+    'Timing',
+    'count_flops',
+    'interleaved',
+    'machine',
+    'median_ms',
+    'pair_ratios',
+    'peak_live_bytes',
+]
 
 
 class Timing(NamedTuple):
@@ -78,63 +88,6 @@ def _backward_flops(
     size = x if transposed else grad_out
     forward = 2 * x[0] * math.prod(weight) * math.prod(size[2:])
     return forward * sum(output_mask[:2])
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Follows every storage that an operator returns until it is freed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(
-        self,
-        func: Callable,
-        types: Iterable[type],
-        args: Sequence = (),
-        kwargs: Mapping | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        # What comes in unknown was there before: a view of it is not new.
-        self._follow((args, kwargs), is_new=False)
-        result = func(*args, **kwargs)
-        self._follow(result, is_new=True)
-        return result
-
-    def _follow(self, tree: Any, is_new: bool) -> None:
-        for leaf in tree_leaves(tree):
-            if not torch.is_tensor(leaf):
-                continue
-            storage = leaf.untyped_storage()
-            key = storage._cdata
-            if key not in self.sizes:
-                self.sizes[key] = storage.nbytes() if is_new else 0
-                self.now += self.sizes[key]
-                self.peak = max(self.peak, self.now)
-                end = weakref.finalize(storage, self._forget, key)
-                end.atexit = False
-
-    def _forget(self, key: int) -> None:
-        self.now -= self.sizes.pop(key)
-
-
-def peak_live_bytes(function: Callable[[], Any]) -> int:
-    """Measure the most memory that tensors hold at once during a call.
-
-    Works on any device, ``meta`` included. Buffers that a kernel allocates
-    and frees by itself are not seen.
-
-    Args:
-        function (Callable): What to run; backward counts if it is run inside.
-
-    Returns:
-        int: Bytes above what was held when the call began.
-    """
-    gc.collect()
-    with _LiveBytes() as live:
-        function()
-    return live.peak
 
 
 def _now() -> Timing:
@@ -226,8 +179,8 @@ def machine() -> dict[str, Any]:
 
     Returns:
         dict: ``cpu``, ``cores`` this process may use, ``threads`` of torch,
-        ``torch``, ``gpu`` (None without one) and ``load``, the load average
-        of the last minute (None where the system keeps none).
+        ``torch``, ``gpu`` (None without one), ``load``, the load average of
+        the last minute (None where the system keeps none), and ``date``.
     """
     can_ask = hasattr(os, 'sched_getaffinity')
     cores = len(os.sched_getaffinity(0)) if can_ask else os.cpu_count()
@@ -239,4 +192,5 @@ def machine() -> dict[str, Any]:
         torch=torch.__version__,
         gpu=torch.cuda.get_device_name() if has_gpu else None,
         load=os.getloadavg()[0] if hasattr(os, 'getloadavg') else None,
+        date=time.strftime('%Y-%m-%d'),
     )

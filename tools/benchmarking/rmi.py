@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmsa_mmseg  # noqa: F401  # isort: skip
 
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,8 +21,13 @@ from .measure import (
     pair_ratios,
     peak_live_bytes,
 )
+from .options import Options, progress
+from .report import Figure, size_text
 
 TITLE = 'RMI loss'
+# What the issue wants of forward and backward on the CPU, by classes.
+FASTER = {19: 8, 65: 12}
+TEMPORARIES_MB = 20  # beside the gradient, at 512x1024
 # Of the loss, of the largest gradient. The formula is in float32 as well.
 LOSS_TOLERANCE, GRAD_TOLERANCE = 1e-6, 1e-4
 
@@ -138,12 +142,11 @@ def measure(case: Case, device: str, threads: int, rounds: int) -> dict:
     return result
 
 
-def run(size: str, rounds: int) -> dict[str, Any]:
+def run(options: Options) -> dict[str, Any]:
     """Check, then measure, with one thread and with all.
 
     Args:
-        size (str): ``small`` or ``full``.
-        rounds (int): Rounds of the timing.
+        options (Options): Of the run.
 
     Returns:
         dict: What is written as JSON.
@@ -153,12 +156,46 @@ def run(size: str, rounds: int) -> dict[str, Any]:
     if torch.cuda.is_available():
         places.append(('cuda', all_threads))
     results = []
-    for case in CASES[size]:
+    for case in CASES[options.size]:
         for device, threads in places:
-            print(f'measuring {case} on {device}', file=sys.stderr, flush=True)
-            results.append(measure(case, device, threads, rounds))
+            progress(f'rmi: {case} on {device}, {threads} threads')
+            results.append(measure(case, device, threads, options.rounds))
     torch.set_num_threads(all_threads)
-    return dict(machine=machine(), rounds=rounds, results=results)
+    return dict(machine=machine(), rounds=options.rounds, results=results)
+
+
+def figures(results: dict[str, Any]) -> list[Figure]:
+    """Rows of the table of what is to be reached."""
+    rows = []
+    for row in results['results']:
+        size = size_text((row['height'], row['width']))
+        threads, classes = row['threads'], row['num_classes']
+        on_gpu = row['device'] != 'cpu'
+        place = 'GPU' if on_gpu else f'{threads} threads'
+        ratio = row['wall_ratio']
+        rows.append(
+            Figure(
+                f'RMI forward + backward, {classes} classes, {size}, {place}',
+                'literal',
+                ratio['median'],
+                target=None if on_gpu else FASTER[classes],
+                at_least=True,
+                detail=f'{ratio["low"]:.1f} to {ratio["high"]:.1f}; CPU time '
+                f'{row["cpu_ratio"]["median"]:.1f}',
+            )
+        )
+        if threads == 1:
+            peak = row['peak_bytes']['RMILoss'] - row['gradient_bytes']
+            rows.append(
+                Figure(
+                    f'RMI temporaries, {classes} classes, {size}',
+                    'beside the gradient',
+                    peak / 1e6,
+                    'MB',
+                    target=TEMPORARIES_MB,
+                )
+            )
+    return rows
 
 
 def markdown(results: dict[str, Any]) -> str:

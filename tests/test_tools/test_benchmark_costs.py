@@ -1,0 +1,69 @@
+"""What the networks cost at their true size, counted without values."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+# The tools are scripts, which find their modules in their own folder.
+sys.path.insert(0, str(TOOLS))
+
+from benchmarking import memory, networks  # noqa: E402
+from benchmarking.measure import count_flops, peak_live_bytes  # noqa: E402
+from benchmarking.options import Options  # noqa: E402
+from benchmarking.recipe_steps import meta_step  # noqa: E402
+
+FULL_SIZE = (1024, 2048)
+# Of the authors' program, see test_benchmark_peers.py.
+AUTHORS_GFLOP = 16063.3
+OPTIONS = Options()
+
+
+@pytest.fixture(scope='module')
+def model():
+    """HRNet-W48 + OCR, without values."""
+    return networks.build(networks.config_for('full'), 'meta')
+
+
+@pytest.fixture(scope='module')
+def x():
+    return networks.images(1, FULL_SIZE, 'meta')
+
+
+@torch.no_grad()
+def test_operations_of_inference(model, x):
+    fast = count_flops(lambda: model.encode_decode(x)) / 1e9
+    assert fast <= 0.60 * AUTHORS_GFLOP
+
+
+@torch.no_grad()
+def test_memory_of_inference(model, x):
+    peak = peak_live_bytes(lambda: memory.classes(model, x)) / 1e9
+    assert peak <= 2.5
+
+
+@pytest.mark.parametrize('recipe', memory.RECIPES)
+@pytest.mark.parametrize('checkpoint', [(), memory.CHECKPOINT])
+def test_memory_of_training(recipe, checkpoint):
+    name, batch, size, *targets = memory.RECIPES[recipe]
+    cfg = networks.config_for('full', name, checkpoint=checkpoint)
+    step = meta_step('fast', cfg, batch, size, OPTIONS, torch.bfloat16)
+    assert peak_live_bytes(step) / 1e9 <= targets[bool(checkpoint)]
+
+
+def test_operations_of_training():
+    """Two scales cost no more than one does in mmseg."""
+    cfg = networks.config_for('full')
+    fast, stock = (
+        count_flops(meta_step(name, cfg, 1, FULL_SIZE, OPTIONS))
+        for name in ('fast', 'mmseg OCRNet, scale 1')
+    )
+    assert fast <= stock
+
+
+def test_explicit_attention_takes_several_times_the_memory():
+    """The paper's claim: roughly four times."""
+    found = memory.explicit_and_hierarchical(OPTIONS)
+    assert 3.5 <= found['explicit'] / found['hierarchical'] <= 4.5

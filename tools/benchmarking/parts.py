@@ -1,0 +1,45 @@
+"""The parts of a model that a profile of inference tells apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hmsa_mmseg.models.decode_heads import hierarchical_ms_attention_head
+from hmsa_mmseg.models.fast.pyramid_conv import PyramidConv
+from hmsa_mmseg.models.segmentors import multi_scale_attention_segmentor
+
+from .stopwatch import Part
+
+#: All that is neither backbone nor heads.
+OUTSIDE = ('fusion', 'resizing the image', 'results and all else')
+
+
+def inference_parts(model: Any) -> list[Part]:
+    """Parts of ``predict`` of a model with OCRNet's heads, fast or plain.
+
+    Args:
+        model (nn.Module): A ``MultiScaleAttentionSegmentor`` with
+            ``HierarchicalMSAttentionHead``.
+
+    Returns:
+        list[tuple]: For :class:`Stopwatch`. The heads' own layers are left
+        alone: those with another ``forward`` would not take the fast path.
+    """
+    head = model.decode_head
+    fusion, resizing, rest = OUTSIDE
+    segmentor = multi_scale_attention_segmentor
+    fusions = hierarchical_ms_attention_head
+    return [
+        (rest, model, 'predict'),
+        (resizing, segmentor, 'resize_image'),
+        *(
+            (fusion, fusions, name)
+            for name in ('fuse_scales', 'fuse_in_rows', 'classes_in_rows')
+        ),
+        ('backbone', model.backbone, 'forward'),
+        ('attention', head.scale_attn, 'forward'),
+        ('seg heads, the rest', head, 'forward_seg_heads'),
+        # Of the fast path.
+        ('OCR head, first convolution', PyramidConv, 'whole'),
+        ('auxiliary head, first convolution', PyramidConv, 'rows'),
+    ]

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# All that needs a GPU, in at most ten minutes and without a network: the tests
+# that ask for CUDA, the authors' training recipes in half precision with their
+# peak memory, and the benchmarks at true size in float32, bfloat16 and
+# float16. Without CUDA it says so and runs the same at a small size.
+#
+#     tools/gpu_check.sh [OUT]        default: docs/gpu
+#
+# PYTHON is the interpreter (default .venv/bin/python), AUTHORS a checkout of
+# NVIDIA/semantic-segmentation whose network then takes part. Every step has a
+# limit of time; one that fails does not stop those after it, and makes the
+# script fail in the end. What each step printed is in OUT/<step>.log.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+OUT=${1:-docs/gpu}
+PYTHON=${PYTHON:-.venv/bin/python}
+mkdir -p "$OUT"
+failed=()
+
+step() { # name, limit in seconds, command
+    local name=$1 limit=$2 began=$SECONDS
+    shift 2
+    echo "== $name (at most $limit s)"
+    if ! timeout "$limit" "$@" >"$OUT/$name.log" 2>&1; then
+        failed+=("$name")
+        tail -n 15 "$OUT/$name.log"
+    fi
+    echo "   $((SECONDS - began)) s"
+}
+
+if gpu=$("$PYTHON" -c 'import torch
+assert torch.cuda.is_available()
+print(torch.cuda.get_device_name())' 2>/dev/null); then
+    echo "GPU: $gpu"
+    size=full
+    rounds=10
+    dtypes='float32 bfloat16 float16'
+else
+    echo 'no CUDA: everything runs on the CPU, at a small size; its figures'
+    echo 'say nothing about a GPU'
+    size=small
+    rounds=1
+    dtypes='float32'
+fi
+benchmark() { # name, limit in seconds, further arguments
+    local name=$1 limit=$2
+    shift 2
+    step "$name" "$limit" "$PYTHON" tools/benchmark.py "$name" --fresh \
+        --size "$size" --rounds "$rounds" --out "$OUT" \
+        ${AUTHORS:+--authors "$AUTHORS"} "$@"
+}
+
+if [ "$size" = full ]; then
+    mapfile -t files < <(grep -rl --include='test_*.py' 'cuda.is_available' tests)
+    step tests 150 "$PYTHON" -m pytest -q "${files[@]}"
+fi
+benchmark recipes 90
+# shellcheck disable=SC2086
+benchmark inference 120 --dtypes $dtypes
+benchmark train 75
+benchmark tta 60
+benchmark fusion 30
+benchmark loss 30
+benchmark rmi 45
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "failed: ${failed[*]} (see the logs in $OUT)"
+    exit 1
+fi
+echo "all done in $SECONDS s; results in $OUT"
