@@ -21,7 +21,7 @@ from .row_resize import resize_rows, source_rows
 
 #: Bytes of the logits in a tile of rows: in a processor's cache, and enough
 #: to fill a GPU.
-TILE_BYTES = {'cpu': 2 << 20, 'cuda': 64 << 20}
+TILE_BYTES = {'cpu': 2 << 20, 'cuda': 16 << 20}
 _limit: ContextVar[int | None] = ContextVar('tile_limit', default=None)
 
 
