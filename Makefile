@@ -1,5 +1,6 @@
 # make demo    install into .venv and run the demonstration (docs/demo)
-# make test    install into .venv, lint, and run all tests
+# make test    install into .venv, lint, and run all tests but the slow ones
+# make test-slow   run every suite of the benchmarks once, at a small size
 # make compare train, test and measure all ways to fuse scales (docs/fusion)
 # make benchmark   measure again what docs/benchmarks shows, and print the table
 #                  of what is to be reached (half an hour on two cores);
@@ -21,13 +22,16 @@ SUITES ?= table
 ROUNDS ?= 5
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test compare benchmark gpu lint fix wheel clean install
+.PHONY: demo test test-slow compare benchmark gpu lint fix wheel clean install
 
 demo: install
 	$(PY) tools/demo/run_demo.py --out demo_out
 
 test: install lint
-	$(PY) -m pytest
+	$(PY) -m pytest -m 'not slow'
+
+test-slow: install
+	$(PY) -m pytest -m slow
 
 compare: install
 	$(PY) tools/compare_fusion.py --work-dir compare_out

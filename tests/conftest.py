@@ -54,6 +54,12 @@ TINY_FCN = dict(
 )
 
 
+def pytest_configure(config):
+    config.addinivalue_line(
+        'markers', 'slow: a minute or more in all; `make test-slow` runs it'
+    )
+
+
 @pytest.fixture(autouse=True)
 def _scope_and_seed():
     register_all_modules(init_default_scope=True)

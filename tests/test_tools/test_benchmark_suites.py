@@ -45,6 +45,7 @@ def run_main(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SUITES)
 def test_suite_writes_page_and_figures(
     run_main, monkeypatch, tmp_path, capsys, name
