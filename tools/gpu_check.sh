@@ -61,7 +61,7 @@ benchmark train 75
 benchmark tta 60
 benchmark fusion 30
 benchmark loss 30
-benchmark rmi 45
+benchmark rmi 45 --rounds 3
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]} (see the logs in $OUT)"
     exit 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hmsa_mmseg.models.scale_fusion import (
     blend_scale,
     check_scales,
+    exact_ratio,
     fuse_scales,
     resize,
     resize_image,
@@ -175,6 +176,20 @@ def test_convention_floor_of_scaled_sizes():
     assert scaled_size((131, 203), 0.5) == (65, 101)
     assert scaled_size((131, 203), 1.5) == (196, 304)
     assert scaled_size((3, 1), 0.25) == (1, 1)
+
+
+def test_integer_sizes_are_those_of_float64():
+    assert exact_ratio(0.25) == (1, 4)
+    assert exact_ratio(1.75) == (7, 4)
+    assert exact_ratio(2) == (2, 1)
+    # In float64 10 * 0.7 is 7, while 0.7 itself is less than 7 / 10.
+    assert exact_ratio(0.7) is None
+    assert scaled_size((10, 20), 0.7) == (7, 14)
+    for scale in [k / 64 for k in range(1, 200)]:
+        assert exact_ratio(scale) is not None
+        for side in (1, 31, 1023, 2048, 65535):
+            expected = max(int(side * scale), 1)
+            assert scaled_size((side, side), scale) == (expected, expected)
 
 
 @settings(deadline=None, max_examples=50)
