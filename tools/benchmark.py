@@ -49,6 +49,7 @@ SUITES = {
     'recipes': 'benchmarking.recipes',
 }
 UNFINISHED = 'unfinished.json'
+OUT = Path('docs/benchmarks')
 
 
 def describe(machine: dict[str, Any]) -> str:
@@ -89,7 +90,9 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('suites', nargs='+', choices=['table', *SUITES])
-    parser.add_argument('--out', type=Path, default=Path('docs/benchmarks'))
+    parser.add_argument(
+        '--out', type=Path, help=f'default: {OUT}, which is for full sizes'
+    )
     parser.add_argument(
         '--size',
         choices=('small', 'full'),
@@ -119,6 +122,11 @@ def parse_args() -> argparse.Namespace:
         help='measure again what a run that was broken off has measured',
     )
     args = parser.parse_args()
+    if args.out is None and args.size != 'full':
+        parser.error(
+            f'--size {args.size} needs --out: {OUT} is for full sizes'
+        )
+    args.out = args.out or OUT
     for name in ('rounds', 'threads'):
         value = getattr(args, name)
         if value is not None and value < 1:

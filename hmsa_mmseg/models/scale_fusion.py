@@ -93,6 +93,11 @@ def scaled_size(size: Sequence[int], scale: float) -> Size:
     return max(height, 1), max(width, 1)
 
 
+def in_float32(x: Tensor) -> Tensor:
+    """Cast to float32; float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     """Resize a map bilinearly, in float32 or better.
 
@@ -106,8 +111,7 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
         under autocast, as in the authors' code, whose upsampling is kept out
         of half precision.
     """
-    if x.dtype != torch.float64:
-        x = x.float()
+    x = in_float32(x)
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(

@@ -283,6 +283,15 @@ def test_rmi_suite_does_not_time_what_is_not_equal(
         run_main('rmi', '--size', 'small', '--rounds', '1')
 
 
+def test_small_sizes_do_not_go_where_full_ones_are(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'rmi', '--size=small'])
+    with pytest.raises(SystemExit):
+        benchmark.parse_args()
+    assert '--size small needs --out' in capsys.readouterr().err
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'rmi'])
+    assert benchmark.parse_args().out == benchmark.OUT
+
+
 def test_rmi_needs_little_memory():
     """Beside the gradient, less than the one-hot labels as bytes."""
     case = rmi.Case(19, 12, 256, 512)

@@ -126,6 +126,8 @@ def measure(case: Case, dtype: str, options: Options) -> dict[str, Any]:
         result['cuda_gb'] = {
             name: peak_cuda_bytes(function) / 1e9
             for name, function in functions.items()
+            # What its graphs hold has been allocated before.
+            if name != GRAPHED
         }
     if case.all_variants:
         result['shares'] = {
@@ -204,17 +206,16 @@ def markdown(results: dict[str, Any]) -> str:
         'median of interleaved rounds, ratios with range.',
     ]
     for row in results['results']:
+        on_gpu = row['device'] == 'cuda'
         lines += [
             '',
             f'## {size_text(row["size"])}, {row["dtype"]}, '
-            f'{"GPU" if row["device"] == "cuda" else "CPU"}, '
+            f'{"GPU" if on_gpu else "CPU"}, '
             f'{row["rounds"]} rounds',
             '',
-            f'| | ms | over {next(iter(row["times"]))} | CPU time '
-            + ('| GB |' if 'cuda_gb' in row else '|'),
-            '| :-- | --: | --: | --: '
-            + '| --: |' * ('cuda_gb' in row)
-            + '|' * ('cuda_gb' not in row),
+            f'| | ms | over {next(iter(row["times"]))} | CPU time |'
+            + (' GB |' if on_gpu else ''),
+            '| :-- | --: | --: | --: |' + (' --: |' if on_gpu else ''),
         ]
         for name, time in row['times'].items():
             line = (
@@ -222,8 +223,9 @@ def markdown(results: dict[str, Any]) -> str:
                 f'| {ratio_text(time["wall_ratio"])} '
                 f'| {ratio_text(time["cpu_ratio"])} |'
             )
-            if 'cuda_gb' in row:
-                line += f' {row["cuda_gb"][name]:.2f} |'
+            if on_gpu:
+                gb = row['cuda_gb'].get(name)
+                line += ' |' if gb is None else f' {gb:.2f} |'
             lines.append(line)
         if 'shares' in row:
             times = row['times']

@@ -145,11 +145,12 @@ class TrainingStep:
 
     def __call__(self) -> None:
         """Run it once."""
-        self._optimizer.zero_grad()
         with torch.autocast(**self._autocast):
             value = self._loss(self._x, self._label)
         value.backward()
         self._optimizer.step()
+        # At the end: what is there before a step does not count as its own.
+        self._optimizer.zero_grad()
 
     def parts(self) -> list[Part]:
         """What a profile of a step of ours or of mmseg's tells apart."""

@@ -18,8 +18,7 @@ from .report import Figure, size_text
 from .timing import peak_cuda_bytes
 
 TITLE = 'Training recipes'
-# Recipe -> config, images, their size, and the targets without and with
-# checkpointing in GB: what the issue wants of a card.
+# Recipe -> config, images, their size.
 RECIPES = {
     'Cityscapes': (CITYSCAPES, 1, (1024, 2048)),
     'Mapillary': (MAPILLARY, 2, (1024, 1024)),

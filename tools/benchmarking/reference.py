@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from .authors import AuthorsNetwork
@@ -83,9 +82,3 @@ def must_be_equal(
             f'{suite}: the results are not equal (relative differences '
             f'{wrong}, allowed {tolerance}); nothing was timed'
         )
-
-
-def synchronise() -> None:
-    """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

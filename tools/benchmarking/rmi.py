@@ -21,6 +21,7 @@ from .measure import (
     pair_ratios,
     peak_live_bytes,
 )
+from .networks import labels
 from .options import Options, progress
 from .report import Figure, size_text
 
@@ -48,27 +49,18 @@ CASES = {
 
 
 def make_inputs(case: Case, device: str) -> tuple[Tensor, Tensor]:
-    """Make logits and labels: blocks of one class, one pixel in 10 ignored.
+    """Make logits and labels.
 
     Returns:
         tuple[Tensor, Tensor]: Logits (1, C, H, W) with a gradient, right in
         part, and labels (1, H, W).
     """
-    generator = torch.Generator().manual_seed(0)
-    num_classes, num_present, height, width = case
-
-    def blocks(side: int, grid: Tensor) -> Tensor:
-        return grid.repeat_interleave(side, 1).repeat_interleave(side, 2)
-
-    classes = torch.randperm(num_classes, generator=generator)[:num_present]
-    grid = torch.randint(
-        num_present, (1, height // 16, width // 16), generator=generator
-    )
-    label = blocks(16, classes[grid])
-    ignored = torch.rand(1, height // 8, width // 8, generator=generator) < 0.1
-    logits = torch.randn(1, num_classes, height, width, generator=generator)
-    logits.scatter_add_(1, label[:, None], torch.full_like(logits[:, :1], 3))
-    label[blocks(8, ignored)] = 255
+    num_classes, num_present, *size = case
+    label = labels(1, tuple(size), num_classes, num_present)
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(1, num_classes, *size, generator=generator)
+    right = label.where(label < num_classes, 0)[:, None]
+    logits.scatter_add_(1, right, torch.full_like(logits[:, :1], 3))
     return logits.to(device).requires_grad_(), label.to(device)
 
 

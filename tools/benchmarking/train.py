@@ -53,7 +53,7 @@ def _gradients(
     value = loss(images(2, CHECK_SIZE).double(), label)
     value.backward()
     grads = {
-        key.removeprefix('aux_head.').removeprefix('ocr_head.'): param.grad
+        key: param.grad
         for key, param in network.named_parameters()
         if key.startswith('backbone.') and param.grad is not None
     }

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..scale_fusion import resize
+from .attention_branch import AttentionBranch
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .seg_head_outputs import SegHeadOutputs
 from .stages import (
@@ -27,41 +27,15 @@ from .stages import (
 )
 
 
-class _JointAttentionBranch(nn.Sequential):
+class _JointAttentionBranch(AttentionBranch):
     """Weights of all scales from the features of all scales.
 
-    3x3-norm-ReLU, 3x3-norm-ReLU, 1x1, without biases and with PyTorch's
-    default initialisation, so that the weights start near 1/S
-    (NVIDIA/semantic-segmentation, network/attnscale.py, the ``bn_head`` of
-    ``ASDV3P``). The softmax of Chen et al., which that code leaves out, runs
-    in float32 or better.
+    The softmax is that of Chen et al.; the authors' code leaves it out.
     """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        num_scales: int,
-        conv_cfg: OptConfigType,
-        norm_cfg: ConfigType,
-    ) -> None:
-        super().__init__()
-        for i, width in enumerate((num_scales * in_channels, channels)):
-            conv = build_conv_layer(
-                conv_cfg, width, channels, 3, padding=1, bias=False
-            )
-            self.add_module(f'conv{i}', conv)
-            self.add_module(f'bn{i}', build_norm_layer(norm_cfg, channels)[1])
-            self.add_module(f'relu{i}', nn.ReLU(inplace=True))
-        conv = build_conv_layer(conv_cfg, channels, num_scales, 1, bias=False)
-        self.add_module('conv2', conv)
 
     def forward(self, feats: Tensor) -> Tensor:
         """Map (N, S * C, h, w) to weights with sum 1, (N, S, h, w)."""
-        attn_logits = super().forward(feats)
-        if attn_logits.dtype != torch.float64:
-            attn_logits = attn_logits.float()
-        return attn_logits.softmax(dim=1)
+        return super().forward(feats).softmax(dim=1)
 
 
 @MODELS.register_module()
@@ -90,8 +64,8 @@ class AttentionToScaleHead(BaseMultiScaleHead):
             of Chen et al., who give it a weight of 1. Defaults to None.
         norm_cfg (dict, optional): Norm layers of the attention branch.
             Defaults to None: those of the last seg head, BN if it has none.
-        **kwargs: ``num_classes``, ``reinit_classifier`` and ``init_cfg`` of
-            :class:`BaseMultiScaleHead`.
+        **kwargs: ``num_classes``, ``reinit_classifier``, ``fast`` and
+            ``init_cfg`` of :class:`BaseMultiScaleHead`.
 
     Raises:
         ValueError: If ``num_scales`` is not an integer of 2 or more.
@@ -115,7 +89,7 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         super().__init__(seg_head, **kwargs)
         last = self.seg_heads[-1]
         self.scale_attn = _JointAttentionBranch(
-            last.conv_seg.in_channels,
+            num_scales * last.conv_seg.in_channels,
             attn_channels,
             num_scales,
             last.conv_cfg,

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..fast.row_losses_walk import RowLogits
 from ..fast.row_prediction import classes_in_rows, fuse_in_rows
 from ..scale_fusion import fuse_scales
+from .attention_branch import AttentionBranch
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .stages import build_losses, combine_stages, losses_of_scales
 
@@ -36,39 +36,12 @@ class ScaleMaps(NamedTuple):
     scale_attn: Tensor | None
 
 
-class _ScaleAttentionBranch(nn.Sequential):
-    """Attention of one scale from the classifier's features.
-
-    3x3-norm-ReLU, 3x3-norm-ReLU, 1x1, sigmoid, without biases and with
-    PyTorch's default initialisation, so that attention starts near 0.5
-    (NVIDIA/semantic-segmentation, network/utils.py, ``make_attn_head``,
-    whose layer names are kept). The sigmoid runs in float32 or better.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        conv_cfg: OptConfigType,
-        norm_cfg: ConfigType,
-    ) -> None:
-        super().__init__()
-        for i, width in enumerate((in_channels, channels)):
-            conv = build_conv_layer(
-                conv_cfg, width, channels, 3, padding=1, bias=False
-            )
-            self.add_module(f'conv{i}', conv)
-            self.add_module(f'bn{i}', build_norm_layer(norm_cfg, channels)[1])
-            self.add_module(f'relu{i}', nn.ReLU(inplace=True))
-        conv = build_conv_layer(conv_cfg, channels, 1, 1, bias=False)
-        self.add_module('conv2', conv)
+class _ScaleAttentionBranch(AttentionBranch):
+    """Attention of one scale from the classifier's features."""
 
     def forward(self, feats: Tensor) -> Tensor:
         """Map features (N, C, h, w) to attention in [0, 1], (N, 1, h, w)."""
-        attn_logits = super().forward(feats)
-        if attn_logits.dtype != torch.float64:
-            attn_logits = attn_logits.float()
-        return attn_logits.sigmoid()
+        return super().forward(feats).sigmoid()
 
 
 @MODELS.register_module()
@@ -99,8 +72,8 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
             it runs without gradient. True leaves it out, which saves time
             and changes the running statistics of the attention branch, thus
             predictions. Defaults to False.
-        **kwargs: ``num_classes``, ``reinit_classifier`` and ``init_cfg`` of
-            :class:`BaseMultiScaleHead`.
+        **kwargs: ``num_classes``, ``reinit_classifier``, ``fast`` and
+            ``init_cfg`` of :class:`BaseMultiScaleHead`.
     """
 
     # Attention is learned between adjacent scales: with a single one the
@@ -121,6 +94,7 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         self.scale_attn = _ScaleAttentionBranch(
             last.conv_seg.in_channels,
             attn_channels,
+            1,
             last.conv_cfg,
             norm_cfg or last.norm_cfg or dict(type='BN'),
         )

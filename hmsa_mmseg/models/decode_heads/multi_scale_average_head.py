@@ -32,8 +32,8 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
     Args:
         seg_head (dict | list[dict]): Config of a decode head of mmseg that
             ends in a classifier ``conv_seg``, or of a cascade of them.
-        **kwargs: ``num_classes``, ``reinit_classifier`` and ``init_cfg`` of
-            :class:`BaseMultiScaleHead`.
+        **kwargs: ``num_classes``, ``reinit_classifier``, ``fast`` and
+            ``init_cfg`` of :class:`BaseMultiScaleHead`.
     """
 
     def predict(

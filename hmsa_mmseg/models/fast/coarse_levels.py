@@ -33,6 +33,7 @@ from .pointwise import (
     pointwise,
 )
 from .resize_bands import Bands, resize_bands
+from .tiles import kind_of
 
 #: Rows and columns of a tile: its sums, 512 channels wide, stay in a
 #: processor's cache, and its bands are narrow. A GPU, on which this is not
@@ -92,7 +93,7 @@ class CoarseLevels:
         self.levels = [channels_last(x) for x in levels]
         self.kernels = [self._split(weight) for weight in weights]
         # A tile larger than the result would only be wider than it.
-        tile = TILE_SIZES.get(first.device.type, TILE_SIZES['cpu'])
+        tile = TILE_SIZES[kind_of(first.device)]
         self.tile = tuple(map(min, tile, self.size))
 
         def bands(axis: int) -> list[Bands]:

@@ -16,6 +16,7 @@ from mmseg.models.decode_heads.ocr_head import (
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+_BATCH_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 _HOOKS = (
     '_forward_hooks',
     '_forward_pre_hooks',
@@ -60,10 +61,14 @@ def is_ocr(head: nn.Module) -> bool:
 def is_untouched(head: nn.Module) -> bool:
     """Whether no hook and no other ``forward`` has been put on a layer."""
     return not any(
-        'forward' in vars(module)
-        or any(getattr(module, name, None) for name in _HOOKS)
+        'forward' in vars(module) or has_hooks(module)
         for module in head.modules()
     )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a hook has been put on a module itself."""
+    return any(getattr(module, name, None) for name in _HOOKS)
 
 
 def is_plain(module: nn.Module, kernel_size: int | None = None) -> bool:
@@ -99,8 +104,23 @@ def can_fold(module: ConvModule) -> bool:
     """Whether the norm of a module is an affine map of each channel."""
     norm = module.norm if module.with_norm else None
     if isinstance(norm, _BatchNorm):
-        return not norm.training and norm.running_mean is not None
+        return is_fixed_batch_norm(norm)
     return norm is None or isinstance(norm, nn.Identity)
+
+
+def is_fixed_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is batch normalisation with fixed statistics.
+
+    And nothing else: subclasses may do more, as timm's, which go on with an
+    activation.
+    """
+    return (
+        isinstance(module, _BatchNorm)
+        and type(module).forward in _BATCH_NORM_FORWARDS
+        and module.running_mean is not None
+        and not module.training
+        and is_untouched(module)
+    )
 
 
 def _is_classified(head: nn.Module) -> bool:

@@ -45,6 +45,7 @@ from .seg_head_parts import (
     is_constant,
     levels_conv,
 )
+from .tracing import is_tracing
 
 #: Logits of each head, and the input of the last classifier, if asked for.
 FastOutputs = tuple[tuple[Tensor, ...], Optional[Tensor]]
@@ -68,7 +69,7 @@ def fast_heads(heads: Sequence[nn.Module]) -> FastHeads | None:
         the logits (N, K, h, w) of each head, and that input, after dropout,
         or None. None if these heads have to be called.
     """
-    if _is_tracing():
+    if is_tracing():
         return None
     if all(map(is_untouched, heads)):
         if len(heads) == 1 and is_fcn(heads[0]):
@@ -88,13 +89,6 @@ def _say_that_it_is_plain() -> None:
         'usual ones, or have hooks',
         logger='current',
     )
-
-
-def _is_tracing() -> bool:
-    """Whether operations are being recorded, at sizes that may change."""
-    compiler = getattr(torch, 'compiler', None)
-    is_compiling = getattr(compiler, 'is_compiling', lambda: False)
-    return torch.jit.is_tracing() or is_compiling()
 
 
 def _fcn(

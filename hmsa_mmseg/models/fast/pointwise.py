@@ -54,12 +54,6 @@ def convolved(x: Tensor) -> Tensor:
     return channels_last(x)
 
 
-def no_autocast(x: Tensor) -> torch.autocast:
-    """Switch autocast off on a tensor's device; `meta` does not know it."""
-    kind = 'cpu' if x.device.type == 'meta' else x.device.type
-    return torch.autocast(kind, enabled=False)
-
-
 def add_pointwise_gradients(
     grad: Tensor,
     x: Tensor,

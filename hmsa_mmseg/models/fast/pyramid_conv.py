@@ -21,10 +21,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..losses.rmi_pixel_terms import refuse_create_graph
+from ..utils import no_autocast
 from .coarse_levels import TILE_SIZES, CoarseLevels, row_chunks
-from .pointwise import channels_last, convolved, no_autocast, pointwise
+from .pointwise import channels_last, convolved, pointwise
 
 #: Time of an operation of the products that enlarge, in operations of a
 #: convolution. Measured on a CPU with 18 to 144 channels, 2 to 8 times
@@ -116,7 +117,7 @@ class PyramidConv:
                     levels = CoarseLevels(
                         *self._cast(out.dtype), size, self.align_corners
                     )
-                with no_autocast(out):
+                with no_autocast(out.device):
                     levels.add_rows(out, rows)
             yield rows, out
 
@@ -178,7 +179,7 @@ class _AddCoarseLevels(torch.autograd.Function):
         ctx.mark_dirty(out)
         ctx.save_for_backward(*tensors)
         ctx.align_corners = align_corners
-        with no_autocast(out):
+        with no_autocast(out.device):
             half = len(tensors) // 2
             levels = CoarseLevels(
                 tensors[:half], tensors[half:], out.shape[2:], align_corners
@@ -188,9 +189,9 @@ class _AddCoarseLevels(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple:
         """Return the gradients of what ``forward`` takes."""
+        refuse_create_graph('a convolution of coarse levels')
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
         half = len(tensors) // 2
         if not any(needed):
@@ -198,7 +199,7 @@ class _AddCoarseLevels(torch.autograd.Function):
         grad = channels_last(grad)
         # Sums over many rows: in float32 or better.
         dtype = torch.promote_types(grad.dtype, torch.float32)
-        with no_autocast(grad):
+        with no_autocast(grad.device):
             levels = CoarseLevels(
                 tensors[:half],
                 tensors[half:],

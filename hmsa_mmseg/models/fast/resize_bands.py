@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .row_resize import _taps
+from .row_resize import bilinear_taps
 
 
 class Bands(NamedTuple):
@@ -74,7 +74,7 @@ def resize_bands(
     inner = torch.promote_types(dtype, torch.float32)
     # Each position that some tap sees, outside of the result too.
     index = torch.arange(-reach, num_tiles * tile + reach, device='cpu')
-    lower, upper, share = _taps(
+    lower, upper, share = bilinear_taps(
         index.clamp(0, out_length - 1),
         length,
         out_length,

@@ -9,54 +9,12 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ..scale_fusion import Size, scaled_size
 from .row_resize import resize_rows, source_rows
-
-#: Bytes of the logits in a tile of rows: in a processor's cache, and enough
-#: to fill a GPU.
-TILE_BYTES = {'cpu': 2 << 20, 'cuda': 16 << 20}
-_limit: ContextVar[int | None] = ContextVar('tile_limit', default=None)
-
-
-@contextmanager
-def limit_tiles(tile_bytes: int | None) -> Iterator[None]:
-    """Let tiles be smaller within it.
-
-    Args:
-        tile_bytes (int, optional): The most bytes of a tile's logits, if
-            that is less than :data:`TILE_BYTES`. None is no limit.
-    """
-    token = _limit.set(tile_bytes)
-    try:
-        yield
-    finally:
-        _limit.reset(token)
-
-
-def row_tiles(height: int, row_bytes: int, device: torch.device) -> list:
-    """Split a map into tiles of rows.
-
-    Args:
-        height (int): H.
-        row_bytes (int): Bytes of one row of all that is made of a tile.
-        device (torch.device): Where; see :data:`TILE_BYTES`.
-
-    Returns:
-        list[slice]: Rows of each tile, from the top.
-    """
-    tile_bytes = TILE_BYTES.get(device.type, TILE_BYTES['cpu'])
-    limit = _limit.get()
-    if limit is not None:
-        tile_bytes = min(tile_bytes, limit)
-    step = max(tile_bytes // row_bytes, 1)
-    return [slice(y, min(y + step, height)) for y in range(0, height, step)]
 
 
 class RowFusion:
@@ -103,6 +61,7 @@ class RowFusion:
         # first blend: one chain of resizes.
         first = _shorten(self.paths[0] + self.links[0][1:], align_corners)
         self.paths[0], self.links[0] = first, first[-1:] * 2
+        self._plans: dict[Size, tuple[list, list]] = {}
 
     def source_rows(self, rows: slice) -> list[slice]:
         """Rows of each scale's maps that rows of the result depend on."""
@@ -113,28 +72,24 @@ class RowFusion:
         logits: Sequence[Tensor],
         attns: Sequence[Tensor | None],
         rows: slice,
-        sources: Sequence[slice] | None = None,
     ) -> Tensor:
         """Compute rows of the fused logits; differentiable.
 
         Args:
-            logits (Sequence[Tensor]): Of each scale, the rows ``sources`` of
-                its logits, shape (N, K, k, w), float32 or float64.
+            logits (Sequence[Tensor]): Of each scale, the rows of its logits
+                that :meth:`source_rows` gives, shape (N, K, k, w), float32 or
+                float64.
             attns (Sequence[Tensor | None]): Likewise its attention, in
                 [0, 1], shape (N, 1, k, w); that of the first is not read.
             rows (slice): Rows of the result, not empty.
-            sources (Sequence[slice], optional): Defaults to what
-                :meth:`source_rows` gives.
 
         Returns:
             Tensor: Shape (N, K, R, W).
         """
         paths, links = self._plan(rows)
-        if sources is None:
-            sources = [steps[0] for steps in paths]
         fused = None
-        for i, (x, attn, source) in enumerate(zip(logits, attns, sources)):
-            sizes, steps = self.paths[i], [source, *paths[i][1:]]
+        for i, (x, attn) in enumerate(zip(logits, attns)):
+            sizes, steps = self.paths[i], paths[i]
             if i == 0:
                 fused = self._resize(x, sizes, steps)
                 fused = self._resize(fused, self.links[0], links[0])
@@ -151,12 +106,16 @@ class RowFusion:
 
     def _plan(self, rows: slice) -> tuple[list, list]:
         """Rows at every size of every path and link, from the result back."""
+        key = rows.start, rows.stop
+        if key in self._plans:
+            return self._plans[key]
         paths, links = [], []
         for path, link in zip(self.paths[::-1], self.links[::-1]):
             links.append(self._rows_of(link, rows))
             paths.append(self._rows_of(path, links[-1][0]))
             rows = links[-1][0]
-        return paths[::-1], links[::-1]
+        self._plans[key] = paths[::-1], links[::-1]
+        return self._plans[key]
 
     def _rows_of(self, sizes: Sequence[Size], rows: slice) -> list[slice]:
         steps = [rows]

@@ -28,11 +28,14 @@ from torch.autograd import Function
 from ..losses.class_weighted_cross_entropy import ClassWeightedCrossEntropyLoss
 from ..losses.rmi_loss import RMILoss
 from ..losses.rmi_pixel_terms import refuse_create_graph
+from ..scale_fusion import in_float32
+from ..utils import no_autocast
+from .head_structure import has_hooks
 from .row_losses_accuracy import RowAccuracy
 from .row_losses_cross_entropy import RowCrossEntropy
 from .row_losses_ohem import hard_pixels
 from .row_losses_rmi import RowRMI
-from .row_losses_walk import RowLogits, Watch, no_autocast
+from .row_losses_walk import RowLogits, Watch
 
 #: Computes a loss from logits and adds its gradient to the second argument.
 RowLoss = Callable[
@@ -146,6 +149,10 @@ def _why_no_loss(module: nn.Module, source: RowLogits) -> str | None:
     name = type(module).__name__
     if not source.has_rows():
         return 'attention of another size than the logits'
+    device = source.logits[0].device.type
+    if device not in ('cpu', 'cuda', 'meta'):
+        # They add up in float64, which not all devices have.
+        return f'logits on a device of type {device}'
     if _is_plain(module, RMILoss, 'forward'):
         return None
     kinds = (CrossEntropyLoss, ClassWeightedCrossEntropyLoss)
@@ -163,10 +170,8 @@ def _why_no_loss(module: nn.Module, source: RowLogits) -> str | None:
 
 def _is_plain(module: Any, kind: type, method: str) -> bool:
     """Whether this is the class itself, and nobody has changed it."""
-    if type(module) is not kind or method in vars(module):
-        return False
-    hooks = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks')
-    return not any(getattr(module, name, None) for name in hooks)
+    is_kind = type(module) is kind and method not in vars(module)
+    return is_kind and not has_hooks(module)
 
 
 def _losses_of(head: nn.Module) -> list[nn.Module]:
@@ -249,9 +254,7 @@ def _loss_in_rows(
 
 def _in_float(source: RowLogits) -> RowLogits:
     """Maps in float32, as the fusion makes them; float64 stays."""
-    return source.with_maps(
-        [x if x.dtype == torch.float64 else x.float() for x in source.maps]
-    )
+    return source.with_maps([in_float32(x) for x in source.maps])
 
 
 class _RowLossFunction(Function):

@@ -6,14 +6,11 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..losses.rmi_pooling import Band
+from .row_losses_cross_entropy import EPS
 from .row_prediction import classes_of
-
-# mmseg adds it to both counts (models/losses/accuracy.py).
-EPS = torch.finfo(torch.float32).eps
 
 
 class RowAccuracy:
@@ -40,6 +37,7 @@ class RowAccuracy:
 
     def percent(self) -> Tensor:
         """The accuracy in percent as mmseg's ``accuracy``, (1,), float32."""
+        # mmseg adds EPS to both counts (models/losses/accuracy.py).
         total = self.count.double() + EPS
         share = 100 * (self.correct.double() + EPS) / total
         return share.float()[None]

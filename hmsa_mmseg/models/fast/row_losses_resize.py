@@ -22,7 +22,7 @@ from torch.autograd import Function
 
 from ..scale_fusion import Size
 from .resize_bands import resize_bands
-from .row_resize import _taps
+from .row_resize import bilinear_taps
 
 # Columns of the result for one matrix: fewer are more products, more are
 # more zeros in them.
@@ -85,7 +85,7 @@ def _row_matrix(
 ) -> Tensor:
     """Weights of source rows in rows of the result, shape (R, k)."""
     index = torch.arange(*rows)
-    lower, upper, share = _taps(
+    lower, upper, share = bilinear_taps(
         index, height, out_height, align_corners, dtype
     )
     matrix = torch.zeros(len(index), source[1] - source[0], dtype=dtype)

@@ -23,10 +23,7 @@ from ..losses.rmi_pooling import Band, bands
 from ..scale_fusion import Size, fuse_scales
 from .row_fusion import RowFusion
 from .row_losses_resize import resize_rows_by_matrices
-
-#: Bytes of the logits in a tile; all that is made of it is some ten times
-#: that. On a processor a tile stays in the cache; a GPU has to be filled.
-TILE_BYTES = {'cpu': 2**21, 'cuda': 2**24}
+from .tiles import TILE_BYTES, kind_of
 
 #: Called with the number of an image, rows, and logits (K, R, W), which it
 #: must not change; returns their gradient if one was asked for.
@@ -87,16 +84,6 @@ class RowLogits(NamedTuple):
 class _TrainingFusion(RowFusion):
     """Rows of the fused logits, with a backward pass that is as fast."""
 
-    def __init__(self, *args) -> None:
-        super().__init__(*args)
-        self._plans: dict[Size, tuple[list, list]] = {}
-
-    def _plan(self, rows: slice) -> tuple[list, list]:
-        key = (rows.start, rows.stop)
-        if key not in self._plans:
-            self._plans[key] = super()._plan(rows)
-        return self._plans[key]
-
     def _resize(
         self, x: Tensor, sizes: Sequence[Size], steps: Sequence[slice]
     ) -> Tensor:
@@ -117,13 +104,6 @@ class _TrainingFusion(RowFusion):
 
 # What a fusion knows of sizes is the same in every training step.
 _training_fusion = lru_cache(maxsize=16)(_TrainingFusion)
-
-
-def no_autocast(device: torch.device) -> torch.autocast:
-    """Keep half precision out of what is computed with float32 maps."""
-    # Of types that autocast does not know nothing needs to be switched off.
-    kind = 'cuda' if device.type == 'cuda' else 'cpu'
-    return torch.autocast(kind, enabled=False)
 
 
 def walk_rows(
@@ -157,7 +137,7 @@ def walk_rows(
     )
     needed = [grad is not None for grad in grads or ()]
     # Without values there is no cache: count what a GPU would need.
-    kind = 'cpu' if first.device.type == 'cpu' else 'cuda'
+    kind = 'cuda' if first.is_meta else kind_of(first.device)
     elements = TILE_BYTES[kind] // (num_classes * first.element_size())
     for image in range(batch):
         one = source.with_maps([x[image : image + 1] for x in source.maps])

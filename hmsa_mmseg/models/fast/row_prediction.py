@@ -14,8 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..scale_fusion import fuse_scales
-from .row_fusion import RowFusion, row_tiles
+from ..scale_fusion import fuse_scales, in_float32
+from .row_fusion import RowFusion
+from .tiles import row_tiles
+from .tracing import is_tracing
 
 
 def _fused_tiles(
@@ -42,7 +44,6 @@ def _fused_tiles(
                     for attn, source in zip(attns, sources)
                 ],
                 rows,
-                sources,
             ),
         )
 
@@ -50,20 +51,21 @@ def _fused_tiles(
 def _collect(
     scale_outputs: Iterable[tuple[float, Tensor, Tensor | None]],
 ) -> list[tuple[float, Tensor, Tensor | None]]:
-    """Take all scales, in float32 as :func:`..scale_fusion.resize` does."""
-
-    def wide(x: Tensor | None) -> Tensor | None:
-        return x if x is None or x.dtype == torch.float64 else x.float()
-
+    """Take all scales, in the type in which they are blended."""
     return [
-        (scale, wide(logits), wide(attn))
+        (scale, in_float32(logits), None if attn is None else in_float32(attn))
         for scale, logits, attn in scale_outputs
     ]
 
 
 def _fit(scale_outputs: list[tuple[float, Tensor, Tensor | None]]) -> bool:
-    """Whether logits and attention are of one size at each scale."""
-    return bool(scale_outputs) and all(
+    """Whether it can be done in tiles: one map size at each scale.
+
+    A traced graph is for other sizes too, and tiles are of one.
+    """
+    if is_tracing() or not scale_outputs:
+        return False
+    return all(
         attn is None or attn.shape[2:] == logits.shape[2:]
         for _, logits, attn in scale_outputs
     )
@@ -78,7 +80,7 @@ def fuse_in_rows(
 
     Arguments, result and errors are the same. Memory beside the result is
     that of a tile and of the maps of all scales. Where a gradient is wanted,
-    or maps differ in size, it is ``fuse_scales`` that runs.
+    in a trace, or if maps differ in size, it is ``fuse_scales`` that runs.
     """
     if torch.is_grad_enabled():
         return fuse_scales(scale_outputs, input_size, align_corners)
@@ -134,15 +136,17 @@ def classes_of(seg_logits: Tensor, threshold: float | None) -> Tensor:
 
     Args:
         seg_logits (Tensor): Shape (N, K, H, W).
-        threshold (float, optional): Of the probability, read if K is 1.
+        threshold (float, optional): Of the probability, read if K is 1;
+            without one the only channel is the only class.
 
     Returns:
         Tensor: Shape (N, H, W), of an integer type or, if K is 1, bool.
     """
-    if seg_logits.shape[1] == 1:
+    if seg_logits.shape[1] == 1 and threshold is not None:
         return seg_logits.sigmoid()[:, 0] > threshold
     num_classes = seg_logits.shape[1]
-    if seg_logits.device.type != 'cpu' or num_classes > 255:
+    is_on_cpu = seg_logits.device.type == 'cpu'
+    if not is_on_cpu or num_classes > 255 or is_tracing():
         return seg_logits.argmax(dim=1)
     # torch.argmax over channels does not vectorise on the CPU: this takes a
     # tenth of its time. The first channel that holds the largest value has

@@ -34,7 +34,7 @@ def source_rows(
     if height == out_height:
         return rows
     ends = torch.tensor([rows.start, rows.stop - 1])
-    lower, upper, _ = _taps(ends, height, out_height, align_corners)
+    lower, upper, _ = bilinear_taps(ends, height, out_height, align_corners)
     # One more at each end: float32 and float64 may round to different rows.
     return slice(max(int(lower[0]) - 1, 0), min(int(upper[1]) + 2, height))
 
@@ -70,7 +70,7 @@ def resize_rows(
     else:
         index = torch.arange(rows.start, rows.stop)
         dtype = torch.promote_types(x.dtype, torch.float32)
-        taps = _taps(index, height, out_height, align_corners, dtype)
+        taps = bilinear_taps(index, height, out_height, align_corners, dtype)
         lower, upper, share = (tap.to(x.device) for tap in taps)
         lower, upper = (
             x.index_select(2, tap - source.start) for tap in (lower, upper)
@@ -87,7 +87,7 @@ def resize_rows(
     )
 
 
-def _taps(
+def bilinear_taps(
     index: Tensor,
     length: int,
     out_length: int,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from hmsa_mmseg.utils.live_bytes import LiveBytes
 
-from ..fast.row_fusion import RowFusion, row_tiles
+from ..fast.row_fusion import RowFusion
+from ..fast.tiles import row_tiles
 from ..scale_fusion import Size, resize_image, scaled_size
 from .budget_call import KEY, Call, Plan, bytes_text, too_little
 from .rehearsal import rehearse

@@ -42,6 +42,7 @@ class GraphedForward:
         self.forward = forward
         self.max_graphs = max_graphs
         self.graphs: dict[tuple, _Graph] = {}
+        self.is_full = False
 
     def __call__(self, inputs: Tensor) -> Any:
         """Run the pass."""
@@ -57,23 +58,35 @@ class GraphedForward:
             inputs.device,
             # Autocast in another type is another pass.
             product_dtype(inputs.device),
+            # Outside of it, what was made within it cannot be written to.
+            torch.is_inference_mode_enabled(),
         )
-        if key not in self.graphs:
-            if len(self.graphs) >= self.max_graphs:
-                print_log(
-                    f'cuda_graphs: {self.max_graphs} shapes are recorded; '
-                    f'{key[0]} and all others run without a graph',
-                    logger='current',
-                )
-                return self.forward(inputs)
-            self.graphs[key] = self._record(inputs)
-        recorded = self.graphs[key]
-        recorded.inputs.copy_(inputs)
-        recorded.graph.replay()
+        with torch.cuda.device(inputs.device):
+            if key not in self.graphs:
+                if len(self.graphs) >= self.max_graphs:
+                    self._say_that_it_is_full(key[0])
+                    return self.forward(inputs)
+                self.graphs[key] = self._record(inputs)
+            recorded = self.graphs[key]
+            recorded.inputs.copy_(inputs)
+            recorded.graph.replay()
         return tree_map(
             lambda x: x.clone() if isinstance(x, Tensor) else x,
             recorded.outputs,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the graphs, which a copy's weights are not part of."""
+        return {**vars(self), 'graphs': {}}
+
+    def _say_that_it_is_full(self, shape: tuple[int, ...]) -> None:
+        if not self.is_full:
+            self.is_full = True
+            print_log(
+                f'cuda_graphs: {self.max_graphs} shapes are recorded; {shape} '
+                'and all others run without a graph',
+                logger='current',
+            )
 
     def _record(self, inputs: Tensor) -> _Graph:
         """Record a pass, after a few that choose kernels and workspaces."""

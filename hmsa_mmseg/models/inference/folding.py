@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from mmcv.cnn.bricks.wrappers import Conv2d as WrappedConv2d
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from ..fast.head_structure import is_fixed_batch_norm, is_untouched
 
 # Their subclasses may compute weights of their own.
 _CONVS = (nn.Conv2d, WrappedConv2d)
@@ -55,8 +56,8 @@ def fold_batch_norm(
     """Fold norm layers into the convolutions whose results they alone read.
 
     The result is the same up to rounding. Layers that ``run`` does not call
-    stay as they are, as do other norm layers, convolutions of other classes
-    or with hooks, and layers that are used in different ways.
+    stay as they are, as do other norm layers, layers of other classes or with
+    hooks, and layers that are used in different ways.
 
     Args:
         model (nn.Module): In evaluation mode; changed in place.
@@ -122,17 +123,9 @@ def _watch(
     convs = [
         module
         for module in modules
-        if type(module) in _CONVS
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
+        if type(module) in _CONVS and is_untouched(module)
     ]
-    norms = [
-        module
-        for module in modules
-        if isinstance(module, _BatchNorm)
-        and module.running_mean is not None
-        and not module.training
-    ]
+    norms = [module for module in modules if is_fixed_batch_norm(module)]
     uses = _Uses()
     made: list[tuple[nn.Module, int]] = []
     read: list[tuple[nn.Module, int]] = []

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ..decode_heads.base_multi_scale_head import ScaleFeats
 from ..decode_heads.hierarchical_ms_attention_head import ScaleMaps
-from ..fast.row_fusion import limit_tiles
+from ..fast.tiles import limit_tiles
 from ..scale_fusion import resize_image, scaled_size
 from .budget_call import Call, Plan
 from .budget_plan import make_plan

@@ -40,7 +40,8 @@ def prepare_for_inference(
             dict holds its arguments. Defaults to False.
         cuda_graphs (bool): Whether the backbone's kernels are recorded for
             each size of its input, up to 8, and started at once; it takes
-            no effect on the CPU. Defaults to False.
+            no effect on the CPU. Whoever moves the model or changes its
+            weights after that prepares it again. Defaults to False.
 
     Returns:
         EncoderDecoder: The same model.
@@ -66,6 +67,9 @@ def prepare_for_inference(
             f'arguments of torch.compile, got {compile!r}'
         )
     _check_cuda_graphs(model, compile, cuda_graphs)
+    # Of an earlier preparation, whose graphs read the weights of then.
+    if isinstance(vars(model.backbone).get('forward'), GraphedForward):
+        del model.backbone.forward
     if fold_bn:
         pairs = fold_batch_norm(model, lambda: _run_plainly(model))
         print_log(
@@ -83,11 +87,24 @@ def prepare_for_inference(
             )
         options = {} if compile is True else dict(compile)
         model.backbone.compile(**{'dynamic': False, **options})
-    forward = model.backbone.forward
-    if cuda_graphs and not isinstance(forward, GraphedForward):
-        vars(model.backbone)['forward'] = GraphedForward(forward)
+    if cuda_graphs:
+        graphed = GraphedForward(model.backbone.forward)
+        vars(model.backbone)['forward'] = graphed
     forget_plans(model)
     return model
+
+
+def input_channels(model: EncoderDecoder) -> int:
+    """Channels of a model's images: as many as their mean has, else 3.
+
+    Args:
+        model (EncoderDecoder): Its ``data_preprocessor`` is read.
+
+    Returns:
+        int: The number.
+    """
+    mean = getattr(model.data_preprocessor, 'mean', None)
+    return 3 if mean is None else len(mean)
 
 
 def _check_cuda_graphs(
@@ -112,9 +129,7 @@ def _check_cuda_graphs(
 def _run_plainly(model: EncoderDecoder) -> None:
     """Run all layers that inference runs, each called as a module."""
     param = next(model.backbone.parameters())
-    mean = getattr(model.data_preprocessor, 'mean', None)
-    channels = 3 if mean is None else len(mean)
-    image = param.new_zeros(1, channels, 64, 64)
+    image = param.new_zeros(1, input_channels(model), 64, 64)
     if not isinstance(model.decode_head, BaseMultiScaleHead):
         model.encode_decode(image, [dict(img_shape=(64, 64))])
         return

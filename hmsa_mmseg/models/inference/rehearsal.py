@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hmsa_mmseg.utils.live_bytes import LiveBytes
 
+from ..fast.tiles import meta_stands_for
 from .folding import FoldedNorm
 
 
@@ -74,6 +75,7 @@ def rehearse(
         RuntimeError: If the model does what ``meta`` tensors cannot.
     """
     casts = 0
+    kind = next(model.parameters()).device.type
     if half is not None:
         casts = sum(2 * p.numel() for p in model.parameters())
         half = half if _is_all_half(model) else None
@@ -102,7 +104,7 @@ def rehearse(
         # A compiled backbone takes other kernels, not more memory.
         run = torch.compiler.disable(run)
     try:
-        with torch.no_grad(), LiveBytes() as live:
+        with meta_stands_for(kind), torch.no_grad(), LiveBytes() as live:
             run()
     except (RuntimeError, NotImplementedError) as error:
         raise RuntimeError(

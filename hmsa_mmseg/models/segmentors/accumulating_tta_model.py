@@ -17,7 +17,7 @@ from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import Tensor, nn
 
-from ..fast.row_fusion import row_tiles
+from ..fast.tiles import row_tiles
 from .results import (
     at_original_size,
     classes_of_image,

@@ -18,8 +18,8 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
-from ..fast.row_fusion import row_tiles
 from ..fast.row_prediction import classes_of
+from ..fast.tiles import row_tiles
 from ..scale_fusion import resize
 
 

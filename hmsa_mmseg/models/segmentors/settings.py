@@ -40,7 +40,7 @@ class InferenceSettings(NamedTuple):
     """
 
     scales: tuple[float, ...]
-    mode: str = 'whole'
+    mode: str
     crop_size: Size | None = None
     stride: Size | None = None
     dtype: torch.dtype | None = None
@@ -145,6 +145,8 @@ def read_test_cfg(
     scales = read_scales(cfg, 'test_cfg', decode_head)
     _refuse_unknown(cfg, 'test_cfg', InferenceSettings._fields)
     found = {key: cfg[key] for key in cfg if key != 'scales'}
+    # mmseg reads it without a default.
+    found.setdefault('mode', None)
     _check_choice(found, 'mode', _MODES)
     _check_choice(found, 'dtype', tuple(_DTYPES))
     _check_choice(found, 'over_budget', _OVER_BUDGET)
@@ -152,8 +154,11 @@ def read_test_cfg(
         found.get('classes_only', False), 'model.test_cfg.classes_only'
     )
     found['dtype'] = _DTYPES[found.get('dtype')]
-    if found.get('mode') == 'slide':
+    if found['mode'] == 'slide':
         found.update(_read_windows(found))
+    else:
+        # mmseg does not read them either.
+        found.update(crop_size=None, stride=None)
     if found.get('memory_budget') is not None:
         found['memory_budget'] = _read_bytes(found['memory_budget'])
     if found.get('over_budget') == 'slide':

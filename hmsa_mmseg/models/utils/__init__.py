@@ -4,10 +4,12 @@ from .checkpointing import (
     checkpointable_blocks,
     recompute,
 )
+from .precision import no_autocast
 
 __all__ = [
     'CAN_CHECKPOINT',
     'checkpoint_modules',
     'checkpointable_blocks',
+    'no_autocast',
     'recompute',
 ]

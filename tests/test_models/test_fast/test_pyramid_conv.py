@@ -144,13 +144,15 @@ def test_only_wanted_gradients_and_only_once(monkeypatch):
     )
     torch.testing.assert_close(one, other)
     found = PyramidConv(levels, weight.detach(), bias).whole()
-    of_level = torch.autograd.grad(
-        found.square().sum(), levels[2], create_graph=True
-    )[0]
+    (of_level,) = torch.autograd.grad(
+        found.square().sum(), levels[2], retain_graph=True
+    )
     (other,) = torch.autograd.grad(expected.square().sum(), levels[2])
     torch.testing.assert_close(of_level, other)
-    with pytest.raises(RuntimeError, match='once_differentiable'):
-        of_level.sum().backward()
+    # Also of a linear function, of which autograd would not notice it.
+    for loss in (found.square().sum(), found.sum()):
+        with pytest.raises(RuntimeError, match='without create_graph=True'):
+            torch.autograd.grad(loss, levels[2], create_graph=True)
 
 
 def test_a_kernel_that_does_not_fit_is_refused():

@@ -3,13 +3,14 @@ import math
 import pytest
 import torch
 
-from hmsa_mmseg.models.fast import row_fusion
-from hmsa_mmseg.models.fast.row_fusion import RowFusion, row_tiles
+from hmsa_mmseg.models.fast import tiles
+from hmsa_mmseg.models.fast.row_fusion import RowFusion
 from hmsa_mmseg.models.fast.row_prediction import (
     classes_in_rows,
     classes_of,
     fuse_in_rows,
 )
+from hmsa_mmseg.models.fast.tiles import row_tiles
 from hmsa_mmseg.models.scale_fusion import fuse_scales, scaled_size
 
 SCALES = [
@@ -43,7 +44,7 @@ def outputs(input_size, scales, classes=3, dtype=torch.float64, stride=4):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """A tile is some five rows of the tests' maps."""
-    monkeypatch.setitem(row_fusion.TILE_BYTES, 'cpu', 5 * 6 * 100 * 8)
+    monkeypatch.setitem(tiles.TILE_BYTES, 'cpu', 5 * 6 * 100 * 8)
 
 
 @pytest.mark.parametrize('scales', SCALES)
@@ -191,3 +192,26 @@ def test_no_scale_is_an_error():
                 function([], (4, 4))
     with pytest.raises(ValueError, match='at least one scale'):
         RowFusion([], [], (4, 4), False)
+
+
+@pytest.mark.parametrize('with_classes', [False, True])
+def test_a_trace_is_of_any_size(with_classes):
+    """Tiles would be those of the size that was traced."""
+
+    def run(lo, attn, hi):
+        outputs = [(1.0, hi, None), (0.5, lo, attn)]
+        function = classes_in_rows if with_classes else fuse_in_rows
+        return function(outputs, [4 * side for side in hi.shape[2:]])
+
+    def maps(h, w):
+        return (
+            torch.randn(1, 5, h // 2, w // 2),
+            torch.rand(1, 1, h // 2, w // 2),
+            torch.randn(1, 5, h, w),
+        )
+
+    with torch.no_grad():
+        traced = torch.jit.trace(run, maps(16, 24), check_trace=False)
+        for size in ((16, 24), (40, 12)):
+            one = maps(*size)
+            torch.testing.assert_close(traced(*one), run(*one))

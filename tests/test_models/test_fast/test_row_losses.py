@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hmsa_mmseg.models.fast import row_losses, row_losses_walk
+from hmsa_mmseg.models.fast import row_losses, tiles
 
 # A module beside the tests.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -38,7 +38,7 @@ SIZES = [(64, 96), (67, 99), (33, 47)]
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
     """Some tiles per map, and one class after the other in a tile."""
-    monkeypatch.setitem(row_losses_walk.TILE_BYTES, 'cpu', 12 * 1100 * K * 8)
+    monkeypatch.setitem(tiles.TILE_BYTES, 'cpu', 12 * 1100 * K * 8)
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +157,7 @@ def test_tiles_do_not_matter(monkeypatch):
     maps = make_maps(size)
     _, expected = run(head, maps, size, samples, True)
     for tile_bytes in (1, 8000, 10**8):
-        monkeypatch.setitem(row_losses_walk.TILE_BYTES, 'cpu', tile_bytes)
+        monkeypatch.setitem(tiles.TILE_BYTES, 'cpu', tile_bytes)
         _, grads = run(head, maps, size, samples, True)
         for grad, other in zip(grads, expected):
             torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-12)

@@ -3,14 +3,18 @@
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
+from mmseg.models.losses import accuracy
 from mmseg.registry import MODELS
 
 from hmsa_mmseg.models.fast import row_losses, row_losses_walk
+from hmsa_mmseg.models.fast.row_losses_accuracy import RowAccuracy
+from hmsa_mmseg.models.losses.rmi_pooling import Band
 
 # A module beside the tests; the tools are scripts, which find theirs so.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -150,6 +154,28 @@ def test_under_torch_compile():
     (expected,) = torch.autograd.grad(expected, logits)
     (found,) = torch.autograd.grad(found, logits)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+def test_devices_without_float64_get_whole_logits():
+    maps = make_maps((33, 47), (1.0,))
+    source = row_losses_walk.RowLogits(
+        (1.0,), (maps[0],), (None,), (33, 47), False
+    )
+    module = MODELS.build(BCE)
+    assert row_losses._why_no_loss(module, source) is None
+    logits = SimpleNamespace(device=torch.device('mps'))
+    source = source._replace(logits=(logits,))
+    assert 'type mps' in row_losses._why_no_loss(module, source)
+
+
+def test_accuracy_of_a_single_channel():
+    label = torch.randint(2, (1, 8, 9)) * 255
+    found = RowAccuracy(label, 255)
+    logits = torch.randn(1, 8, 9)
+    found(0, Band(slice(0, 8), None, None, None), logits)
+    expected = accuracy(logits[None], label, ignore_index=255)
+    torch.testing.assert_close(found.percent(), expected)
+    assert found.percent() == 100
 
 
 def test_memory_of_the_authors_losses():

@@ -142,9 +142,24 @@ class _Scaled(nn.Conv2d):
         return self._conv_forward(x, self.weight / 2, self.bias)
 
 
+class _NormAndActivation(nn.BatchNorm2d):
+    """As timm's ``BatchNormAct2d``."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda module, args, result: 2 * result)
+    return layer
+
+
 @pytest.mark.parametrize(
     ('first', 'norm'),
     [
+        (conv(), _NormAndActivation(4)),
+        (conv(), hooked(nn.BatchNorm2d(4))),
+        (hooked(conv()), nn.BatchNorm2d(4)),
         (conv(), nn.GroupNorm(2, 4)),
         (conv(), nn.InstanceNorm2d(4)),
         (conv(), nn.BatchNorm2d(4, track_running_stats=False)),

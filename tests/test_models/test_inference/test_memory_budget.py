@@ -7,13 +7,16 @@ import torch
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 
-from hmsa_mmseg.models.fast.row_fusion import (
+from hmsa_mmseg.models.fast.tiles import (
     TILE_BYTES,
+    kind_of,
     limit_tiles,
+    meta_stands_for,
     row_tiles,
 )
 from hmsa_mmseg.models.inference import memory_budget
 from hmsa_mmseg.models.inference.memory_budget import plan_for
+from hmsa_mmseg.models.inference.rehearsal import rehearse
 from hmsa_mmseg.models.segmentors.settings import read_test_cfg
 from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
@@ -125,6 +128,24 @@ def test_limit_of_tiles():
     with limit_tiles(1):
         assert row_tiles(1000, 1 << 19, torch.device('cpu'))[0].stop == 1
     assert row_tiles(1000, 1 << 19, torch.device('cpu')) == usual
+
+
+def test_a_rehearsal_is_cut_as_on_the_device_of_the_model(build_lively):
+    meta = torch.device('meta')
+    with meta_stands_for('cuda'):
+        assert kind_of(meta) == 'cuda'
+        # Of kinds without tiles of their own.
+        assert kind_of(torch.device('xpu')) == 'cpu'
+        kinds = []
+        rehearse(
+            build_lively(),
+            lambda image: kinds.append(kind_of(image.device)),
+            (1, 3, 64, 64),
+            torch.float32,
+        )
+        assert kinds == ['cpu']
+        assert kind_of(meta) == 'cuda'
+    assert kind_of(meta) == 'cpu'
 
 
 def test_too_little_is_an_error(build_tiny, make_batch):

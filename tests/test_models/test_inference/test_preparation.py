@@ -192,6 +192,28 @@ def test_graphs_are_left_out_on_the_cpu_and_with_gradients():
     assert forward.graphs == {}
 
 
+def test_graphs_are_of_one_preparation(build_lively, make_batch):
+    model = prepare_for_inference(
+        build_lively(), fold_bn=False, cuda_graphs=True
+    )
+    inputs = make_batch()[0]
+    expected = logits(model, inputs)
+    # A graph can neither be copied nor pickled.
+    model.backbone.forward.graphs['shape'] = (i for i in ())
+    copied = copy.deepcopy(model)
+    assert copied.backbone.forward.graphs == {}
+    assert copied.backbone.forward.forward.__self__ is copied.backbone
+    torch.testing.assert_close(logits(copied, inputs), expected)
+    prepare_for_inference(model, cuda_graphs=True)
+    assert model.backbone.forward.graphs == {}
+    assert not isinstance(model.backbone.forward.forward, GraphedForward)
+    torch.testing.assert_close(
+        logits(model, inputs), expected, rtol=0, atol=1e-5
+    )
+    prepare_for_inference(model)
+    assert 'forward' not in vars(model.backbone)
+
+
 @needs_gpu
 def test_cuda_graphs_record_each_shape_once():
     layer = torch.nn.Conv2d(3, 4, 3).cuda()

@@ -246,3 +246,16 @@ def assert_every_parameter_learns(model, losses):
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+
+def test_under_torch_compile():
+    module = RMILoss(3, with_rmi=False)
+    logits = torch.randn(2, 3, 65, 33, dtype=torch.float64)
+    label = torch.randint(3, (2, 65, 33))
+    losses, grads = [], []
+    for function in (module, torch.compile(module, backend='aot_eager')):
+        x = logits.clone().requires_grad_()
+        losses.append(function(x, label))
+        grads.append(torch.autograd.grad(losses[-1], x)[0])
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=0)

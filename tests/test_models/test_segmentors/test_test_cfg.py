@@ -301,6 +301,7 @@ def test_windows_are_mmsegs():
     [
         (dict(scale=1), r"test_cfg has no setting \['scale'\]; expected some"),
         (dict(mode='tiles'), r"test_cfg\.mode must be .*'slide'.*'tiles'"),
+        (dict(mode=None), r"test_cfg\.mode must be .*'slide'.*got None"),
         (dict(dtype='half'), r"test_cfg\.dtype must be .*'float16'.*'half'"),
         (dict(classes_only=1), r'classes_only must be True or False, got 1'),
         (dict(mode='slide'), r'test_cfg\.crop_size must be .* got None'),
@@ -346,6 +347,21 @@ def test_settings_of_mmseg_stay_valid(tiny_model_cfg):
     cfg = dict(mode='whole', scales=SCALES, crop_size=None, stride=None)
     model = MODELS.build(tiny_model_cfg(test_cfg=cfg))
     assert model.test_cfg == cfg
+
+
+def test_windows_of_slide_may_stay_in_another_mode(build_lively, make_batch):
+    inputs, samples = make_batch()
+    windows = dict(crop_size=[32, 32], stride=[0, 'x'])
+    (expected, *_) = with_cfg(build_lively()).predict(inputs, samples)
+    model = with_cfg(build_lively(), memory_budget=10**12, **windows)
+    (found, *_) = model.predict(inputs, samples)
+    assert found.seg_logits.data.shape == expected.seg_logits.data.shape
+
+
+def test_a_mode_is_needed(tiny_model_cfg):
+    cfg = tiny_model_cfg(test_cfg=dict(scales=SCALES))
+    with pytest.raises(ValueError, match=r'test_cfg\.mode must be one of'):
+        MODELS.build(cfg)
 
 
 def test_labels_stay_with_the_results(build_lively, make_batch):

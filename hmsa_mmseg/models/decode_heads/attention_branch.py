@@ -1,0 +1,51 @@
+"""The layers that attention comes from."""
+
+from __future__ import annotations
+
+from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmseg.utils import ConfigType, OptConfigType
+from torch import Tensor, nn
+
+from ..scale_fusion import in_float32
+
+
+class AttentionBranch(nn.Sequential):
+    """3x3-norm-ReLU, 3x3-norm-ReLU, 1x1, to logits of attention.
+
+    Without biases and with PyTorch's default initialisation, so that all
+    scales start with about the same weight (NVIDIA/semantic-segmentation,
+    network/utils.py, ``make_attn_head``, whose layer names are kept, and
+    network/attnscale.py, the ``bn_head`` of ``ASDV3P``).
+
+    Args:
+        in_channels (int): Of the features.
+        channels (int): Width of the branch.
+        out_channels (int): Maps of attention.
+        conv_cfg (dict, optional): Convolution layers.
+        norm_cfg (dict): Norm layers.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        out_channels: int,
+        conv_cfg: OptConfigType,
+        norm_cfg: ConfigType,
+    ) -> None:
+        super().__init__()
+        for i, width in enumerate((in_channels, channels)):
+            conv = build_conv_layer(
+                conv_cfg, width, channels, 3, padding=1, bias=False
+            )
+            self.add_module(f'conv{i}', conv)
+            self.add_module(f'bn{i}', build_norm_layer(norm_cfg, channels)[1])
+            self.add_module(f'relu{i}', nn.ReLU(inplace=True))
+        conv = build_conv_layer(
+            conv_cfg, channels, out_channels, 1, bias=False
+        )
+        self.add_module('conv2', conv)
+
+    def forward(self, feats: Tensor) -> Tensor:
+        """Map features to logits, float32 or better; sizes stay."""
+        return in_float32(super().forward(feats))

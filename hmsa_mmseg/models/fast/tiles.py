@@ -1,0 +1,73 @@
+"""How much is made at once.
+
+On a processor a tile stays in the cache; a GPU has to be filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+#: Bytes of the logits in a tile of rows, by the kind of device; all that is
+#: made of it in training is some ten times that. That of CUDA has not been
+#: measured.
+TILE_BYTES = {'cpu': 2 << 20, 'cuda': 16 << 20}
+_limit: ContextVar[int | None] = ContextVar('tile_limit', default=None)
+_meta_kind: ContextVar[str] = ContextVar('meta_kind', default='cpu')
+
+
+def kind_of(device: torch.device) -> str:
+    """The kind of device for which tiles are made: ``cpu`` or ``cuda``."""
+    kind = _meta_kind.get() if device.type == 'meta' else device.type
+    return kind if kind in TILE_BYTES else 'cpu'
+
+
+@contextmanager
+def meta_stands_for(device_type: str) -> Iterator[None]:
+    """Let ``meta`` tensors be cut within it as those of another device.
+
+    Args:
+        device_type (str): Outside of it, it is ``cpu``.
+    """
+    token = _meta_kind.set(device_type)
+    try:
+        yield
+    finally:
+        _meta_kind.reset(token)
+
+
+@contextmanager
+def limit_tiles(tile_bytes: int | None) -> Iterator[None]:
+    """Let tiles of rows be smaller within it.
+
+    Args:
+        tile_bytes (int, optional): The most bytes of a tile's logits, if
+            that is less than :data:`TILE_BYTES`. None is no limit.
+    """
+    token = _limit.set(tile_bytes)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def row_tiles(height: int, row_bytes: int, device: torch.device) -> list:
+    """Split a map into tiles of rows.
+
+    Args:
+        height (int): H.
+        row_bytes (int): Bytes of one row of all that is made of a tile.
+        device (torch.device): Where; see :data:`TILE_BYTES`.
+
+    Returns:
+        list[slice]: Rows of each tile, from the top.
+    """
+    tile_bytes = TILE_BYTES[kind_of(device)]
+    limit = _limit.get()
+    if limit is not None:
+        tile_bytes = min(tile_bytes, limit)
+    step = max(tile_bytes // row_bytes, 1)
+    return [slice(y, min(y + step, height)) for y in range(0, height, step)]
