@@ -37,7 +37,7 @@ compare: install
 	$(PY) tools/compare_fusion.py --work-dir compare_out
 
 benchmark: install
-	OMP_WAIT_POLICY=PASSIVE $(PY) tools/benchmark.py $(SUITES) \
+	$(PY) tools/benchmark.py $(SUITES) \
 	--rounds $(ROUNDS) $(if $(AUTHORS),--authors $(AUTHORS))
 
 gpu: install

@@ -21,8 +21,9 @@ from types import ModuleType
 from typing import Any
 
 # Before torch. Threads that wait by spinning slow each other down several
-# times as soon as another program wants one of the cores.
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+# times as soon as another program wants one of the cores; to wake one that
+# sleeps takes longer than many an operator. So they spin for some 20 us.
+os.environ.setdefault('GOMP_SPINCOUNT', '20000')
 
 import torch
 from benchmarking.options import DTYPES, Options, progress

@@ -33,7 +33,7 @@ from .pointwise import (
     pointwise,
 )
 from .resize_bands import Bands, resize_bands
-from .tiles import kind_of
+from .tiles import alike, kind_of
 
 #: Rows and columns of a tile: its sums, 512 channels wide, stay in a
 #: processor's cache, and its bands are narrow. A GPU, on which this is not
@@ -150,7 +150,7 @@ class CoarseLevels:
                 [self._product(x, kernel) for kernel in kernels]
                 for x, kernels in zip(self._parts(chunk), self.kernels)
             ]
-            for y, x, tile in self._tiles(chunk):
+            for y, x, tile in alike(self._tiles(chunk)):
                 num_rows, num_cols, _ = tile.shape
                 # Enlarged along the columns only: (sum of b, u, O).
                 sums = buffer[: height * num_cols * channels]

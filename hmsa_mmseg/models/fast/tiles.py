@@ -8,35 +8,55 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import islice
+from typing import TypeVar
 
 import torch
+
+_Tile = TypeVar('_Tile')
 
 #: Bytes of the logits in a tile of rows, by the kind of device; all that is
 #: made of it in training is some ten times that. That of CUDA has not been
 #: measured.
 TILE_BYTES = {'cpu': 2 << 20, 'cuda': 16 << 20}
 _limit: ContextVar[int | None] = ContextVar('tile_limit', default=None)
-_meta_kind: ContextVar[str] = ContextVar('meta_kind', default='cpu')
+# The kind of device that a pass on `meta` is a rehearsal for.
+_rehearsed: ContextVar[str | None] = ContextVar('rehearsed', default=None)
 
 
 def kind_of(device: torch.device) -> str:
     """The kind of device for which tiles are made: ``cpu`` or ``cuda``."""
-    kind = _meta_kind.get() if device.type == 'meta' else device.type
+    kind = _rehearsed.get() if device.type == 'meta' else device.type
     return kind if kind in TILE_BYTES else 'cpu'
 
 
 @contextmanager
-def meta_stands_for(device_type: str) -> Iterator[None]:
-    """Let ``meta`` tensors be cut within it as those of another device.
+def rehearsal_for(device_type: str) -> Iterator[None]:
+    """Count within it what a pass on another device would allocate.
+
+    ``meta`` tensors are cut as on that device, and of tiles that allocate
+    nothing one is enough, see :func:`alike`.
 
     Args:
-        device_type (str): Outside of it, it is ``cpu``.
+        device_type (str): The device.
     """
-    token = _meta_kind.set(device_type)
+    token = _rehearsed.set(device_type)
     try:
         yield
     finally:
-        _meta_kind.reset(token)
+        _rehearsed.reset(token)
+
+
+def alike(tiles: Iterator[_Tile]) -> Iterator[_Tile]:
+    """Iterate over tiles for which nothing is allocated.
+
+    Args:
+        tiles (Iterator): The tiles.
+
+    Returns:
+        Iterator: All of them, or, in a rehearsal, the first.
+    """
+    return tiles if _rehearsed.get() is None else islice(tiles, 1)
 
 
 @contextmanager

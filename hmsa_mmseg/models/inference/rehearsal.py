@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hmsa_mmseg.utils.live_bytes import LiveBytes
 
-from ..fast.tiles import meta_stands_for
+from ..fast.tiles import rehearsal_for
 from .folding import FoldedNorm
 
 
@@ -104,7 +104,7 @@ def rehearse(
         # A compiled backbone takes other kernels, not more memory.
         run = torch.compiler.disable(run)
     try:
-        with meta_stands_for(kind), torch.no_grad(), LiveBytes() as live:
+        with rehearsal_for(kind), torch.no_grad(), LiveBytes() as live:
             run()
     except (RuntimeError, NotImplementedError) as error:
         raise RuntimeError(

@@ -7,11 +7,14 @@ import torch
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 
+from hmsa_mmseg.models.fast import pyramid_conv
+from hmsa_mmseg.models.fast.coarse_levels import CoarseLevels
+from hmsa_mmseg.models.fast.pyramid_conv import PyramidConv
 from hmsa_mmseg.models.fast.tiles import (
     TILE_BYTES,
     kind_of,
     limit_tiles,
-    meta_stands_for,
+    rehearsal_for,
     row_tiles,
 )
 from hmsa_mmseg.models.inference import memory_budget
@@ -130,9 +133,39 @@ def test_limit_of_tiles():
     assert row_tiles(1000, 1 << 19, torch.device('cpu')) == usual
 
 
+def test_tiles_that_allocate_nothing_are_rehearsed_once(monkeypatch):
+    levels = [torch.empty(1, 8, 160 >> i, 96 >> i) for i in range(3)]
+    weight = torch.empty(16, 24, 3, 3)
+    monkeypatch.setattr(
+        pyramid_conv, '_is_coarse', lambda x, size, k: x.shape[2:] != size
+    )
+    calls = []
+    blocks = CoarseLevels._blocks
+    monkeypatch.setattr(
+        CoarseLevels,
+        '_blocks',
+        lambda *args: calls.append(args) or blocks(*args),
+    )
+
+    @torch.no_grad()
+    def peak(*tensors):
+        *levels, weight = tensors
+        return peak_live_bytes(
+            lambda: PyramidConv(levels, weight, None, False).whole()
+        )
+
+    expected = peak(*levels, weight)
+    num_tiles = len(calls)
+    with rehearsal_for('cpu'):
+        found = peak(*(x.to('meta') for x in (*levels, weight)))
+    assert found == expected > 0
+    # Three chunks of rows, 10 by 6 tiles.
+    assert (num_tiles, len(calls) - num_tiles) == (60, 3)
+
+
 def test_a_rehearsal_is_cut_as_on_the_device_of_the_model(build_lively):
     meta = torch.device('meta')
-    with meta_stands_for('cuda'):
+    with rehearsal_for('cuda'):
         assert kind_of(meta) == 'cuda'
         # Of kinds without tiles of their own.
         assert kind_of(torch.device('xpu')) == 'cpu'
