@@ -1,0 +1,128 @@
+"""What cannot be exported, and what is said about it."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from hmsa_mmseg.export import ExportError, exporting
+
+
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+
+class _PythonFunction(nn.Module):
+    def forward(self, x):
+        return _Doubled.apply(x)
+
+
+class _Bessel(nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+class _CudaOnly(nn.Module):
+    def forward(self, x):
+        raise RuntimeError('this operator is not implemented for the CPU')
+
+
+class _BakesTheBatch(nn.Module):
+    def forward(self, x):
+        return x.reshape(int(x.shape[0]), -1, *x.shape[2:])
+
+
+@pytest.mark.parametrize(
+    ('layer', 'format', 'message'),
+    [
+        (_Bessel, 'onnx', r'exporter refused.*bessel_j0.*opset 17'),
+        (
+            _PythonFunction,
+            'torchscript',
+            r"exporter refused.*'torch-export'",
+        ),
+        (
+            _CudaOnly,
+            'onnx',
+            r'seg_head.convs \(_CudaOnly\) does not run on the CPU.*'
+            r'not implemented for the CPU',
+        ),
+        (_BakesTheBatch, 'onnx', r'does not run for 1 x 64.*Try batch=1'),
+        (
+            _BakesTheBatch,
+            'torch-export',
+            r'constant of a size.*batch=1',
+        ),
+    ],
+)
+def test_what_cannot_be_exported(
+    layer, format, message, build_case, export, tmp_path
+):
+    model = build_case(test_cfg=dict(mode='whole', scales=(1.0,)))
+    seg_head = model.decode_head.seg_head
+    seg_head.convs = nn.Sequential(seg_head.convs, layer())
+    if layer is _CudaOnly:
+        seg_head.convs = layer()
+    suffix = dict(onnx='.onnx', torchscript='.pt').get(format, '.pt2')
+    old = tmp_path / f'model{suffix}'
+    old.write_bytes(b'what stood here before')
+    with pytest.raises(ExportError, match=message):
+        export(model, format)
+    assert old.read_bytes() == b'what stood here before'
+    assert [*tmp_path.iterdir()] == [old]
+
+
+@pytest.mark.parametrize('format', ['onnx', 'torch-export'])
+def test_a_file_that_cannot_be_loaded(
+    format, build_case, export, tmp_path, monkeypatch
+):
+    old = tmp_path / f'model{".onnx" if format == "onnx" else ".pt2"}'
+    old.write_bytes(b'what stood here before')
+    monkeypatch.setattr(exporting, 'to_bytes', lambda *_: b'cut short')
+    runtime = 'onnxruntime' if format == 'onnx' else 'torch'
+    message = rf'cannot be loaded again: .*by {runtime} .*Try .*torchscript'
+    with pytest.raises(ExportError, match=message):
+        export(build_case(), format)
+
+    def load(path, format):
+        raise PermissionError(13, 'not allowed', str(path))
+
+    monkeypatch.setattr(exporting, 'load', load)
+    with pytest.raises(PermissionError, match='not allowed'):
+        export(build_case(), format)
+    assert old.read_bytes() == b'what stood here before'
+    assert [*tmp_path.iterdir()] == [old]
+
+
+@pytest.mark.parametrize(
+    ('package', 'opset'),
+    [('onnx', 17), ('onnxruntime', 17), ('onnxscript', 21)],
+)
+def test_missing_packages(package, opset, build_case, export, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf'opset={opset} needs {package}; .*hmsa_mmseg\[export\]'
+    with pytest.raises(ExportError, match=message):
+        export(build_case(), opset=opset)
+
+
+@pytest.mark.parametrize('format', ['onnx', 'torch-export'])
+def test_an_old_torch(format, build_case, export, monkeypatch):
+    monkeypatch.setattr(torch.export, 'export', lambda model, args: None)
+    with pytest.raises(ExportError, match=r'newer torch.*torchscript'):
+        export(build_case(), format, opset=21)
+
+
+def test_other_models_and_scales_are_refused(build_case, export):
+    with pytest.raises(ExportError, match=r'expected a MultiScale.*Conv2d'):
+        export(nn.Conv2d(1, 1, 1))
+    model = build_case()
+    with pytest.raises(ValueError, match=r'scales must be .*-1'):
+        export(model, scales=(-1.0,))
+    with pytest.raises(ValueError, match=r'scales must be .*\(\)'):
+        export(model, scales=())
+    model.test_cfg = None
+    with pytest.raises(ValueError, match=r'model.test_cfg.scales.*None'):
+        export(model)
