@@ -19,7 +19,7 @@ PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 # Of make benchmark.
 SUITES ?= table
-ROUNDS ?= 5
+ROUNDS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test test-slow compare benchmark gpu lint fix wheel clean install

@@ -119,9 +119,12 @@ def measure(case: Case, dtype: str, options: Options) -> dict[str, Any]:
         result['difference'] = check(networks, x, dtype)
     functions = variants(networks, x, case.all_variants)
     on_gpu = options.device == 'cuda'
-    rounds = options.rounds if case.all_variants else min(options.rounds, 3)
+    rounds, warmup = options.rounds, 5 if on_gpu else 1
+    if not case.all_variants:
+        # A round takes more than a minute on two cores.
+        rounds, warmup = min(rounds, 2), 0
     result['rounds'] = rounds
-    result['times'] = time_variants(functions, rounds, 5 if on_gpu else 1)
+    result['times'] = time_variants(functions, rounds, warmup)
     if on_gpu:
         result['cuda_gb'] = {
             name: peak_cuda_bytes(function) / 1e9

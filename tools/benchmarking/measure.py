@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hmsa_mmseg.models.fast.tiles import rehearsal_for
 from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     'median_ms',
     'pair_ratios',
     'peak_live_bytes',
+    'rehearsed_gb',
 ]
 
 
@@ -88,6 +90,20 @@ def _backward_flops(
     size = x if transposed else grad_out
     forward = 2 * x[0] * math.prod(weight) * math.prod(size[2:])
     return forward * sum(output_mask[:2])
+
+
+def rehearsed_gb(function: Callable[[], Any]) -> float:
+    """Count what tensors hold at once in a call on ``meta``.
+
+    Args:
+        function (Callable): What to run.
+
+    Returns:
+        float: The most, in GB (1e9 bytes), that the same call would hold on
+        the CPU.
+    """
+    with rehearsal_for('cpu'):
+        return peak_live_bytes(function) / 1e9
 
 
 def _now() -> Timing:

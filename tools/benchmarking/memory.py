@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .measure import machine, peak_live_bytes
+from .measure import machine, rehearsed_gb
 from .networks import (
     CITYSCAPES,
     MAPILLARY,
@@ -55,7 +55,7 @@ def _inference(options: Options) -> dict[str, float]:
     functions['fast, classes'] = lambda: classes(model, x)
     with torch.no_grad():
         return {
-            name: peak_live_bytes(function) / 1e9
+            name: rehearsed_gb(function)
             for name, function in functions.items()
         }
 
@@ -90,7 +90,7 @@ def _training(options: Options) -> dict[str, dict]:
                 step = meta_step(
                     way.partition(',')[0], cfg_of, batch, size, options, dtype
                 )
-                found[title]['peak'][key] = peak_live_bytes(step) / 1e9
+                found[title]['peak'][key] = rehearsed_gb(step)
     return found
 
 
@@ -121,7 +121,7 @@ def explicit_and_hierarchical(options: Options) -> dict[str, float]:
     explicit.model.test_cfg.scales = SCALES
     progress('memory: explicit attention to scale')
     return {
-        title: peak_live_bytes(meta_step('plain', cfg, 1, size, options)) / 1e9
+        title: rehearsed_gb(meta_step('plain', cfg, 1, size, options))
         for title, cfg in dict(
             explicit=explicit, hierarchical=hierarchical
         ).items()

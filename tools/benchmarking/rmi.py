@@ -5,12 +5,15 @@ from __future__ import annotations
 import hmsa_mmseg  # noqa: F401  # isort: skip
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hmsa_mmseg.models.losses import RMILoss
+from hmsa_mmseg.models.losses.rmi_functional import RegionCovariance
+from hmsa_mmseg.models.losses.rmi_pixel_terms import PixelTerms
 
 from .literal_rmi import literal_rmi_loss
 from .measure import (
@@ -23,7 +26,8 @@ from .measure import (
 )
 from .networks import labels
 from .options import Options, progress
-from .report import Figure, size_text
+from .report import Figure, shares_table, size_text
+from .stopwatch import operator_shares, profile
 
 TITLE = 'RMI loss'
 # What the issue wants of forward and backward on the CPU, by classes.
@@ -131,7 +135,24 @@ def measure(case: Case, device: str, threads: int, rounds: int) -> dict:
         }
         ratio = pair_ratios(times, 'formula', 'RMILoss', clock)
         result[f'{clock}_ratio'] = ratio._asdict()
+    if device == 'cpu' and threads == 1:
+        result['shares'] = _shares(steps['RMILoss'])
+        result['operators'] = operator_shares(steps['RMILoss'])
     return result
+
+
+def _shares(run_step: Callable[[], Any]) -> dict[str, float]:
+    """Where the time of a step of ``RMILoss`` goes."""
+    whole = SimpleNamespace(step=run_step)
+    terms, covariance = PixelTerms, RegionCovariance
+    parts = [
+        ('labels, checks, determinants', whole, 'step'),
+        ('pixels to entropy and pooled maps', terms, 'forward'),
+        ('pixels, gradient', terms, 'backward'),
+        ('covariance of pooled maps', covariance, 'forward'),
+        ('covariance, gradient', covariance, 'backward'),
+    ]
+    return profile(lambda: whole.step(), parts, calls=5)
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -234,4 +255,13 @@ def markdown(results: dict[str, Any]) -> str:
             ),
         ]
         lines.append(f'| {" | ".join(cells)} |')
+    profiled = {
+        f'{row["num_classes"]} classes': row
+        for row in results['results']
+        if 'shares' in row
+    }
+    lines += ['', 'Where the time of `RMILoss` goes, on one thread:']
+    for key in ('shares', 'operators'):
+        columns = {title: row[key] for title, row in profiled.items()}
+        lines += ['', shares_table(columns)]
     return '\n'.join(lines)

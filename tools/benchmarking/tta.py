@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hmsa_mmseg.models.segmentors import AccumulatingTTAModel
 
-from .measure import count_flops, machine, peak_live_bytes
+from .measure import count_flops, machine, rehearsed_gb
 from .networks import build, build_stock, config_for
 from .options import Options, progress
 from .reference import must_be_equal
@@ -159,7 +159,7 @@ def run(options: Options) -> dict[str, Any]:
     counts = {
         name: dict(
             gflops=count_flops(function) / 1e9,
-            live_gb=peak_live_bytes(function) / 1e9,
+            live_gb=rehearsed_gb(function),
         )
         for name, function in on_meta.items()
     }

@@ -192,7 +192,7 @@ class CoarseLevels:
                 ]
                 for x in parts
             ]
-            for y, x, tile in self._tiles(chunk):
+            for y, x, tile in alike(self._tiles(chunk)):
                 num_rows, num_cols, _ = tile.shape
                 matrix = self.row_matrices[y, :num_rows].t()
                 sums = matrix.mm(tile.reshape(num_rows, -1))

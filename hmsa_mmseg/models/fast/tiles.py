@@ -34,8 +34,8 @@ def kind_of(device: torch.device) -> str:
 def rehearsal_for(device_type: str) -> Iterator[None]:
     """Count within it what a pass on another device would allocate.
 
-    ``meta`` tensors are cut as on that device, and of tiles that allocate
-    nothing one is enough, see :func:`alike`.
+    ``meta`` tensors are cut as on that device, and of tiles of which none
+    takes more memory than the first that one is enough, see :func:`alike`.
 
     Args:
         device_type (str): The device.
@@ -48,10 +48,10 @@ def rehearsal_for(device_type: str) -> Iterator[None]:
 
 
 def alike(tiles: Iterator[_Tile]) -> Iterator[_Tile]:
-    """Iterate over tiles for which nothing is allocated.
+    """Iterate over tiles of which each takes the same memory, and keeps none.
 
     Args:
-        tiles (Iterator): The tiles.
+        tiles (Iterator): The tiles, the largest first.
 
     Returns:
         Iterator: All of them, or, in a rehearsal, the first.

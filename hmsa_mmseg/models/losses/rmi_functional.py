@@ -43,7 +43,7 @@ REGION = RADIUS * RADIUS
 MIN_SIZE = (RADIUS - 1) * POOL
 
 
-class _RegionCovariance(Function):
+class RegionCovariance(Function):
     """Joint covariance of the 3x3 regions of two maps (P, h, w).
 
     Let ``a[p]`` be three neighbours in a row of both maps, 6 values, for all
@@ -163,7 +163,7 @@ def _half_logdet(cov: Tensor) -> Tensor:
     stays accurate where probabilities and labels agree.
 
     Args:
-        cov (Tensor): Shape (P, 18, 18), from :class:`_RegionCovariance`.
+        cov (Tensor): Shape (P, 18, 18), from :class:`RegionCovariance`.
 
     Returns:
         Tensor: Shape (P,); NaN where ``cov`` is not finite.
@@ -241,7 +241,7 @@ def rmi_of_pairs(
     constant = (batch * num_classes - len(probs)) * absent / batch
     rmi = probs.new_full((), constant, dtype=torch.float64)
     if len(probs):
-        cov = _RegionCovariance.apply(probs, labels)
+        cov = RegionCovariance.apply(probs, labels)
         rmi = rmi + _half_logdet(cov).sum() / (REGION * batch)
     return rmi
 

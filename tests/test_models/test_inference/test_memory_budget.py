@@ -133,7 +133,10 @@ def test_limit_of_tiles():
     assert row_tiles(1000, 1 << 19, torch.device('cpu')) == usual
 
 
-def test_tiles_that_allocate_nothing_are_rehearsed_once(monkeypatch):
+@pytest.mark.parametrize('with_gradient', [False, True])
+def test_tiles_that_take_the_same_are_rehearsed_once(
+    with_gradient, monkeypatch
+):
     levels = [torch.empty(1, 8, 160 >> i, 96 >> i) for i in range(3)]
     weight = torch.empty(16, 24, 3, 3)
     monkeypatch.setattr(
@@ -147,20 +150,24 @@ def test_tiles_that_allocate_nothing_are_rehearsed_once(monkeypatch):
         lambda *args: calls.append(args) or blocks(*args),
     )
 
-    @torch.no_grad()
     def peak(*tensors):
-        *levels, weight = tensors
-        return peak_live_bytes(
-            lambda: PyramidConv(levels, weight, None, False).whole()
-        )
+        *levels, weight = (x.requires_grad_(with_gradient) for x in tensors)
+
+        def run():
+            found = PyramidConv(levels, weight, None, False).whole()
+            if with_gradient:
+                found.sum().backward()
+
+        return peak_live_bytes(run)
 
     expected = peak(*levels, weight)
     num_tiles = len(calls)
     with rehearsal_for('cpu'):
-        found = peak(*(x.to('meta') for x in (*levels, weight)))
+        found = peak(*(x.detach().to('meta') for x in (*levels, weight)))
     assert found == expected > 0
-    # Three chunks of rows, 10 by 6 tiles.
-    assert (num_tiles, len(calls) - num_tiles) == (60, 3)
+    # Three chunks of rows, 10 by 6 tiles, twice with the backward pass.
+    passes = 1 + with_gradient
+    assert (num_tiles, len(calls) - num_tiles) == (60 * passes, 3 * passes)
 
 
 def test_a_rehearsal_is_cut_as_on_the_device_of_the_model(build_lively):
