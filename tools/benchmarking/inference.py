@@ -135,10 +135,10 @@ def measure(case: Case, dtype: str, options: Options) -> dict[str, Any]:
     if case.all_variants:
         result['shares'] = {
             'plain': profile(
-                functions['plain'], inference_parts(networks.model)
+                functions['plain'], inference_parts(networks.model), 1
             ),
             FASTEST: profile(
-                functions[FASTEST], inference_parts(networks.prepared)
+                functions[FASTEST], inference_parts(networks.prepared), 1
             ),
         }
         result['operators'] = {FASTEST: operator_shares(functions[FASTEST])}

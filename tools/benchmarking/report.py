@@ -146,4 +146,5 @@ def plot(figures: Iterable[Figure], path: Path) -> None:
     axes.set_xlabel('measured as a share of the target; left of 1: reached')
     for side in ('top', 'right'):
         axes.spines[side].set_visible(False)
-    canvas.savefig(path, dpi=110)
+    # Texts may be wider than their axes.
+    canvas.savefig(path, dpi=110, bbox_inches='tight')

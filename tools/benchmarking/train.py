@@ -107,7 +107,8 @@ def run(options: Options) -> dict[str, Any]:
         )
         profiled = [key for key in names if key in (STOCK, 'fast')]
         results[title]['shares'] = {
-            key: profile(steps[key], steps[key].parts()) for key in profiled
+            key: profile(steps[key], steps[key].parts(), calls=1)
+            for key in profiled
         }
         results[title]['operators'] = {
             key: operator_shares(steps[key]) for key in profiled
