@@ -52,7 +52,7 @@ def test_suite_writes_page_and_figures(
 ):
     # Counting takes as long at any size; test_benchmark_costs.py counts.
     monkeypatch.setattr(flops, 'count_flops', lambda function: 1e12)
-    monkeypatch.setattr(memory, 'peak_live_bytes', lambda function: 1e9)
+    monkeypatch.setattr(memory, 'rehearsed_gb', lambda function: 1.0)
     found = run_main(name)
     assert found['command'].startswith(f'python tools/benchmark.py {name} ')
     assert found['machine']['torch'] == torch.__version__
