@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..models.scale_fusion import Size, exact_ratio
+from ..models.segmentors.settings import is_positive_int
 
 FORMATS = ('onnx', 'torchscript', 'torch-export')
 RAW_DTYPES = (None, 'uint8', 'float32')
@@ -62,12 +63,12 @@ def check_settings(settings: ExportSettings, test_cfg: Mapping | None) -> None:
     check_choice('raw', settings.raw, RAW_DTYPES)
     is_pair = isinstance(settings.size, (list, tuple))
     is_pair = is_pair and len(settings.size) == 2
-    if not is_pair or not all(map(_is_positive_int, settings.size)):
+    if not is_pair or not all(map(is_positive_int, settings.size)):
         raise ExportError(
             'size must be (height, width), two integers of 1 or more; got '
             f'{settings.size!r}'
         )
-    if settings.batch is not None and not _is_positive_int(settings.batch):
+    if settings.batch is not None and not is_positive_int(settings.batch):
         raise ExportError(
             'batch must be an integer of 1 or more, or None for any; got '
             f'{settings.batch!r}'
@@ -111,7 +112,7 @@ def check_choice(name: str, value: Any, expected: tuple) -> None:
 
 def _check_opset(opset: Any) -> None:
     default = ExportSettings._field_defaults['opset']
-    if not _is_positive_int(opset):
+    if not is_positive_int(opset):
         raise ExportError(
             f'opset must be an integer of {MIN_OPSET} or more, for example '
             f'{default}; got {opset!r}'
@@ -121,8 +122,3 @@ def _check_opset(opset: Any) -> None:
             f'opset={opset} is too low: bilinear resizing as PyTorch '
             f'computes it needs {MIN_OPSET} or more, for example {default}'
         )
-
-
-def _is_positive_int(value: Any) -> bool:
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    return is_int and value > 0

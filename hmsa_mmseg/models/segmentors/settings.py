@@ -198,7 +198,7 @@ def _read_windows(found: Mapping) -> dict[str, Size]:
     for name in ('crop_size', 'stride'):
         value = found.get(name)
         is_pair = isinstance(value, (list, tuple)) and len(value) == 2
-        if not is_pair or not all(_is_positive_int(side) for side in value):
+        if not is_pair or not all(is_positive_int(side) for side in value):
             raise ValueError(
                 f'model.test_cfg.{name} must be (height, width) for mode='
                 f"'slide', two integers of 1 or more; got {value!r}"
@@ -223,7 +223,8 @@ def _read_bytes(value: Any) -> int:
     return int(value)
 
 
-def _is_positive_int(value: object) -> bool:
+def is_positive_int(value: object) -> bool:
+    """Whether a setting is an integer of 1 or more; True is none."""
     is_int = isinstance(value, int) and not isinstance(value, bool)
     return is_int and value > 0
 
