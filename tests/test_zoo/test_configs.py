@@ -44,11 +44,11 @@ def test_families():
     root = config_root()
     files = {p for p in root.rglob('*.py') if '_base_' not in p.parts}
     assert files == set(by_family)
-    with pytest.raises(ValueError, match="no family 'no_such'.*'ocrnet'"):
+    with pytest.raises(ValueError, match=r"no family 'no_such'.*'ocrnet'"):
         list_configs('no_such')
 
 
 def test_without_a_zoo(monkeypatch):
     monkeypatch.setattr('hmsa_mmseg.zoo.configs.find_spec', lambda _: None)
-    with pytest.raises(FileNotFoundError, match='no folder .mim/configs'):
+    with pytest.raises(FileNotFoundError, match=r'no folder \.mim/configs'):
         config_root()
