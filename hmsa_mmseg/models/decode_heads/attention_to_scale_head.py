@@ -18,6 +18,7 @@ from torch import Tensor
 from ..scale_fusion import resize
 from .attention_branch import AttentionBranch
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
+from .scale_predictions import ScalePredictions
 from .seg_head_outputs import SegHeadOutputs
 from .stages import (
     at_input_size,
@@ -150,6 +151,24 @@ class AttentionToScaleHead(BaseMultiScaleHead):
                 scale, outputs.seg_logits, input_size
             )
         return fused
+
+    def predict_scales(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> ScalePredictions:
+        """Blend the scales, and keep what each of them says."""
+        scales, seg_outputs = self._run(inputs, 'model.test_cfg.scales')
+        scales, seg_outputs = scales[::-1], seg_outputs[::-1]
+        weights = self._weights(scales, seg_outputs, input_size)
+        scale_logits = [
+            self._up(scale, outputs.seg_logits, input_size)
+            for scale, outputs in zip(scales, seg_outputs)
+        ]
+        return ScalePredictions(
+            sum(w * x for w, x in zip(weights, scale_logits)),
+            torch.cat(weights, dim=1),
+            weights[0][:, :0],
+            torch.stack(scale_logits, dim=1),
+        )
 
     def loss(
         self,

@@ -19,6 +19,7 @@ from ..fast.ocr import fast_heads
 from ..fast.row_losses import LazyOutput, loss_by_feat
 from ..fast.row_prediction import classes_of
 from .loading import check_num_classes, map_stock_keys
+from .scale_predictions import ScalePredictions
 from .seg_head_outputs import SegHeadOutputs, call_seg_heads
 
 ScaleFeats = tuple[float, Sequence[Tensor]]
@@ -225,6 +226,26 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             Tensor: Classes, shape (N, H, W), of an integer type or bool.
         """
         return classes_of(self.predict(inputs, input_size), self.threshold)
+
+    @abstractmethod
+    def predict_scales(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> ScalePredictions:
+        """Combine the scales, and keep what each of them says.
+
+        For looking at a model: it takes the memory of S + 1 predictions.
+
+        Args:
+            inputs (Iterable[tuple]): As for :meth:`predict`.
+            input_size (Sequence[int]): Size (H, W) of the input image.
+
+        Returns:
+            ScalePredictions: With the logits of :meth:`predict`.
+        """
+
+    def num_scale_attns(self, num_scales: int) -> int:
+        """Count the attention maps of :meth:`predict_scales`; here none."""
+        return 0
 
     @abstractmethod
     def loss(

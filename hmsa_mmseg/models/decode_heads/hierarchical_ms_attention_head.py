@@ -17,10 +17,16 @@ from torch import Tensor
 
 from ..fast.row_losses_walk import RowLogits
 from ..fast.row_prediction import classes_in_rows, fuse_in_rows
-from ..scale_fusion import fuse_scales
+from ..scale_fusion import fuse_scales, in_float32
 from .attention_branch import AttentionBranch
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
-from .stages import build_losses, combine_stages, losses_of_scales
+from .scale_predictions import ScalePredictions, scale_indicators
+from .stages import (
+    at_input_size,
+    build_losses,
+    combine_stages,
+    losses_of_scales,
+)
 
 
 class ScaleMaps(NamedTuple):
@@ -170,6 +176,37 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
             self.align_corners,
             self.threshold,
         )
+
+    def predict_scales(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> ScalePredictions:
+        """Blend the scales, and keep what each of them says."""
+        scales, logits, attns = zip(*self._outputs(inputs))
+        fuse = fuse_in_rows if self.fast else fuse_scales
+
+        def blend(maps: Sequence[Tensor]) -> Tensor:
+            outputs = zip(scales, maps, attns)
+            return fuse(outputs, input_size, self.align_corners)
+
+        def up(maps: Sequence[Tensor]) -> list[Tensor]:
+            return [
+                at_input_size(scale, x, input_size, self.align_corners)
+                for scale, x in zip(scales[-len(maps) :], maps)
+            ][::-1]
+
+        weights = blend(scale_indicators([in_float32(x) for x in logits]))
+        seg_logits = blend(logits)
+        scale_attn = up(attns[1:]) if len(scales) > 1 else []
+        return ScalePredictions(
+            seg_logits,
+            weights.flip(1),
+            torch.cat([seg_logits[:, :0], *scale_attn], dim=1),
+            torch.stack(up(logits), dim=1),
+        )
+
+    def num_scale_attns(self, num_scales: int) -> int:
+        """Count the attention maps: the highest scale's is never used."""
+        return num_scales - 1
 
     def _outputs(
         self, inputs: Iterable[ScaleFeats]

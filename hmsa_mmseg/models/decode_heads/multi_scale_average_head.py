@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import Tensor
 
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
+from .scale_predictions import ScalePredictions
 from .stages import at_input_size, combine_stages
 
 
@@ -45,6 +47,27 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
             for scale, feats in inputs
         )
         return self._mean(scale_logits, input_size)
+
+    def predict_scales(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> ScalePredictions:
+        """Average the scales, and keep what each of them says."""
+        scale_logits = [
+            at_input_size(
+                scale,
+                self.forward_seg_heads(feats, False).seg_logits,
+                input_size,
+                self.align_corners,
+            )
+            for scale, feats in inputs
+        ]
+        scale_logits = torch.stack(scale_logits[::-1], dim=1)
+        weights = torch.full_like(
+            scale_logits[:, :, 0], 1 / scale_logits.shape[1]
+        )
+        return ScalePredictions(
+            scale_logits.mean(dim=1), weights, weights[:, :0], scale_logits
+        )
 
     def loss(
         self,

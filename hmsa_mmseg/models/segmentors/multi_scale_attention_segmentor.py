@@ -18,6 +18,7 @@ from ..inference.memory_budget import combine_within_budget
 from ..scale_fusion import resize_image
 from ..utils import checkpoint_modules, checkpointable_blocks, recompute
 from .results import keeps_size, results_of_classes, results_of_logits
+from .scale_maps import predict_with_scale_maps
 from .settings import (
     check_train_cfg,
     read_scales,
@@ -59,6 +60,8 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
             too little for a scale, ``over_budget='error'``, the default,
             stops, and ``'slide'`` computes that scale in overlapping
             windows, an approximation. See :mod:`..inference.memory_budget`.
+            ``scale_maps=True`` adds to the results what each scale says by
+            itself, for looking at a model; see :mod:`.scale_maps`.
         **kwargs: As in :class:`EncoderDecoder`. Auxiliary heads read the
             features of the training scale nearest to 1.0.
 
@@ -226,9 +229,14 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
 
         Returns:
             list[SegDataSample]: With ``pred_sem_seg`` and, unless only
-            classes are asked for, ``seg_logits``.
+            classes are asked for, ``seg_logits``; with ``scale_maps`` what
+            :mod:`.scale_maps` lists.
         """
         settings = read_test_cfg(self.test_cfg, self.decode_head)
+        if settings.scale_maps:
+            return predict_with_scale_maps(
+                self, inputs, settings, data_samples
+            )
         metas = [sample.metainfo for sample in data_samples or []]
         if (
             not settings.classes_only

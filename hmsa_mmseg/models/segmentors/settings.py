@@ -37,6 +37,7 @@ class InferenceSettings(NamedTuple):
         classes_only (bool): Whether no logits are kept.
         memory_budget (int | None): Bytes that a call may take.
         over_budget (str): ``error``, or ``slide`` for windows.
+        scale_maps (bool): Whether results hold what each scale says.
     """
 
     scales: tuple[float, ...]
@@ -47,6 +48,7 @@ class InferenceSettings(NamedTuple):
     classes_only: bool = False
     memory_budget: int | None = None
     over_budget: str = 'error'
+    scale_maps: bool = False
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
         """Autocast in ``dtype``; without one it is as it is outside."""
@@ -150,9 +152,8 @@ def read_test_cfg(
     _check_choice(found, 'mode', _MODES)
     _check_choice(found, 'dtype', tuple(_DTYPES))
     _check_choice(found, 'over_budget', _OVER_BUDGET)
-    _check_bool(
-        found.get('classes_only', False), 'model.test_cfg.classes_only'
-    )
+    for name in ('classes_only', 'scale_maps'):
+        _check_bool(found.get(name, False), f'model.test_cfg.{name}')
     found['dtype'] = _DTYPES[found.get('dtype')]
     if found['mode'] == 'slide':
         found.update(_read_windows(found))
@@ -161,6 +162,12 @@ def read_test_cfg(
         found.update(crop_size=None, stride=None)
     if found.get('memory_budget') is not None:
         found['memory_budget'] = _read_bytes(found['memory_budget'])
+        if found.get('scale_maps'):
+            raise ValueError(
+                'model.test_cfg.scale_maps=True makes maps that '
+                f'model.test_cfg.memory_budget={cfg["memory_budget"]} does '
+                'not count; remove one'
+            )
     if found.get('over_budget') == 'slide':
         _check_slide(found, decode_head)
     return InferenceSettings(scales, **found)

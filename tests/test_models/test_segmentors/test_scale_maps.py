@@ -1,0 +1,268 @@
+"""`model.test_cfg.scale_maps`: what each scale says, and its weight."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.config import ConfigDict
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+from hmsa_mmseg.models.decode_heads.scale_predictions import (
+    ScalePredictions,
+)
+from hmsa_mmseg.models.segmentors.scale_maps import FIELDS
+
+SCALES = (0.5, 1.0, 2.0)
+HEADS = {
+    'hierarchical': dict(),
+    'plain': dict(fast=False),
+    'attention-to-scale': dict(type='AttentionToScaleHead'),
+    'average': dict(type='MultiScaleAverageHead'),
+}
+MODES = {
+    'whole': dict(),
+    'slide': dict(mode='slide', crop_size=(32, 40), stride=(20, 24)),
+}
+
+
+def with_cfg(model, **test_cfg):
+    model.test_cfg = ConfigDict(
+        dict(dict(mode='whole', scales=SCALES), **test_cfg)
+    )
+    return model.eval()
+
+
+@torch.no_grad()
+def predict(model, inputs, samples=None):
+    return model.predict(inputs, copy.deepcopy(samples))
+
+
+def sample(size, **meta):
+    shape = dict(ori_shape=size, img_shape=size, pad_shape=size)
+    return SegDataSample(metainfo={**shape, **meta})
+
+
+@pytest.fixture
+def build(tiny_model_cfg):
+    """Return a function that builds a model whose attention varies."""
+
+    def make(name, **kwargs):
+        torch.manual_seed(3)
+        cfg = tiny_model_cfg(
+            train_scales=SCALES, decode_head=HEADS[name], **kwargs
+        )
+        if name == 'average':
+            del cfg['decode_head']['attn_channels']
+        model = MODELS.build(ConfigDict(cfg))
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+                torch.nn.init.normal_(module.running_mean, 0, 0.1)
+        for part in model.decode_head.attention_modules:
+            for conv in part.modules():
+                if isinstance(conv, torch.nn.Conv2d):
+                    torch.nn.init.normal_(conv.weight, std=0.5)
+        classifier = model.decode_head.seg_heads[-1].conv_seg
+        torch.nn.init.normal_(classifier.weight)
+        # No class wins everywhere.
+        with torch.no_grad():
+            logits = (
+                model.eval()
+                .decode_head.forward_seg_heads(
+                    model.extract_feat(torch.randn(1, 3, 64, 64))
+                )
+                .seg_logits
+            )
+            classifier.bias -= logits.mean(dim=(0, 2, 3))
+        return model
+
+    return make
+
+
+def mixed_samples(size):
+    height, width = size
+    return [
+        sample(size),
+        sample((height - 5, width - 3), padding_size=[1, 2, 0, 5]),
+        sample(size, flip=True, flip_direction='horizontal'),
+        sample((77, 121)),
+    ]
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('name', HEADS)
+def test_the_prediction_is_the_same_and_each_scale_is_as_alone(
+    name, mode, build, make_batch
+):
+    size = (47, 61)
+    model = build(name)
+    inputs, _ = make_batch(batch_size=4, size=size)
+    samples = mixed_samples(size)
+    cfg = MODES[mode]
+    expected = predict(with_cfg(model, **cfg), inputs, samples)
+    found = predict(with_cfg(model, scale_maps=True, **cfg), inputs, samples)
+    for one, other in zip(found, expected):
+        assert one.scales == SCALES
+        torch.testing.assert_close(
+            one.seg_logits.data, other.seg_logits.data, rtol=0, atol=2e-5
+        )
+        same = one.pred_sem_seg.data == other.pred_sem_seg.data
+        assert same.float().mean() > 0.999
+        confidence = other.seg_logits.data.softmax(0).amax(0, keepdim=True)
+        torch.testing.assert_close(
+            one.confidence.data, confidence, rtol=0, atol=1e-5
+        )
+        weights = one.scale_weights.data
+        assert weights.shape == (3, *one.ori_shape)
+        assert weights.min() >= 0
+        torch.testing.assert_close(
+            weights.sum(0), torch.ones(one.ori_shape), rtol=0, atol=1e-5
+        )
+        assert one.scale_sem_seg.data.dtype == torch.int16
+    if name == 'attention-to-scale':
+        return  # cannot be tested at one scale
+    for i, scale in enumerate(SCALES):
+        alone = predict(
+            with_cfg(model, **dict(cfg, scales=(scale,))), inputs, samples
+        )
+        for one, other in zip(found, alone):
+            classes = other.pred_sem_seg.data
+            assert classes.unique().numel() > 1
+            same = one.scale_sem_seg.data[i : i + 1] == classes
+            assert same.float().mean() > 0.999
+
+
+@pytest.mark.parametrize('name', ['hierarchical', 'plain'])
+def test_weights_are_the_products_of_attention(name, build, make_batch):
+    """At scales of at most 1.0 everything is blended at the input's size."""
+    scales = (0.25, 0.5, 1.0)
+    model = with_cfg(build(name), scales=scales, scale_maps=True)
+    inputs, _ = make_batch(size=(64, 96))
+    found = predict(model, inputs)
+    attns = []
+    with torch.no_grad():
+        for scale in scales[:-1]:
+            scaled = F.interpolate(inputs, scale_factor=scale, mode='bilinear')
+            _, _, attn = model.decode_head(model.extract_feat(scaled))
+            attn = F.interpolate(attn, scaled.shape[2:], mode='bilinear')
+            attns.append(F.interpolate(attn, (64, 96), mode='bilinear'))
+    lo, mid = attns
+    expected = torch.cat([lo, (1 - lo) * mid, (1 - lo) * (1 - mid)], dim=1)
+    assert lo.std() > 0.01
+    for i, one in enumerate(found):
+        torch.testing.assert_close(
+            one.scale_attn.data, torch.cat(attns, dim=1)[i]
+        )
+        torch.testing.assert_close(
+            one.scale_weights.data, expected[i], rtol=0, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize('name', ['hierarchical', 'attention-to-scale'])
+def test_weights_are_those_of_the_logits(name, build, make_batch, monkeypatch):
+    """Logits that are one number per scale come out as the weights say."""
+    model = build(name)
+    numbers = {0.5: -3.0, 1.0: 5.0, 2.0: 11.0}
+    head = model.decode_head
+    forward = head.forward_seg_heads
+    order = iter([2.0, 1.0, 0.5])
+
+    def constant(feats, *args, **kwargs):
+        outputs = forward(feats, *args, **kwargs)
+        logits = torch.full_like(outputs.seg_logits, numbers[next(order)])
+        return outputs._replace(seg_logits=logits)
+
+    monkeypatch.setattr(head, 'forward_seg_heads', constant)
+    inputs, _ = make_batch(batch_size=1, size=(48, 80))
+    [found] = predict(with_cfg(model, scale_maps=True), inputs)
+    weights = found.scale_weights.data
+    expected = sum(
+        weight * number for weight, number in zip(weights, numbers.values())
+    )
+    assert weights.std() > 0.01
+    for channel in found.seg_logits.data:
+        torch.testing.assert_close(channel, expected, rtol=0, atol=1e-4)
+
+
+def test_a_flip_is_undone_in_all_maps(build, make_batch):
+    model = with_cfg(build('hierarchical'), scale_maps=True)
+    inputs, _ = make_batch(batch_size=1, size=(48, 80))
+    [plain] = predict(model, inputs, [sample((48, 80))])
+    [flipped] = predict(
+        model,
+        inputs,
+        [sample((48, 80), flip=True, flip_direction='horizontal')],
+    )
+    for name in (*FIELDS, 'pred_sem_seg', 'seg_logits'):
+        one, other = getattr(plain, name).data, getattr(flipped, name).data
+        assert torch.equal(one.flip(-1), other), name
+
+
+def test_one_scale_has_all_the_weight(build, make_batch):
+    model = with_cfg(build('hierarchical'), scales=(1.0,), scale_maps=True)
+    inputs, _ = make_batch(batch_size=1)
+    [found] = predict(model, inputs)
+    assert torch.equal(found.scale_weights.data, torch.ones(1, 64, 64))
+    assert 'scale_attn' not in found
+    assert torch.equal(
+        found.scale_sem_seg.data.long(), found.pred_sem_seg.data
+    )
+
+
+def test_classes_only_and_a_single_channel(build, make_batch):
+    binary = dict(
+        type='FCNHead',
+        in_channels=16,
+        in_index=1,
+        channels=8,
+        num_convs=1,
+        num_classes=2,
+        out_channels=1,
+        threshold=0.45,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True),
+    )
+    model = build('hierarchical', seg_head=binary)
+    inputs, _ = make_batch(batch_size=1)
+    [logits] = predict(with_cfg(model), inputs)
+    [found] = predict(
+        with_cfg(model, scale_maps=True, classes_only=True), inputs
+    )
+    assert 'seg_logits' not in found
+    probability = logits.seg_logits.data
+    torch.testing.assert_close(
+        found.confidence.data, torch.maximum(probability, 1 - probability)
+    )
+    assert torch.equal(
+        found.pred_sem_seg.data.bool(), logits.pred_sem_seg.data.bool()
+    )
+
+
+def test_results_without_it_hold_no_maps(build, make_batch):
+    inputs, _ = make_batch(batch_size=1)
+    [found] = predict(with_cfg(build('hierarchical')), inputs)
+    assert not set(FIELDS) & set(found.keys())
+
+
+def test_a_memory_budget_cannot_hold_them(build):
+    model = build('hierarchical')
+    with pytest.raises(ValueError, match=r'scale_maps=True.*memory_budget'):
+        predict(
+            with_cfg(model, scale_maps=True, memory_budget=1e9),
+            torch.zeros(1, 3, 32, 32),
+        )
+
+
+@pytest.mark.parametrize('num_attns', [0, 2])
+def test_stacking_is_undone(num_attns):
+    maps = ScalePredictions(
+        torch.rand(2, 5, 3, 4),
+        torch.rand(2, 3, 3, 4),
+        torch.rand(2, num_attns, 3, 4),
+        torch.rand(2, 3, 5, 3, 4),
+    )
+    assert maps.stacked().shape == (2, 5 + 3 + num_attns + 15, 3, 4)
+    back = ScalePredictions.unstacked(maps.stacked(), 3, num_attns)
+    for one, other in zip(maps, back):
+        assert torch.equal(one, other)
