@@ -43,12 +43,12 @@ TILE_SIZES = {'cpu': (16, 16), 'cuda': (64, 128)}
 #: for the 3x3 convolution of HRNet-W48 to 512 channels. Neighbouring chunks
 #: have two or three rows and columns of each level in common, which are
 #: computed twice.
-CHUNK_SIZE = (64, 256)
+CHUNK_SIZES = {'cpu': (64, 256), 'cuda': (64, 256)}
 
 
 def row_chunks(x: Tensor) -> Iterator[slice]:
     """Yield the rows of a map (N, C, H, W) that are computed at once."""
-    height, step = x.shape[2], CHUNK_SIZE[0]
+    height, step = x.shape[2], CHUNK_SIZES[kind_of(x.device)][0]
     for start in range(0, height, step):
         yield slice(start, min(start + step, height))
 
@@ -217,7 +217,7 @@ class CoarseLevels:
 
     def _chunks(self, out: Tensor, rows: slice) -> Iterator[_Chunk]:
         """Yield the chunks of some rows (N, O, R, W), image by image."""
-        step = CHUNK_SIZE[1]
+        step = CHUNK_SIZES[kind_of(out.device)][1]
         for n, image in enumerate(out.permute(0, 2, 3, 1)):
             for start in range(0, self.size[1], step):
                 cols = slice(start, min(start + step, self.size[1]))

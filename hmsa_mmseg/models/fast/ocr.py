@@ -45,6 +45,7 @@ from .seg_head_parts import (
     is_constant,
     levels_conv,
 )
+from .tiles import kind_of
 from .tracing import is_tracing
 
 #: Logits of each head, and the input of the last classifier, if asked for.
@@ -52,9 +53,9 @@ FastOutputs = tuple[tuple[Tensor, ...], Optional[Tensor]]
 #: Runs heads on features; whether to keep the last classifier's input.
 FastHeads = Callable[[Sequence[Tensor], bool], FastOutputs]
 
-#: Pixels of a tile: what is made of it, of 512 channels at most, fits into a
-#: processor's cache.
-_TILE_PIXELS = 2048
+#: Pixels of a tile. What is made of it, of 512 channels at most, fits into a
+#: processor's cache; a GPU has to be filled.
+_TILE_PIXELS = {'cpu': 2048, 'cuda': 1 << 16}
 
 
 def fast_heads(heads: Sequence[nn.Module]) -> FastHeads | None:
@@ -243,7 +244,7 @@ def _ocr_in_rows(
 
 def _tiles(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield which image, and rows of it, (1, C, rows, w)."""
-    step = max(_TILE_PIXELS // x.shape[3], 1)
+    step = max(_TILE_PIXELS[kind_of(x.device)] // x.shape[3], 1)
     for n in range(len(x)):
         image = slice(n, n + 1)
         for tile in x[image].split(step, dim=2):

@@ -11,6 +11,7 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -68,10 +69,10 @@ def resize_rows(
     if height == out_height:
         x = x[:, :, rows.start - source.start : rows.stop - source.start]
     else:
-        index = torch.arange(rows.start, rows.stop)
         dtype = torch.promote_types(x.dtype, torch.float32)
-        taps = bilinear_taps(index, height, out_height, align_corners, dtype)
-        lower, upper, share = (tap.to(x.device) for tap in taps)
+        lower, upper, share = _taps(
+            rows, height, out_height, align_corners, dtype, x.device
+        )
         lower, upper = (
             x.index_select(2, tap - source.start) for tap in (lower, upper)
         )
@@ -85,6 +86,39 @@ def resize_rows(
         mode='bilinear',
         align_corners=align_corners,
     )
+
+
+def _taps(
+    rows: slice,
+    height: int,
+    out_height: int,
+    align_corners: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[Tensor]:
+    """Taps of some rows, see :func:`bilinear_taps`, on a device."""
+    sizes = height, out_height, align_corners, dtype
+    if device.type in ('cpu', 'meta'):
+        index = torch.arange(rows.start, rows.stop)
+        return [tap.to(device) for tap in bilinear_taps(index, *sizes)]
+    # A copy to a GPU waits for all that it has been given to do: one for
+    # all tiles, and for all calls.
+    return [tap[rows] for tap in _taps_of_all_rows(*sizes, device)]
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # training may be next to use them
+def _taps_of_all_rows(
+    height: int,
+    out_height: int,
+    align_corners: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[Tensor]:
+    taps = bilinear_taps(
+        torch.arange(out_height), height, out_height, align_corners, dtype
+    )
+    return [tap.to(device) for tap in taps]
 
 
 def bilinear_taps(

@@ -23,7 +23,7 @@ BN = dict(type='BN')
 def _all_ways(monkeypatch):
     """Levels this narrow, and maps this small, would be run otherwise."""
     monkeypatch.setattr(pyramid_conv, '_RESIZE_COST', 0)
-    monkeypatch.setattr(ocr, '_TILE_PIXELS', 60)
+    monkeypatch.setitem(ocr._TILE_PIXELS, 'cpu', 60)
 
 
 def fcn_cfg(**kwargs):

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hmsa_mmseg.models.fast import row_resize
 from hmsa_mmseg.models.fast.row_resize import resize_rows, source_rows
 
 sides = st.integers(1, 40)
@@ -43,6 +44,18 @@ def test_weights_are_those_of_pytorch_at_large_sizes(align_corners):
         x, (4101, 1), mode='bilinear', align_corners=align_corners
     )
     torch.testing.assert_close(found, whole[:, :, rows], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize('align_corners', [False, True])
+def test_taps_kept_for_a_gpu_are_those_of_the_rows(align_corners):
+    sizes = 341, 2048, align_corners, torch.float32
+    row_resize._taps_of_all_rows.cache_clear()
+    with torch.inference_mode():
+        kept = row_resize._taps_of_all_rows(*sizes, torch.device('cpu'))
+    found = row_resize._taps(slice(700, 777), *sizes, torch.device('cpu'))
+    for all_rows, some in zip(kept, found):
+        assert not all_rows.is_inference()
+        assert torch.equal(all_rows[700:777], some)
 
 
 def test_takes_few_source_rows():
