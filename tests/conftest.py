@@ -54,6 +54,10 @@ TINY_FCN = dict(
 )
 
 
+# Otherwise a GPU rounds the factors of convolutions to ten bits.
+torch.backends.cudnn.allow_tf32 = False
+
+
 def pytest_configure(config):
     config.addinivalue_line(
         'markers', 'slow: a minute or more in all; `make test-slow` runs it'

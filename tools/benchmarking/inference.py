@@ -16,6 +16,7 @@ from .parts import OUTSIDE, inference_parts
 from .reference import (
     logits_difference,
     must_be_equal,
+    without_tf32,
     wrong_classes,
 )
 from .report import Figure, ratio_text, shares_table, size_text
@@ -116,7 +117,9 @@ def measure(case: Case, dtype: str, options: Options) -> dict[str, Any]:
         size=list(case.size), device=options.device, dtype=dtype
     )
     if case.all_variants:
-        result['difference'] = check(networks, x, dtype)
+        with without_tf32():
+            result['difference'] = check(networks, x, dtype)
+        networks.forget_graphs()
     functions = variants(networks, x, case.all_variants)
     on_gpu = options.device == 'cuda'
     rounds, warmup = options.rounds, 5 if on_gpu else 1

@@ -43,6 +43,11 @@ class Networks:
             )
         self._device, self._dtype = device, getattr(torch, dtype)
 
+    def forget_graphs(self) -> None:
+        """Record again: what was recorded without TF32 stays without it."""
+        if self.graphed is not None:
+            self.graphed.backbone.forward.graphs.clear()
+
     def _amp(self) -> torch.autocast:
         """Half precision for those that have no setting of their own."""
         is_half = self._dtype != torch.float32

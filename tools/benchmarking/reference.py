@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from .authors import AuthorsNetwork
@@ -32,6 +34,22 @@ def reference_networks(
         networks['authors'] = AuthorsNetwork(options.authors, model, scales)
     networks['literal'] = LiteralNetwork(model, scales).eval()
     return networks
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Let convolutions on a GPU be in float32, which they are not by default.
+
+    TF32 keeps ten bits of a product's factors: results that are equal up to
+    rounding then differ in the third digit.
+    """
+    with torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled,
+        benchmark=torch.backends.cudnn.benchmark,
+        deterministic=torch.backends.cudnn.deterministic,
+        allow_tf32=False,
+    ):
+        yield
 
 
 def logits_difference(found: Tensor, expected: Tensor) -> float:

@@ -135,7 +135,7 @@ def measure(case: Case, device: str, threads: int, rounds: int) -> dict:
         }
         ratio = pair_ratios(times, 'formula', 'RMILoss', clock)
         result[f'{clock}_ratio'] = ratio._asdict()
-    if device == 'cpu' and threads == 1:
+    if device == 'cuda' or threads == 1:
         result['shares'] = _shares(steps['RMILoss'])
         result['operators'] = operator_shares(steps['RMILoss'])
     return result
@@ -156,7 +156,7 @@ def _shares(run_step: Callable[[], Any]) -> dict[str, float]:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Check, then measure, with one thread and with all.
+    """Check, then measure: on a GPU, or with one thread and with all.
 
     Args:
         options (Options): Of the run.
@@ -165,9 +165,9 @@ def run(options: Options) -> dict[str, Any]:
         dict: What is written as JSON.
     """
     all_threads = torch.get_num_threads()
-    places = [('cpu', threads) for threads in sorted({1, all_threads})]
-    if torch.cuda.is_available():
-        places.append(('cuda', all_threads))
+    places = [('cuda', all_threads)]
+    if options.device == 'cpu':
+        places = [('cpu', threads) for threads in sorted({1, all_threads})]
     results = []
     for case in CASES[options.size]:
         for device, threads in places:
@@ -260,7 +260,9 @@ def markdown(results: dict[str, Any]) -> str:
         for row in results['results']
         if 'shares' in row
     }
-    lines += ['', 'Where the time of `RMILoss` goes, on one thread:']
+    on_cpu = results['results'][0]['device'] == 'cpu'
+    place = 'one thread' if on_cpu else 'the GPU'
+    lines += ['', f'Where the time of `RMILoss` goes, on {place}:']
     for key in ('shares', 'operators'):
         columns = {title: row[key] for title, row in profiled.items()}
         lines += ['', shares_table(columns)]

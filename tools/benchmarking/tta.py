@@ -10,7 +10,7 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -81,6 +81,11 @@ def _image(size: tuple[int, int], device: str) -> Tensor:
     """A random image, (3, H, W), uint8."""
     if device == 'meta':
         return torch.empty(3, *size, dtype=torch.uint8, device='meta')
+    return _random_image(size, device)
+
+
+@cache  # to make one takes longer than a GPU takes for its classes
+def _random_image(size: tuple[int, int], device: str) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(256, (3, *size), generator=generator)
     return image.to(torch.uint8).to(device)
