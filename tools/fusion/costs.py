@@ -48,15 +48,29 @@ class _PlainLoss(nn.Module):
         )
 
     def by_feat(self, head, seg_logits, batch_data_samples):
-        """Do what :meth:`BaseDecodeHead.loss_by_feat` does."""
-        seg_label = head._stack_batch_gt(batch_data_samples)
-        seg_logits = resize(
-            seg_logits,
-            seg_label.shape[2:],
-            mode='bilinear',
-            align_corners=head.align_corners,
-        )
-        return dict(loss_ce=self(seg_logits, seg_label.squeeze(1)))
+        """Do what :meth:`BaseDecodeHead.loss_by_feat` does.
+
+        Of several outputs, as PIDNet's head gives, the losses add up; one of
+        a single channel is that of boundaries.
+        """
+        seg_label = torch.cat([s.gt_sem_seg.data for s in batch_data_samples])
+        outputs = [seg_logits] if torch.is_tensor(seg_logits) else seg_logits
+        loss = 0
+        for logits in outputs:
+            logits = resize(
+                logits,
+                seg_label.shape[1:],
+                mode='bilinear',
+                align_corners=head.align_corners,
+            )
+            if logits.shape[1] > 1:
+                loss = loss + self(logits, seg_label)
+            else:
+                target = seg_label.unsqueeze(1).to(logits)
+                loss = loss + F.binary_cross_entropy_with_logits(
+                    logits, target
+                )
+        return dict(loss_ce=loss)
 
 
 def use_plain_losses(model):
@@ -82,7 +96,10 @@ def _build(cfg, size, device):
 
 
 def _samples(batch_size, size, num_classes, device):
-    """Labels of ``batch_size`` images; their values cost nothing."""
+    """Labels of ``batch_size`` images; their values cost nothing.
+
+    The map of edges is what PIDNet's pipeline adds.
+    """
     generator = torch.Generator().manual_seed(0)
     samples = []
     for _ in range(batch_size):
@@ -90,6 +107,7 @@ def _samples(batch_size, size, num_classes, device):
         samples.append(
             SegDataSample(
                 gt_sem_seg=PixelData(data=label.to(device)),
+                gt_edge_map=PixelData(data=(label == 0).long().to(device)),
                 metainfo=dict(img_shape=size, ori_shape=size),
             )
         )
@@ -109,7 +127,21 @@ def step_on_meta(cfg, batch_size):
         counted at sizes that would not fit in memory.
     """
     size = tuple(cfg.crop_size)
-    model = _build(cfg, size, 'meta')
+    return plain_step(_build(cfg, size, 'meta'), batch_size, size)
+
+
+def plain_step(model, batch_size, size):
+    """Return forward and backward of a model on ``meta``.
+
+    Args:
+        model (nn.Module): For training. Its losses are replaced, see
+            :class:`_PlainLoss`.
+        batch_size (int): N.
+        size (tuple[int, int]): H and W.
+
+    Returns:
+        Callable: Without arguments.
+    """
     use_plain_losses(model)
     inputs = torch.empty(batch_size, 3, *size, device='meta')
     samples = _samples(batch_size, size, model.num_classes, 'meta')
@@ -140,6 +172,21 @@ def training_step(cfg, batch_size, size, device):
     """
     model = _build(cfg, size, 'cpu').to(device)
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    return update_step(model, optim_wrapper, batch_size, size)
+
+
+def update_step(model, optim_wrapper, batch_size, size):
+    """Return the training step of a model that has been built.
+
+    Args:
+        model (nn.Module): For training, whose preprocessor takes ``size``.
+        optim_wrapper (OptimWrapper): Of its parameters.
+        batch_size (int): N.
+        size (tuple[int, int]): H and W.
+
+    Returns:
+        Callable: Without arguments.
+    """
     generator = torch.Generator().manual_seed(0)
     inputs = [
         torch.randint(256, (3, *size), generator=generator).to(torch.uint8)
