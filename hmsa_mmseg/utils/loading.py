@@ -1,0 +1,136 @@
+"""Configs of runs and the models of their checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, MODELS
+from torch import nn
+
+from .checkpoint import safe_load
+
+
+def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """Read a config, import what it asks for, and override its settings.
+
+    Args:
+        path (str): Of the config.
+        options (dict, optional): Settings by their dotted keys.
+
+    Returns:
+        Config: With a ``model``.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no config of a model.
+    """
+    try:
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(options or {})
+    except OSError:
+        raise
+    # A config is a program, whose errors are of any type.
+    except Exception as error:
+        raise ValueError(
+            f'{path} cannot be read as a config: {_said(error)}'
+        ) from error
+    if not isinstance(cfg.get('model'), dict):
+        raise ValueError(
+            f'{path}: model={cfg.get("model")!r}; expected the config of a '
+            'training or test run, whose model is a dict'
+        )
+    return cfg
+
+
+def load_model(cfg: Config, checkpoint: str) -> nn.Module:
+    """Build the model of a config and load all of its weights.
+
+    Args:
+        cfg (Config): Of a training or test run.
+        checkpoint (str): A checkpoint of it, or of mmseg's own model if the
+            head has no attention.
+
+    Returns:
+        nn.Module: In evaluation mode. Its ``dataset_meta`` names classes and
+        colours, if the checkpoint or the config's test set does.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is damaged or does not fit the model, or there is
+            no such model.
+    """
+    model = build_model(cfg)
+    loaded = safe_load(checkpoint)
+    loaded = loaded if isinstance(loaded, dict) else {}
+    state = loaded.get('state_dict', loaded)
+    if not isinstance(state, dict):
+        raise ValueError(
+            f'{checkpoint}: state_dict is a {type(state).__name__}; expected '
+            'a dict of weights by their names'
+        )
+    state = {str(key).removeprefix('module.'): state[key] for key in state}
+    try:
+        missing, extra = model.load_state_dict(state, strict=False)
+    # Weights of other sizes, or of another number of classes.
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f'{checkpoint} does not fit the model of {cfg.filename}: '
+            f'{_said(error)}'
+        ) from error
+    if missing:
+        raise ValueError(
+            f'{checkpoint} lacks {len(missing)} of the weights of the model '
+            f'of {cfg.filename}, {missing[0]} the first; expected a '
+            'checkpoint of the same config'
+        )
+    if extra:
+        print(f'{len(extra)} entries of {checkpoint} are not used: {extra[0]}')
+    model.dataset_meta = _dataset_meta(cfg, loaded.get('meta') or {})
+    return model
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model of a config for inference, with random weights.
+
+    Args:
+        cfg (Config): Of a training or test run. Settings of its model that
+            are for training alone are dropped.
+
+    Returns:
+        nn.Module: In evaluation mode.
+
+    Raises:
+        ValueError: If it cannot be built.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    cfg.model.pretrained = None
+    cfg.model.train_cfg = None
+    try:
+        return MODELS.build(cfg.model).eval()
+    # Constructors of mmseg have errors of many types, assertions among them.
+    except Exception as error:
+        raise ValueError(
+            f'{cfg.filename}: model cannot be built: {_said(error)}'
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    """Give an error in one line."""
+    text = ' '.join(str(error).split())
+    return f'{type(error).__name__}: {text[:600]}'
+
+
+def _dataset_meta(cfg: Config, meta: dict) -> dict[str, Any]:
+    """Look for the classes in a checkpoint, then in the config."""
+    if meta.get('dataset_meta'):
+        return meta['dataset_meta']
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    known = dataset.get('type')
+    if isinstance(known, str):
+        known = DATASETS.get(known)
+    return {
+        **getattr(known, 'METAINFO', {}),
+        **(dataset.get('metainfo') or {}),
+    }
