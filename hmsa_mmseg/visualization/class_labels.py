@@ -1,0 +1,156 @@
+"""Names of classes on a picture of classes, where there is room for them.
+
+Shape shorthand in this module:
+    H, W: image size, K: classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from .colours import text_colour
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+#: Height of letters as a part of the image's shorter side: 26 px of 1024.
+RELATIVE_HEIGHT = 1 / 40
+#: The lowest that is readable, in px.
+MIN_HEIGHT = 8
+#: A place must be this high, as a part of the text's height, and as wide.
+MIN_ROOM = 0.75
+#: Rows of the map in which places are looked for.
+SEARCH_ROWS = 256
+
+
+class Text(NamedTuple):
+    """How large text is drawn.
+
+    Attributes:
+        scale (float): OpenCV's font scale.
+        thickness (int): Of its lines, px.
+        halo (int): Width of the halo around them, px.
+    """
+
+    scale: float
+    thickness: int
+    halo: int
+
+    @classmethod
+    def of_height(cls, height: float) -> Text:
+        """Text whose capital letters are of a height in px."""
+        thickness = max(1, round(height / 9))
+        scale = cv2.getFontScaleFromHeight(FONT, round(height), thickness)
+        return cls(scale, thickness, max(1, round(height / 8)))
+
+    @classmethod
+    def for_image(cls, size: Sequence[int]) -> Text:
+        """Text for a picture of size (H, W); it grows with the picture."""
+        return cls.of_height(max(MIN_HEIGHT, min(size) * RELATIVE_HEIGHT))
+
+    def size(self, text: str) -> tuple[int, int]:
+        """Width and height of a text above its base line, px."""
+        size, _ = cv2.getTextSize(text, FONT, self.scale, self.thickness)
+        return size
+
+    def draw(
+        self,
+        picture: np.ndarray,
+        text: str,
+        origin: tuple[int, int],
+        colour: Sequence[int],
+        halo_colour: Sequence[int] | None = None,
+    ) -> None:
+        """Draw in place; ``origin`` is (x, y) of the left end of the base."""
+        rounds = [(colour, self.thickness)]
+        if halo_colour is not None:
+            rounds.insert(0, (halo_colour, self.thickness + 2 * self.halo))
+        for ink, thickness in rounds:
+            cv2.putText(
+                picture,
+                text,
+                origin,
+                FONT,
+                self.scale,
+                [int(channel) for channel in ink],
+                thickness,
+                cv2.LINE_AA,
+            )
+
+
+def find_place(
+    mask: np.ndarray, aspect: float = 1.0
+) -> tuple[int, int, float] | None:
+    """Find the middle of the largest rectangle in the largest region.
+
+    Args:
+        mask (ndarray): bool (H, W).
+        aspect (float): Width of the rectangle by its height. Defaults to 1.
+
+    Returns:
+        tuple | None: x, y, which is a pixel of the mask, and about the height
+        of a rectangle around it that lies in the region; None for an empty
+        mask. Regions are connected along edges and corners, their size is
+        taken on a grid with :data:`SEARCH_ROWS` rows.
+    """
+    # A square of this grid is a rectangle of the mask: one search for texts
+    # of any length, and on few pixels.
+    step_y = max(1, round(mask.shape[0] / SEARCH_ROWS))
+    step_x = max(1, round(step_y * aspect))
+    # Whether the first column is at the border matters with large steps.
+    first_y, first_x = step_y // 2, min(step_x // 2, mask.shape[1] - 1)
+    grid = mask[first_y::step_y, first_x::step_x].astype(np.uint8)
+    _, regions, stats, _ = cv2.connectedComponentsWithStats(grid)
+    if len(stats) == 1:  # the background alone
+        return None
+    region = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    # Beyond the picture there is no room either.
+    grid = np.pad((regions == region).astype(np.uint8), 1)
+    distance = cv2.distanceTransform(grid, cv2.DIST_C, 3)
+    row, col = np.unravel_index(distance.argmax(), grid.shape)
+    room = (2 * distance[row, col] - 1) * step_y
+    x, y = first_x + (col - 1) * step_x, first_y + (row - 1) * step_y
+    return int(x), int(y), float(room)
+
+
+def draw_class_labels(
+    picture: np.ndarray,
+    classes: np.ndarray,
+    names: Sequence[str],
+    palette: np.ndarray,
+) -> None:
+    """Write the name of each class into its largest region, in place.
+
+    Letters are black or white, whichever is read more easily on the colour of
+    the class, which surrounds them. A class without room for its name gets
+    none.
+
+    Args:
+        picture (ndarray): RGB, uint8 (H, W, 3).
+        classes (ndarray): Integers (H, W); what is no class has no name.
+        names (Sequence[str]): K names. OpenCV draws what is not ASCII as
+            question marks.
+        palette (ndarray): RGB, uint8 (K, 3).
+    """
+    text = Text.for_image(classes.shape)
+    height, width = classes.shape
+    for index, name in enumerate(names):
+        mask = classes == index
+        if not mask.any():
+            continue
+        text_width, text_height = text.size(name)
+        found = find_place(mask, max(1.0, text_width / text_height))
+        if found is None or found[2] < MIN_ROOM * text_height:
+            continue
+        x, y, _ = found
+        # Kept within the picture, with its halo.
+        left = min(x - text_width // 2, width - text_width - text.halo)
+        base = min(y + text_height // 2, height - 2 * text.halo)
+        origin = (
+            max(left, text.halo),
+            max(base, text_height + text.halo),
+        )
+        colour = palette[index]
+        text.draw(picture, name, origin, text_colour(colour), colour)

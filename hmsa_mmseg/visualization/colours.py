@@ -1,0 +1,156 @@
+"""Colours of classes, scales and maps, and what can be read on them.
+
+Shape shorthand in this module:
+    H, W: image size, K: classes, S: scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+Colour = tuple[int, int, int]
+
+BLACK: Colour = (0, 0, 0)
+WHITE: Colour = (255, 255, 255)
+#: Vermillion and a darker blue of the palette of Okabe and Ito, which people
+#: with any of the common kinds of colour blindness tell apart ("Color
+#: Universal Design", 2002, https://jfly.uni-koeln.de/color/).
+WRONG: Colour = (213, 94, 0)
+IGNORED: Colour = (0, 57, 89)
+
+
+def default_palette(num_classes: int) -> list[list[int]]:
+    """Colours for classes that have none, those that mmseg makes.
+
+    The same numbers as ``BaseSegDataset._update_palette`` draws, with a
+    generator of their own.
+
+    Args:
+        num_classes (int): K.
+
+    Returns:
+        list[list[int]]: K colours, RGB, 0 to 254.
+    """
+    rng = np.random.RandomState(42)
+    return rng.randint(0, 255, size=(num_classes, 3)).tolist()
+
+
+def as_palette(
+    palette: Sequence[Sequence[int]] | None, num_classes: int
+) -> np.ndarray:
+    """Check the colours of classes.
+
+    Args:
+        palette (Sequence, optional): RGB, 0 to 255, one for each class; None
+            or none at all are those of :func:`default_palette`.
+        num_classes (int): K.
+
+    Returns:
+        ndarray: uint8 (K, 3).
+
+    Raises:
+        ValueError: If there are too few or they are no colours.
+    """
+    if palette is None or len(palette) == 0:
+        palette = default_palette(num_classes)
+    colours = np.asarray(palette)
+    if (
+        colours.ndim != 2
+        or colours.shape[1] != 3
+        or len(colours) < num_classes
+        or not np.issubdtype(colours.dtype, np.integer)
+        or colours.min() < 0
+        or colours.max() > 255
+    ):
+        raise ValueError(
+            f'palette must hold a colour (R, G, B), 0 to 255, for each of '
+            f'{num_classes} classes; got {len(colours)}: {palette!r}'
+        )
+    return colours[:num_classes].astype(np.uint8)
+
+
+def paint(classes: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Give each pixel the colour of its class; those of none are black.
+
+    Args:
+        classes (ndarray): Integers (H, W).
+        palette (ndarray): uint8 (K, 3).
+
+    Returns:
+        ndarray: uint8 (H, W, 3).
+    """
+    # One more colour for all that is no class.
+    colours = np.vstack([palette, np.zeros((1, 3), np.uint8)])
+    none = len(palette)
+    index = np.where((classes >= 0) & (classes < none), classes, none)
+    return colours.take(index.astype(np.intp), axis=0)
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+    """Colour numbers from dark blue (0) to yellow (1).
+
+    In OpenCV's copy of cividis, which looks the same with and without a
+    red-green colour blindness and whose lightness grows evenly (Nunez,
+    Anderton and Renslow, https://doi.org/10.1371/journal.pone.0199239).
+
+    Args:
+        values (ndarray): Floats in [0, 1], (H, W).
+
+    Returns:
+        ndarray: uint8 (H, W, 3).
+    """
+    levels = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    colours = cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS)
+    return np.ascontiguousarray(colours[..., ::-1])
+
+
+def scale_palette(num_scales: int) -> np.ndarray:
+    """Colours of scales, dark for the lowest, bright for the highest.
+
+    Evenly spaced levels of viridis (https://bids.github.io/colormap/): of
+    growing lightness, so that they are told apart, and keep their order, with
+    any kind of colour blindness and in grey.
+
+    Args:
+        num_scales (int): S.
+
+    Returns:
+        ndarray: uint8 (S, 3).
+    """
+    levels = np.rint(np.linspace(0, 255, num_scales)).astype(np.uint8)
+    colours = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)
+    return np.ascontiguousarray(colours[:, 0, ::-1])
+
+
+def luminance(colour: Sequence[int]) -> float:
+    """Relative luminance of an sRGB colour, 0 (black) to 1 (white).
+
+    WCAG 2.1, https://www.w3.org/TR/WCAG21/#dfn-relative-luminance.
+    """
+    channels = np.asarray(colour, float) / 255
+    # 0.04045 is the standard's (IEC 61966-2-1); WCAG rounds it to 0.03928,
+    # which makes no difference to 8 bits.
+    linear = np.where(
+        channels <= 0.04045,
+        channels / 12.92,
+        ((channels + 0.055) / 1.055) ** 2.4,
+    )
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(first: Sequence[int], second: Sequence[int]) -> float:
+    """Contrast ratio of two colours, 1 (none) to 21, of WCAG 2.1."""
+    lighter, darker = sorted(map(luminance, (first, second)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def text_colour(background: Sequence[int]) -> Colour:
+    """Black or white, whichever is read more easily.
+
+    Its contrast is 4.58 or more, the square root of 21: more than the 4.5
+    that WCAG 2.1 asks for (level AA).
+    """
+    return max(BLACK, WHITE, key=lambda text: contrast(text, background))

@@ -1,0 +1,184 @@
+"""Pictures of one result: what the model says, and why.
+
+Shape shorthand in this module:
+    H, W: original size of the image, K: classes, S: scales, T: height of a
+    legend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from mmseg.structures import SegDataSample
+
+from .class_labels import draw_class_labels
+from .colours import (
+    IGNORED,
+    WRONG,
+    as_palette,
+    heat,
+    paint,
+    scale_palette,
+)
+from .legends import with_colour_bar, with_legend
+from .sample_maps import SampleMaps, read_sample
+
+#: How much is left of the brightness of the image under marked errors.
+DIMMED = 0.5
+
+
+def draw_pictures(
+    image: np.ndarray,
+    data_sample: SegDataSample,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]] | None = None,
+    ignore_index: int = 255,
+    alpha: float = 0.5,
+    with_labels: bool = True,
+    legends: bool = True,
+) -> dict[str, np.ndarray]:
+    """Draw all that a result holds.
+
+    Args:
+        image (ndarray): RGB, uint8 (H, W, 3).
+        data_sample (SegDataSample): Result of the image. What it does not
+            hold is not drawn: labels, or, of a stock model, maps of scales.
+        classes (Sequence[str]): K names; ('0', '1') of a binary head.
+        palette (Sequence, optional): K colours, RGB, 0 to 255; by default
+            mmseg's for a data set that has none.
+        ignore_index (int): Of the labels. Defaults to 255.
+        alpha (float): Part of the class colours in the overlay, 0 to 1.
+            Defaults to 0.5.
+        with_labels (bool): Whether names of classes are written on the
+            overlay. Defaults to True.
+        legends (bool): Whether pictures whose colours are no class colours
+            say below them what they mean. Defaults to True.
+
+    Returns:
+        dict[str, ndarray]: RGB, uint8 (H, W, 3); with a legend (H + T, W, 3):
+
+        - ``input``, ``overlay`` (classes over the image), ``prediction``,
+          ``ground_truth`` (what is ignored is black);
+        - ``error``: wrong pixels over the darkened image; legend;
+        - ``confidence``: probability of the class given; colour bar 0 to 1;
+        - ``scale_<s>``: classes that scale s alone gives;
+        - ``attn_<s>``, ``weight_<s>``: attention of scale s, and its part in
+          the result; colour bar 0 to 1;
+        - ``winning_scale``: the scale with the largest part; legend.
+
+    Raises:
+        ValueError: If sizes, classes or colours do not fit each other; the
+            message names the image.
+    """
+    colours = as_palette(palette, len(classes))
+    maps = read_sample(data_sample, len(classes), ignore_index)
+    _check_image(image, maps, data_sample)
+    # OpenCV cannot read an image whose channels were turned in place.
+    image = np.ascontiguousarray(image)
+    prediction = paint(maps.prediction, colours)
+    pictures = {
+        'input': image,
+        'overlay': draw_overlay(
+            image, maps.prediction, classes, colours, alpha, with_labels
+        ),
+        'prediction': prediction,
+    }
+    bar = with_colour_bar if legends else _as_it_is
+    legend = with_legend if legends else _as_it_is
+    if maps.ground_truth is not None:
+        pictures['ground_truth'] = paint(maps.ground_truth, colours)
+        pictures['error'] = legend(
+            _draw_error(image, maps, ignore_index),
+            [('wrong', WRONG), ('ignored', IGNORED)],
+        )
+    if maps.confidence is not None:
+        pictures['confidence'] = bar(heat(maps.confidence))
+    pictures.update(_draw_scales(maps, colours, bar, legend))
+    return pictures
+
+
+def draw_overlay(
+    image: np.ndarray,
+    prediction: np.ndarray,
+    classes: Sequence[str],
+    palette: np.ndarray,
+    alpha: float = 0.5,
+    with_labels: bool = True,
+) -> np.ndarray:
+    """Lay the colours of classes over an image.
+
+    Args:
+        image (ndarray): RGB, uint8 (H, W, 3).
+        prediction (ndarray): Integers (H, W); what is no class leaves the
+            image as it is.
+        classes (Sequence[str]): K names.
+        palette (ndarray): uint8 (K, 3).
+        alpha (float): Part of the colours. Defaults to 0.5.
+        with_labels (bool): Whether names are written. Defaults to True.
+
+    Returns:
+        ndarray: uint8 (H, W, 3).
+    """
+    colours = paint(prediction, palette)
+    overlay = cv2.addWeighted(image, 1 - alpha, colours, alpha, 0)
+    none = (prediction < 0) | (prediction >= len(palette))
+    overlay[none] = image[none]
+    if with_labels:
+        draw_class_labels(overlay, prediction, classes, palette)
+    return overlay
+
+
+def _draw_error(
+    image: np.ndarray, maps: SampleMaps, ignore_index: int
+) -> np.ndarray:
+    picture = cv2.convertScaleAbs(image, alpha=DIMMED)
+    ignored = maps.ground_truth == ignore_index
+    picture[maps.prediction != maps.ground_truth] = WRONG
+    picture[ignored] = IGNORED
+    return picture
+
+
+def _draw_scales(maps: SampleMaps, colours, bar, legend) -> dict:
+    """Pictures of single scales; none if the maps are not there."""
+    pictures = {}
+    names = [f'{scale:g}' for scale in maps.scales]
+    for prefix, stack in (
+        ('scale', maps.scale_classes),
+        ('attn', maps.scale_attn),
+        ('weight', maps.scale_weights),
+    ):
+        # The highest scale has no attention.
+        for name, one in zip(names, () if stack is None else stack):
+            picture = (
+                paint(one, colours) if prefix == 'scale' else bar(heat(one))
+            )
+            pictures[f'{prefix}_{name}'] = picture
+    if maps.scale_weights is not None:
+        scale_colours = scale_palette(len(names))
+        pictures['winning_scale'] = legend(
+            scale_colours[maps.winning_scale],
+            [(f'scale {n}', c) for n, c in zip(names, scale_colours)],
+        )
+    return pictures
+
+
+def _as_it_is(picture: np.ndarray, *_: object) -> np.ndarray:
+    return picture
+
+
+def _check_image(
+    image: np.ndarray, maps: SampleMaps, data_sample: SegDataSample
+) -> None:
+    is_picture = image.ndim == 3 and image.shape[2] == 3
+    if not is_picture or image.dtype != np.uint8:
+        found = f'{image.dtype} of shape {image.shape}'
+    elif image.shape[:2] != maps.size:
+        found = f'{image.shape[:2]} (height, width)'
+    else:
+        return
+    raise ValueError(
+        f'{data_sample.get("img_path") or "an image"}: expected uint8 RGB of '
+        f'{maps.size} (height, width), as the prediction is; got {found}'
+    )

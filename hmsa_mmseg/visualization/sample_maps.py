@@ -1,0 +1,134 @@
+"""The maps of one result as arrays, checked against each other.
+
+Shape shorthand in this module:
+    H, W: original size of the image, K: classes, S: scales.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from mmseg.structures import SegDataSample
+
+
+class SampleMaps(NamedTuple):
+    """What a ``SegDataSample`` holds; None is what it does not hold.
+
+    Attributes:
+        prediction (ndarray): Classes, int64 (H, W).
+        ground_truth (ndarray | None): int64 (H, W).
+        scales (tuple[float]): Lowest first; none of a stock model.
+        scale_classes (ndarray | None): Of each scale alone, int64 (S, H, W).
+        scale_weights (ndarray | None): float32 (S, H, W), sum 1.
+        scale_attn (ndarray | None): float32 (S - 1, H, W).
+        confidence (ndarray | None): float32 (H, W).
+    """
+
+    prediction: np.ndarray
+    ground_truth: np.ndarray | None
+    scales: tuple[float, ...]
+    scale_classes: np.ndarray | None
+    scale_weights: np.ndarray | None
+    scale_attn: np.ndarray | None
+    confidence: np.ndarray | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """H and W."""
+        return self.prediction.shape
+
+    @property
+    def winning_scale(self) -> np.ndarray | None:
+        """Index of the scale of the largest weight, int64 (H, W).
+
+        The lowest of several that are equal.
+        """
+        weights = self.scale_weights
+        return None if weights is None else weights.argmax(axis=0)
+
+
+def read_sample(
+    data_sample: SegDataSample,
+    num_classes: int,
+    ignore_index: int = 255,
+) -> SampleMaps:
+    """Take the maps out of a result.
+
+    Args:
+        data_sample (SegDataSample): With ``pred_sem_seg``; the rest that
+            :class:`SampleMaps` lists is optional.
+        num_classes (int): K, 2 for a head with a single channel.
+        ignore_index (int): Of the ground truth. Defaults to 255.
+
+    Returns:
+        SampleMaps: On the CPU.
+
+    Raises:
+        ValueError: If a map is of another size than the prediction, or holds
+            what is no class. The message names the image.
+    """
+    where = data_sample.get('img_path') or 'an image'
+    if 'pred_sem_seg' not in data_sample:
+        raise ValueError(f'{where}: a result without pred_sem_seg')
+    scales = tuple(data_sample.get('scales') or ())
+    fields = {
+        name: _array(data_sample, field)
+        for name, field in (
+            ('prediction', 'pred_sem_seg'),
+            ('ground_truth', 'gt_sem_seg'),
+            ('scale_classes', 'scale_sem_seg'),
+            ('scale_weights', 'scale_weights'),
+            ('scale_attn', 'scale_attn'),
+            ('confidence', 'confidence'),
+        )
+    }
+    size = fields['prediction'].shape[-2:]
+    for name, field in fields.items():
+        if field is None:
+            continue
+        if field.shape[-2:] != size:
+            raise ValueError(
+                f'{where}: {name.replace("_", " ")} of {field.shape[-2:]} '
+                f'(height, width), but a prediction of {tuple(size)}; '
+                'expected the same size, that of the image file. In the '
+                'pipeline of the data set, LoadAnnotations must come after '
+                'Resize'
+            )
+        if name in ('prediction', 'ground_truth', 'scale_classes'):
+            ignored = ignore_index if name == 'ground_truth' else None
+            fields[name] = _classes(field, where, name, num_classes, ignored)
+        if name in ('prediction', 'ground_truth', 'confidence'):
+            fields[name] = fields[name][0]
+    return SampleMaps(scales=scales, **fields)
+
+
+def _array(data_sample: SegDataSample, field: str) -> np.ndarray | None:
+    if field not in data_sample:
+        return None
+    array = data_sample.get(field).data
+    if not isinstance(array, np.ndarray):
+        array = array.detach().cpu().numpy()
+    return array[None] if array.ndim == 2 else array
+
+
+def _classes(
+    array: np.ndarray,
+    where: str,
+    name: str,
+    num_classes: int,
+    ignore_index: int | None,
+) -> np.ndarray:
+    # mmseg gives the classes of a head with a single channel as floats.
+    array = array.astype(np.int64)
+    valid = (array >= 0) & (array < num_classes)
+    if ignore_index is not None:
+        valid |= array == ignore_index
+    if not valid.all():
+        ignored = '' if ignore_index is None else f' or {ignore_index}'
+        raise ValueError(
+            f'{where}: {name.replace("_", " ")} with values '
+            f'{np.unique(array[~valid])[:5].tolist()}; expected 0 to '
+            f'{num_classes - 1}{ignored}, one for each class name'
+        )
+    return array
