@@ -1,0 +1,11 @@
+"""What can be wrong with an inference run."""
+
+
+class InferError(ValueError):
+    """A run cannot be done as asked for; says what was expected."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Give an error in one line, of whatever type it is."""
+    text = ' '.join(str(error).split())
+    return f'{type(error).__name__}: {text[:400]}'

@@ -1,0 +1,35 @@
+"""Names of files and folders in the folder of a run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+#: Folder of what is known of finished images, see :mod:`.finished`.
+FINISHED = 'finished'
+#: File of the settings of the run, see :mod:`.settings`.
+SETTINGS = 'infer.json'
+_FOLDERS = (
+    *('classes', 'color', 'overlay', 'confidence', 'winning_scale'),
+    *('scale_maps', FINISHED),
+)
+
+
+def is_result_folder(name: str) -> bool:
+    """Whether a folder of this name, in ``--out``, holds results."""
+    of_scale = re.fullmatch(r'(attn|weight|scale)_\d[\d.e+-]*', name)
+    return name in _FOLDERS or of_scale is not None
+
+
+def file_of(key: str, name: str) -> str:
+    """Path of a picture of an image, relative to ``--out``."""
+    return f'{key}/{name}.{"jpg" if key == "overlay" else "png"}'
+
+
+def part_of(path: Path) -> Path:
+    """Return where a file is written until it is whole.
+
+    The name is the same in each process: what a killed one has left is
+    written over.
+    """
+    return path.with_name(f'.{path.name}.part')

@@ -1,0 +1,203 @@
+"""Images as the test pipeline of a config makes them, without labels."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
+from mmengine.config import Config
+from mmseg.datasets.transforms import (
+    LoadBiomedicalAnnotation,
+    LoadDepthAnnotation,
+)
+from mmseg.registry import TRANSFORMS
+from PIL import Image, UnidentifiedImageError
+
+from .errors import InferError, in_one_line
+
+_LABEL_LOADERS = (
+    LoadAnnotations,
+    LoadDepthAnnotation,
+    LoadBiomedicalAnnotation,
+)
+# Of these OpenCV 4 gives what it finds of a truncated file, and no error.
+_CHECKED_FORMATS = ('JPEG', 'MPO', 'PNG')
+T = TypeVar('T')
+S = TypeVar('S')
+
+
+class Loaded(NamedTuple):
+    """An image, ready for the model.
+
+    Attributes:
+        image (ndarray): As it was loaded: RGB, uint8 (h, w, 3).
+        inputs (Tensor): What the model's preprocessor takes, (3, H, W).
+        data_sample (SegDataSample): With the meta information.
+    """
+
+    image: np.ndarray
+    inputs: Any
+    data_sample: Any
+
+
+def find_dataset(cfg: Config) -> Mapping:
+    """Find the config of the test set, within those that wrap it.
+
+    Args:
+        cfg (Config): Of a training or test run.
+
+    Returns:
+        Mapping: The innermost; of several that are concatenated the first.
+        Empty if there is none.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while dataset.get('dataset') or dataset.get('datasets'):
+        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    return dataset
+
+
+class Pipeline:
+    """The test pipeline of a config, without its loaders of labels.
+
+    Args:
+        cfg (Config): Of a training or test run.
+
+    Raises:
+        InferError: If it has no pipeline that begins with an image file.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        pipeline = find_dataset(cfg).get('pipeline') or cfg.get(
+            'test_pipeline'
+        )
+        if not pipeline:
+            raise InferError(
+                f'{cfg.filename}: no test_dataloader.dataset.pipeline, which '
+                'says how images are prepared; expected the config of a '
+                'training or test run'
+            )
+        steps = [TRANSFORMS.build(step) for step in pipeline]
+        steps = [
+            step for step in steps if not isinstance(step, _LABEL_LOADERS)
+        ]
+        if not isinstance(steps[0], LoadImageFromFile):
+            raise InferError(
+                f'{cfg.filename}: test_dataloader.dataset.pipeline begins '
+                f'with {type(steps[0]).__name__}; expected LoadImageFromFile'
+            )
+        self.loader, *self.steps = steps
+
+    def load(self, path: Path) -> Loaded:
+        """Load and prepare an image file.
+
+        Args:
+            path (Path): Of the file.
+
+        Returns:
+            Loaded: The image. Where its EXIF data say that the camera was
+            turned, the image is turned, as in training: by the config's
+            loader.
+
+        Raises:
+            InferError: If it is damaged or cannot be prepared. The message
+                begins with the path.
+        """
+        return self._checked(path, lambda: self._load_file(path))
+
+    def frame(self, path: Path, frame: np.ndarray) -> Loaded:
+        """Prepare a frame of a video, BGR uint8 (h, w, 3), likewise."""
+        if self.loader.to_float32:
+            frame = frame.astype(np.float32)
+        size = frame.shape[:2]
+        results = dict(
+            img=frame, img_shape=size, ori_shape=size, img_path=str(path)
+        )
+        return self._checked(path, lambda: results)
+
+    def _load_file(self, path: Path) -> dict | None:
+        _check_whole(path)
+        return self.loader(dict(img_path=str(path), seg_fields=[]))
+
+    def _checked(self, path: Path, load: Callable[[], dict | None]) -> Loaded:
+        try:
+            results = load()
+            image = None if results is None else _as_rgb(results['img'])
+            for step in self.steps:
+                results = None if results is None else step(results)
+            if results is None:
+                raise ValueError('a transform has given nothing')
+            return Loaded(image, results['inputs'], results['data_samples'])
+        # Readers and transforms raise errors of any type, also assertions.
+        except Exception as error:
+            raise InferError(
+                f'{path}: damaged, or not to be prepared by the test '
+                f'pipeline: {in_one_line(error)}'
+            ) from error
+
+
+def prefetch(
+    function: Callable[[T], S], values: Iterable[T], threads: int
+) -> Iterator[tuple[T, S | InferError]]:
+    """Apply a function in threads, some values ahead, and keep the order.
+
+    Args:
+        function (Callable): It may raise :class:`InferError`.
+        values (Iterable): Its arguments.
+        threads (int): 0 applies it when a result is asked for.
+
+    Yields:
+        tuple: The argument, and the result or the error.
+    """
+
+    def safe(value: T) -> S | InferError:
+        try:
+            return function(value)
+        except InferError as error:
+            return error
+
+    if threads == 0:
+        for value in values:
+            yield value, safe(value)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque = deque()
+        for value in values:
+            waiting.append((value, pool.submit(safe, value)))
+            if len(waiting) > 2 * threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+
+def _check_whole(path: Path) -> None:
+    """Read a file to its end; raise an OSError if it has none."""
+    try:
+        with Image.open(path) as image:
+            if image.format in _CHECKED_FORMATS:
+                image.load()
+    # What only OpenCV knows, or what is larger than Pillow reads.
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        pass
+
+
+def _as_rgb(image: np.ndarray) -> np.ndarray:
+    """Copy an image as it was loaded, BGR or grey, to RGB uint8."""
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.shape[2] == 1:
+        image = image.repeat(3, axis=2)
+    if image.shape[2] != 3:
+        raise ValueError(
+            f'{image.shape[2]} channels after loading; expected 1 or 3'
+        )
+    rgb = image[..., ::-1]
+    if rgb.dtype != np.uint8:
+        rgb = rgb.clip(0, 255)
+    return np.ascontiguousarray(rgb, dtype=np.uint8)

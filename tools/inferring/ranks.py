@@ -1,0 +1,60 @@
+"""Several processes that share the files of one run."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch.distributed as dist
+
+from .errors import InferError
+
+
+def read_ranks() -> tuple[int, int]:
+    """Read this process's number and that of all, as torchrun gives them.
+
+    Returns:
+        tuple[int, int]: ``RANK`` and ``WORLD_SIZE``; 0 and 1 without.
+
+    Raises:
+        InferError: If they make no sense.
+    """
+    texts = os.environ.get('RANK', '0'), os.environ.get('WORLD_SIZE', '1')
+    try:
+        rank, world_size = map(int, texts)
+    except ValueError:
+        rank, world_size = -1, 0
+    if not 0 <= rank < world_size:
+        raise InferError(
+            f'RANK={texts[0]!r} and WORLD_SIZE={texts[1]!r} in the '
+            'environment; expected integers, RANK from 0 to WORLD_SIZE - 1'
+        )
+    return rank, world_size
+
+
+def join_group(world_size: int) -> bool:
+    """Join the processes of torchrun, if there are several.
+
+    They work alone, and wait for each other only in the end: torchrun ends
+    all as soon as one has failed. Without ``MASTER_ADDR`` there is nobody to
+    wait for.
+
+    Returns:
+        bool: Whether there is a group.
+    """
+    if world_size == 1 or 'MASTER_ADDR' not in os.environ:
+        return False
+    # One may have days of work more than another, of videos for instance.
+    dist.init_process_group('gloo', timeout=datetime.timedelta(days=30))
+    return True
+
+
+def gather(values: Sequence[Any]) -> list[Any]:
+    """Collect values of all processes of the group, on each of them."""
+    if not dist.is_initialized():
+        return list(values)
+    collected: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(collected, list(values))
+    return [value for part in collected for value in part]
