@@ -1,5 +1,6 @@
 # make demo    install into .venv and run the demonstration (docs/demo)
-# make test    install into .venv, lint, and run all tests but the slow ones
+# make test    install into .venv, lint, and run all tests but the slow ones,
+#              on all cores; WORKERS=1 for one process
 # make test-slow   run every suite of the benchmarks once, at a small size
 # make compare train, test and measure all ways to fuse scales (docs/fusion)
 # make benchmark   measure again what docs/benchmarks shows, and print the table
@@ -17,6 +18,8 @@ PY := $(VENV)/bin/python
 # CPU and CUDA builds of torch share this version; to take another build,
 # install it into $(VENV) first.
 TORCH ?= torch==2.13.0
+# Processes that run the tests; auto: as many as the machine has cores.
+WORKERS ?= auto
 # Of make benchmark.
 SUITES ?= table
 ROUNDS ?= 3
@@ -28,7 +31,7 @@ demo: install
 	$(PY) tools/demo/run_demo.py --out demo_out
 
 test: install lint
-	$(PY) -m pytest -m 'not slow'
+	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist worksteal
 
 test-slow: install
 	$(PY) -m pytest -m slow

@@ -1,10 +1,13 @@
 """Fixtures shared by all tests: the default scope, seeds, tiny models."""
 
+import gc
 import os
 
-# Before torch. Threads that wait by spinning slow each other down several
-# times as soon as another program wants one of the cores.
-os.environ.setdefault('OMP_NUM_THREADS', '2')
+# Before torch, and for every process that the tests start. One thread each:
+# `make test` keeps all cores busy with processes. Threads that wait by
+# spinning slow each other down several times as soon as another program
+# wants one of the cores.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import hmsa_mmseg  # noqa: F401  (before mmseg.models, see its docstring)
@@ -19,6 +22,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
 
+WORKER_BYTES = 3 * 2**30
 PREPROCESSOR = dict(
     type='SegDataPreProcessor',
     mean=[123.675, 116.28, 103.53],
@@ -62,6 +66,39 @@ def pytest_configure(config):
     config.addinivalue_line(
         'markers', 'slow: a minute or more in all; `make test-slow` runs it'
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """For `-n auto`: one process for each core, if the memory lasts.
+
+    Hyper-threads count as cores: much of the time goes to Python. The largest
+    tests take WORKER_BYTES with all they start.
+    """
+    if 'PYTEST_XDIST_AUTO_NUM_WORKERS' in os.environ:
+        return None  # xdist reads it
+    can_ask = hasattr(os, 'sched_getaffinity')
+    cores = len(os.sched_getaffinity(0)) if can_ask else os.cpu_count() or 1
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    return max(1, min(cores, memory // WORKER_BYTES))
+
+
+def pytest_collection_modifyitems(items):
+    """Let long tests go first, so that no process is left alone with them.
+
+    Those of the tools: each trains or tests in processes of its own.
+    """
+    items.sort(key=lambda item: 'test_tools' not in item.path.parts)
+
+
+def pytest_collection_finish():
+    """Spare the collector the millions of objects that are there to stay.
+
+    mmengine calls `gc.collect` for each data set that it builds; to walk over
+    all of torch and mmseg again takes up to half a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
