@@ -21,7 +21,7 @@ RELATIVE_HEIGHT = 1 / 40
 MIN_HEIGHT = 8
 #: A place must be this high, as a part of the text's height, and as wide.
 MIN_ROOM = 0.75
-#: Rows of the map in which places are looked for.
+#: Rows of the grid on which places are looked for.
 SEARCH_ROWS = 256
 
 
@@ -81,33 +81,35 @@ class Text(NamedTuple):
 
 
 def find_place(
-    mask: np.ndarray, aspect: float = 1.0
+    classes: np.ndarray, index: int, aspect: float = 1.0
 ) -> tuple[int, int, float] | None:
-    """Find the middle of the largest rectangle in the largest region.
+    """Find the middle of the largest rectangle in a class's largest region.
 
     Args:
-        mask (ndarray): bool (H, W).
+        classes (ndarray): Integers (H, W).
+        index (int): Of the class.
         aspect (float): Width of the rectangle by its height. Defaults to 1.
 
     Returns:
-        tuple | None: x, y, which is a pixel of the mask, and about the height
-        of a rectangle around it that lies in the region; None for an empty
-        mask. Regions are connected along edges and corners, their size is
-        taken on a grid with :data:`SEARCH_ROWS` rows.
+        tuple | None: x and y of a pixel of the class, and about the height of
+        a rectangle around it that lies in the region; None if none is found.
+        It is looked for on a grid of about :data:`SEARCH_ROWS` rows, which
+        may miss what is narrower than its steps. Regions are connected along
+        edges and corners.
     """
-    # A square of this grid is a rectangle of the mask: one search for texts
-    # of any length, and on few pixels.
-    step_y = max(1, round(mask.shape[0] / SEARCH_ROWS))
+    height, width = classes.shape
+    # A square of this grid is a rectangle of the picture: one search for
+    # texts of any length, and on few pixels.
+    step_y = max(1, round(height / SEARCH_ROWS))
     step_x = max(1, round(step_y * aspect))
-    # Whether the first column is at the border matters with large steps.
-    first_y, first_x = step_y // 2, min(step_x // 2, mask.shape[1] - 1)
-    grid = mask[first_y::step_y, first_x::step_x].astype(np.uint8)
+    first_y, first_x = step_y // 2, min(step_x // 2, width - 1)
+    grid = (classes[first_y::step_y, first_x::step_x] == index).astype('u1')
     _, regions, stats, _ = cv2.connectedComponentsWithStats(grid)
     if len(stats) == 1:  # the background alone
         return None
     region = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
     # Beyond the picture there is no room either.
-    grid = np.pad((regions == region).astype(np.uint8), 1)
+    grid = np.pad((regions == region).astype('u1'), 1)
     distance = cv2.distanceTransform(grid, cv2.DIST_C, 3)
     row, col = np.unravel_index(distance.argmax(), grid.shape)
     room = (2 * distance[row, col] - 1) * step_y
@@ -137,11 +139,8 @@ def draw_class_labels(
     text = Text.for_image(classes.shape)
     height, width = classes.shape
     for index, name in enumerate(names):
-        mask = classes == index
-        if not mask.any():
-            continue
         text_width, text_height = text.size(name)
-        found = find_place(mask, max(1.0, text_width / text_height))
+        found = find_place(classes, index, max(1.0, text_width / text_height))
         if found is None or found[2] < MIN_ROOM * text_height:
             continue
         x, y, _ = found

@@ -82,11 +82,16 @@ def paint(classes: np.ndarray, palette: np.ndarray) -> np.ndarray:
     Returns:
         ndarray: uint8 (H, W, 3).
     """
-    # One more colour for all that is no class.
-    colours = np.vstack([palette, np.zeros((1, 3), np.uint8)])
     none = len(palette)
-    index = np.where((classes >= 0) & (classes < none), classes, none)
-    return colours.take(index.astype(np.intp), axis=0)
+    # Negative numbers become large ones. One colour more is for all those.
+    index = np.minimum(classes.astype(np.int64).view(np.uint64), none)
+    colours = np.vstack([palette, np.zeros((1, 3), np.uint8)])
+    if none > 255:
+        return colours.take(index.astype(np.int64), axis=0)
+    # Several times faster.
+    table = np.zeros((256, 1, 3), np.uint8)
+    table[: none + 1, 0] = colours
+    return cv2.applyColorMap(index.astype(np.uint8), table)
 
 
 def heat(values: np.ndarray) -> np.ndarray:

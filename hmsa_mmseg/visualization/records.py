@@ -30,8 +30,9 @@ from hmsa_mmseg.utils import atomic_file
 FOLDER = 'scale_maps'
 RUN_FILE = 'run.json'
 VERSION = 1
-#: Pictures that show the image: five times smaller as JPEG than as PNG.
-PHOTOS = ('input', 'overlay', 'error')
+#: Beginnings of the names of pictures of few flat colours, written as PNG.
+#: The others are photographs and smooth maps: several times smaller as JPEG.
+FLAT = ('prediction', 'ground_truth', 'scale_', 'winning_scale')
 JPEG_QUALITY = 92
 
 
@@ -112,9 +113,9 @@ def write_pictures(
     """
     paths = {}
     for key, picture in pictures.items():
-        suffix, options = '.png', []
-        if key in PHOTOS:
-            suffix, options = '.jpg', [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        suffix, options = '.jpg', [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        if key.startswith(FLAT):
+            suffix, options = '.png', []
         path = PurePosixPath(FOLDER, stem_of(image), key + suffix)
         _, encoded = cv2.imencode(suffix, picture[..., ::-1], options)
         # cv2.imwrite does not tell of a full disk.

@@ -16,10 +16,10 @@ class SampleMaps(NamedTuple):
     """What a ``SegDataSample`` holds; None is what it does not hold.
 
     Attributes:
-        prediction (ndarray): Classes, int64 (H, W).
-        ground_truth (ndarray | None): int64 (H, W).
+        prediction (ndarray): Classes, int32 (H, W).
+        ground_truth (ndarray | None): int32 (H, W).
         scales (tuple[float]): Lowest first; none of a stock model.
-        scale_classes (ndarray | None): Of each scale alone, int64 (S, H, W).
+        scale_classes (ndarray | None): Of each scale alone, int32 (S, H, W).
         scale_weights (ndarray | None): float32 (S, H, W), sum 1.
         scale_attn (ndarray | None): float32 (S - 1, H, W).
         confidence (ndarray | None): float32 (H, W).
@@ -120,7 +120,10 @@ def _classes(
     ignore_index: int | None,
 ) -> np.ndarray:
     # mmseg gives the classes of a head with a single channel as floats.
-    array = array.astype(np.int64)
+    array = array.astype(np.int32)
+    least, most = int(array.min()), int(array.max())
+    if least >= 0 and most < num_classes:
+        return array
     valid = (array >= 0) & (array < num_classes)
     if ignore_index is not None:
         valid |= array == ignore_index
