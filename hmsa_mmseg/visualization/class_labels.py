@@ -64,20 +64,42 @@ class Text(NamedTuple):
         halo_colour: Sequence[int] | None = None,
     ) -> None:
         """Draw in place; ``origin`` is (x, y) of the left end of the base."""
-        rounds = [(colour, self.thickness)]
         if halo_colour is not None:
-            rounds.insert(0, (halo_colour, self.thickness + 2 * self.halo))
-        for ink, thickness in rounds:
-            cv2.putText(
-                picture,
-                text,
-                origin,
-                FONT,
-                self.scale,
-                [int(channel) for channel in ink],
-                thickness,
-                cv2.LINE_AA,
-            )
+            self._draw_halo(picture, text, origin, halo_colour)
+        ink = [int(channel) for channel in colour]
+        self._write(picture, text, origin, ink)
+
+    def _write(self, picture, text, origin, ink) -> None:
+        cv2.putText(
+            picture,
+            text,
+            origin,
+            FONT,
+            self.scale,
+            ink,
+            self.thickness,
+            cv2.LINE_AA,
+        )
+
+    def _draw_halo(self, picture, text, origin, colour) -> None:
+        # Not thicker lines: OpenCV 5 does not draw them.
+        width, height = self.size(text)
+        around = self.thickness + self.halo
+        left = max(0, origin[0] - around)
+        top = max(0, origin[1] - height - around)
+        # Letters may reach below the base line.
+        part = picture[
+            top : origin[1] + height // 2 + around,
+            left : origin[0] + width + around,
+        ]
+        stencil = np.zeros(part.shape[:2], np.uint8)
+        self._write(stencil, text, (origin[0] - left, origin[1] - top), 255)
+        diameter = 2 * self.halo + 1
+        kernel = cv2.getStructuringElement(
+            cv2.MORPH_ELLIPSE, (diameter, diameter)
+        )
+        opacity = cv2.dilate(stencil, kernel)[..., None] / 255
+        part[:] = np.rint(part * (1 - opacity) + opacity * colour)
 
 
 def find_place(
