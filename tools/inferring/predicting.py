@@ -28,7 +28,7 @@ from hmsa_mmseg.utils.loading import load_model
 
 from .errors import InferError
 from .pipeline import Loaded, find_dataset
-from .products import OF_SCALES
+from .products import OF_LOGITS, OF_SCALES
 
 _CURE = (
     'MultiScaleAverageHead runs a checkpoint of a stock model at several '
@@ -57,29 +57,38 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         if value is not None:
             needing.append(option)
             test_cfg[key] = None if value == 'float32' else value
-    if needing and not _is_multi_scale(cfg.model):
+    is_multi_scale = _is_multi_scale(cfg.model)
+    if needing and not is_multi_scale:
         raise InferError(
             f'{", ".join(needing)}: a model of type '
             f'{cfg.model.get("type")} has no scales to blend; expected '
             f'MultiScaleAttentionSegmentor. {_CURE}'
         )
-    if args.flip and {*args.save} & {*OF_SCALES, 'confidence'}:
-        raise InferError(
-            '--flip averages an image and its mirror image, of which '
-            f'{", ".join(f"--save {s}" for s in args.save)} shows one; '
-            'expected no --flip, or overlay, classes and color only'
-        )
-    if 'confidence' in args.save and test_cfg.get('classes_only'):
-        raise InferError(
-            '--save confidence needs the logits that '
-            'model.test_cfg.classes_only=True does not keep; remove one'
-        )
-    if any(save in OF_SCALES for save in args.save):
+    _check_saves(args, test_cfg)
+    shows_scales = {*args.save} & {*OF_SCALES, 'report'}
+    if is_multi_scale and shows_scales:
         test_cfg['scale_maps'] = True
     if args.slide is not None:
         crop_size, stride = args.slide
         test_cfg.update(mode='slide', crop_size=crop_size, stride=stride)
     cfg.model.test_cfg = test_cfg
+
+
+def _check_saves(args: argparse.Namespace, test_cfg: Mapping) -> None:
+    saves = [s for s in args.save if s in (*OF_SCALES, *OF_LOGITS)]
+    named = ', '.join(f'--save {save}' for save in saves)
+    if args.flip and saves:
+        raise InferError(
+            '--flip averages the logits of an image and its mirror image, '
+            f'and keeps nothing else, which {named} would show; expected one '
+            'of them, or --save overlay, classes and color only'
+        )
+    of_logits = [save for save in saves if save in OF_LOGITS]
+    if of_logits and test_cfg.get('classes_only'):
+        raise InferError(
+            f'--save {of_logits[0]} needs the logits that '
+            'model.test_cfg.classes_only=True does not keep; remove one'
+        )
 
 
 class Predictor:

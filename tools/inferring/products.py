@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mmengine.structures import PixelData
@@ -16,8 +15,14 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from hmsa_mmseg.utils import atomic_file
+from hmsa_mmseg.visualization import (
+    make_record,
+    write_pictures,
+    write_record,
+)
 from hmsa_mmseg.visualization.colours import as_palette
-from hmsa_mmseg.visualization.pictures import draw_pictures
+from hmsa_mmseg.visualization.pictures import draw_overlay, draw_pictures
+from hmsa_mmseg.visualization.records import FOLDER, stem_of
 
 from .layout import file_of, part_of
 
@@ -32,10 +37,14 @@ SAVES = {
     'weights': ('weight_<s>',),
     'scales': ('scale_<s>',),
     'winning': ('winning_scale',),
+    # All that there is, and counts, for tools/report.py.
+    'report': (),
 }
 DEFAULT_SAVES = ('overlay', 'classes')
-#: Those that need ``test_cfg.scale_maps``.
+#: Those that need ``test_cfg.scale_maps``; 'report' shows them if it can.
 OF_SCALES = ('attention', 'weights', 'scales', 'winning')
+#: Those that need logits.
+OF_LOGITS = ('confidence', 'report')
 # Photographs: a tenth of a PNG file's size, at a quality that shows no loss.
 _JPEG_QUALITY = 95
 _MAX_PALETTE = 256
@@ -85,7 +94,10 @@ class Products:
     def files(self, name: str) -> list[str]:
         """List the files of an image of this name, relative to ``--out``."""
         plain = [save for save in ('classes', 'color') if save in self.saves]
-        return [file_of(key, name) for key in (*plain, *self._keys)]
+        files = [file_of(key, name) for key in (*plain, *self._keys)]
+        if 'report' in self.saves:
+            files.append(f'{FOLDER}/{stem_of(f"{name}.png")}.json')
+        return files
 
     def write(
         self, out: Path, name: str, image: np.ndarray, result: SegDataSample
@@ -112,22 +124,41 @@ class Products:
             write_classes(out / file_of('classes', name), numbers)
         if 'color' in self.saves:
             self._write_color(out / file_of('color', name), classes)
-        if self._keys:
-            pictures = self.draw(image, result)
-            for key in self._keys:
-                write_picture(out / file_of(key, name), pictures[key])
-        return self.files(name)
+        if not self._keys and 'report' not in self.saves:
+            return self.files(name)
+        needed = self._needed(result)
+        pictures = draw_pictures(image, needed, self.classes, self.palette)
+        for key in self._keys:
+            write_picture(out / file_of(key, name), pictures[key])
+        files = self.files(name)
+        if 'report' in self.saves:
+            files += self._write_record(out, name, needed, pictures)
+        return files
 
-    def draw(
-        self, image: np.ndarray, result: SegDataSample
-    ) -> dict[str, np.ndarray]:
-        """Draw the pictures that are asked for; others may be among them."""
-        return draw_pictures(
-            image, self._needed(result), self.classes, self.palette
+    def overlay(self, image: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Draw classes (h, w) over an image, RGB uint8 (h, w, 3)."""
+        return draw_overlay(image, classes, self.classes, self.palette)
+
+    def _write_record(
+        self,
+        out: Path,
+        name: str,
+        result: SegDataSample,
+        pictures: dict[str, np.ndarray],
+    ) -> list[str]:
+        image = name + Path(result.get('img_path') or '').suffix
+        paths = write_pictures(out, image, pictures)
+        write_record(
+            out, make_record(image, result, self.classes, self.palette, paths)
         )
+        return [*paths.values()]
 
     def _needed(self, result: SegDataSample) -> SegDataSample:
         """Leave out what would be drawn for nothing."""
+        if 'report' in self.saves:
+            result = result.clone()
+            result.set_data(dict(confidence=confidence_of(result)))
+            return result
         fields = dict(pred_sem_seg=result.pred_sem_seg)
         for name, field in (
             ('attention', 'scale_attn'),
@@ -145,7 +176,7 @@ class Products:
         if len(self.palette) > _MAX_PALETTE:
             write_picture(path, self.palette[classes])
             return
-        picture = Image.fromarray(classes.astype(np.uint8), mode='P')
+        picture = Image.fromarray(classes.astype(np.uint8))
         picture.putpalette(self.palette.tobytes())
         _save(picture, path)
 
@@ -178,13 +209,6 @@ def classes_of(result: SegDataSample) -> np.ndarray:
     """Classes of a result, int64 (h, w)."""
     # mmseg gives those of a head with a single channel as floats.
     return result.pred_sem_seg.data[0].numpy().astype(np.int64)
-
-
-def result_of(classes: np.ndarray, **metainfo: Any) -> SegDataSample:
-    """Make a result of classes (h, w) alone."""
-    return SegDataSample(
-        metainfo=metainfo, pred_sem_seg=PixelData(data=classes[None])
-    )
 
 
 def confidence_of(result: SegDataSample) -> PixelData:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.device import get_device
 
 from hmsa_mmseg.utils.loading import read_config
+from hmsa_mmseg.visualization import write_run
 
 from . import images, videos
 from .context import Run
@@ -18,7 +21,7 @@ from .errors import InferError
 from .failures import Failures
 from .finished import Finished
 from .inputs import Item, find_items
-from .pipeline import Pipeline
+from .pipeline import Pipeline, find_dataset
 from .predicting import Predictor, apply_options, read_label_ids
 from .products import Products
 from .progress import Progress
@@ -78,6 +81,8 @@ def _prepare(args: argparse.Namespace, shows: bool) -> Run:
         config=os.path.abspath(args.config),
         checkpoint=os.path.abspath(args.checkpoint),
     )
+    if 'report' in args.save:
+        _describe(cfg, args, predictor)
     progress = Progress(shows)
     return Run(
         out=out,
@@ -98,6 +103,23 @@ def _prepare(args: argparse.Namespace, shows: bool) -> Run:
         overwrite=args.overwrite,
         frames=args.frames,
         video_format=args.video_format,
+    )
+
+
+def _describe(
+    cfg: Config, args: argparse.Namespace, predictor: Predictor
+) -> None:
+    """Tell tools/report.py about the run."""
+    dataset = find_dataset(cfg).get('type')
+    write_run(
+        args.out,
+        dict(
+            config=os.path.basename(args.config),
+            checkpoint=os.path.abspath(args.checkpoint),
+            scales=predictor.scales,
+            dataset=getattr(dataset, '__name__', dataset),
+            date=datetime.datetime.now().isoformat(' ', 'seconds'),
+        ),
     )
 
 

@@ -24,7 +24,7 @@ from .finished import write_json
 from .inputs import Item
 from .layout import FINISHED
 from .pipeline import Loaded
-from .products import Products, classes_of, result_of, write_classes
+from .products import Products, classes_of, write_classes
 from .video_files import check_encoding, open_video, write_video
 
 _HEADER = 'video.json'
@@ -151,10 +151,9 @@ def _do_overlays(run: Run, item: Item, folder: Path, count: int) -> None:
     def overlays(reader: mmcv.VideoReader) -> Iterator[np.ndarray]:
         for index, frame in zip(range(count), reader):
             with Image.open(folder / f'{index:06d}.png') as file:
-                classes = np.array(file)
-            result = result_of(classes, img_path=str(item.path))
+                classes = np.array(file, dtype=np.int64)
             rgb = np.ascontiguousarray(frame[..., ::-1])
-            yield run.products.draw(rgb, result)['overlay']
+            yield run.products.overlay(rgb, classes)
 
     with open_video(item.path) as reader:
         path = run.out / _video_file(run, item)
