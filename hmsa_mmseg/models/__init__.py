@@ -1,5 +1,6 @@
-from .backbones import SingleResizeHRNet
+from .backbones import AnySizeBEiT, AnySizeMAE, SingleResizeHRNet
 from .decode_heads import (
+    AnySizeLRASPPHead,
     AttentionToScaleHead,
     HierarchicalMSAttentionHead,
     MultiScaleAverageHead,
@@ -10,6 +11,9 @@ from .segmentors import AccumulatingTTAModel, MultiScaleAttentionSegmentor
 
 __all__ = [
     'AccumulatingTTAModel',
+    'AnySizeBEiT',
+    'AnySizeLRASPPHead',
+    'AnySizeMAE',
     'AttentionToScaleHead',
     'ClassWeightedCrossEntropyLoss',
     'HierarchicalMSAttentionHead',

@@ -55,7 +55,7 @@ class AttentionToScaleHead(BaseMultiScaleHead):
 
     Args:
         seg_head (dict | list[dict]): Config of a decode head of mmseg that
-            ends in a classifier ``conv_seg``, or of a cascade of them; all
+            ends in a classifier, or of a cascade of them; all
             outputs of a cascade are blended with the same weights.
         num_scales (int): Number of scales, 2 or more. Defaults to 3.
         attn_channels (int): Width of the attention branch. Defaults to 256
@@ -88,13 +88,14 @@ class AttentionToScaleHead(BaseMultiScaleHead):
                 f'more, got {num_scales!r}'
             )
         super().__init__(seg_head, **kwargs)
-        last = self.seg_heads[-1]
+        classifier = self.classifier
+        owner = classifier.owner
         self.scale_attn = _JointAttentionBranch(
-            num_scales * last.conv_seg.in_channels,
+            num_scales * classifier.in_channels,
             attn_channels,
             num_scales,
-            last.conv_cfg,
-            norm_cfg or last.norm_cfg or dict(type='BN'),
+            owner.conv_cfg,
+            norm_cfg or owner.norm_cfg or dict(type='BN'),
         )
         self.num_scales = num_scales
         self.loss_scale = build_losses(loss_scale)

@@ -18,9 +18,14 @@ from torch import Tensor, nn
 from ..fast.ocr import fast_heads
 from ..fast.row_losses import LazyOutput, loss_by_feat
 from ..fast.row_prediction import classes_of
+from .classifiers import Classifier, find_classifier
 from .loading import check_num_classes, map_stock_keys
 from .scale_predictions import ScalePredictions
-from .seg_head_outputs import SegHeadOutputs, call_seg_heads
+from .seg_head_outputs import (
+    SegHeadOutputs,
+    as_loss_takes_it,
+    call_seg_heads,
+)
 
 ScaleFeats = tuple[float, Sequence[Tensor]]
 
@@ -41,8 +46,8 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
 
     Args:
         seg_head (dict | list[dict]): Config of a decode head of mmseg that
-            ends in a classifier ``conv_seg``, or of a cascade of them, each
-            reading its predecessor's output, as OCRNet's.
+            ends in a classifier (:func:`find_classifier`), or of a cascade
+            of them, each reading its predecessor's output, as OCRNet's.
         num_classes (int, optional): Overrides ``num_classes`` of every seg
             head. Defaults to None.
         reinit_classifier (bool): Whether a checkpoint with another number of
@@ -55,7 +60,7 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
 
     Raises:
         TypeError: If ``seg_head`` is neither a dict nor a list of dicts, or
-            a seg head has no classifier ``conv_seg``.
+            a seg head has no classifier (:func:`find_classifier`).
         ValueError: If the seg heads of a cascade do not fit together.
     """
 
@@ -81,8 +86,7 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         if num_classes is not None:
             cfgs = [{**cfg, 'num_classes': num_classes} for cfg in cfgs]
         heads = [MODELS.build(cfg) for cfg in cfgs]
-        for head in heads:
-            self._check_classifier(head)
+        classifiers = [find_classifier(head) for head in heads]
         # One head keeps its keys short, a cascade is numbered as in mmseg.
         single = isinstance(seg_head, dict)
         self.seg_head = heads[0] if single else nn.ModuleList(heads)
@@ -101,13 +105,18 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         self.out_channels = last.out_channels
         self.align_corners = last.align_corners
         self.ignore_index = last.ignore_index
-        self.threshold = last.threshold
+        self.threshold = classifiers[-1].owner.threshold
 
     @property
     def seg_heads(self) -> list[nn.Module]:
         """The seg heads in the order in which they run."""
         is_cascade = isinstance(self.seg_head, nn.ModuleList)
         return list(self.seg_head) if is_cascade else [self.seg_head]
+
+    @property
+    def classifier(self) -> Classifier:
+        """The last seg head's classifier, whose features attention reads."""
+        return find_classifier(self.seg_heads[-1])
 
     @property
     def attention_modules(self) -> list[nn.Module]:
@@ -135,17 +144,6 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             ValueError: If the head is made for other scales.
         """
 
-    @staticmethod
-    def _check_classifier(head: nn.Module) -> None:
-        classifier = getattr(head, 'conv_seg', None)
-        if not hasattr(classifier, 'in_channels'):
-            raise TypeError(
-                f'decode_head.seg_head: {type(head).__name__} has no '
-                'classifier layer `conv_seg` whose input features could be '
-                f'read, got {classifier!r}; expected a decode head that ends '
-                'in one, such as FCNHead or DepthwiseSeparableASPPHead'
-            )
-
     def forward_seg_heads(
         self, feats: Sequence[Tensor], with_classifier_feats: bool = True
     ) -> SegHeadOutputs:
@@ -160,7 +158,7 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             SegHeadOutputs: The outputs and the last classifier's input.
 
         Raises:
-            RuntimeError: If the last seg head does not call ``conv_seg``.
+            RuntimeError: If the last seg head does not call its classifier.
         """
         run_fast = fast_heads(self.seg_heads) if self.fast else None
         if run_fast is not None:
@@ -194,7 +192,9 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         for prefix, head, output in zip(
             [*prefixes, 'decode'], self.seg_heads, stages
         ):
-            stage_losses = loss_by_feat(head, output, batch_data_samples)
+            stage_losses = loss_by_feat(
+                head, as_loss_takes_it(head, output), batch_data_samples
+            )
             losses.update(add_prefix(stage_losses, prefix))
         return losses
 

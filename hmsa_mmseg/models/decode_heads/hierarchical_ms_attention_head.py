@@ -63,7 +63,7 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
 
     Args:
         seg_head (dict | list[dict]): Config of a decode head of mmseg that
-            ends in a classifier ``conv_seg``, or of a cascade of them, each
+            ends in a classifier, or of a cascade of them, each
             reading its predecessor's output, as OCRNet's.
         attn_channels (int): Width of the attention branch. Defaults to 256
             (the authors' ``SEGATTN_BOT_CH``).
@@ -96,13 +96,14 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         **kwargs,
     ) -> None:
         super().__init__(seg_head, **kwargs)
-        last = self.seg_heads[-1]
+        classifier = self.classifier
+        owner = classifier.owner
         self.scale_attn = _ScaleAttentionBranch(
-            last.conv_seg.in_channels,
+            classifier.in_channels,
             attn_channels,
             1,
-            last.conv_cfg,
-            norm_cfg or last.norm_cfg or dict(type='BN'),
+            owner.conv_cfg,
+            norm_cfg or owner.norm_cfg or dict(type='BN'),
         )
         self.skip_top_scale_attn = skip_top_scale_attn
         self.loss_scale = build_losses(loss_scale)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from mmengine.logging import print_log
 from torch import Tensor
 
+from .classifiers import find_classifier
+
 if TYPE_CHECKING:
     from .base_multi_scale_head import BaseMultiScaleHead
 
@@ -64,10 +66,12 @@ def check_num_classes(
     """
     names = {id(module): name for name, module in head.named_modules()}
     for seg_head in head.seg_heads:
-        name = prefix + names[id(seg_head.conv_seg)] + '.weight'
+        classifier = find_classifier(seg_head)
+        dim = classifier.class_dim
+        name = f'{prefix}{names[id(seg_head)]}.{classifier.weight}'
         if name not in state_dict:
             continue
-        found, expected = len(state_dict[name]), head.out_channels
+        found, expected = state_dict[name].shape[dim], head.out_channels
         if found == expected:
             continue
         message = (
@@ -82,12 +86,8 @@ def check_num_classes(
             )
         for key, own in head.state_dict(prefix=prefix).items():
             other = state_dict.get(key)
-            if (
-                other is not None
-                and own.dim() > 0
-                and own.shape[0] == expected
-                and other.shape[0] == found
-                and own.shape[1:] == other.shape[1:]
+            if other is not None and _differ_in_classes(
+                own, other, (expected, found), dim
             ):
                 del state_dict[key]
                 print_log(
@@ -95,3 +95,17 @@ def check_num_classes(
                     logger='current',
                     level=logging.WARNING,
                 )
+
+
+def _differ_in_classes(
+    own: Tensor, other: Tensor, numbers: tuple[int, int], dim: int
+) -> bool:
+    """Whether two tensors differ in the number of classes and no more."""
+    # Vectors have one value for each class.
+    dim = dim if own.dim() > dim else 0
+    if own.dim() == 0 or own.dim() != other.dim():
+        return False
+    rest = [
+        tuple(x.shape[:dim]) + tuple(x.shape[dim + 1 :]) for x in (own, other)
+    ]
+    return (own.shape[dim], other.shape[dim]) == numbers and rest[0] == rest[1]

@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Union
 
+from mmseg.models.decode_heads.knet_head import IterativeDecodeHead
 from torch import Tensor, nn
+
+from ..fast.row_losses import LazyOutput
+from ..fast.row_losses_walk import RowLogits
+from .classifiers import find_classifier, recorded
 
 HeadOutput = Union[Tensor, tuple[Tensor, ...]]
 
@@ -44,42 +49,61 @@ def call_seg_heads(
         SegHeadOutputs: The outputs and the last classifier's input.
 
     Raises:
-        RuntimeError: If the last seg head does not call ``conv_seg``.
+        RuntimeError: If the last seg head does not call its classifier.
     """
     *earlier, last = heads
     stages: list[HeadOutput] = []
     for i, head in enumerate(earlier):
         stages.append(head(feats, stages[-1]) if i else head(feats))
 
-    calls: list[tuple[Tensor, Tensor]] = []
-    handle = last.conv_seg.register_forward_hook(
-        lambda _, args, output: calls.append((args[0], output))
-    )
-    try:
+    classifier = find_classifier(last)
+    with recorded(classifier.layer) as calls:
         stages.append(last(feats, stages[-1]) if stages else last(feats))
-    finally:
-        handle.remove()
     if not calls:
         raise RuntimeError(
             f'{type(last).__name__}.forward did not call its classifier '
-            'layer `conv_seg`, so there are no features for attention'
+            f'`{classifier.weight}`, so there are no features for attention'
         )
     classifier_feats, classified = calls[-1]
-    return SegHeadOutputs(
-        tuple(stages),
-        _main_logits(stages[-1], classified),
-        classifier_feats,
-    )
+    seg_logits = _main_logits(stages[-1], classified)
+    if classifier.feats_are_output:
+        # Tokens, in the order of the pixels of the logits.
+        classifier_feats = classified.transpose(1, 2).unflatten(
+            2, seg_logits.shape[2:]
+        )
+    return SegHeadOutputs(tuple(stages), seg_logits, classifier_feats)
+
+
+def as_loss_takes_it(head: nn.Module, output: LazyOutput) -> LazyOutput:
+    """Make an output what the loss of a head takes in any mode.
+
+    In evaluation, as a frozen seg head is, K-Net's gives the last of its
+    stages alone, and its loss would take a batch for the list of them.
+
+    Args:
+        head (nn.Module): A decode head of mmseg.
+        output (RowLogits | Tensor | tuple): Of its ``forward``, combined.
+
+    Returns:
+        RowLogits | Tensor | tuple: For its ``loss_by_feat``.
+    """
+    is_map = isinstance(output, (Tensor, RowLogits))
+    if isinstance(head, IterativeDecodeHead) and is_map:
+        return (output,)
+    return output
 
 
 def _main_logits(output: HeadOutput, classified: Tensor) -> Tensor:
     """Pick the logits of the classifier from what a head returned.
 
     Heads with several outputs differ in their order: DAHead puts its
-    classifier's first, PIDHead second.
+    classifier's first, PIDHead second. A list (K-Net) holds stages that each
+    refine the one before.
     """
     if isinstance(output, Tensor):
         return output
+    if isinstance(output, list):
+        return output[-1]
     for candidate in output:
         if candidate is classified:
             return candidate

@@ -308,19 +308,15 @@ def test_group_norm_and_sync_bn_reach_the_branch():
 
 
 def test_a_head_without_classifier_is_named():
-    segmenter = dict(
-        type='SegmenterMaskTransformerHead',
-        in_channels=16,
+    points = dict(
+        type='PointHead',
+        in_channels=[16],
+        in_index=[1],
         channels=16,
         num_classes=5,
-        num_layers=1,
-        num_heads=2,
-        embed_dims=16,
     )
-    with pytest.raises(
-        TypeError, match=r'SegmenterMaskTransformerHead has no .*conv_seg'
-    ):
-        build(segmenter)
+    with pytest.raises(TypeError, match=r'PointHead has no .*conv_seg'):
+        build(points)
 
 
 def test_a_head_that_leaves_its_classifier_out_is_named():
