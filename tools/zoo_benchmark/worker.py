@@ -1,0 +1,78 @@
+"""The process that measures: one model, one job after the other."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from benchmarking.measure import machine
+
+from .jobs import Findings
+from .measuring import measure
+
+
+def limit_memory(gigabytes: float | None) -> None:
+    """Let allocations beyond a limit fail instead of filling the machine.
+
+    Args:
+        gigabytes (float, optional): 1e9 bytes of private memory. None, or a
+            system that cannot limit it: no limit.
+    """
+    if gigabytes is None:
+        return
+    try:
+        import resource
+    except ImportError:
+        return
+    # Not the address space, of which libraries map far more than they use.
+    limit = int(gigabytes * 1e9)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def work(order: Path) -> None:
+    """Do the jobs of an order.
+
+    Args:
+        order (Path): JSON with ``jobs``, all of one model, ``counts``, the
+            job that counts its operations (or None), ``folder`` of the
+            findings, ``threads``, ``memory_gb``, and ``parent``, the process
+            to work for, without which it stops.
+    """
+    content = json.loads(order.read_text())
+    if content['threads']:
+        torch.set_num_threads(content['threads'])
+    limit_memory(content['memory_gb'])
+    findings = Findings(Path(content['folder']))
+    for job in content['jobs']:
+        if os.getppid() != content['parent']:
+            return
+        counted = content['counts'] and findings.read(content['counts'])
+        counts = (counted or {}).get('measured')
+        start = time.perf_counter()
+        try:
+            found = dict(measured=measure(dict(job, counts=counts)))
+        except Exception as error:
+            traceback.print_exc()
+            found = dict(error=error_text(error))
+        seconds = time.perf_counter() - start
+        findings.write(job, **found, seconds=seconds, machine=machine())
+        # After an error too: what is held must not be missing later.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def error_text(error: BaseException) -> str:
+    """Type and first line of an error, for a row of a table."""
+    lines = str(error).strip().splitlines() or ['']
+    return f'{type(error).__name__}: {lines[0]}'[:300]
+
+
+if __name__ == '__main__':
+    work(Path(sys.argv[1]))
