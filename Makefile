@@ -8,6 +8,9 @@
 #                  SUITES="..." for other suites, AUTHORS=dir for the authors'
 #                  network beside its transcription
 # make gpu     check, train and measure on a GPU (ten minutes; docs/gpu)
+# make docs    build the documentation into docs/_build/html, with a page for
+#              each module, and check its links
+# make docs-links  ask for every external link (needs a network)
 # make fix     format the code and repair what ruff can repair
 # make wheel   build the wheel into dist/
 # make clean   remove what the targets above made, but not .venv
@@ -25,7 +28,8 @@ SUITES ?= table
 ROUNDS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow compare benchmark gpu lint fix wheel clean install
+.PHONY: demo test test-slow compare benchmark gpu docs docs-links \
+	lint fix wheel clean install
 
 demo: install
 	$(PY) tools/demo/run_demo.py --out demo_out
@@ -45,6 +49,27 @@ benchmark: install
 
 gpu: install
 	PYTHON=$(PY) tools/gpu_check.sh
+
+DOCS := $(VENV)/.docs-installed
+# -W: a broken link or reference fails the build.
+SPHINX := $(PY) -m sphinx --fail-on-warning --keep-going --quiet
+
+docs: docs-sources
+	$(PY) -m pytest -q tests/test_docs.py
+	$(SPHINX) -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-links: docs-sources
+	$(SPHINX) -b linkcheck docs docs/_build/links
+
+docs-sources: install $(DOCS)
+	rm -rf docs/api
+	$(PY) -m sphinx.ext.apidoc -q -e -M -t docs/_templates -o docs/api \
+	hmsa_mmseg hmsa_mmseg/__main__.py
+
+$(DOCS): pyproject.toml
+	$(PIP) install --no-build-isolation -e ".[docs]"
+	@touch $@
 
 lint: install
 	$(PY) -m ruff check .
@@ -76,4 +101,4 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 	@touch $@
 
 clean:
-	rm -rf build dist demo_out compare_out *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist demo_out compare_out docs/_build docs/api *.egg-info .pytest_cache .ruff_cache

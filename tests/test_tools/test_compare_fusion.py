@@ -266,9 +266,8 @@ def test_main_writes_where_it_is_told(tmp_path, tools, capsys):
     compare_fusion.main([str(part) for part in arguments])
     printed = capsys.readouterr().out
     assert f'[1/{NUM_CALLS + 2}] generate the scenes' in printed
-    assert (tmp_path / 'out' / 'demo.md').read_text().split('\n\n')[
-        0
-    ] in printed
+    page = (tmp_path / 'out' / 'demo.md').read_text()
+    assert page.split('\n\n')[1] in printed
 
 
 def test_averaging_takes_the_single_scale_s_checkpoint(tmp_path):

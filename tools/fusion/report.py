@@ -113,7 +113,10 @@ def write_report(out, results):
     """
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f'{results["preset"]}.{end}' for end in ('md', 'json')]
-    text = f'{markdown_table(results)}\n\n{_notes(results)}\n'
+    text = (
+        f'# Ways to fuse scales: {results["title"]}\n\n'
+        f'{markdown_table(results)}\n\n{_notes(results)}\n'
+    )
     if results['miou']:
         files.append(out / f'{results["preset"]}.png')
         draw(files[-1], results)
