@@ -69,7 +69,7 @@ class ExportGraph(nn.Module):
         self.threshold = model.decode_head.threshold
         self.check_size = None
         if settings.format == 'torchscript':
-            self.check_size = _script_size_check(settings)
+            self.check_size = script_size_check(settings)
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -152,11 +152,18 @@ class Normalise(nn.Module):
         return (image - self.mean) / self.std
 
 
-def _script_size_check(settings: ExportSettings) -> nn.Module | None:
+def script_size_check(settings: ExportSettings) -> nn.Module | None:
     """Make what stops a TorchScript graph that gets another size.
 
     ONNX and torch.export check the sizes of inputs themselves. A trace does
     not, and gives wrong maps where a size became a constant in it.
+
+    Args:
+        settings (ExportSettings): With the sizes.
+
+    Returns:
+        nn.Module | None: Gives its input back or raises an error; None if
+        all sizes are open.
     """
     height, width = (0, 0) if settings.dynamic else settings.size
     batch = settings.batch or 0

@@ -1,0 +1,1 @@
+"""What a model's predictions and programs are made of, in numbers."""

@@ -1,0 +1,158 @@
+"""How many operations and parameters a segmentor's inference takes.
+
+Shape shorthand in this module:
+    H, W: image size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.model import revert_sync_batchnorm
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from ..models.inference.preparation import input_channels
+from ..models.segmentors.slide import slide_windows
+from ..utils.flops import count_flops
+
+
+class Complexity(NamedTuple):
+    """What one image costs.
+
+    Attributes:
+        flops (int): Of matrix products and convolutions, two for each
+            multiplication with its addition; all else is not counted.
+        params (int): Numbers in all parameters, auxiliary heads left out.
+        size (tuple[int]): (H, W) of the image.
+        padded_size (tuple[int]): As the preprocessor hands it to the model.
+        windows (int): How many the image is cut into; 1 if it is seen whole.
+        device (str): ``meta`` if nothing had to be computed, or ``cpu``.
+    """
+
+    flops: int
+    params: int
+    size: tuple[int, int]
+    padded_size: tuple[int, int]
+    windows: int
+    device: str
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds: half the operations."""
+        return self.flops // 2
+
+
+def complexity(model: nn.Module, size: tuple[int, int]) -> Complexity:
+    """Count what a model does with one image in ``test.py``.
+
+    All that its test settings ask for counts: scales, fast paths, windows.
+    ``memory_budget`` alone is left out, as it computes in order to plan.
+
+    Args:
+        model (nn.Module): A segmentor, left as it is.
+        size (tuple[int]): (H, W) of the image.
+
+    Returns:
+        Complexity: The counts.
+
+    Raises:
+        RuntimeError: If the model does not run at that size, saying why.
+    """
+    model = copy.deepcopy(model).cpu().eval()
+    # They are for training.
+    if hasattr(model, 'auxiliary_head'):
+        model.auxiliary_head = None
+    model = revert_sync_batchnorm(model).requires_grad_(False)
+    test_cfg = getattr(model, 'test_cfg', None) or {}
+    test_cfg.pop('memory_budget', None)
+    sample = SegDataSample(
+        metainfo=dict(ori_shape=size, img_shape=size, pad_shape=size)
+    )
+    image = torch.zeros(input_channels(model), *size, dtype=torch.uint8)
+    data = model.data_preprocessor(
+        dict(inputs=[image], data_samples=[sample]), False
+    )
+    inputs, samples = data['inputs'], data['data_samples']
+    padded_size = tuple(inputs.shape[2:])
+    windows = _windows(test_cfg, padded_size)
+    if windows is None:
+        number = 1
+
+        def run(model: nn.Module, device: str) -> Any:
+            return model.predict(inputs.to(device), copy.deepcopy(samples))
+    else:
+        # All windows are of one size: mmseg moves the last ones back.
+        number = len(windows[0]) * len(windows[1])
+        window = inputs[:, :, windows[0][0], windows[1][0]]
+        metas = [{**samples[0].metainfo, 'img_shape': window.shape[2:]}]
+
+        def run(model: nn.Module, device: str) -> Any:
+            return model.encode_decode(window.to(device), metas)
+
+    flops, device = _count(model, run)
+    return Complexity(
+        flops=flops * number,
+        params=sum(param.numel() for param in model.parameters()),
+        size=tuple(size),
+        padded_size=padded_size,
+        windows=number,
+        device=device,
+    )
+
+
+def _windows(
+    test_cfg: dict, size: tuple[int, int]
+) -> tuple[list[slice], list[slice]] | None:
+    """Lay windows over rows and columns, None if images are seen whole."""
+    if test_cfg.get('mode') != 'slide':
+        return None
+    sides = zip(size, test_cfg['crop_size'], test_cfg['stride'])
+    return tuple(slide_windows(*side) for side in sides)
+
+
+def _count(
+    model: nn.Module, run: Callable[[nn.Module, str], Any]
+) -> tuple[int, str]:
+    """Count without computing, or, if a model reads values, with.
+
+    Returns:
+        tuple[int, str]: The operations and the device.
+    """
+    with torch.no_grad(), _dispatch_attention():
+        try:
+            on_meta = copy.deepcopy(model).to('meta')
+            return count_flops(lambda: run(on_meta, 'meta')), 'meta'
+        # What reads values has errors of several types there.
+        except Exception:
+            pass
+        try:
+            return count_flops(lambda: run(model, 'cpu')), 'cpu'
+        except Exception as error:
+            raise RuntimeError(
+                f'{type(model).__name__} does not run: '
+                f'{type(error).__name__}: {error}'
+            ) from error
+
+
+@contextmanager
+def _dispatch_attention() -> AbstractContextManager:
+    """Let attention run as matrix products, which are counted.
+
+    torch's fused operators on the CPU are none that its counter knows.
+    """
+    with ExitStack() as stack:
+        mha = getattr(torch.backends, 'mha', None)
+        if mha is not None:
+            before = mha.get_fastpath_enabled()
+            stack.callback(mha.set_fastpath_enabled, before)
+            mha.set_fastpath_enabled(False)
+        attention = getattr(torch.nn, 'attention', None)
+        if attention is not None:
+            math = attention.SDPBackend.MATH
+            stack.enter_context(attention.sdpa_kernel(math))
+        yield

@@ -1,0 +1,244 @@
+"""Which classes a model takes for which, counted from its written maps.
+
+Shape shorthand in this module:
+    K: classes, H, W: size of an image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmseg.structures import SegDataSample
+from PIL import Image
+
+SUFFIX = '.png'
+# Names in an error message.
+MAX_NAMED = 5
+
+
+def match_predictions(
+    folder: str | os.PathLike, dataset: BaseDataset
+) -> list[Path]:
+    """Find the predicted map of each image of a data set.
+
+    ``test.py --out`` names a map by its image, without the folder.
+
+    Args:
+        folder (str | os.PathLike): With one ``.png`` for each image.
+        dataset (BaseDataset): Of the images.
+
+    Returns:
+        list[Path]: The maps, in the order of the data set.
+
+    Raises:
+        OSError: If the folder cannot be read.
+        ValueError: If images share a name, or a map is missing or of no
+            image, naming them.
+    """
+    folder = Path(folder)
+    found = {p.stem: p for p in folder.iterdir() if p.suffix == SUFFIX}
+    wanted = [
+        Path(dataset.get_data_info(i)['img_path']).stem
+        for i in range(len(dataset))
+    ]
+    twice = [name for name, count in Counter(wanted).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f'images of the data set share a file name, so that their maps '
+            f'overwrite each other in {folder}: {_some(twice)}'
+        )
+    missing = [name + SUFFIX for name in wanted if name not in found]
+    extra = [found[name].name for name in sorted({*found} - {*wanted})]
+    if missing or extra:
+        parts = [
+            f'{len(names)} {what}: {_some(names)}'
+            for names, what in (
+                (missing, 'are missing'),
+                (extra, 'belong to no image'),
+            )
+            if names
+        ]
+        raise ValueError(
+            f'{folder}: expected a map for each of the {len(wanted)} images '
+            f'of the data set, of the same name; {"; ".join(parts)}'
+        )
+    return [found[name] for name in wanted]
+
+
+def count_confusion(
+    label: np.ndarray,
+    prediction: np.ndarray,
+    num_classes: int,
+    ignore_index: int,
+) -> np.ndarray:
+    """Count how often each class is predicted where each class is.
+
+    Args:
+        label (ndarray): Integers, the classes that are there.
+        prediction (ndarray): Integers of the same shape, those predicted.
+        num_classes (int): K.
+        ignore_index (int): Label of pixels that do not count.
+
+    Returns:
+        ndarray: int64 (K, K); a row for each true class, a column for each
+        predicted one.
+
+    Raises:
+        ValueError: If the shapes differ, or a value is no class.
+    """
+    if label.shape != prediction.shape:
+        raise ValueError(
+            f'the prediction is {_size(prediction)}, its label '
+            f'{_size(label)}; expected one size'
+        )
+    counts = label != ignore_index
+    # In 8 bits 18 * 19 + 18 is 104.
+    label = label[counts].astype(np.int64)
+    prediction = prediction[counts].astype(np.int64)
+    for name, values in (('label', label), ('prediction', prediction)):
+        wrong = values[(values < 0) | (values >= num_classes)]
+        if wrong.size:
+            raise ValueError(
+                f'the {name} holds {_some(np.unique(wrong).tolist())}; '
+                f'expected classes from 0 to {num_classes - 1}'
+                f' (pixels labelled {ignore_index} do not count)'
+            )
+    both = num_classes * label + prediction
+    matrix = np.bincount(both, minlength=num_classes**2)
+    return matrix.reshape(num_classes, num_classes)
+
+
+def confusion_of_dataset(
+    dataset: BaseDataset,
+    maps: Iterable[Path],
+    report: Callable[[], Any] = lambda: None,
+) -> np.ndarray:
+    """Add up the confusion of all images.
+
+    Args:
+        dataset (BaseDataset): Its pipeline loads the labels, and brings them
+            to the size at which the maps were written.
+        maps (Iterable[Path]): Predicted maps, in the order of the data set.
+        report (Callable, optional): Called after each image.
+
+    Returns:
+        ndarray: int64 (K, K), as of :func:`count_confusion`.
+
+    Raises:
+        ValueError: If a map is no map of classes or does not fit its label,
+            naming the file.
+    """
+    num_classes = len(dataset.metainfo['classes'])
+    ignore_index = _ignore_index(dataset)
+    total = np.zeros((num_classes, num_classes), np.int64)
+    for i, path in enumerate(maps):
+        sample = dataset[i]['data_samples']
+        try:
+            total += count_confusion(
+                _label(sample),
+                _prediction(path, sample),
+                num_classes,
+                ignore_index,
+            )
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from error
+        report()
+    return total
+
+
+def _label(sample: SegDataSample) -> np.ndarray:
+    if 'gt_sem_seg' not in sample:
+        raise ValueError(
+            f'no label of {sample.img_path}: the pipeline of '
+            'test_dataloader.dataset has no LoadAnnotations'
+        )
+    return sample.gt_sem_seg.data[0].numpy()
+
+
+def _prediction(path: Path, sample: SegDataSample) -> np.ndarray:
+    with Image.open(path) as image:
+        prediction = np.array(image).astype(np.int64)
+    if prediction.ndim != 2:
+        raise ValueError(
+            f'expected a map of classes, one channel, got {image.mode}'
+        )
+    # The labels are as the pipeline left them, 1 lower; IoUMetric writes
+    # predictions as the files of the data set count.
+    if sample.metainfo.get('reduce_zero_label', False):
+        prediction -= 1
+    return prediction
+
+
+def _ignore_index(dataset: BaseDataset) -> int:
+    """Look for it where a wrapper keeps its data sets."""
+    while not hasattr(dataset, 'ignore_index'):
+        inner = getattr(dataset, 'dataset', None)
+        if inner is None and getattr(dataset, 'datasets', None):
+            inner = dataset.datasets[0]
+        if inner is None:
+            return 255  # mmseg's default
+        dataset = inner
+    return dataset.ignore_index
+
+
+def scores(matrix: np.ndarray) -> dict[str, Any]:
+    """Derive the usual scores from a confusion matrix.
+
+    Args:
+        matrix (ndarray): int64 (K, K), as of :func:`count_confusion`.
+
+    Returns:
+        dict: ``IoU``, ``Acc`` (recall) and ``Precision`` for each class, in
+        percent, NaN where a class neither is nor is predicted; ``mIoU`` and
+        ``mAcc``, their means over all other classes; ``aAcc``, the share of
+        pixels that are right.
+    """
+    hits = np.diag(matrix).astype(np.float64)
+    there, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        found = dict(
+            IoU=100 * hits / (there + predicted - hits),
+            Acc=100 * hits / there,
+            Precision=100 * hits / predicted,
+            aAcc=100 * hits.sum() / matrix.sum(),
+        )
+    for name in ('IoU', 'Acc'):
+        is_number = ~np.isnan(found[name])
+        mean = found[name][is_number].mean() if is_number.any() else np.nan
+        found[f'm{name}'] = mean
+    return found
+
+
+def normalised(matrix: np.ndarray, by: str) -> np.ndarray:
+    """Turn counts into percent of their row or column.
+
+    Args:
+        matrix (ndarray): int64 (K, K).
+        by (str): ``rows``, of the pixels of each true class, ``columns``,
+            of those of each predicted one, or ``none``.
+
+    Returns:
+        ndarray: float64 (K, K), NaN where a row or column is empty; the
+        matrix itself if ``by`` is ``none``.
+    """
+    if by == 'none':
+        return matrix
+    total = matrix.sum(axis=dict(rows=1, columns=0)[by], keepdims=True)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return 100 * matrix / total
+
+
+def _some(names: list) -> str:
+    more = f' and {len(names) - MAX_NAMED} more'
+    shown = ', '.join(map(str, names[:MAX_NAMED]))
+    return shown + (more if len(names) > MAX_NAMED else '')
+
+
+def _size(array: np.ndarray) -> str:
+    return ' x '.join(map(str, array.shape))

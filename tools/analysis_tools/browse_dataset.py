@@ -1,0 +1,179 @@
+"""Look at the images of a data set as its pipeline hands them over.
+
+Takes the arguments of mmseg's two tools of this name (``analysis_tools`` and
+``misc``), which do not run with OpenCV 4.8 and newer; also runs on data sets
+that wrap others, such as ``ClassUniformDataset`` and ``ConcatDataset``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from mmengine.utils import ProgressBar
+
+import hmsa_mmseg  # noqa: F401  (registers the classes)
+
+# isort: split
+
+from mmengine.dataset import BaseDataset
+from mmseg.registry import DATASETS, VISUALIZERS
+from mmseg.visualization import SegLocalVisualizer
+from torch import Tensor
+
+from hmsa_mmseg.zoo import find_config
+
+SPLITS = ('train', 'val', 'test')
+# Others are written as PNG.
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
+
+
+def displayed(inputs: Tensor) -> np.ndarray:
+    """Turn what a pipeline gives into a picture.
+
+    Args:
+        inputs (Tensor): Shape (C, H, W), C 1 or 3, in the order in which
+            mmseg loads images, BGR; values of 0 to 255.
+
+    Returns:
+        ndarray: uint8 (H, W, 3), RGB, in one piece: OpenCV refuses to draw
+        into what is none.
+
+    Raises:
+        ValueError: If there are other than 1 or 3 channels.
+    """
+    pixels = inputs.permute(1, 2, 0).numpy()
+    channels = pixels.shape[2]
+    if channels not in (1, 3):
+        raise ValueError(
+            f'images of {channels} channels cannot be shown; expected 1 or 3'
+        )
+    if pixels.dtype != np.uint8:
+        pixels = pixels.round().clip(0, 255).astype(np.uint8)
+    pixels = pixels[..., [0, 0, 0] if channels == 1 else [2, 1, 0]]
+    return np.ascontiguousarray(pixels)
+
+
+def file_name(img_path: str, used: set[str]) -> str:
+    """Name a picture by its image, with a number if the name is taken.
+
+    Args:
+        img_path (str): Of the image.
+        used (set[str]): Names so far; the new one is added.
+
+    Returns:
+        str: The name.
+    """
+    path = Path(img_path)
+    suffix = path.suffix if path.suffix.lower() in SUFFIXES else '.png'
+    name, number = f'{path.stem}{suffix}', 1
+    while name in used:
+        name, number = f'{path.stem}_{number}{suffix}', number + 1
+    used.add(name)
+    return name
+
+
+def build_visualizer(cfg: Config, dataset: BaseDataset) -> SegLocalVisualizer:
+    """Build the config's visualizer, without its places to write to."""
+    settings = dict(cfg.get('visualizer') or dict(type='SegLocalVisualizer'))
+    settings.update(vis_backends=None, name='browse_dataset')
+    visualizer = VISUALIZERS.build(settings)
+    # A wrapper has none at its class, where mmseg's tool looks.
+    visualizer.dataset_meta = dataset.metainfo
+    return visualizer
+
+
+def browse(cfg: Config, args: argparse.Namespace) -> int:
+    """Show or write each image with its labels.
+
+    Returns:
+        int: How many.
+    """
+    loader = cfg.get(f'{args.split}_dataloader')
+    if loader is None:
+        raise ValueError(f'{args.config} has no {args.split}_dataloader')
+    dataset = DATASETS.build(loader.dataset)
+    visualizer = build_visualizer(cfg, dataset)
+    number = min(len(dataset), args.number or len(dataset))
+    progress, used = ProgressBar(number), set()
+    for i in range(number):
+        item = dataset[i]
+        sample = item['data_samples']
+        name = file_name(sample.img_path, used)
+        out = None
+        if args.output_dir is not None:
+            out = str(Path(args.output_dir, name))
+        visualizer.add_datasample(
+            name=name,
+            image=displayed(item['inputs']),
+            data_sample=sample.numpy(),
+            draw_gt=True,
+            draw_pred=False,
+            wait_time=args.show_interval,
+            out_file=out,
+            show=not args.not_show,
+        )
+        progress.update()
+    print()
+    return number
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument(
+        'config', help='config file path, or the name of one of the zoo'
+    )
+    parser.add_argument(
+        '--output-dir',
+        help='where to write the pictures, if there is no display',
+    )
+    parser.add_argument('--not-show', default=False, action='store_true')
+    parser.add_argument(
+        '--show-interval',
+        type=float,
+        default=2,
+        help='the interval of show (s)',
+    )
+    parser.add_argument(
+        '--split', choices=SPLITS, default='train', help='Default: train'
+    )
+    parser.add_argument(
+        '--number', type=int, help='how many images. Default: all'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, in xxx=yyy format',
+    )
+    args = parser.parse_args(argv)
+    if args.not_show and args.output_dir is None:
+        parser.error('--not-show without --output-dir leaves nothing to do')
+    if args.number is not None and args.number < 1:
+        parser.error(f'--number: expected 1 or more, got {args.number}')
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Browse; 1 on an error."""
+    args = parse_args(argv)
+    try:
+        cfg = Config.fromfile(find_config(args.config))
+        cfg.merge_from_dict(args.cfg_options or {})
+        init_default_scope(cfg.get('default_scope', 'mmseg'))
+        number = browse(cfg, args)
+    except (OSError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    if args.output_dir is not None:
+        print(f'{number} pictures in {args.output_dir}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""Make a checkpoint fit to be published.
+
+Takes the arguments of mmseg's tool of this name. That one cuts letters off
+the name (``depth.pth`` becomes ``de-...``) and names the published file by
+the hash of the one it was made from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import sys
+from pathlib import Path
+
+import torch
+
+import hmsa_mmseg  # noqa: F401  (prepares the stack)
+
+# isort: split
+
+from hmsa_mmseg.utils import atomic_file, safe_load
+
+SUFFIX = '.pth'
+KEYS = ('meta', 'state_dict')
+
+
+def publish(in_file: str, out_file: str, keys: tuple[str, ...]) -> Path:
+    """Write the entries of a checkpoint that others need.
+
+    Args:
+        in_file (str): The checkpoint.
+        out_file (str): ``name.pth``, of which ``name-<hash>.pth`` is made
+            with the first 8 digits of the written file's SHA-256.
+        keys (tuple[str]): Entries to keep, of those there are.
+
+    Returns:
+        Path: The written file.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+        ValueError: If the checkpoint is damaged or has no weights.
+    """
+    checkpoint = safe_load(in_file)
+    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
+        raise ValueError(
+            f'{in_file} has no entry state_dict; expected a checkpoint of a '
+            'training run'
+        )
+    kept = {key: checkpoint[key] for key in keys if key in checkpoint}
+    dropped = sorted({*checkpoint} - {*kept})
+    if dropped:
+        print(f'not published: {", ".join(dropped)}')
+    content = io.BytesIO()
+    torch.save(kept, content)
+    digest = hashlib.sha256(content.getbuffer()).hexdigest()
+    out_file = Path(out_file)
+    stem = out_file.name.removesuffix(SUFFIX)
+    path = out_file.with_name(f'{stem}-{digest[:8]}{SUFFIX}')
+    with atomic_file(path) as file:
+        file.write(content.getbuffer())
+    return path
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('in_file', help='input checkpoint filename')
+    parser.add_argument('out_file', help='output checkpoint filename')
+    parser.add_argument(
+        '--save-keys',
+        nargs='+',
+        default=KEYS,
+        help=f'entries to publish. Default: {" ".join(KEYS)}',
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Publish; 1 on an error."""
+    args = parse_args(argv)
+    try:
+        path = publish(args.in_file, args.out_file, tuple(args.save_keys))
+    except (OSError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(f'written: {path} ({path.stat().st_size / 1e6:.1f} MB)')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
