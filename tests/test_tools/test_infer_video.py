@@ -1,0 +1,234 @@
+"""tools/infer.py on videos: frames, overlays, resume, damage."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+# The tools are scripts, which find their modules in their own folder.
+sys.path.insert(0, str(TOOLS))
+
+import infer  # noqa: E402
+from inferring import videos  # noqa: E402
+from inferring.predicting import Predictor  # noqa: E402
+from inferring.products import Products  # noqa: E402
+
+CONFIG = Path(__file__).with_name('tiny_cityscapes.py')
+FRAMES = 5
+
+
+def write_video(path, frames, backend=cv2.CAP_ANY):
+    size = frames[0].shape[1::-1]
+    codec = cv2.VideoWriter_fourcc(*'MJPG')
+    writer = cv2.VideoWriter(str(path), backend, codec, 12.5, size)
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+
+
+@pytest.fixture
+def frames(val_images):
+    """Five frames, BGR, of three images and two mirror images."""
+    frames = [cv2.imread(str(path)) for path in val_images]
+    return [*frames, *(frame[:, ::-1].copy() for frame in frames[:2])]
+
+
+@pytest.fixture
+def clip(tmp_path, frames):
+    path = tmp_path / 'videos/day/clip.avi'
+    path.parent.mkdir(parents=True)
+    write_video(path, frames)
+    return path
+
+
+@pytest.fixture
+def run(trained, tmp_path, capsys):
+    """Return a function that runs the tool, in `tmp_path/out`."""
+
+    def run(*args, code=0, out='out'):
+        argv = [CONFIG, trained.checkpoint, *args]
+        argv += ['--out', tmp_path / out, '--device', 'cpu']
+        found = infer.main([str(arg) for arg in argv])
+        captured = capsys.readouterr()
+        assert found == code, captured.err
+        return captured.err if code else captured.out
+
+    return run
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """The number of images that the model is given, in a list."""
+    numbers = []
+    call = Predictor.__call__
+
+    def counting(self, batch):
+        numbers.append(len(batch))
+        return call(self, batch)
+
+    monkeypatch.setattr(Predictor, '__call__', counting)
+    return numbers
+
+
+def names(folder):
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob('*')
+        if path.is_file()
+    )
+
+
+def test_frames_are_those_of_images(run, clip, tmp_path):
+    """Also in batches; a video has the name of its path."""
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for index, frame in enumerate(mmcv.VideoReader(str(clip))):
+        cv2.imwrite(str(folder / f'{index:06d}.png'), frame)
+    run(folder, '--save', 'classes', out='images_out')
+    run(tmp_path / 'videos', '--save', 'classes', '--batch-size', '2')
+    expected = tmp_path / 'images_out/classes'
+    found = tmp_path / 'out/classes/day/clip'
+    assert names(found) == names(expected)
+    assert len(names(found)) == FRAMES
+    for name in names(found):
+        one, other = (
+            np.array(Image.open(path / name)) for path in (found, expected)
+        )
+        assert np.mean(one == other) > 0.999
+    assert names(tmp_path / 'out/finished') == ['day/clip.json']
+
+
+@pytest.mark.parametrize('suffix', ['mp4', 'avi'])
+def test_overlay_is_a_video(run, clip, frames, tmp_path, predicted, suffix):
+    run(clip, '--video-format', suffix)
+    path = tmp_path / f'out/overlay/clip.{suffix}'
+    assert names(tmp_path / 'out/overlay') == [path.name]
+    assert len(names(tmp_path / 'out/classes')) == FRAMES
+    reader = mmcv.VideoReader(str(path))
+    assert reader.fps == 12.5
+    assert reader.resolution == (128, 64)
+    assert len([*reader]) == reader.frame_cnt == FRAMES
+    # Each frame is its image's overlay, up to the codec.
+    run(clip, '--frames', '--save', 'overlay')
+    still = tmp_path / 'out/overlay/clip'
+    for index, frame in enumerate(reader):
+        expected = cv2.imread(str(still / f'{index:06d}.jpg'))
+        assert np.mean(cv2.absdiff(frame, expected)) < 8
+    assert np.mean(cv2.absdiff(frames[0], expected)) > 15
+    assert sum(predicted) == 2 * FRAMES
+    # Now everything is there.
+    run(clip, '--video-format', suffix)
+    run(clip, '--frames', '--save', 'overlay', 'classes')
+    assert sum(predicted) == 2 * FRAMES
+
+
+def test_goes_on(run, clip, tmp_path, predicted):
+    """Frames that are done stay, those of other settings do not."""
+    out = tmp_path / 'out'
+    write = videos.write_classes
+
+    def failing(path, classes):
+        if path.name == '000003.png':
+            raise OSError('no space left')
+        write(path, classes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(videos, 'write_classes', failing)
+        assert 'no space left' in run(clip, code=1)
+    assert sum(predicted) == 4
+    assert 'overlay' not in os.listdir(out)
+    run(clip)
+    assert sum(predicted) == 4 + 2
+    assert names(out / 'finished') == ['clip.json']
+    assert len([*mmcv.VideoReader(str(out / 'overlay/clip.mp4'))]) == FRAMES
+    # A frame is lost.
+    (out / 'classes/clip/000001.png').unlink()
+    run(clip)
+    assert sum(predicted) == 6 + FRAMES
+    # An unfinished video, and now something else is to be saved.
+    (out / 'finished/clip.json').unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(videos, 'write_classes', failing)
+        run(clip, code=1)
+    before = sum(predicted)
+    run(clip, '--save', 'classes', 'color')
+    assert sum(predicted) == before + FRAMES
+
+
+def test_killed_while_a_video_is_written(run, trained, clip, tmp_path):
+    """No part of it takes its name."""
+    argv = [CONFIG, trained.checkpoint, clip, '--out', tmp_path / 'out']
+
+    def child():
+        # Threads of this process do not exist in its copy.
+        torch.set_num_threads(1)
+        draw = Products.overlay
+        left = [3]
+
+        def drawing(*args):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return draw(*args)
+
+        Products.overlay = drawing
+        infer.main([*map(str, argv), '--device', 'cpu'])
+
+    process = multiprocessing.get_context('fork').Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert names(tmp_path / 'out/overlay') == ['.clip.part.mp4']
+    run(clip)
+    assert names(tmp_path / 'out/overlay') == ['clip.mp4']
+    run(clip, out='whole')
+    for name in names(tmp_path / 'whole'):
+        one, other = (tmp_path / out / name for out in ('out', 'whole'))
+        if name.endswith('mp4'):
+            for frames in zip(
+                *(mmcv.VideoReader(str(p)) for p in (one, other))
+            ):
+                assert np.mean(cv2.absdiff(*frames)) < 1
+        else:
+            assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_damaged_videos(run, clip, frames, tmp_path):
+    whole = clip.read_bytes()
+    folder = tmp_path / 'videos'
+    (folder / 'none.mp4').write_bytes(b'no video')
+    (folder / 'cut.avi').write_bytes(whole[: len(whole) // 2])
+    error = run(folder, '--on-error', 'skip', code=1)
+    assert f'skipped: {folder / "none.mp4"}: cannot be opened' in error
+    assert f'skipped: {folder / "cut.avi"}: ' in error
+    assert f'its header promises {FRAMES}' in error
+    # What could be read is there.
+    shorter = len([*mmcv.VideoReader(str(folder / 'cut.avi'))])
+    assert 0 < shorter < FRAMES
+    assert len(names(tmp_path / 'out/classes/cut')) == shorter
+    overlay = mmcv.VideoReader(str(tmp_path / 'out/overlay/cut.mp4'))
+    assert overlay.frame_cnt == shorter
+    assert len(names(tmp_path / 'out/classes/day/clip')) == FRAMES
+
+
+def test_odd_sizes(run, frames, tmp_path):
+    path = tmp_path / 'odd.avi'
+    # FFmpeg's would cut it.
+    write_video(
+        path, [frame[:63, :127] for frame in frames], cv2.CAP_OPENCV_MJPEG
+    )
+    error = run(path, code=1)
+    assert '127x63 pixels' in error
+    assert '--frames' in error
+    run(path, '--frames')
+    found = Image.open(tmp_path / 'out/overlay/odd/000004.jpg')
+    assert found.size == (127, 63)
