@@ -10,6 +10,13 @@ from .version import __version__
 
 compat.prepare()
 
-from . import datasets, engine, models  # noqa: E402
+from . import datasets, engine, models, visualization  # noqa: E402
 
-__all__ = ['__version__', 'compat', 'datasets', 'engine', 'models']
+__all__ = [
+    '__version__',
+    'compat',
+    'datasets',
+    'engine',
+    'models',
+    'visualization',
+]

@@ -3,6 +3,7 @@ from .hooks import (
     InvalidLossHook,
     IterSeedHook,
     SafeCheckpointHook,
+    ScaleMapsVisualizationHook,
     SignalCheckpointHook,
 )
 from .loops import ResumableIterBasedTrainLoop
@@ -16,6 +17,7 @@ __all__ = [
     'ResumableIterBasedTrainLoop',
     'SafeCheckpointHook',
     'SafeResumeRunner',
+    'ScaleMapsVisualizationHook',
     'SignalCheckpointHook',
     'close_gloo',
 ]

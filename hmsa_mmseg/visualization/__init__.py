@@ -1,19 +1,25 @@
 from .counts import class_iou, make_record, scale_class_iou, scale_shares
+from .image_names import ImageNames, leaf_datasets
 from .pictures import draw_pictures
 from .records import (
     Record,
     read_record,
     read_records,
-    read_run,
     write_pictures,
     write_record,
-    write_run,
 )
+from .run_file import FOLDER, check_run, read_run, write_run
+from .scale_maps_visualizer import ScaleMapsVisualizer
 
 __all__ = [
+    'FOLDER',
+    'ImageNames',
     'Record',
+    'ScaleMapsVisualizer',
+    'check_run',
     'class_iou',
     'draw_pictures',
+    'leaf_datasets',
     'make_record',
     'read_record',
     'read_records',

@@ -2,7 +2,7 @@
 
 A run in a folder ``DIR`` has
 
-- ``DIR/scale_maps/run.json``, see :func:`write_run`;
+- ``DIR/scale_maps/run.json``, see :mod:`.run_file`;
 - ``DIR/scale_maps/<path>.json`` for each image, a :class:`Record`, where
   ``<path>`` is its path below the images of the data set, without suffix;
 - ``DIR/scale_maps/<path>/<picture>.png`` or ``.jpg``.
@@ -16,7 +16,6 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -27,9 +26,9 @@ import numpy as np
 
 from hmsa_mmseg.utils import atomic_file
 
-FOLDER = 'scale_maps'
-RUN_FILE = 'run.json'
-VERSION = 1
+from .json_files import read_json, write_json
+from .run_file import FOLDER, RUN_FILE
+
 #: Beginnings of the names of pictures of few flat colours, written as PNG.
 #: The others are photographs and smooth maps: several times smaller as JPEG.
 FLAT = ('prediction', 'ground_truth', 'scale_', 'winning_scale')
@@ -148,9 +147,8 @@ def write_record(root: str | os.PathLike, record: Record) -> Path:
                 'its place; images of one folder must differ by more than '
                 'their suffix'
             )
-    content = {'version': VERSION}
-    content.update((k, v) for k, v in asdict(record).items() if v is not None)
-    _write_json(path, content)
+    content = asdict(record)
+    write_json(path, {k: v for k, v in content.items() if v is not None})
     return path
 
 
@@ -161,7 +159,7 @@ def read_record(path: str | os.PathLike) -> Record:
         OSError: If it cannot be read.
         ValueError: If it is damaged or no such file; the message names it.
     """
-    content = _read_json(path)
+    content = read_json(path)
     required = {f.name for f in fields(Record)[:6]}
     known = {f.name for f in fields(Record)}
     if not required <= content.keys() <= known:
@@ -222,33 +220,6 @@ def read_records(root: str | os.PathLike) -> list[Record]:
     return records
 
 
-def write_run(root: str | os.PathLike, run: Mapping) -> None:
-    """Write ``run.json``.
-
-    Args:
-        root (str | os.PathLike): ``DIR``.
-        run (Mapping): Of plain types: ``config`` (name of its file),
-            ``checkpoint``, ``scales``, ``dataset`` (name of the class),
-            ``date``, and ``metrics``, ``{name: percent}``, when they are
-            known.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    path = Path(root, FOLDER, RUN_FILE)
-    _write_json(path, {'version': VERSION, **run})
-
-
-def read_run(root: str | os.PathLike) -> dict | None:
-    """Read ``run.json``, None if there is none.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
-    path = Path(root, FOLDER, RUN_FILE)
-    return _read_json(path) if path.exists() else None
-
-
 _PER_CLASS = ('class_pixels', 'intersect', 'predicted', 'labelled')
 _PER_SCALE = (
     'scale_intersect',
@@ -271,23 +242,3 @@ def _check_shape(
         raise ValueError(
             f'{path} is damaged: {name} has {found}, expected {shape}'
         )
-
-
-def _write_json(path: Path, content: Mapping) -> None:
-    text = json.dumps(content, allow_nan=False)
-    with atomic_file(path) as file:
-        file.write((text + '\n').encode())
-
-
-def _read_json(path: str | os.PathLike) -> dict:
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except ValueError as error:
-        raise ValueError(f'{path} is damaged: {error}') from error
-    version = content.pop('version', None) if type(content) is dict else None
-    if version != VERSION:
-        raise ValueError(
-            f'{path} was not written by this program: expected version '
-            f'{VERSION}, got {version!r}'
-        )
-    return content

@@ -44,7 +44,7 @@ default_hooks = dict(
         save_best='mIoU',  # train.py keeps the best and the last
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'),
+    visualization=dict(type='ScaleMapsVisualizationHook'),
 )
 # For runs of days: stop before a loss that is not finite does harm, resume
 # from the newest sound checkpoint, and end up where an uninterrupted run does.

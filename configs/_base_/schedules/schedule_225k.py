@@ -35,7 +35,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='SafeCheckpointHook', by_epoch=False, interval=11250),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'),
+    visualization=dict(type='ScaleMapsVisualizationHook'),
 )
 # For runs of days, as in schedule_200e.py.
 custom_hooks = [dict(type='InvalidLossHook'), dict(type='IterSeedHook')]

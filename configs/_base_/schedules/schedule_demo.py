@@ -32,6 +32,6 @@ default_hooks = dict(
         max_keep_ckpts=2,  # one is left if a kill spoils the other
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'),
+    visualization=dict(type='ScaleMapsVisualizationHook'),
 )
 randomness = dict(seed=0)

@@ -2,6 +2,7 @@ from .inference_preparation_hook import InferencePreparationHook
 from .invalid_loss_hook import InvalidLossHook
 from .iter_seed_hook import IterSeedHook
 from .safe_checkpoint_hook import SafeCheckpointHook
+from .scale_maps_visualization_hook import ScaleMapsVisualizationHook
 from .signal_checkpoint_hook import SignalCheckpointHook
 
 __all__ = [
@@ -9,5 +10,6 @@ __all__ = [
     'InvalidLossHook',
     'IterSeedHook',
     'SafeCheckpointHook',
+    'ScaleMapsVisualizationHook',
     'SignalCheckpointHook',
 ]

@@ -1,0 +1,175 @@
+"""One prediction of a model with the maps of its scales.
+
+Shape shorthand in this module:
+    K: output channels (classes), h, w: original size of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from mmseg.utils import SampleList
+from torch import Tensor, nn
+
+from hmsa_mmseg.models.fast.tiles import row_tiles
+from hmsa_mmseg.models.segmentors import (
+    AccumulatingTTAModel,
+    MultiScaleAttentionSegmentor,
+)
+
+_MEANS = ('scale_weights', 'scale_attn')
+_MAPS = (*_MEANS, 'scale_sem_seg')
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without DDP and the like around it."""
+    while is_model_wrapper(model):
+        model = model.module
+    return model
+
+
+def segmentor_of(model: nn.Module) -> nn.Module:
+    """The segmentor within wrappers and test-time augmentation."""
+    model = unwrapped(model)
+    while isinstance(model, BaseTTAModel):
+        model = unwrapped(model.module)
+    return model
+
+
+def has_scale_maps(segmentor: nn.Module) -> bool:
+    """Whether a segmentor can show what each of its scales says."""
+    return (
+        isinstance(segmentor, MultiScaleAttentionSegmentor)
+        and segmentor.test_cfg.get('memory_budget') is None
+    )
+
+
+def predict_with_maps(
+    model: nn.Module, predict: Callable, data: Mapping
+) -> SampleList:
+    """Predict, with all that can be drawn in the results.
+
+    ``test_cfg.scale_maps`` is on meanwhile. Where the model has no scales,
+    or a memory budget, only ``confidence`` is added. With test-time
+    augmentation, weights and attention are means over the views, classes of
+    single scales those of the first view, and ``confidence`` is of the
+    averaged probabilities. ``AccumulatingTTAModel`` keeps no view: there the
+    first one is predicted once more for its maps, and there is no
+    ``confidence``.
+
+    Args:
+        model (nn.Module): Of the runner.
+        predict (Callable): Its ``val_step`` or ``test_step``.
+        data (Mapping): A batch of the data loader.
+
+    Returns:
+        list[SegDataSample]: What ``predict`` returns.
+    """
+    outer, segmentor = unwrapped(model), segmentor_of(model)
+    is_accumulating = isinstance(outer, AccumulatingTTAModel)
+    with ExitStack() as stack:
+        if has_scale_maps(segmentor):
+            stack.enter_context(_scale_maps_on(segmentor))
+        if isinstance(outer, BaseTTAModel) and not is_accumulating:
+            stack.enter_context(_averaging(outer))
+        results = predict(data)
+        if is_accumulating and has_scale_maps(segmentor):
+            _add_first_view(outer, results, data)
+    if outer is segmentor:
+        for result in results:
+            if 'confidence' not in result and 'seg_logits' in result:
+                confidence = _confidence(result.seg_logits.data)
+                result.set_data(dict(confidence=PixelData(data=confidence)))
+    return results
+
+
+@contextmanager
+def _scale_maps_on(segmentor: nn.Module) -> Iterator[None]:
+    cfg = segmentor.test_cfg
+    # A copy: the model's config may be shared with the runner's.
+    segmentor.test_cfg = type(cfg)({**cfg, 'scale_maps': True})
+    try:
+        yield
+    finally:
+        segmentor.test_cfg = cfg
+
+
+@contextmanager
+def _averaging(model: BaseTTAModel) -> Iterator[None]:
+    """Let a model of mmseg average the maps of the views it merges."""
+    merge_preds = model.merge_preds
+
+    def merge(views_of_images: Sequence[SampleList]) -> SampleList:
+        # mmseg merges into one of the views.
+        maps = [_mean_maps(views) for views in views_of_images]
+        results = merge_preds(views_of_images)
+        for views, result, fields in zip(views_of_images, results, maps):
+            result.set_data(fields)
+            result.pop('confidence', None)
+            seg_logits = views[0].get('seg_logits')
+            if seg_logits is not None and len(seg_logits.data) > 1:
+                confidence = _mean_confidence(views, result)
+                result.set_data(dict(confidence=PixelData(data=confidence)))
+        return results
+
+    model.merge_preds = merge
+    try:
+        yield
+    finally:
+        del model.merge_preds
+
+
+def _mean_maps(views: SampleList) -> dict[str, PixelData]:
+    fields = {}
+    for name in _MEANS:
+        if name in views[0]:
+            maps = [view.get(name).data for view in views]
+            fields[name] = PixelData(data=torch.stack(maps).mean(dim=0))
+    if 'scale_sem_seg' in views[0]:
+        fields['scale_sem_seg'] = views[0].scale_sem_seg
+    return fields
+
+
+def _mean_confidence(views: SampleList, result: SegDataSample) -> Tensor:
+    """Mean probability of the class given, (1, h, w)."""
+    classes = result.pred_sem_seg.data.reshape(
+        1, *views[0].seg_logits.data.shape[1:]
+    )
+    total = torch.zeros_like(classes, dtype=torch.float32)
+    for view in views:
+        probabilities = view.seg_logits.data.softmax(dim=0)
+        total += probabilities.gather(0, classes.long())
+    return total / len(views)
+
+
+def _add_first_view(
+    model: AccumulatingTTAModel, results: SampleList, data: Mapping
+) -> None:
+    # New samples: those of the batch may be the results.
+    samples = [
+        SegDataSample(metainfo=sample.metainfo)
+        for sample in data['data_samples'][0]
+    ]
+    view = dict(inputs=data['inputs'][0], data_samples=samples)
+    for result, first in zip(results, model.module.test_step(view)):
+        fields = {name: first.get(name) for name in _MAPS if name in first}
+        result.set_data(fields)
+        result.set_metainfo(dict(scales=first.scales))
+
+
+def _confidence(seg_logits: Tensor) -> Tensor:
+    """Probability of the likelier class, (1, h, w), of mmseg's (K, h, w)."""
+    if len(seg_logits) == 1:
+        # These are probabilities already.
+        return torch.maximum(seg_logits, 1 - seg_logits)
+    channels, height, width = seg_logits.shape
+    confidence = seg_logits.new_empty(1, height, width)
+    row_bytes = channels * width * seg_logits.element_size()
+    for rows in row_tiles(height, row_bytes, seg_logits.device):
+        confidence[0, rows] = seg_logits[:, rows].softmax(dim=0).amax(dim=0)
+    return confidence

@@ -1,0 +1,66 @@
+"""Names of images: paths below the images of their data set."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+
+
+def leaf_datasets(dataset: object) -> Iterator[object]:
+    """Yield the data sets within ``ConcatDataset`` and other wrappers."""
+    if hasattr(dataset, 'datasets'):
+        for part in dataset.datasets:
+            yield from leaf_datasets(part)
+    elif hasattr(dataset, 'dataset'):
+        yield from leaf_datasets(dataset.dataset)
+    else:
+        yield dataset
+
+
+class ImageNames:
+    """Names that do not collide, whatever folders images lie in.
+
+    Args:
+        roots (Sequence[str]): Folders of images. Of several, names begin at
+            the folder that holds all of them.
+    """
+
+    def __init__(self, roots: Sequence[str]) -> None:
+        roots = sorted({_normalized(root) for root in roots if root})
+        try:
+            self.root = posixpath.commonpath(roots) if roots else ''
+        except ValueError:  # some are URLs, or on other drives
+            self.root = ''
+
+    @classmethod
+    def of_dataset(cls, dataset: object) -> ImageNames:
+        """Names of the images of a data set of mmseg, also a wrapped one."""
+        prefixes = [
+            getattr(leaf, 'data_prefix', None) or {}
+            for leaf in leaf_datasets(dataset)
+        ]
+        return cls([prefix.get('img_path') or '' for prefix in prefixes])
+
+    def __call__(self, path: str) -> str:
+        """Name an image.
+
+        Args:
+            path (str): Of its file.
+
+        Returns:
+            str: The path below the root, with ``/``; the whole path, without
+            the first ``/``, of an image that is not below it.
+        """
+        path = _normalized(path)
+        start = self.root.rstrip('/') + '/'
+        if self.root and path.startswith(start):
+            return path[len(start) :]
+        return path.replace('://', '/').replace(':', '').lstrip('/')
+
+
+def _normalized(path: str) -> str:
+    path = os.fspath(path)
+    if '://' in path:
+        return path
+    return os.path.abspath(path).replace(os.sep, '/')

@@ -1,0 +1,214 @@
+"""A visualizer of mmengine that shows what each scale says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import mmcv
+import numpy as np
+from mmengine.dist import master_only
+from mmengine.visualization import LocalVisBackend
+from mmseg.registry import VISUALIZERS
+from mmseg.structures import SegDataSample
+from mmseg.visualization import SegLocalVisualizer
+
+from .colours import as_palette
+from .counts import make_record
+from .pictures import draw_overlay, draw_pictures
+from .records import Record, write_pictures, write_record
+
+
+@VISUALIZERS.register_module()
+class ScaleMapsVisualizer(SegLocalVisualizer):
+    """Writes all pictures of a result, and counts for a report.
+
+    In the place of mmseg's visualizer, also for ``MMSegInferencer``, whose
+    overlays then have the labels of :mod:`.class_labels`.
+
+    Args:
+        name (str): As in mmengine. Defaults to 'visualizer'.
+        save_dir (str, optional): Likewise.
+        alpha (float): Part of the class colours in overlays, 0 to 1.
+            Defaults to 0.5.
+        **kwargs: As in mmseg's ``SegLocalVisualizer``.
+    """
+
+    def __init__(
+        self,
+        name: str = 'visualizer',
+        save_dir: str | None = None,
+        alpha: float = 0.5,
+        **kwargs,
+    ) -> None:
+        super().__init__(name, save_dir=save_dir, alpha=alpha, **kwargs)
+        self.save_dir = save_dir
+
+    def add_scale_maps(
+        self,
+        name: str,
+        image: np.ndarray,
+        data_sample: SegDataSample,
+        dataset_meta: Mapping[str, Sequence],
+        root: str | os.PathLike,
+        ignore_index: int = 255,
+        tag: str = 'test',
+        step: int = 0,
+        to_backends: bool = True,
+    ) -> Record:
+        """Draw a result, write its pictures and its record.
+
+        Files are written whichever process calls it. Back ends of mmengine,
+        such as TensorBoard or Weights & Biases, which keep one run each, take
+        pictures from the first process alone, as ``<tag>/<name>/<picture>``;
+        ``LocalVisBackend`` takes none, as it would only copy the files.
+
+        Args:
+            name (str): Path of the image below those of its data set.
+            image (ndarray): RGB, uint8 (H, W, 3).
+            data_sample (SegDataSample): Its result; see
+                :func:`draw_pictures`.
+            dataset_meta (Mapping): With ``classes`` and ``palette``.
+            root (str | os.PathLike): Folder of the run; see :mod:`.records`.
+            ignore_index (int): Of the labels. Defaults to 255.
+            tag (str): First part of names in back ends. Defaults to 'test'.
+            step (int): Of the training, for the back ends. Defaults to 0.
+            to_backends (bool): Whether they take it. Defaults to True.
+
+        Returns:
+            Record: What was written.
+
+        Raises:
+            OSError: If a file cannot be written.
+            ValueError: If the maps do not fit the image or each other.
+        """
+        classes = dataset_meta['classes']
+        palette = dataset_meta.get('palette')
+        pictures = draw_pictures(
+            image, data_sample, classes, palette, ignore_index, self.alpha
+        )
+        # The record last: where it is, the pictures are.
+        paths = write_pictures(root, name, pictures)
+        record = make_record(
+            name, data_sample, classes, palette, paths, ignore_index
+        )
+        write_record(root, record)
+        if to_backends:
+            stem = Path(name).with_suffix('').as_posix()
+            for key, picture in pictures.items():
+                self._add_to_backends(f'{tag}/{stem}/{key}', picture, step)
+        return record
+
+    @master_only
+    def show_datasample(
+        self,
+        name: str,
+        image: np.ndarray,
+        data_sample: SegDataSample,
+        wait_time: float = 0,
+    ) -> None:
+        """Show labels and prediction in a window, and write nothing.
+
+        Args:
+            name (str): Of the window.
+            image (ndarray): RGB, uint8 (H, W, 3).
+            data_sample (SegDataSample): Its result.
+            wait_time (float): Seconds it is shown. Defaults to 0, until a
+                key.
+        """
+        drawn = self._side_by_side(image, data_sample, True, True, True)
+        self.show(drawn, win_name=name, wait_time=wait_time)
+
+    @master_only
+    def _add_to_backends(
+        self, name: str, picture: np.ndarray, step: int
+    ) -> None:
+        for backend in self._vis_backends.values():
+            if not isinstance(backend, LocalVisBackend):
+                backend.add_image(name, picture, step)
+
+    @master_only
+    def add_datasample(
+        self,
+        name: str,
+        image: np.ndarray,
+        data_sample: SegDataSample | None = None,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+        show: bool = False,
+        wait_time: float = 0,
+        out_file: str | None = None,
+        step: int = 0,
+        with_labels: bool | None = True,
+    ) -> None:
+        """Draw labels and prediction side by side, as mmseg's visualizer.
+
+        Args:
+            name (str): Of the picture.
+            image (ndarray): RGB, uint8 (H, W, 3).
+            data_sample (SegDataSample, optional): Its result.
+            draw_gt (bool): Whether labels are drawn. Defaults to True.
+            draw_pred (bool): Whether the prediction is. Defaults to True.
+            show (bool): Whether a window shows it. Defaults to False.
+            wait_time (float): Seconds it does so. Defaults to 0, until a key.
+            out_file (str, optional): A file to write instead of the back
+                ends. Defaults to None.
+            step (int): For the back ends. Defaults to 0.
+            with_labels (bool): Whether names of classes are written.
+                Defaults to True.
+
+        Raises:
+            TypeError: If the result is a depth map.
+        """
+        keys = [] if data_sample is None else data_sample.keys()
+        if any('depth_map' in key for key in keys):
+            raise TypeError(
+                'ScaleMapsVisualizer draws no depth maps: use '
+                "visualizer=dict(type='SegLocalVisualizer')"
+            )
+        drawn = self._side_by_side(
+            image, data_sample, draw_gt, draw_pred, bool(with_labels)
+        )
+        self.set_image(drawn)
+        if show:
+            self.show(drawn, win_name=name, wait_time=wait_time)
+        if out_file is not None:
+            mmcv.imwrite(mmcv.rgb2bgr(drawn), out_file)
+        else:
+            self.add_image(name, drawn, step)
+
+    def _side_by_side(
+        self,
+        image: np.ndarray,
+        data_sample: SegDataSample | None,
+        draw_gt: bool,
+        draw_pred: bool,
+        with_labels: bool,
+    ) -> np.ndarray:
+        """Overlays of what is asked for and there; else the image."""
+        image = np.ascontiguousarray(image)
+        fields = [
+            field
+            for field, asked in (
+                ('gt_sem_seg', draw_gt),
+                ('pred_sem_seg', draw_pred),
+            )
+            if asked and data_sample is not None and field in data_sample
+        ]
+        if not fields:
+            return image
+        classes = self.dataset_meta['classes']
+        palette = as_palette(self.dataset_meta.get('palette'), len(classes))
+        overlays = [
+            draw_overlay(
+                image,
+                data_sample.get(field).cpu().numpy().data.squeeze(0),
+                classes,
+                palette,
+                self.alpha,
+                with_labels,
+            )
+            for field in fields
+        ]
+        return np.concatenate(overlays, axis=1)
