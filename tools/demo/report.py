@@ -4,8 +4,6 @@ Shape shorthand in this module:
     H, W: image size.
 """
 
-import base64
-import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +12,7 @@ import matplotlib
 import mmcv
 import numpy as np
 import torch
+from data_uris import data_uri
 from methods import (
     METHODS,
     MODELS,
@@ -197,10 +196,7 @@ def _contact_sheet(samples, keys, num_rows=2, margin=4, header=16):
 
 
 def _data_uri(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG', optimize=True)
-    text = base64.b64encode(buffer.getvalue()).decode()
-    return f'data:image/png;base64,{text}'
+    return data_uri(Image.fromarray(pixels), optimize=True)
 
 
 def _write_page(args, summary, samples, metainfo):
