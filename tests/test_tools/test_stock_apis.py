@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmseg.apis import MMSegInferencer, inference_model, init_model
+from mmseg.apis import inference_model, init_model
 from PIL import Image
 
 from hmsa_mmseg.__main__ import main
@@ -103,33 +103,3 @@ def test_inference_model_takes_files_arrays_and_batches(
     for result in batch:
         assert result.seg_logits.data.shape == (19, 64, 128)
     assert model.dataset_meta['classes'][0] == 'road'
-
-
-@pytest.mark.parametrize('from_weights_alone', [False, True])
-def test_inferencer(
-    config_file,
-    trained,
-    tmp_path,
-    val_images,
-    expected,
-    same_maps,
-    from_weights_alone,
-):
-    inferencer = MMSegInferencer(
-        model=None if from_weights_alone else str(config_file),
-        weights=str(trained.checkpoint),
-        device='cpu',
-    )
-    results = inferencer(
-        [str(image) for image in val_images],
-        batch_size=2,
-        out_dir=str(tmp_path),
-    )
-    assert same_maps(results['predictions'], expected) > 0.999
-    written = [
-        np.array(Image.open(file))
-        for file in sorted((tmp_path / 'pred').iterdir())
-    ]
-    assert same_maps(written, results['predictions']) == 1
-    drawn = sorted(file.name for file in (tmp_path / 'vis').iterdir())
-    assert drawn == [image.name for image in val_images]
