@@ -1,6 +1,7 @@
 from .checks import FileChecksMixin
 from .cityscapes import HMSACityscapesDataset
 from .class_uniform_dataset import ClassUniformDataset
+from .folder import HMSAFolderDataset
 from .mapillary import HMSAMapillaryDataset
 from .samplers import ClassUniformSampler
 from .transforms import (
@@ -19,6 +20,7 @@ __all__ = [
     'FileChecksMixin',
     'HMSACityscapesDataset',
     'HMSAColorJitter',
+    'HMSAFolderDataset',
     'HMSAMapillaryDataset',
     'LoadSegLabels',
     'RandomGaussianBlur',
