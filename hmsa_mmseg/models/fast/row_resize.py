@@ -34,10 +34,19 @@ def source_rows(
     """
     if height == out_height:
         return rows
-    ends = torch.tensor([rows.start, rows.stop - 1])
+    return slice(
+        *_source_ends(rows.start, rows.stop, height, out_height, align_corners)
+    )
+
+
+@lru_cache(maxsize=4096)  # a GPU is through with a tile in the same time
+def _source_ends(
+    start: int, stop: int, height: int, out_height: int, align_corners: bool
+) -> tuple[int, int]:
+    ends = torch.tensor([start, stop - 1], device='cpu')
     lower, upper, _ = bilinear_taps(ends, height, out_height, align_corners)
     # One more at each end: float32 and float64 may round to different rows.
-    return slice(max(int(lower[0]) - 1, 0), min(int(upper[1]) + 2, height))
+    return max(int(lower[0]) - 1, 0), min(int(upper[1]) + 2, height)
 
 
 def resize_rows(

@@ -16,9 +16,9 @@ import torch
 _Tile = TypeVar('_Tile')
 
 #: Bytes of the logits in a tile of rows, by the kind of device; all that is
-#: made of it in training is some ten times that. That of CUDA has not been
-#: measured.
-TILE_BYTES = {'cpu': 2 << 20, 'cuda': 16 << 20}
+#: made of it in training is some ten times that. On a GPU each tile costs the
+#: start of more than a hundred kernels.
+TILE_BYTES = {'cpu': 2 << 20, 'cuda': 64 << 20}
 _limit: ContextVar[int | None] = ContextVar('tile_limit', default=None)
 # The kind of device that a pass on `meta` is a rehearsal for.
 _rehearsed: ContextVar[str | None] = ContextVar('rehearsed', default=None)

@@ -68,7 +68,13 @@ class _SoftplusSum:
         self.num_factors += len(logits)
         terms = self.scratch[: len(logits)]
         torch.sub(self.one, probs, out=terms)
-        for plane in torch.maximum(terms, probs, out=terms):
+        torch.maximum(terms, probs, out=terms)
+        if terms.device.type != 'cpu':
+            # One kernel, not one for each class.
+            self.product *= terms.prod(dim=0)
+            self.sum += torch.clamp_min(logits, 0, out=terms).sum(dim=0)
+            return
+        for plane in terms:
             self.product *= plane
         for plane in torch.clamp_min(logits, 0, out=terms):
             self.sum += plane
