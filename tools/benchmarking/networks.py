@@ -105,11 +105,9 @@ def build_stock(cfg: Config, device: str = 'cpu', **kwargs) -> nn.Module:
         cfg.model.backbone.type = 'HRNet'
     model = build(cfg, device, **kwargs)
     if device != 'meta':
-        names = {ours_key(name): name for name in model.state_dict()}
-        ours = random_state(
-            {ours: model.state_dict()[name] for ours, name in names.items()}
-        )
-        model.load_state_dict({name: ours[key] for key, name in names.items()})
+        state = model.state_dict()
+        ours = random_state({ours_key(name): x for name, x in state.items()})
+        model.load_state_dict({name: ours[ours_key(name)] for name in state})
     return model
 
 

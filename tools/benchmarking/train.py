@@ -43,14 +43,15 @@ def _gradients(
     name: str, cfg: Any, options: Options
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss and gradients of a step in float64, without dropout."""
+    device = options.device
     network, loss = network_and_loss(
-        name, cfg, CHECK_SIZE, options, dtype=torch.float64
+        name, cfg, CHECK_SIZE, options, device, torch.float64
     )
     for module in network.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    label = labels(2, CHECK_SIZE, num_classes(cfg), 12)
-    value = loss(images(2, CHECK_SIZE).double(), label)
+    label = labels(2, CHECK_SIZE, num_classes(cfg), 12).to(device)
+    value = loss(images(2, CHECK_SIZE, device).double(), label)
     value.backward()
     grads = {
         key: param.grad
