@@ -196,4 +196,7 @@ def test_measure_on_a_gpu():
     single, explicit, hierarchical = (models[k]['cuda_mb'] for k in TRAINED)
     # Blocks are rounded up and kernels take workspace.
     assert single > 0.9 * models['single']['live_mb']
-    assert single < hierarchical < explicit
+    # What is counted has plain losses of whole logits; here, where they are
+    # made in tiles, two scales may take no more than mmseg's one.
+    assert hierarchical < 1.1 * models['hierarchical']['live_mb']
+    assert hierarchical < explicit

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / 'tools' / 'gpu_check.sh'
-SUITES = ['recipes', 'inference', 'train', 'tta', 'fusion', 'loss', 'rmi']
+SUITES = ['recipes', 'inference', 'train', 'rmi', 'loss', 'fusion', 'tta']
 # Says whether there is CUDA, writes down its arguments, fails where told to.
 PYTHON = """#!/usr/bin/env bash
 if [ "$1" = -c ]; then
