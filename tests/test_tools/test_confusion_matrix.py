@@ -1,0 +1,263 @@
+"""Confusion is counted right, for any number of classes, and shown."""
+
+import csv
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.structures import PixelData
+from mmseg.evaluation import IoUMetric
+from mmseg.registry import DATASETS
+from mmseg.structures import SegDataSample
+from PIL import Image
+
+from hmsa_mmseg.analysis.confusion_matrix import count_confusion, normalised
+from hmsa_mmseg.analysis.confusion_plot import draw_confusion
+
+TOOL = 'analysis_tools/confusion_matrix.py'
+CLASSES = tuple(f'class {i}' for i in range(19))
+NAMES = ('b', 'a', 'c')
+SIZE = (12, 20)
+
+
+BOTH = pytest.mark.parametrize(
+    'case', [False, True], ids=['plain', 'reduce_zero_label'], indirect=True
+)
+
+
+@pytest.fixture
+def tool(load_tool, monkeypatch):
+    tool = load_tool(TOOL)
+    monkeypatch.setattr(tool, 'DPI', 30)
+    return tool
+
+
+@pytest.fixture
+def case(request, tmp_path):
+    """A data set, and predictions as IoUMetric writes and scores them."""
+    reduces = getattr(request, 'param', False)
+    rng = np.random.default_rng(0)
+    maps = tmp_path / 'maps'
+    metric = IoUMetric(output_dir=str(maps))
+    metric.dataset_meta = dict(classes=CLASSES)
+    pixels = Counter()
+    for name in NAMES:
+        # All classes but 7, which is neither there nor predicted.
+        label = rng.integers(0, 18, SIZE)
+        label += label >= 7
+        prediction = np.where(rng.random(SIZE) < 0.5, label, label[::-1])
+        label[:2] = 255
+        for t, p in zip(label.flat, prediction.flat):
+            if t != 255:
+                pixels[int(t), int(p)] += 1
+        file = label
+        if reduces:
+            file = np.where(label == 255, 0, label + 1)
+        for folder, array in (('images', label), ('labels', file)):
+            path = tmp_path / folder / f'{name}.png'
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(path)
+        sample = SegDataSample(
+            gt_sem_seg=PixelData(data=torch.from_numpy(label)[None]),
+            pred_sem_seg=PixelData(data=torch.from_numpy(prediction)[None]),
+            metainfo=dict(
+                img_path=f'images/{name}.png', reduce_zero_label=reduces
+            ),
+        )
+        data = {**sample.to_dict(), **sample.metainfo}
+        metric.process({}, [data])
+    # An order other than that of the names, as that of a list of images.
+    (tmp_path / 'list.txt').write_text('\n'.join(NAMES))
+    dataset = dict(
+        type='BaseSegDataset',
+        metainfo=dict(classes=CLASSES),
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path='images', seg_map_path='labels'),
+        ann_file='list.txt',
+        img_suffix='.png',
+        reduce_zero_label=reduces,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', reduce_zero_label=reduces),
+            dict(type='PackSegInputs'),
+        ],
+    )
+    config = tmp_path / 'config.py'
+    Config(dict(test_dataloader=dict(dataset=dataset))).dump(config)
+    expected = np.zeros((19, 19), np.int64)
+    for (t, p), count in pixels.items():
+        expected[t, p] = count
+    scored = metric.total_area_to_metrics(
+        *(sum(parts) for parts in zip(*metric.results))
+    )
+    return SimpleNamespace(
+        dataset=dataset,
+        config=config,
+        maps=maps,
+        out=tmp_path / 'out',
+        expected=expected,
+        scored=scored,
+        args=[str(config), str(maps), str(tmp_path / 'out')],
+    )
+
+
+@BOTH
+def test_stock_miscounts(case, run_stock):
+    """With 8 bits, 19 classes, and maps in the order of their names."""
+    count = run_stock(TOOL, name='stock')['calculate_confusion_matrix']
+    dataset = DATASETS.build(case.dataset)
+    # It looks at the class of the data set, not at its settings.
+    dataset.METAINFO = dataset.metainfo
+    results = [np.array(Image.open(case.maps / f'{n}.png')) for n in NAMES]
+    with np.errstate(over='ignore'):
+        try:
+            found = count(dataset, results)
+        except ValueError:  # more than 19 * 19 counters
+            found = None
+    assert found is None or not np.array_equal(found, case.expected), (
+        f"mmseg's {TOOL} works again: tools/{TOOL} and its tests can go, and "
+        'its row in docs/tools.md changes'
+    )
+
+
+@BOTH
+def test_counts_and_scores(case, tool, capsys):
+    assert tool.main(case.args) == 0
+    with (case.out / 'confusion_matrix.csv').open() as file:
+        header, *rows = csv.reader(file)
+    assert header[1:] == [row[0] for row in rows] == list(CLASSES)
+    counts = np.array([row[1:] for row in rows]).astype(int)
+    np.testing.assert_array_equal(counts, case.expected)
+
+    found = json.loads((case.out / 'confusion_matrix.json').read_text())
+    assert found['pixels'] == case.expected.tolist()
+    for name in ('IoU', 'Acc'):
+        expected = 100 * case.scored[name]
+        assert np.isnan(expected[7])
+        assert found[name][7] is None
+        values = np.array(found[name], float)
+        np.testing.assert_allclose(values, expected, atol=1e-3)
+        mean = np.nanmean(expected)
+        assert found[f'm{name}'] == pytest.approx(mean, abs=1e-3)
+    expected = 100 * float(case.scored['aAcc'])
+    assert found['aAcc'] == pytest.approx(expected, abs=1e-3)
+    said = capsys.readouterr().out
+    assert f'mIoU: {np.nanmean(100 * case.scored["IoU"]):.2f}' in said
+    # The most frequent mistake, by its share of the class that is there.
+    share = case.expected / np.maximum(case.expected.sum(1), 1)[:, None]
+    np.fill_diagonal(share, 0)
+    t = np.unravel_index(share.argmax(), share.shape)[0]
+    assert f'{100 * share.max():.1f}% of class {t} is taken for class' in said
+    with Image.open(case.out / 'confusion_matrix.png') as picture:
+        assert min(picture.size) > 300
+
+
+def test_maps_are_matched_by_name(case, tool, capsys):
+    """A map that is missing is named, as is one of no image."""
+    (case.maps / 'b.png').rename(case.maps / 'd.png')
+    assert tool.main(case.args) == 1
+    said = capsys.readouterr().err
+    assert '1 are missing: b.png' in said
+    assert '1 belong to no image: d.png' in said
+    assert not case.out.exists()
+
+
+def test_maps_that_do_not_fit(case, tool, capsys):
+    path = case.maps / 'a.png'
+    pixels = np.array(Image.open(path))
+
+    def said(array):
+        Image.fromarray(array).save(path)
+        assert tool.main(case.args) == 1
+        return capsys.readouterr().err
+
+    assert f'{path}: the prediction is 12 x 10, its' in said(pixels[:, ::2])
+    pixels[5, 5] = 33
+    text = f'{path}: the prediction holds 33; expected classes from 0'
+    assert text in said(pixels)
+    text = 'expected a map of classes, one channel, got RGB'
+    assert text in said(np.stack([pixels] * 3, axis=-1))
+
+
+def test_images_of_one_name(case, tool, capsys):
+    cfg = Config.fromfile(case.config)
+    dataset = cfg.test_dataloader.dataset
+    cfg.test_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[dataset, dataset]
+    )
+    cfg.dump(case.config)
+    assert tool.main(case.args) == 1
+    assert 'share a file name' in capsys.readouterr().err
+
+
+def test_a_wrapped_data_set_and_its_ignore_index(case, tool):
+    cfg = Config.fromfile(case.config)
+    cfg.test_dataloader.dataset.ignore_index = 3
+    cfg.test_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[cfg.test_dataloader.dataset]
+    )
+    cfg.dump(case.config)
+    # 255 is no class then.
+    assert tool.main(case.args) == 1
+
+
+def test_count_confusion():
+    label = np.array([[0, 1, 9, 64]], np.uint8)
+    prediction = np.array([[1, 1, 200, 63]], np.uint8)
+    found = count_confusion(label, prediction, 65, ignore_index=9)
+    assert found.sum() == 3
+    assert found[0, 1] == found[1, 1] == found[64, 63] == 1
+    with pytest.raises(ValueError, match=r'label holds 9; .*from 0 to 4'):
+        count_confusion(label[:, :3], prediction[:, :3], 5, ignore_index=255)
+
+
+def test_normalised():
+    matrix = np.array([[3, 1], [0, 0]])
+    assert normalised(matrix, 'none') is matrix
+    rows = normalised(matrix, 'rows')
+    np.testing.assert_array_equal(rows, [[75, 25], [np.nan, np.nan]])
+    columns = normalised(matrix, 'columns')
+    np.testing.assert_array_equal(columns, [[100, 100], [0, 0]])
+
+
+@pytest.mark.parametrize('by', ['rows', 'columns', 'none'])
+def test_picture_of_few_classes_has_numbers(by):
+    matrix = np.array([[1234, 6, 0], [1, 40, 9], [0, 0, 0]])
+    shown = normalised(matrix, by)
+    figure = draw_confusion(shown, list('abc'), by, 'Title', 'viridis')
+    axes = figure.axes[0]
+    assert axes.get_title() == 'Title'
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == list('abc')
+    texts = {
+        (round(text.get_position()[1]), round(text.get_position()[0])): (
+            text.get_text()
+        )
+        for text in axes.texts
+    }
+    expected = dict(
+        rows={(0, 0): '99.5', (0, 1): '0.5', (1, 0): '2.0', (1, 1): '80.0'},
+        columns={(0, 0): '99.9', (0, 1): '13.0', (1, 0): '0.1'},
+        none={(0, 0): '1.23k', (0, 1): '6.0', (1, 1): '40.0'},
+    )[by]
+    assert expected.items() <= texts.items()
+    assert len(texts) == 5
+
+
+def test_picture_of_many_classes_is_readable():
+    labels = [f'class {i}' for i in range(65)]
+    figure = draw_confusion(np.eye(65), labels, 'rows', '', 'cividis')
+    axes = figure.axes[0]
+    assert not axes.texts
+    figure.draw_without_rendering()
+    boxes = [
+        label.get_window_extent() for label in axes.get_yticklabels(minor=0)
+    ]
+    boxes.sort(key=lambda box: box.y0)
+    # No name lies over the next one.
+    assert all(one.y1 <= two.y0 for one, two in zip(boxes, boxes[1:]))
+    with pytest.raises(ValueError, match="'jett' is no colour map"):
+        draw_confusion(np.eye(2), ['a', 'b'], 'rows', '', 'jett')
