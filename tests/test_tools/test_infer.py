@@ -190,7 +190,7 @@ model = dict(type='EncoderDecoder', decode_head=dict(_delete_=True, **head),
     run(images[0], '--save', *saves, **stock)
     assert len(np.unique(read(tmp_path / 'out/classes/1.png'))) > 1
     # A bar and its numbers are below the picture.
-    height, width, _ = read(tmp_path / 'out/confidence/1.png').shape
+    height, width, _ = read(tmp_path / 'out/confidence/1.jpg').shape
     assert (height >= 64, width) == (True, 128)
     run(images[0], '--flip', out='flip', **stock)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from hmsa_mmseg.visualization import FOLDER as RECORDS
+from hmsa_mmseg.visualization.records import FLAT
+
 #: Folder of what is known of finished images, see :mod:`.finished`.
 FINISHED = 'finished'
 #: File of the settings of the run, see :mod:`.settings`.
 SETTINGS = 'infer.json'
 _FOLDERS = (
     *('classes', 'color', 'overlay', 'confidence', 'winning_scale'),
-    *('scale_maps', FINISHED),
+    *(RECORDS, FINISHED),
 )
 
 
@@ -22,8 +25,13 @@ def is_result_folder(name: str) -> bool:
 
 
 def file_of(key: str, name: str) -> str:
-    """Path of a picture of an image, relative to ``--out``."""
-    return f'{key}/{name}.{"jpg" if key == "overlay" else "png"}'
+    """Path of a picture of an image, relative to ``--out``.
+
+    Classes are whole numbers, which JPEG would change; other pictures are of
+    the formats that records of images have them in.
+    """
+    is_flat = key.startswith(('classes', 'color', *FLAT))
+    return f'{key}/{name}.{"png" if is_flat else "jpg"}'
 
 
 def part_of(path: Path) -> Path:

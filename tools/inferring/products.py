@@ -16,13 +16,14 @@ from PIL import Image
 
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.visualization import (
+    FOLDER,
     make_record,
     write_pictures,
     write_record,
 )
 from hmsa_mmseg.visualization.colours import as_palette
 from hmsa_mmseg.visualization.pictures import draw_overlay, draw_pictures
-from hmsa_mmseg.visualization.records import FOLDER, stem_of
+from hmsa_mmseg.visualization.records import JPEG_QUALITY, stem_of
 
 from .layout import file_of, part_of
 
@@ -45,8 +46,6 @@ DEFAULT_SAVES = ('overlay', 'classes')
 OF_SCALES = ('attention', 'weights', 'scales', 'winning')
 #: Those that need logits.
 OF_LOGITS = ('confidence', 'report')
-# Photographs: a tenth of a PNG file's size, at a quality that shows no loss.
-_JPEG_QUALITY = 95
 _MAX_PALETTE = 256
 
 
@@ -200,7 +199,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 def _save(picture: Image.Image, path: Path) -> None:
     with atomic_file(path, part=part_of(path)) as file:
         if path.suffix == '.jpg':
-            picture.save(file, format='JPEG', quality=_JPEG_QUALITY)
+            picture.save(file, format='JPEG', quality=JPEG_QUALITY)
         else:
             picture.save(file, format='PNG')
 

@@ -116,6 +116,7 @@ def _describe(
         dict(
             config=os.path.basename(args.config),
             checkpoint=os.path.abspath(args.checkpoint),
+            model=type(predictor.model).__name__,
             scales=predictor.scales,
             dataset=getattr(dataset, '__name__', dataset),
             date=datetime.datetime.now().isoformat(' ', 'seconds'),
