@@ -133,7 +133,10 @@ def find_place(
     # Beyond the picture there is no room either.
     grid = np.pad((regions == region).astype('u1'), 1)
     distance = cv2.distanceTransform(grid, cv2.DIST_C, 3)
-    row, col = np.unravel_index(distance.argmax(), grid.shape)
+    # Of places that are as good, the one in their middle.
+    best = np.argwhere(distance == distance.max())
+    offsets = np.square(best - best.mean(axis=0)).sum(axis=1)
+    row, col = best[offsets.argmin()]
     room = (2 * distance[row, col] - 1) * step_y
     x, y = first_x + (col - 1) * step_x, first_y + (row - 1) * step_y
     return int(x), int(y), float(room)
@@ -161,6 +164,8 @@ def draw_class_labels(
     text = Text.for_image(classes.shape)
     height, width = classes.shape
     for index, name in enumerate(names):
+        if not name:
+            continue
         text_width, text_height = text.size(name)
         found = find_place(classes, index, max(1.0, text_width / text_height))
         if found is None or found[2] < MIN_ROOM * text_height:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 
 def leaf_datasets(dataset: object) -> Iterator[object]:
@@ -28,10 +29,11 @@ class ImageNames:
 
     def __init__(self, roots: Sequence[str]) -> None:
         roots = sorted({_normalized(root) for root in roots if root})
-        try:
-            self.root = posixpath.commonpath(roots) if roots else ''
-        except ValueError:  # some are URLs, or on other drives
-            self.root = ''
+        self.root = roots[0] if len(roots) == 1 else ''
+        # Of URLs and paths, or of drives, no folder holds all.
+        if len(roots) > 1 and not any('://' in root for root in roots):
+            with suppress(ValueError):
+                self.root = posixpath.commonpath(roots)
 
     @classmethod
     def of_dataset(cls, dataset: object) -> ImageNames:
