@@ -1,3 +1,14 @@
 from .configs import config_root, families, find_config, list_configs
+from .conversion import Conversion, convert, to_multi_scale
+from .refusals import NotConvertible
 
-__all__ = ['config_root', 'families', 'find_config', 'list_configs']
+__all__ = [
+    'Conversion',
+    'NotConvertible',
+    'config_root',
+    'convert',
+    'families',
+    'find_config',
+    'list_configs',
+    'to_multi_scale',
+]

@@ -1,0 +1,224 @@
+"""Changes to a converted config that a user asks for, all in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from .refusals import NotConvertible
+
+# Their losses read outputs that they and their backbones give in training
+# mode alone; what is frozen is not in it.
+NO_FROZEN_LOSS = ('DDRHead', 'PIDHead')
+# As configs/hmsa/hmsa_hr48_ocr_4xb2-attn-only-40k_*.py; not tuned.
+ATTENTION_SHARE = 4
+
+
+def set_num_classes(
+    cfg: Config, num_classes: int, changes: dict[str, str]
+) -> None:
+    """Set the number of classes of all heads that have the model's.
+
+    Others stay, such as the two of STDC's boundaries. Weights of classes in
+    losses, which are the zoo's data set's, are left out.
+
+    Args:
+        cfg (Config): A converted config.
+        num_classes (int): Of the data set.
+        changes (dict[str, str]): Where to note what was changed.
+
+    Raises:
+        ValueError: If there is no such number.
+    """
+    if num_classes < 2:
+        raise ValueError(f'num_classes must be 2 or more, got {num_classes}')
+    old = _num_classes(cfg.model.decode_head)
+
+    def visit(value: Any, key: str) -> None:
+        if isinstance(value, (list, tuple)):
+            for i, item in enumerate(value):
+                visit(item, f'{key}.{i}')
+        if not isinstance(value, Mapping):
+            return
+        if value.get('num_classes') == old:
+            value['num_classes'] = num_classes
+        if isinstance(value.get('class_weight'), (list, tuple)):
+            count = len(value.pop('class_weight'))
+            changes[f'{key}.class_weight'] = (
+                f'the weights of {count} classes were left out'
+            )
+        for name in list(value):
+            visit(value[name], f'{key}.{name}')
+
+    for name in ('decode_head', 'auxiliary_head'):
+        if cfg.model.get(name):
+            visit(cfg.model[name], f'model.{name}')
+    changes['model.decode_head.seg_head.num_classes'] = f'was {old}'
+
+
+def set_data_root(cfg: Config, root: str, changes: dict[str, str]) -> None:
+    """Set the folder of the data where it is the config's ``data_root``.
+
+    Args:
+        cfg (Config): A converted config.
+        root (str): The folder.
+        changes (dict[str, str]): Where to note what was changed.
+
+    Raises:
+        ValueError: If the config's datasets have several folders.
+    """
+    old = cfg.get('data_root')
+    found: list[dict] = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, Mapping):
+            if 'data_root' in value:
+                found.append(value)
+            value = list(value.values())
+        if isinstance(value, (list, tuple)):
+            for item in value:
+                visit(item)
+
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        visit(cfg.get(name))
+    roots = sorted({str(one['data_root']) for one in found})
+    if len(roots) != 1:
+        raise ValueError(
+            f'the datasets of this config have the folders {roots}; expected '
+            'one data_root, set them in the written config'
+        )
+    for one in found:
+        one['data_root'] = root
+    cfg.data_root = root
+    changes['train_dataloader.dataset.data_root'] = f'was {roots[0]}'
+    changes['data_root'] = f'was {old}'
+
+
+def set_checkpoint(
+    cfg: Config, checkpoint: str, changes: dict[str, str]
+) -> None:
+    """Start from the weights of a trained model; load no others before.
+
+    Args:
+        cfg (Config): A converted config.
+        checkpoint (str): A file or address.
+        changes (dict[str, str]): Where to note what was changed.
+    """
+    cfg.load_from = checkpoint
+    changes['load_from'] = (
+        'all weights but those of the attention branch, which is new'
+    )
+    if cfg.model.get('pretrained') is not None:
+        cfg.model.pretrained = None
+        changes['model.pretrained'] = 'load_from has these weights'
+    _drop_pretrained(cfg.model, 'model', changes)
+
+
+def _drop_pretrained(value: Any, key: str, changes: dict[str, str]) -> None:
+    """Leave out what mmengine would load before ``load_from``."""
+    if isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _drop_pretrained(item, f'{key}.{i}', changes)
+    if not isinstance(value, Mapping):
+        return
+    init_cfg = value.get('init_cfg')
+    if isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained':
+        del value['init_cfg']
+        changes[f'{key}.init_cfg'] = 'left out, load_from has these weights'
+    for name in list(value):
+        _drop_pretrained(value[name], f'{key}.{name}', changes)
+
+
+def train_attention_only(cfg: Config, changes: dict[str, str]) -> None:
+    """Train the attention branch alone, in a quarter of the iterations.
+
+    Args:
+        cfg (Config): A converted config, with ``load_from``.
+        changes (dict[str, str]): Where to note what was changed.
+
+    Raises:
+        NotConvertible: If the losses need parts that would be frozen.
+        ValueError: If the config has no schedule.
+    """
+    head = cfg.model.decode_head.seg_head
+    for one in head if isinstance(head, list) else [head]:
+        if one.type in NO_FROZEN_LOSS:
+            raise NotConvertible(
+                f'{one.type} cannot be frozen: its loss reads outputs that '
+                'it gives in training mode alone; convert it to be trained '
+                'as a whole'
+            )
+    cfg.model.train_cfg.attention_only = True
+    changes['model.train_cfg'] = (
+        'backbone, heads and statistics stay as they are'
+    )
+    old, new = _shorten(cfg)
+    changes['train_cfg'] = (
+        f'a quarter of {old}, with the learning rate of the whole; neither '
+        'has been tuned'
+    )
+    hook = cfg.default_hooks.checkpoint
+    for holder, name in ((cfg.train_cfg, 'val_interval'), (hook, 'interval')):
+        value = holder.get(name)
+        if isinstance(value, int) and value > 0:
+            holder[name] = max(value // ATTENTION_SHARE, 1)
+    schedulers = cfg.get('param_scheduler') or []
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    for i, scheduler in enumerate(schedulers):
+        _shorten_scheduler(scheduler, old, new, i)
+
+
+def training_length(cfg: Config) -> tuple[str, int] | None:
+    """Name and value of the setting that ends a training, if there is one."""
+    for name in ('max_iters', 'max_epochs'):
+        value = (cfg.get('train_cfg') or {}).get(name)
+        if isinstance(value, int):
+            return name, value
+    return None
+
+
+def _shorten(cfg: Config) -> tuple[int, int]:
+    found = training_length(cfg)
+    if found is None:
+        raise ValueError(
+            f'train_cfg={cfg.get("train_cfg")!r}: expected max_iters or '
+            'max_epochs to shorten for --attention-only'
+        )
+    name, old = found
+    new = max(old // ATTENTION_SHARE, 1)
+    cfg.train_cfg[name] = new
+    return old, new
+
+
+def _shorten_scheduler(
+    scheduler: ConfigDict, old: int, new: int, index: int
+) -> None:
+    """End with the training; a warm-up keeps its length."""
+    begin = scheduler.get('begin', 0)
+    if begin >= new:
+        raise ValueError(
+            f'param_scheduler.{index}.begin={begin} is beyond the {new} '
+            'iterations or epochs of --attention-only; shorten the schedule '
+            'in the zoo config first'
+        )
+    for name in ('end', 'T_max'):
+        value = scheduler.get(name)
+        if isinstance(value, int) and value > new:
+            whole = old if name == 'end' else old - begin
+            share = new if name == 'end' else new - begin
+            scheduler[name] = round(value * share / whole)
+    if 'milestones' in scheduler:
+        scheduler['milestones'] = [
+            max(round(one * new / old), 1) for one in scheduler['milestones']
+        ]
+
+
+def _num_classes(head: Mapping) -> int:
+    """The number of classes of a multi-scale head's config."""
+    seg_head = head['seg_head']
+    if isinstance(seg_head, Sequence):
+        seg_head = seg_head[-1]
+    seg_head = seg_head.get('kernel_generate_head', seg_head)
+    return seg_head['num_classes']

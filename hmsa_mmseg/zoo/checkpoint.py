@@ -1,0 +1,167 @@
+"""Whether a checkpoint holds all that a converted model does not learn."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import NamedTuple
+
+from mmengine.config import Config
+from mmengine.fileio import get_local_path
+from mmengine.utils import import_modules_from_strings
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from hmsa_mmseg.utils import safe_load
+
+# Of keys named in an error.
+_MOST = 5
+
+
+class CheckpointReport(NamedTuple):
+    """What a checkpoint gives to a model.
+
+    Attributes:
+        used (list[str]): Its keys, all of which the model takes.
+        new (list[str]): Weights of the model that it has not: those of the
+            attention branch.
+        other_classes (list[str]): Keys of classifiers with another number
+            of classes, which are not used.
+        num_values (int): Numbers in the weights used.
+    """
+
+    used: list[str]
+    new: list[str]
+    other_classes: list[str]
+    num_values: int
+
+
+def check_checkpoint(
+    cfg: Config, checkpoint: str | os.PathLike
+) -> CheckpointReport:
+    """Load a checkpoint into the model of a converted config.
+
+    Args:
+        cfg (Config): The converted config.
+        checkpoint (str | os.PathLike): A file or an address, of mmseg's own
+            model.
+
+    Returns:
+        CheckpointReport: What was used.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is damaged, could run code, or its weights are not
+            those of the model, naming the keys.
+    """
+    if cfg.get('custom_imports'):
+        import_modules_from_strings(**cfg.custom_imports)
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    state = _read(checkpoint)
+    other_classes = _take_other_classes(model, state)
+    found = {key: state[key].numel() for key in state}
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    # Weights of other sizes, or of another number of classes.
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f'{checkpoint} does not fit the model: '
+            f'{" ".join(str(error).split())[:1000]}'
+        ) from error
+    learned = _attention_keys(model)
+    reinit = _classifier_keys(model) if _reinits(model) else set()
+    lacking = [
+        key
+        for key in missing
+        if key not in learned
+        and key not in other_classes
+        and key not in reinit
+        # Older versions of torch did not save it.
+        and not key.endswith('num_batches_tracked')
+    ]
+    problems = []
+    if lacking:
+        problems.append(f'lacks {_some(lacking)}')
+    if unexpected:
+        problems.append(f'holds {_some(unexpected)}, which the model has not')
+    if problems:
+        raise ValueError(
+            f'{checkpoint} is not of this architecture: it '
+            f'{" and ".join(problems)}; expected a checkpoint of the zoo '
+            'config that is converted'
+        )
+    return CheckpointReport(
+        used=sorted(found),
+        new=sorted(learned & set(missing)),
+        other_classes=sorted({*other_classes, *(reinit & set(missing))}),
+        num_values=sum(found.values()),
+    )
+
+
+def _read(checkpoint: str | os.PathLike) -> dict[str, Tensor]:
+    with get_local_path(os.fspath(checkpoint)) as path:
+        loaded = safe_load(path)
+    loaded = loaded if isinstance(loaded, dict) else {}
+    state = loaded.get('state_dict', loaded)
+    is_state = isinstance(state, dict) and state
+    if not is_state or not all(isinstance(x, Tensor) for x in state.values()):
+        raise ValueError(
+            f'{checkpoint} holds no weights; expected a dict of tensors by '
+            'their names, or one with such a dict as its state_dict'
+        )
+    return {
+        str(key).removeprefix('module.'): value for key, value in state.items()
+    }
+
+
+def _reinits(model: nn.Module) -> bool:
+    return getattr(model.decode_head, 'reinit_classifier', False)
+
+
+def _take_other_classes(
+    model: nn.Module, state: dict[str, Tensor]
+) -> list[str]:
+    """Take auxiliary classifiers of other classes out, as mmengine does."""
+    if not _reinits(model):
+        return []
+    taken = []
+    for key, own in model.state_dict().items():
+        other = state.get(key)
+        if (
+            key.startswith('auxiliary_head.')
+            and other is not None
+            and own.dim() > 0
+            and other.shape != own.shape
+            and other.shape[1:] == own.shape[1:]
+        ):
+            del state[key]
+            taken.append(key)
+    return taken
+
+
+def _attention_keys(model: nn.Module) -> set[str]:
+    """Keys of what the multi-scale head learns beside its seg heads."""
+    parts = {id(part) for part in model.decode_head.attention_modules}
+    return {
+        f'decode_head.{name}.{key}'
+        for name, child in model.decode_head.named_children()
+        if id(child) in parts
+        for key in child.state_dict()
+    }
+
+
+def _classifier_keys(model: nn.Module) -> set[str]:
+    """Keys of the seg heads that have the classes in their shape."""
+    head = model.decode_head
+    return {
+        f'decode_head.{key}'
+        for key, value in head.state_dict().items()
+        if key.startswith('seg_head.') and head.out_channels in value.shape
+    }
+
+
+def _some(keys: list[str]) -> str:
+    """Some keys, and how many there are."""
+    shown = ', '.join(keys[:_MOST])
+    rest = len(keys) - _MOST
+    return f'{shown} and {rest} more' if rest > 0 else shown

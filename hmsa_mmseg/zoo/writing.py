@@ -1,0 +1,108 @@
+"""Writing a converted config so that it is whole, and says what it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from mmengine.config import Config
+
+from hmsa_mmseg.utils import atomic_file
+
+from .configs import config_root
+from .conversion import Conversion
+from .layout import KEPT, config_text, plain
+
+_DISTRIBUTIONS = ('mmsegmentation', 'onedl-mmsegmentation')
+
+
+def read_zoo_config(path: str | os.PathLike) -> Config:
+    """Read a config without importing what it asks for.
+
+    Args:
+        path (str | os.PathLike): Of the file.
+
+    Returns:
+        Config: What it says.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no config.
+    """
+    try:
+        return Config.fromfile(path, import_custom_modules=False)
+    except OSError:
+        raise
+    # A config is a program, whose errors are of any type.
+    except Exception as error:
+        raise ValueError(
+            f'{path} cannot be read as a config: {type(error).__name__}: '
+            f'{" ".join(str(error).split())[:600]}'
+        ) from error
+
+
+def write_config(
+    conversion: Conversion, path: str | os.PathLike, header: Sequence[str]
+) -> str:
+    """Write a config, and read it back before it takes its place.
+
+    Args:
+        conversion (Conversion): The config and what was changed.
+        path (str | os.PathLike): Of the file, which is replaced.
+        header (Sequence[str]): Paragraphs of comments to begin with.
+
+    Returns:
+        str: Its text.
+
+    Raises:
+        OSError: If the file cannot be written.
+        RuntimeError: If what was written would be another config.
+        TypeError: If a setting cannot be written.
+    """
+    cfg = conversion.cfg
+    text = config_text(cfg, header, conversion.changes)
+    path = Path(path)
+    # mmengine tells configs by their suffix.
+    part = path.with_name(f'.{path.stem}.{os.getpid()}.part.py')
+    with atomic_file(path, check=lambda p: _check(cfg, p), part=part) as file:
+        file.write(text.encode())
+    return text
+
+
+def source_of(path: Path) -> str:
+    """Say where a zoo config is from, for the head of a file."""
+    try:
+        inside = path.resolve().relative_to(config_root().resolve())
+    except (OSError, ValueError):
+        return path.name
+    for name in _DISTRIBUTIONS:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return f'{inside.as_posix()} of {name} {version}'
+    return inside.as_posix()
+
+
+def _check(cfg: Config, path: Path) -> None:
+    found = read_zoo_config(path)
+    for key in KEPT:
+        expected = plain(cfg.get(key))
+        if key in cfg and not _same(plain(found.get(key)), expected):
+            raise RuntimeError(
+                f'{path}: {key} would be written as {found.get(key)!r}, not '
+                f'{cfg[key]!r}'
+            )
+
+
+def _same(a: object, b: object) -> bool:
+    """Whether two values are equal and of the same types."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return list(a) == list(b) and all(_same(a[k], b[k]) for k in a)
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a == b or a != a

@@ -1,0 +1,98 @@
+"""Models of the zoo, made small: narrow, shallow, without weights."""
+
+from __future__ import annotations
+
+import copy
+
+#: Keys of channel numbers, which are divided alike wherever they stand, so
+#: that they go on fitting each other.
+WIDTHS = frozenset(
+    (
+        *('attn_channels', 'base_channels', 'bga_channels', 'branch_channels'),
+        *('c1_channels', 'c1_in_channels', 'channels', 'context_channels'),
+        *('detail_channels', 'ema_channels', 'embed_dim', 'embed_dims'),
+        *('feat_channels', 'feedforward_channels', 'ff_channels'),
+        *('fusion_out_channels', 'global_block_channels'),
+        *('global_in_channels', 'global_out_channels', 'ham_channels'),
+        *('higher_in_channels', 'in_channels', 'isa_channels'),
+        *('last_in_channels', 'layer_channels'),
+        *('light_branch_middle_channels', 'lower_in_channels', 'mid_channels'),
+        *('mla_channels', 'num_channels', 'ocr_channels', 'out_channels'),
+        *('pam_channels', 'post_process_channels', 'ppm_channels'),
+        *('project_channels', 'psp_out_channels', 'query_channels'),
+        *('semantic_channels', 'spatial_channels', 'stem_channels'),
+        *('up_channels',),
+    )
+)
+# What cannot be narrowed: these fix their own widths.
+FIXED = ('ERFNet', 'MobileNetV2', 'MobileNetV3')
+RESNETS = ('ResNet', 'ResNetV1c', 'ResNeSt')
+
+
+def divided(value, factor: int):
+    """Divide a channel number, or a list of them; those of images stay."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(divided(one, factor) for one in value)
+    if isinstance(value, int) and value > 6:
+        return max(value // factor, 1)
+    return value
+
+
+def narrowed(cfg, factor: int):
+    """Divide all channel numbers of a config; plain BN; nothing loaded."""
+    if isinstance(cfg, (list, tuple)):
+        return type(cfg)(narrowed(one, factor) for one in cfg)
+    if not isinstance(cfg, dict):
+        return cfg
+    new = {}
+    for key, value in cfg.items():
+        if key in ('pretrained', 'init_cfg'):
+            continue
+        if key == 'type' and value == 'SyncBN':
+            value = 'BN'
+        new[key] = (
+            divided(value, factor)
+            if key in WIDTHS
+            else narrowed(value, factor)
+        )
+    return new
+
+
+def shallow(cfg):
+    """Make a backbone's config shallow."""
+    new = dict(cfg)
+    if isinstance(new.get('depth'), int):
+        new['depth'] = min(new['depth'], 50)
+    for key in ('depths', 'num_layers'):
+        if isinstance(new.get(key), (list, tuple)):
+            new[key] = [1] * len(new[key])
+        elif isinstance(new.get(key), int):
+            new[key] = 4
+            indices = new.get('out_indices', ())
+            if isinstance(indices, (list, tuple)) and len(indices) > 1:
+                new['out_indices'] = (0, 1, 2, 3)
+    if isinstance(new.get('extra'), dict):
+        new['extra'] = {
+            name: dict(
+                stage, num_modules=1, num_blocks=[1] * len(stage['num_blocks'])
+            )
+            for name, stage in new['extra'].items()
+        }
+    if isinstance(new.get('backbone_cfg'), dict):
+        new['backbone_cfg'] = shallow(new['backbone_cfg'])
+    return new
+
+
+def make_tiny(model, factor: int = 8, image_size: tuple = (64, 64)):
+    """Make the config of a model small."""
+    if model['backbone']['type'] in FIXED:
+        factor = 1
+    new = narrowed(copy.deepcopy(dict(model)), factor)
+    new['backbone'] = shallow(new['backbone'])
+    for cfg in (new['backbone'], new['backbone'].get('backbone_cfg', {})):
+        if cfg.get('type') in RESNETS:
+            cfg.setdefault('base_channels', 64 // factor)
+            cfg.setdefault('stem_channels', 64 // factor)
+        if 'img_size' in cfg:
+            cfg['img_size'] = image_size
+    return new

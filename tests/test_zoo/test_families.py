@@ -1,0 +1,206 @@
+"""Every family of the installed zoo: convert, train a step, predict."""
+
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hmsa_mmseg.zoo import (
+    NotConvertible,
+    convert,
+    families,
+    find_config,
+    list_configs,
+)
+from hmsa_mmseg.zoo.table import outcome_of, table_row, zoo_table
+from hmsa_mmseg.zoo.writing import read_zoo_config
+
+# Modules beside the tests.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from zoo_names import CONVERTED, REFUSED
+
+TABLE = Path(__file__).parents[2] / 'docs/zoo_families.md'
+
+
+@pytest.fixture
+def _psa_mask(monkeypatch):
+    """Stand in for mmcv's compiled operator: any mask of its shape will do."""
+
+    def collect(feats, *_):
+        size = feats.shape[2:]
+        mask = feats.mean(dim=1, keepdim=True)
+        return mask.expand(-1, size[0] * size[1], -1, -1).contiguous()
+
+    monkeypatch.setattr('mmcv.ops.psa_mask.psa_mask', collect)
+
+
+@pytest.mark.usefixtures('_psa_mask')
+@pytest.mark.parametrize('name', CONVERTED)
+def test_train_a_step_and_predict(
+    name, converted, build_small, make_small_batch
+):
+    cfg = converted(name).cfg
+    package = cfg.model.backbone.type.split('.')[0]
+    if package == 'mmpretrain' and find_spec(package) is None:
+        assert cfg.custom_imports.imports == [
+            'hmsa_mmseg',
+            'mmpretrain.models',
+        ]
+        pytest.skip('needs mmpretrain')
+    torch.manual_seed(0)
+    model = build_small(cfg)
+    inputs, samples = make_small_batch(
+        model, cfg.model.backbone.get('in_channels', 3)
+    )
+    losses, _ = model.parse_losses(model.train().loss(inputs, samples))
+    losses.backward()
+    assert losses.isfinite()
+    for part in (model.backbone, model.decode_head.seg_head):
+        grads = [p.grad for p in part.parameters() if p.grad is not None]
+        assert any(grad.abs().sum() > 0 for grad in grads)
+    attention = list(model.decode_head.scale_attn.parameters())
+    assert all(p.grad.isfinite().all() for p in attention)
+    assert all(p.grad.abs().sum() > 0 for p in attention)
+    if model.with_auxiliary_head:
+        assert any(
+            p.grad is not None for p in model.auxiliary_head.parameters()
+        )
+    with torch.no_grad():
+        (result,) = model.eval().predict(inputs[:1], samples[:1])
+    logits = result.seg_logits.data
+    assert logits.shape == (model.out_channels, 64, 64)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_refused(name, zoo_config):
+    with pytest.raises(NotConvertible, match=REFUSED[name]) as error:
+        convert(zoo_config(name))
+    assert error.value.reason == str(error.value)
+
+
+# What differs most: cascades, own classifiers, other backbones, odd heads.
+EQUAL = (
+    'ocrnet_hr18_4xb4-80k_ade20k-512x512',
+    'segformer_mit-b0_8xb2-160k_ade20k-512x512',
+    'knet-s3_r50-d8_upernet_8xb2-adamw-80k_ade20k-512x512',
+    'segmenter_vit-b_mask_8xb1-160k_ade20k-512x512',
+    'beit-base_upernet_8xb2-160k_ade20k-640x640',
+    'ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024',
+    'icnet_r18-d8_4xb2-80k_cityscapes-832x832',
+    'unet-s5-d16_pspnet_4xb4-40k_drive-64x64',
+)
+
+
+@pytest.mark.parametrize('name', EQUAL)
+def test_one_scale_predicts_what_the_stock_model_does(
+    name, zoo_config, converted, build_small, make_small_batch
+):
+    torch.manual_seed(0)
+    stock, model = (
+        build_small(zoo_config(name)),
+        build_small(converted(name).cfg),
+    )
+    for module in stock.modules():
+        if isinstance(module, _BatchNorm):
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.normal_(module.running_mean, 0, 0.1)
+    missing, unexpected = model.load_state_dict(
+        stock.state_dict(), strict=False
+    )
+    assert unexpected == []
+    assert all(key.startswith('decode_head.scale_attn.') for key in missing)
+    model.test_cfg.scales = (1.0,)
+    inputs, samples = make_small_batch(model)
+    with torch.no_grad():
+        expected = stock.eval().encode_decode(
+            inputs, [sample.metainfo for sample in samples]
+        )
+        found = model.eval().encode_decode(inputs)
+    assert expected.std() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def rows():
+    """Rows of the committed table, by family."""
+    lines = TABLE.read_text().splitlines()
+    found = [line for line in lines if re.match(r'\| [\w]+ \| \d', line)]
+    return {line.split(' | ')[0].strip('| '): line for line in found}
+
+
+def test_the_table_holds_all_families():
+    assert list(rows()) == families()
+    for family, row in rows().items():
+        count = int(row.split(' | ')[1])
+        assert count == len(list_configs(family)), family
+    # And so do the configs tested above.
+    tested = {find_config(name).parent.name for name in (*CONVERTED, *REFUSED)}
+    assert tested == set(families())
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_reasons_of_the_table(name):
+    path = find_config(name)
+    outcome = outcome_of(path)
+    count = len(list_configs(path.parent.name))
+    expected = table_row(path.parent.name, [outcome] * count)
+    assert rows()[path.parent.name] == expected.rstrip()
+
+
+NOTED = {
+    'beit-base_upernet_8xb2-160k_ade20k-640x640': 'AnySizeBEiT',
+    'fpn_poolformer_s12_8xb4-40k_ade20k-512x512': 'mmpretrain',
+    'mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024': 'AnySizeLRASPP',
+    'ocrnet_hr18_4xb4-80k_ade20k-512x512': 'a list of seg heads',
+    'pidnet-s_2xb6-120k_1024x1024-cityscapes': '--attention-only',
+}
+
+
+@pytest.mark.parametrize('name', NOTED)
+def test_notes_of_the_table(name):
+    path = find_config(name)
+    outcome = outcome_of(path)
+    assert any(NOTED[name] in note for note in outcome.notes)
+    count = len(list_configs(path.parent.name))
+    expected = table_row(path.parent.name, [outcome] * count)
+    assert rows()[path.parent.name] == expected.rstrip()
+
+
+def test_a_family_in_part():
+    good = outcome_of(find_config(CONVERTED[0]))
+    bad = outcome_of(find_config(next(iter(REFUSED))))
+    row = table_row('some', [good, bad, good])
+    assert row.startswith('| some | 3 | 2 of 3 | ')
+    assert bad.reason in row
+
+
+@pytest.mark.slow
+def test_the_table_is_that_of_the_code():
+    assert TABLE.read_text() == zoo_table(progress=print)
+
+
+def parts_of(path):
+    """Family and types of the parts of a model."""
+
+    def types(value):
+        value = value if isinstance(value, (list, tuple)) else [value]
+        return [one['type'] for one in value if one]
+
+    model = read_zoo_config(path).model
+    found = {('family', path.parent.name), ('segmentor', model.type)}
+    for key in ('backbone', 'neck', 'decode_head', 'auxiliary_head'):
+        found |= {(key, name) for name in types(model.get(key))}
+    return found
+
+
+@pytest.mark.slow
+def test_every_kind_of_part_is_tested():
+    tested = [find_config(name) for name in (*CONVERTED, *REFUSED)]
+    parts = set().union(*map(parts_of, tested))
+    every = set().union(*map(parts_of, list_configs()))
+    assert every - parts == set()

@@ -1,0 +1,252 @@
+"""Turn a config of mmseg's model zoo into a multi-scale one, in one step.
+
+    python tools/from_zoo.py ocrnet_hr48_4xb2-160k_cityscapes-512x1024
+
+writes a config that stands on its own: data, schedule, losses and all else
+are the zoo's. With a checkpoint of the zoo's model, training starts from its
+weights, after each of them was found in the new model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.registry import init_default_scope
+
+import hmsa_mmseg  # noqa: F401  (registers the classes)
+
+# isort: split
+
+from hmsa_mmseg.zoo import Conversion, config_root, convert, find_config
+from hmsa_mmseg.zoo.adaptation import (
+    set_checkpoint,
+    set_data_root,
+    set_num_classes,
+    train_attention_only,
+    training_length,
+)
+from hmsa_mmseg.zoo.checkpoint import CheckpointReport, check_checkpoint
+from hmsa_mmseg.zoo.layout import left_out
+from hmsa_mmseg.zoo.naming import attention_only_name, config_name
+from hmsa_mmseg.zoo.table import zoo_table
+from hmsa_mmseg.zoo.writing import read_zoo_config, source_of, write_config
+
+TABLE = Path('docs/zoo_families.md')
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'config',
+        nargs='?',
+        metavar='ZOO_CONFIG',
+        help='name of a config of the installed zoo, or a config file',
+    )
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        metavar='CHECKPOINT',
+        help="weights of the zoo's model, a file or address, to start from",
+    )
+    parser.add_argument(
+        '-o',
+        '--out',
+        type=Path,
+        help='file to write, or folder. Default: the current folder, under '
+        'a name by the rules of the zoo',
+    )
+    parser.add_argument(
+        '--scales',
+        type=float,
+        nargs='+',
+        default=[0.5, 1.0, 2.0],
+        help='relative image sizes at test time. Default: 0.5 1.0 2.0',
+    )
+    parser.add_argument(
+        '--train-scales',
+        type=float,
+        nargs='+',
+        default=[0.5, 1.0],
+        help='relative image sizes in training. Default: 0.5 1.0',
+    )
+    parser.add_argument(
+        '--attention-only',
+        action='store_true',
+        help='train the attention branch of a trained model alone',
+    )
+    parser.add_argument(
+        '--num-classes', type=int, help="of your data. Default: the zoo's"
+    )
+    parser.add_argument(
+        '--reinit-classifier',
+        action='store_true',
+        help='take a checkpoint with another number of classes, but for its '
+        'classifiers',
+    )
+    parser.add_argument(
+        '--data-root', help="folder of your data. Default: the zoo's"
+    )
+    parser.add_argument(
+        '--force', action='store_true', help='replace an existing file'
+    )
+    parser.add_argument(
+        '--table',
+        nargs='?',
+        const=TABLE,
+        type=Path,
+        metavar='FILE',
+        help='write the table of all families of the installed zoo instead, '
+        f'in some minutes. Default: {TABLE}',
+    )
+    args = parser.parse_args(argv)
+    if (args.config is None) == (args.table is None):
+        parser.error('expected either ZOO_CONFIG or --table')
+    if args.checkpoint is None:
+        for name in ('attention_only', 'reinit_classifier'):
+            if getattr(args, name):
+                parser.error(f'--{name.replace("_", "-")} needs a CHECKPOINT')
+    if args.attention_only and args.reinit_classifier:
+        parser.error(
+            '--attention-only freezes the classifiers, which '
+            '--reinit-classifier leaves untrained'
+        )
+    return args
+
+
+def converted(args: argparse.Namespace, path: Path) -> Conversion:
+    """Convert a config as the command line says."""
+    conversion = convert(
+        read_zoo_config(path),
+        train_scales=args.train_scales,
+        test_scales=args.scales,
+    )
+    cfg, changes = conversion
+    if args.num_classes is not None:
+        set_num_classes(cfg, args.num_classes, changes)
+    if args.data_root is not None:
+        set_data_root(cfg, args.data_root, changes)
+    if args.reinit_classifier:
+        cfg.model.decode_head.reinit_classifier = True
+    if args.checkpoint is not None:
+        checkpoint = args.checkpoint
+        if os.path.exists(checkpoint):
+            checkpoint = os.path.abspath(checkpoint)
+        set_checkpoint(cfg, checkpoint, changes)
+    if args.attention_only:
+        train_attention_only(cfg, changes)
+    return conversion
+
+
+def out_path(args: argparse.Namespace, conversion: Conversion) -> Path:
+    """Where to write.
+
+    Raises:
+        ValueError: If there is a file already, and no ``--force``.
+    """
+    name = config_name(find_config(args.config).stem)
+    if args.attention_only:
+        _, new = training_length(conversion.cfg)
+        old = training_length(read_zoo_config(find_config(args.config)))[1]
+        name = attention_only_name(name, old, new)
+    path = args.out or Path()
+    if path.is_dir() or path.suffix != '.py':
+        path = path / f'{name}.py'
+    if path.exists() and not args.force:
+        raise ValueError(f'{path} exists; --force replaces it')
+    return path
+
+
+def header(args: argparse.Namespace, path: Path) -> list[str]:
+    """Paragraphs for the head of the file."""
+    what = (
+        'Attention alone for a trained model of the zoo'
+        if args.attention_only
+        else 'Hierarchical multi-scale attention for a model of the zoo'
+    )
+    return [
+        f'{what}: {source_of(path)}, converted by tools/from_zoo.py.',
+        'What stands below a comment was changed; every other setting is '
+        "the zoo's.",
+    ]
+
+
+def said_of_checkpoint(report: CheckpointReport, checkpoint: str) -> str:
+    """Say what a checkpoint gives."""
+    lines = [
+        f'{checkpoint}: all of its {len(report.used)} weights and statistics '
+        f'({report.num_values / 1e6:.1f} million numbers) are used',
+        f'new, and to be trained: {", ".join(report.new)}',
+    ]
+    if report.other_classes:
+        lines.append(
+            'of another number of classes, and to be trained again: '
+            f'{", ".join(report.other_classes)}'
+        )
+    return '\n'.join(lines)
+
+
+def work(scales: Sequence[float]) -> str:
+    """Say how many pixels are seen, against one scale."""
+    total = sum(scale * scale for scale in scales)
+    return f'{total:g}x the pixels of scale 1 ({", ".join(map(str, scales))})'
+
+
+def said_of_next(path: Path, conversion: Conversion) -> str:
+    """Say what to run next, and what it costs."""
+    model = conversion.cfg.model
+    return '\n'.join(
+        [
+            f'Backbone and heads see {work(model.train_cfg.scales)} in '
+            'training,',
+            f'{work(model.test_cfg.scales)} at test time.',
+            '',
+            'Next:',
+            f'  MMSEG={config_root().parent}',
+            f'  python $MMSEG/tools/train.py {path} '
+            f'--work-dir work_dirs/{path.stem}',
+            f'  python $MMSEG/tools/test.py {path} CHECKPOINT  '
+            '# --tta adds flips',
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert, and say what was done; 1 on an error."""
+    args = parse_args(argv)
+    init_default_scope('mmseg')
+    try:
+        if args.table is not None:
+            args.table.parent.mkdir(parents=True, exist_ok=True)
+            args.table.write_text(
+                zoo_table(progress=lambda line: print(line, flush=True))
+            )
+            print(f'{args.table} was written')
+            return 0
+        source = find_config(args.config)
+        conversion = converted(args, source)
+        path = out_path(args, conversion)
+        if args.checkpoint is not None:
+            report = check_checkpoint(conversion.cfg, args.checkpoint)
+            print(said_of_checkpoint(report, args.checkpoint))
+        text = write_config(conversion, path, header(args, source))
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(f'{path}: {len(conversion.changes)} settings differ from the zoo')
+    dropped = left_out(conversion.cfg, text)
+    if dropped:
+        print(f'left out, as nothing reads them: {", ".join(dropped)}')
+    print(said_of_next(path, conversion))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
