@@ -20,8 +20,9 @@ MAX_WITH_NUMBERS = 30
 CELL, SMALL_CELL, REST = 0.45, 0.2, 3.5
 DPI = 150
 AXES = dict(
-    rows='percent of the pixels of each true class',
-    columns='percent of the pixels of each predicted class',
+    rows='percent of the pixels of each true class (square-root colours)',
+    columns='percent of the pixels of each predicted class '
+    '(square-root colours)',
     none='pixels (logarithmic)',
 )
 
@@ -54,7 +55,7 @@ def draw_confusion(
     try:
         import matplotlib
         from matplotlib import pyplot
-        from matplotlib.colors import LogNorm, Normalize
+        from matplotlib.colors import LogNorm, PowerNorm
     except ImportError as error:
         raise ImportError(
             'a picture of the matrix needs: pip install matplotlib'
@@ -75,7 +76,8 @@ def draw_confusion(
         shown = np.ma.masked_equal(values, 0)
         norm = LogNorm(1, max(2, values.max()))
     else:
-        shown, norm = np.ma.masked_invalid(values), Normalize(0, 100)
+        # A mistake of two per cent is to be seen beside a hundred.
+        shown, norm = np.ma.masked_invalid(values), PowerNorm(0.5, 0, 100)
     image = axes.imshow(shown, cmap=colours, norm=norm)
     figure.colorbar(image, ax=axes, label=AXES[by], shrink=0.8)
     size = 9 if has_numbers else 7
@@ -84,7 +86,8 @@ def draw_confusion(
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.set_xticks(np.arange(num_classes + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
-    axes.grid(which='minor', color='white', linewidth=0.4)
+    width = 0.4 if has_numbers else 0.1
+    axes.grid(which='minor', color='white', linewidth=width)
     axes.tick_params(which='minor', length=0)
     axes.set_xlabel('predicted class', fontsize=12)
     axes.xaxis.set_label_position('bottom')
@@ -107,7 +110,7 @@ def _write_numbers(axes: Axes, shown, colours, norm) -> None:
         axes.text(
             column,
             row,
-            _short(float(value)),
+            _short(value),
             ha='center',
             va='center',
             fontsize=7,
@@ -116,10 +119,12 @@ def _write_numbers(axes: Axes, shown, colours, norm) -> None:
 
 
 def _short(value: float) -> str:
-    """Format a number in four characters or so."""
+    """Format percent or, of an integer type, pixels in some characters."""
     for unit, size in (('G', 1e9), ('M', 1e6), ('k', 1e3)):
         if value >= size:
             return f'{value / size:.3g}{unit}'
+    if isinstance(value, np.integer):
+        return str(value)
     if value < 0.05:
         return '<0.1'
     # Without a decimal 99.95 would read as if nothing were wrong.
