@@ -46,7 +46,7 @@ def run(trained, tmp_path, capsys):
 
     def run(*args, code=0, out='out', config=CONFIG, checkpoint=None):
         argv = [config, checkpoint or trained.checkpoint, *args]
-        argv += ['--out', tmp_path / out, '--device', 'cpu']
+        argv[2:2] = ['--device', 'cpu', '--out', tmp_path / out]
         found = infer.main([str(arg) for arg in argv])
         captured = capsys.readouterr()
         assert found == code, captured.err
@@ -590,6 +590,7 @@ def test_classes_from_the_config(run, trained, images, tmp_path):
             'model.test_cfg.memory_budget',
         ),
         (['--scales', '1,1'], 'model.test_cfg.scales'),
+        (['--device', 'moon'], '--device moon'),
         (['--save', 'confidence', '--cfg-options', CLASSES], CLASSES),
         (
             ['--cfg-options', f'{PIPELINE}=PackSegInputs'],

@@ -108,7 +108,8 @@ def _of_folder(folder: Path, out: Path) -> Iterator[Item]:
         )
     )
     # Results of an earlier run, where they are kept beside the images.
-    paths = [p for p in paths if not _is_result(folder / p, out)]
+    root, out_root = folder.resolve(), out.resolve()
+    paths = [p for p in paths if not _is_result(root / p, out_root)]
     if not paths:
         raise InferError(
             f'{folder}: no image or video in it, nor in the folders in it; '
@@ -121,7 +122,7 @@ def _of_folder(folder: Path, out: Path) -> Iterator[Item]:
 
 def _of_list(path: Path) -> Iterator[Item]:
     try:
-        lines = path.read_text(encoding='utf-8').splitlines()
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InferError(f'{path}: cannot be read as a list: {error}') from (
             error
@@ -143,7 +144,7 @@ def _of_list(path: Path) -> Iterator[Item]:
 
 def _is_result(path: Path, out: Path) -> bool:
     try:
-        relative = path.resolve().relative_to(out.resolve())
+        relative = path.relative_to(out)
     except ValueError:
         return False
     return is_result_folder(relative.parts[0])

@@ -26,7 +26,7 @@ from hmsa_mmseg.models.segmentors import (
 )
 from hmsa_mmseg.utils.loading import load_model
 
-from .errors import InferError
+from .errors import InferError, in_one_line
 from .pipeline import Loaded, find_dataset
 from .products import OF_LOGITS, OF_SCALES
 
@@ -118,7 +118,7 @@ class Predictor:
                 'expected an EncoderDecoder of mmseg or one of its kind'
             )
         self.classes, self.palette = _read_classes(cfg, checkpoint, model)
-        self.model = _prepared(model.to(device), cfg)
+        self.model = _prepared(_moved(model, device), cfg)
         self.tta = AccumulatingTTAModel(self.model).eval() if flip else None
 
     @property
@@ -234,6 +234,17 @@ def _read_classes(
             f'{model.num_classes}; expected as many'
         )
     return tuple(classes), meta.get('palette')
+
+
+def _moved(model: nn.Module, device: str) -> nn.Module:
+    try:
+        return model.to(device)
+    # torch has no common type of error for a device that is not there.
+    except (RuntimeError, AssertionError) as error:
+        raise InferError(
+            f'--device {device}: {in_one_line(error)}; expected a device '
+            'that this torch can use, such as cpu'
+        ) from error
 
 
 def _prepared(model: nn.Module, cfg: Config) -> nn.Module:
