@@ -1,0 +1,216 @@
+"""What a conversion changes, and what it leaves."""
+
+import copy
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config, ConfigDict
+from mmengine.optim import build_optim_wrapper
+
+from hmsa_mmseg.zoo import NotConvertible, convert, to_multi_scale
+from hmsa_mmseg.zoo.layout import plain
+
+CONFIGS = Path(__file__).parents[2] / 'configs/hmsa'
+OCRNET = 'ocrnet_hr48_4xb2-160k_cityscapes-512x1024'
+CITYSCAPES = 'fcn_r18-d8_4xb2-80k_cityscapes-769x769'
+SEGFORMER = 'segformer_mit-b0_8xb1-160k_cityscapes-1024x1024'
+
+
+def differences(a, b, key=''):
+    """Dotted keys at which two values differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [
+            one
+            for name in {**a, **b}
+            for one in differences(
+                a.get(name, 'missing'),
+                b.get(name, 'missing'),
+                f'{key}.{name}' if key else str(name),
+            )
+        ]
+    same = type(a) is type(b) and a == b
+    return [] if same else [key]
+
+
+@pytest.mark.parametrize(
+    ('name', 'own', 'expected'),
+    [
+        (
+            OCRNET,
+            'hmsa_hr48_ocr_4xb2-160k_cityscapes-512x1024',
+            ['model.backbone.type'],
+        ),
+        (
+            SEGFORMER,
+            'hmsa_mit-b0_segformer_8xb1-160k_cityscapes-1024x1024',
+            [],
+        ),
+    ],
+)
+def test_equals_what_was_written_by_hand(name, own, expected, zoo_config):
+    """Our configs of the same models, which have their own data sets."""
+    found = to_multi_scale(zoo_config(name))
+    hand = Config.fromfile(CONFIGS / f'{own}.py')
+    keys = ['model', 'optim_wrapper', 'param_scheduler', 'train_cfg']
+    keys += ['default_hooks', 'tta_pipeline', 'custom_imports', 'visualizer']
+    assert expected == [
+        one
+        for key in keys
+        for one in differences(plain(hand[key]), plain(found[key]), key)
+    ]
+    assert found.train_dataloader.dataset.type == 'CityscapesDataset'
+
+
+def test_nothing_else_changes(zoo_config):
+    before = zoo_config(SEGFORMER)
+    kept = before.to_dict()
+    cfg, changes = convert(before)
+    # The argument is left as it is.
+    assert before.to_dict() == kept
+    found = differences(kept, cfg.to_dict())
+    model = kept['model']
+    assert cfg.model.decode_head.seg_head == model['decode_head']
+    assert {key for key in found if not key.startswith('model.decode')} == {
+        'model.type',
+        'model.train_cfg.scales',
+        'model.test_cfg.scales',
+        'custom_imports',
+        'default_hooks.checkpoint.type',
+        'default_hooks.visualization.type',
+        'visualizer.type',
+        'tta_model.type',
+        'tta_pipeline',
+    }
+    # Windows at test time stay.
+    assert cfg.model.test_cfg.crop_size == (1024, 1024)
+    assert cfg.model.test_cfg.stride == (768, 768)
+    assert changes['model.type'] == 'was EncoderDecoder'
+
+
+def test_scales():
+    cfg = Config(dict(model=dict(type='EncoderDecoder')))
+    for kwargs, match in (
+        (dict(train_scales=(1.0,)), 'train_scales'),
+        (dict(train_scales=(0.5, 0.5)), 'train_scales'),
+        (dict(test_scales=()), 'test_scales'),
+        (dict(test_scales=(-1.0,)), 'test_scales'),
+    ):
+        with pytest.raises(ValueError, match=match):
+            convert(cfg, **kwargs)
+
+
+def test_refusals(zoo_config, converted):
+    with pytest.raises(NotConvertible, match='is a multi-scale model already'):
+        convert(converted(CITYSCAPES).cfg)
+    with pytest.raises(NotConvertible, match='model=None'):
+        convert(Config(dict(data_root='data')))
+    cfg = copy.deepcopy(zoo_config(CITYSCAPES))
+    cfg.model.type = 'SegTTAModel'
+    with pytest.raises(NotConvertible, match="'SegTTAModel' is a segmentor"):
+        convert(cfg)
+    # Heads that are not in the list of refusals are looked at.
+    cfg = copy.deepcopy(zoo_config(CITYSCAPES))
+    cfg.model.decode_head.type = 'NoSuchHead'
+    with pytest.raises(NotConvertible, match='NoSuchHead'):
+        convert(cfg)
+
+
+def test_settings_that_nothing_reads_are_noted(zoo_config):
+    cfg = copy.deepcopy(zoo_config(CITYSCAPES))
+    cfg.model.train_cfg = ConfigDict(sampler=None)
+    cfg.model.test_cfg = ConfigDict(mode='whole', crop_size=256, stride=170)
+    new, changes = convert(cfg)
+    assert plain(new.model.test_cfg) == dict(
+        mode='whole', scales=(0.5, 1.0, 2.0)
+    )
+    assert plain(new.model.train_cfg) == dict(scales=(0.5, 1.0))
+    assert 'left out' in changes['model.train_cfg.sampler']
+
+
+def test_a_config_without_hooks_and_pipelines(zoo_config):
+    cfg = copy.deepcopy(zoo_config(CITYSCAPES))
+    for key in ('default_hooks', 'visualizer', 'tta_pipeline', 'tta_model'):
+        cfg.pop(key)
+    cfg.custom_imports = ConfigDict(imports='some.module')
+    new = to_multi_scale(cfg)
+    assert new.custom_imports.imports == ['hmsa_mmseg', 'some.module']
+    assert plain(new.default_hooks) == dict(
+        checkpoint=dict(type='SafeCheckpointHook', by_epoch=False)
+    )
+    assert [one.type for one in new.tta_pipeline] == [
+        'LoadImageFromFile',
+        'TestTimeAug',
+    ]
+    flips = new.tta_pipeline[1].transforms[1]
+    assert [one.prob for one in flips] == [0.0, 1.0]
+
+
+# Each kind of paramwise_cfg and constructor of the zoo that converts.
+PARAMWISE = {
+    'segformer_mit-b0_8xb2-160k_ade20k-512x512': 'head',
+    'setr_vit-l_pup_8xb2-160k_ade20k-512x512': 'head',
+    'vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512': 'norm',
+    'beit-base_upernet_8xb2-160k_ade20k-640x640': 'layer decay',
+    'mae-base_upernet_8xb2-amp-160k_ade20k-512x512': 'layer decay',
+    'segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512': 'head',
+}
+
+
+def settings_of(model, optim_wrapper):
+    """Learning rate and weight decay of each parameter."""
+    cfg = copy.deepcopy(optim_wrapper)
+    # AMP needs a GPU.
+    for key in ('loss_scale', 'dtype'):
+        cfg.pop(key, None)
+    cfg.type = 'OptimWrapper'
+    wrapper = build_optim_wrapper(model, cfg)
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        names[id(p)]: (group['lr'], group['weight_decay'])
+        for group in wrapper.optimizer.param_groups
+        for p in group['params']
+    }
+
+
+@pytest.mark.parametrize('name', PARAMWISE)
+def test_parameters_keep_their_settings(
+    name, zoo_config, converted, build_small
+):
+    cfg = zoo_config(name)
+    stock = build_small(cfg)
+    expected = settings_of(stock, cfg.optim_wrapper)
+    new = converted(name).cfg
+    found = settings_of(build_small(new), new.optim_wrapper)
+    assert len(set(expected.values())) > 1
+    attention = {
+        value for key, value in found.items() if '.scale_attn.' in key
+    }
+    found = {
+        key.replace('decode_head.seg_head.', 'decode_head.'): value
+        for key, value in found.items()
+        if '.scale_attn.' not in key
+    }
+    assert found == expected
+    # Attention learns as the head does.
+    assert attention <= {
+        value
+        for key, value in expected.items()
+        if key.startswith('decode_head.')
+    }
+
+
+def test_keys_below_the_decode_head_are_rewritten(zoo_config):
+    cfg = copy.deepcopy(zoo_config(CITYSCAPES))
+    keys = {
+        'decode_head.conv_seg': dict(lr_mult=3.0),
+        'decode_head': dict(lr_mult=2.0),
+        'backbone.decode': dict(lr_mult=1.5),
+    }
+    cfg.optim_wrapper.paramwise_cfg = ConfigDict(custom_keys=keys)
+    new, changes = convert(cfg)
+    assert list(new.optim_wrapper.paramwise_cfg.custom_keys) == [
+        'decode_head.seg_head.conv_seg',
+        'decode_head',
+        'backbone.decode',
+    ]
+    assert any(text == 'was decode_head.conv_seg' for text in changes.values())
