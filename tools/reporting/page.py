@@ -91,18 +91,24 @@ def build_page(
     )
     shown = [row for row in rows if row.pictures]
     notes = _notes(run, others, scores)
+    runs = _runs(run, others, scores)
+    # Of others only the mean may be known.
+    class_runs = [
+        *runs[:1],
+        *(one for one in runs[1:] if not np.isnan(one[2].iou).all()),
+    ]
     html = template.render(
         title=options.title,
         run=run,
         others=others,
-        runs=_runs(run, others, scores),
+        runs=runs,
+        class_runs=class_runs,
         scores=scores,
         rows=rows,
         shown=shown,
-        limit=limit,
         notes=notes,
         choices=_choices(shown),
-        class_rows=_class_rows(run, others, scores),
+        class_rows=_class_rows(run, class_runs),
         scale_rows=_scale_rows(run, scores),
         shares=[
             (by, found)
@@ -186,15 +192,14 @@ def _runs(run, others, scores) -> list[tuple[str, str, Scores]]:
     ]
 
 
-def _class_rows(run, others, scores) -> list[tuple[str, float, list[float]]]:
-    """Name, share of the labelled pixels, and IoU of each run."""
-    if scores is None:
+def _class_rows(run, class_runs) -> list[tuple[str, float, list[float]]]:
+    """Name, share of the labelled pixels, and IoU in each run."""
+    if not class_runs:
         return []
     labelled = np.sum([r.labelled for r in run.labelled], axis=0)
     shares = 100 * labelled / max(labelled.sum(), 1)
-    columns = [scores.iou, *(other.scores.iou for other in others)]
     return [
-        (name, shares[k], [float(column[k]) for column in columns])
+        (name, shares[k], [float(one.iou[k]) for _, _, one in class_runs])
         for k, name in enumerate(run.classes)
     ]
 
@@ -212,6 +217,12 @@ def _scale_rows(run, scores) -> list[tuple[str, list[float], float]]:
 
 def _notes(run, others, scores) -> list[str]:
     notes = [note for other in others for note in other.notes]
+    stated = run.info.get('num_images', len(run.records))
+    if stated != len(run.records):
+        notes.append(
+            f'The run has drawn {stated} images, but there are records of '
+            f'{len(run.records)}.'
+        )
     without = len(run.records) - len(run.labelled)
     if scores is None:
         notes.append(
