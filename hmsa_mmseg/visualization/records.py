@@ -24,8 +24,6 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from hmsa_mmseg.utils import atomic_file
-
 from .json_files import read_json, write_json
 from .run_file import FOLDER, RUN_FILE
 
@@ -118,8 +116,7 @@ def write_pictures(
         path = PurePosixPath(FOLDER, stem_of(image), key + suffix)
         _, encoded = cv2.imencode(suffix, picture[..., ::-1], options)
         # cv2.imwrite does not tell of a full disk.
-        with atomic_file(Path(root, path)) as file:
-            file.write(encoded)
+        _write_whole(Path(root, path), encoded.tobytes())
         paths[key] = path.as_posix()
     return paths
 
@@ -242,3 +239,17 @@ def _check_shape(
         raise ValueError(
             f'{path} is damaged: {name} has {found}, expected {shape}'
         )
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is whole or absent, but for a loss of power.
+
+    Waiting for the disk would take longer than drawing, with as many files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

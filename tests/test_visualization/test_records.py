@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -69,17 +70,25 @@ def test_pictures_are_written(tmp_path, image):
 def test_full_disk_is_an_error(tmp_path, image, record, monkeypatch):
     before = write_record(tmp_path, record).read_bytes()
 
-    def full(descriptor):
+    write_bytes = Path.write_bytes
+
+    def full(path, content):
+        write_bytes(path, content[: len(content) // 2])
         raise OSError('No space left on device')
 
-    monkeypatch.setattr(os, 'fsync', full)
+    monkeypatch.setattr(Path, 'write_bytes', full)
     with pytest.raises(OSError, match='No space'):
         write_pictures(tmp_path, 'photo.png', {'input': image})
+
+    def fail(descriptor):
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', fail)
     with pytest.raises(OSError, match='No space'):
         write_record(tmp_path, dataclasses.replace(record, size=(1, 1)))
     (path,) = tmp_path.rglob('*.json')
     assert path.read_bytes() == before
-    assert not list(tmp_path.rglob('*.jpg'))
+    assert [*tmp_path.rglob('*.*')] == [path]
 
 
 def test_images_that_differ_by_suffix_do_not_replace_each_other(

@@ -1,0 +1,174 @@
+"""The visualizer with mmengine's back ends, and in mmseg's interfaces."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.registry import VISUALIZERS
+from mmseg.structures import SegDataSample
+from mmseg.visualization import SegLocalVisualizer
+from tensorboard.backend.event_processing.event_accumulator import (
+    EventAccumulator,
+)
+
+from hmsa_mmseg.visualization import (
+    ScaleMapsVisualizer,
+    draw_pictures,
+    make_record,
+    read_records,
+)
+
+from .conftest import CLASSES, PALETTE, SIZE
+
+META = dict(classes=CLASSES, palette=PALETTE)
+COLOURS = np.array(PALETTE, float)
+
+
+@pytest.fixture
+def build(tmp_path, request):
+    """Return a function that builds a visualizer with some back ends."""
+
+    def make(*backends, **kwargs):
+        return VISUALIZERS.build(
+            dict(
+                type='ScaleMapsVisualizer',
+                name=f'{request.node.name}_{tmp_path.name}',
+                vis_backends=[dict(type=name) for name in backends],
+                save_dir=str(tmp_path),
+                **kwargs,
+            )
+        )
+
+    return make
+
+
+@pytest.fixture
+def add(tmp_path, image, make_sample):
+    def add(visualizer, name='city/photo.png', **kwargs):
+        return visualizer.add_scale_maps(
+            name, image, make_sample(), META, root=tmp_path, **kwargs
+        )
+
+    return add
+
+
+def test_files_and_record(build, add, tmp_path, make_sample):
+    visualizer = build('LocalVisBackend')
+    assert isinstance(visualizer, SegLocalVisualizer)
+    record = add(visualizer)
+    assert read_records(tmp_path) == [record]
+    expected = make_record(
+        'city/photo.png', make_sample(), CLASSES, PALETTE, record.pictures
+    )
+    assert record == expected
+    assert len(record.pictures) == 15
+    # No second copy of them.
+    pictures = {tmp_path / path for path in record.pictures.values()}
+    found = {path for path in tmp_path.rglob('*.*') if path.suffix != '.json'}
+    assert found == pictures
+
+
+def test_tensorboard(build, add, tmp_path, image, make_sample):
+    visualizer = build('TensorboardVisBackend')
+    add(visualizer, tag='val', step=4)
+    add(visualizer, 'b.png', tag='val', step=4, to_backends=False)
+    add(visualizer, tag='val', step=8)
+    visualizer.close()
+    (file,) = tmp_path.rglob('events.out.tfevents*')
+    events = EventAccumulator(str(file), size_guidance=dict(images=0))
+    tags = events.Reload().Tags()['images']
+    keys = draw_pictures(image, make_sample(), CLASSES, PALETTE)
+    assert tags == [f'val/city/photo/{key}' for key in keys]
+    shown = events.Images('val/city/photo/prediction')
+    assert [one.step for one in shown] == [4, 8]
+    assert (shown[0].height, shown[0].width) == SIZE
+
+
+def test_weights_and_biases(build, add, image, make_sample, monkeypatch):
+    logged = []
+    fake = SimpleNamespace(
+        init=lambda **kwargs: None,
+        Image=lambda picture: picture,
+        log=lambda content, commit: logged.append(content),
+        join=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, 'wandb', fake)
+    visualizer = build('WandbVisBackend')
+    add(visualizer)
+    pictures = draw_pictures(image, make_sample(), CLASSES, PALETTE)
+    assert len(logged) == len(pictures)
+    for content, (key, picture) in zip(logged, pictures.items()):
+        assert [*content] == [f'test/city/photo/{key}']
+        np.testing.assert_array_equal(*content.values(), picture)
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_other_processes_write_files_alone(
+    build, add, tmp_path, monkeypatch, rank
+):
+    taken = []
+    visualizer = build('TensorboardVisBackend')
+    backend = visualizer._vis_backends['TensorboardVisBackend']
+    monkeypatch.setattr(backend, 'add_image', lambda *a: taken.append(a))
+    monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda group: rank)
+    record = add(visualizer)
+    assert read_records(tmp_path) == [record]
+    assert bool(taken) == (rank == 0)
+
+
+def test_overlays_in_the_place_of_mmsegs_visualizer(
+    build, image, make_sample, tmp_path
+):
+    """MMSegInferencer sets `alpha` and `dataset_meta`, and gives views."""
+    visualizer = build()
+    visualizer.set_dataset_meta(**META)
+    visualizer.alpha = 0.8
+    sample = make_sample()
+    options = dict(with_labels=False)
+    turned = image[..., ::-1]
+    visualizer.add_datasample('a', turned, sample, **options)
+    both = visualizer.get_image()
+    label = sample.gt_sem_seg.data[0].numpy()
+    for half, classes in (
+        (both[:, : SIZE[1]], label),
+        (both[:, SIZE[1] :], sample.pred_sem_seg.data[0].numpy()),
+    ):
+        colours = COLOURS[np.where(classes == 255, 0, classes)]
+        expected = 0.2 * turned + 0.8 * colours
+        # What is ignored stays as it is.
+        expected[classes == 255] = turned[classes == 255]
+        assert np.abs(half - expected).max() <= 0.5
+    visualizer.add_datasample('a', turned, sample, draw_gt=False, **options)
+    np.testing.assert_array_equal(visualizer.get_image(), both[:, SIZE[1] :])
+    file = tmp_path / 'drawn.png'
+    visualizer.add_datasample('a', turned, sample, out_file=str(file))
+    assert file.stat().st_size > 0
+    visualizer.add_datasample('a', turned)
+    np.testing.assert_array_equal(visualizer.get_image(), turned)
+
+
+def test_mmseg_back_end_gets_the_overlay(build, image, make_sample, tmp_path):
+    visualizer = build('LocalVisBackend')
+    visualizer.set_dataset_meta(**META)
+    visualizer.add_datasample('some', image, make_sample(), step=3)
+    (file,) = tmp_path.rglob('vis_image/some_3.png')
+    assert file.stat().st_size > 0
+
+
+def test_depth_maps_are_refused(build, image):
+    sample = SegDataSample(pred_depth_map=PixelData(data=torch.zeros(1, 2, 2)))
+    with pytest.raises(TypeError, match=r"type='SegLocalVisualizer'"):
+        build().add_datasample('a', image, sample)
+
+
+def test_palette_is_mmsegs_where_there_is_none(image, make_sample, tmp_path):
+    visualizer = ScaleMapsVisualizer(save_dir=str(tmp_path))
+    record = visualizer.add_scale_maps(
+        'a.png', image, make_sample(), dict(classes=CLASSES), root=tmp_path
+    )
+    assert (
+        record.palette == make_record('a.png', make_sample(), CLASSES).palette
+    )
