@@ -1,8 +1,7 @@
 """Count the operations and parameters of a segmentor's inference.
 
 Takes the arguments of mmseg's tool of this name, which does not run with
-mmengine 0.10. Nothing is computed where a model allows it, so that any size
-takes seconds.
+mmengine 0.10. Nothing is computed where a model allows it.
 """
 
 from __future__ import annotations
