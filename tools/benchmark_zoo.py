@@ -35,11 +35,18 @@ from benchmarking.measure import machine
 from benchmarking.options import progress
 from demo.running import lock_folder
 from zoo_benchmark.jobs import Findings, plan, versions
-from zoo_benchmark.models import DEFAULT, MODES, Model, find_model
+from zoo_benchmark.models import (
+    DEFAULT,
+    DEFAULT_MODES,
+    MODES,
+    Model,
+    find_model,
+)
 from zoo_benchmark.report import collect, write_report
 from zoo_benchmark.supervision import Limits, run_jobs
 
 OUT = Path('docs/zoo')
+_DOCS = Path(__file__).resolve().parents[1] / 'docs'
 PARTS = ('counts', 'training', 'inference', 'mIoU')
 # Seconds and rounds of one function that is timed, and TFLOP at most.
 _CLOCK = {'cpu': (10.0, 5, 1.0), 'cuda': (3.0, 200, None)}
@@ -79,7 +86,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--parts', nargs='+', choices=PARTS, default=list(PARTS)
     )
     parser.add_argument(
-        '--modes', nargs='+', choices=list(MODES), default=list(MODES)
+        '--modes', nargs='+', choices=list(MODES), default=list(DEFAULT_MODES)
     )
     parser.add_argument(
         '--dtypes',
@@ -143,8 +150,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(
             f'--size {args.size} needs --out: {OUT} is for full sizes'
         )
-    if args.size != 'full' and args.out.resolve() == OUT.resolve():
-        parser.error(f'--size {args.size}: {OUT} is for full sizes')
+    if args.size != 'full' and _DOCS in (args.out.resolve() / '_').parents:
+        parser.error(f'--size {args.size}: {args.out} is for full sizes')
     args.out = args.out or OUT
     defaults = dict(
         zip(('seconds', 'rounds', 'max_tflop'), _CLOCK[args.device])

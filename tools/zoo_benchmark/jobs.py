@@ -10,16 +10,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from mmengine.config import Config
 
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.version import __version__
 
 from .accuracy import find_weights
-from .models import MODES, Model, content_hash
+from .models import MODES, Model, content_hash, modes_of
 
 # Images (H, W) that are counted, and that are timed: all by default.
 SIZES = {
@@ -66,14 +68,17 @@ def plan(
         ``title`` and settings. A config that cannot be read gives jobs too,
         which then fail.
     """
+    modes = [mode for mode in MODES if mode in args.modes]
     try:
-        content = content_hash(model.path)
+        cfg = Config.fromfile(model.path).to_dict()
+        content = content_hash(cfg)
+        modes = modes_of(cfg, modes)
     except Exception:  # said by the job itself, in its row
         content = hashlib.sha256(model.path.read_bytes()).hexdigest()[:16]
     known = dict(content=content, versions=versions())
     timed = {k: v for k, v in machine.items() if k not in _PASSING}
     jobs = []
-    for settings in _settings(model, args):
+    for settings in _settings(model, args, modes):
         part = settings['part']
         identity = dict(settings, **known)
         if not part.endswith('counts'):
@@ -101,9 +106,8 @@ def _labels(settings: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _settings(
-    model: Model, args: argparse.Namespace
+    model: Model, args: argparse.Namespace, modes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    modes = [mode for mode in MODES if mode in args.modes]
     sizes = SIZES[args.size]
     if 'counts' in args.parts:
         yield dict(part='inference counts', sizes=sizes, modes=modes)

@@ -25,7 +25,7 @@ from mmengine.config import Config
 from mmseg.utils import register_all_modules
 
 from .accuracy import evaluate
-from .models import crop_and_batch, modes_of
+from .models import crop_and_batch
 from .workloads import (
     FLIPS,
     RATIOS,
@@ -92,14 +92,14 @@ def count_inference(cfg: Config, job: Mapping[str, Any]) -> dict[str, Any]:
             return rehearsed_gb(test)
 
     found: dict[str, dict] = {}
-    with counting():
+    with counting(cfg):
         for size in map(tuple, job['sizes']):
             found['x'.join(map(str, size))] = {
                 mode: dict(
                     gflops=flops(mode, *size) / 1e9,
                     live_gb=memory(mode, size),
                 )
-                for mode in modes_of(cfg, job['modes'])
+                for mode in job['modes']
             }
     parameters = sum(p.numel() for p in model.parameters())
     return dict(parameters=parameters, modes=found)
@@ -158,7 +158,7 @@ def time_inference(cfg: Config, job: Mapping[str, Any]) -> dict[str, Any]:
         TFLOP that were too many.
     """
     size, device = tuple(job['size']), job['device']
-    modes = modes_of(cfg, job['modes'])
+    modes = job['modes']
     left_out = {
         mode: tflop
         for mode in modes
@@ -253,7 +253,7 @@ def evaluate_model(cfg: Config, job: Mapping[str, Any]) -> dict[str, Any]:
             cfg,
             Path(job['weights']),
             Path(job['data_root']),
-            modes_of(cfg, job['modes']),
+            job['modes'],
             Path(job['work_dir']),
         ),
     )

@@ -199,17 +199,18 @@ def _draw_scores(
     axes: Any, models: Mapping[str, list[Point]], counted: str
 ) -> Callable[[], None]:
     """Draw points; return what places their labels, for later."""
-    texts, marks = [], []
+    texts, marks, lines = [], [], []
     for label, points in models.items():
         scored = [point for point in points if point.test.miou is not None]
         heights = [point.test.miou for point in scored]
         _join(axes, scored, heights)
+        places = [(point.cost, y) for point, y in zip(scored, heights)]
         for point, y in zip(scored, heights):
             _mark(axes, point, y, point.test.origin == 'evaluated')
-            marks.append((point.cost, y))
+        marks += places
+        lines += zip(places, places[1:])
         if scored:
-            first = scored[0]
-            texts.append((label, first.cost, heights[0], first.colour))
+            texts.append((label, *places[0]))
     if counted == _AUTHORS_SIZE:
         for quoted in QUOTED:
             axes.plot(
@@ -223,11 +224,11 @@ def _draw_scores(
             )
             marks.append((AUTHORS_GFLOP, quoted.miou))
             text = f'authors: + {quoted.extra_data}'
-            texts.append((text, AUTHORS_GFLOP, quoted.miou, _QUOTED))
+            texts.append((text, AUTHORS_GFLOP, quoted.miou))
     axes.set_ylabel('mIoU, Cityscapes val (%)')
     axes.grid(alpha=0.3)
     axes.margins(y=0.12)
-    return lambda: place_labels(axes, texts, marks)
+    return lambda: place_labels(axes, texts, marks, lines)
 
 
 def _draw_strip(axes: Any, models: Mapping[str, list[Point]]) -> None:
@@ -239,7 +240,7 @@ def _draw_strip(axes: Any, models: Mapping[str, list[Point]]) -> None:
             _mark(axes, point, y, is_filled=False)
     axes.set_yticks(range(len(without)), list(without), fontsize=9)
     axes.set_ylim(len(without) - 0.5 if without else 0.5, -0.5)
-    axes.set_ylabel('no mIoU', fontsize=9)
+    axes.set_title('cost alone: mIoU not known', fontsize=9, loc='left')
     axes.grid(axis='x', alpha=0.3)
 
 

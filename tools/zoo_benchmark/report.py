@@ -248,8 +248,8 @@ def _cost_notes(results: Mapping[str, Any]) -> str:
   `IoUMetric`. *quoted*: said by the authors of the method. `-`: not known.
 - **Extra data**: beside Cityscapes' fine labels and ImageNet-1k. Rows with
   other data are **not comparable**: both models of the authors were
-  pre-trained on Mapillary Vistas, and the second was also trained on Cityscapes'
-  coarse images with automatic labels.
+  pre-trained on Mapillary Vistas, and the second was also trained on coarse
+  images of Cityscapes with automatic labels.
 - **Test**: mmseg tests the whole image unless the config says `slide`, at one
   scale, or averages six scales ({ratios}) and their flips. A hierarchical
   model blends the scales of its config by itself; *x flip* averages it and its

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from .jobs import Findings, write_text
 
 _TOOLS = Path(__file__).resolve().parents[1]
+_WORKER = (sys.executable, '-m', 'zoo_benchmark.worker')
 _POLL_SECONDS = 0.2
 
 
@@ -97,7 +98,7 @@ def _run(
         env['OMP_NUM_THREADS'] = str(limits.threads)
     with log_path.open('ab') as log:
         process = subprocess.Popen(
-            [sys.executable, '-m', 'zoo_benchmark.worker', str(order)],
+            [*_WORKER, str(order)],
             env=env,
             stdout=log,
             stderr=log,

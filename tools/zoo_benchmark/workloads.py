@@ -12,7 +12,7 @@ import hmsa_mmseg  # noqa: F401  # isort: skip
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -118,9 +118,10 @@ def inference(
 
 
 @contextmanager
-def counting() -> Iterator[None]:
-    """Within it models run on ``meta`` without gradients."""
-    with torch.no_grad(), _HoldsOnMeta():
+def counting(cfg: Config) -> Iterator[None]:
+    """Within it the model of a config runs on ``meta`` without gradients."""
+    slides = (cfg.model.get('test_cfg') or {}).get('mode') == 'slide'
+    with torch.no_grad(), _HoldsOnMeta() if slides else nullcontext():
         yield
 
 
