@@ -1,5 +1,7 @@
 """Pictures of a data set as its pipeline gives it."""
 
+import runpy
+
 import cv2
 import numpy as np
 import pytest
@@ -111,6 +113,15 @@ def test_another_split_of_a_training_config(browse, config_file):
     assert len(found) == 2
     # The training pipeline changes values to other than whole numbers.
     assert len(browse(config_file, '--number', '3')) >= 3
+
+
+def test_its_other_place(load_tool, monkeypatch, capsys):
+    tool = load_tool('misc/browse_dataset.py').TOOL
+    assert tool.parts[-2:] == tuple(TOOL.split('/'))
+    monkeypatch.setattr('sys.argv', ['browse_dataset.py', '-h'])
+    with pytest.raises(SystemExit, match='0'):
+        runpy.run_path(tool.parents[1] / 'misc' / tool.name, None, '__main__')
+    assert '--show-interval' in capsys.readouterr().out
 
 
 def test_displayed(load_tool):

@@ -194,7 +194,7 @@ def test_images_of_one_name(case, tool, capsys):
     assert 'share a file name' in capsys.readouterr().err
 
 
-def test_a_wrapped_data_set_and_its_ignore_index(case, tool):
+def test_a_wrapped_data_set_and_its_ignore_index(case, tool, capsys):
     cfg = Config.fromfile(case.config)
     cfg.test_dataloader.dataset.ignore_index = 3
     cfg.test_dataloader.dataset = dict(
@@ -203,6 +203,9 @@ def test_a_wrapped_data_set_and_its_ignore_index(case, tool):
     cfg.dump(case.config)
     # 255 is no class then.
     assert tool.main(case.args) == 1
+    said = capsys.readouterr().err
+    assert 'the label holds 255; expected classes from 0 to 18' in said
+    assert 'pixels labelled 3 do not count' in said
 
 
 def test_count_confusion():
