@@ -140,8 +140,10 @@ def time_training(cfg: Config, job: Mapping[str, Any]) -> dict[str, Any]:
     crop, batch = crop_and_batch(cfg)
     size = tuple(job['size'] or crop)
     step = training(cfg, size, batch, job['device'], job['dtype'])
-    (found,) = _timed({'': step}, job).values()
-    return dict(size=list(size), batch=batch, **found)
+    found, failed = _timed({'': step}, job)
+    if failed:
+        raise RuntimeError(failed[''])
+    return dict(size=list(size), batch=batch, **found[''])
 
 
 def time_inference(cfg: Config, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def time_inference(cfg: Config, job: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         dict: ``modes``, by mode as :func:`_timed`; ``left_out``, by mode the
-        TFLOP that were too many.
+        TFLOP that were too many; ``failed``, by mode the error.
     """
     size, device = tuple(job['size']), job['device']
     modes = job['modes']
@@ -176,8 +178,8 @@ def time_inference(cfg: Config, job: Mapping[str, Any]) -> dict[str, Any]:
         device, dtype=torch.float16, enabled=job['dtype'] == 'amp'
     )
     with torch.no_grad(), autocast:
-        found = _timed(functions, job) if functions else {}
-    return dict(modes=found, left_out=left_out)
+        found, failed = _timed(functions, job)
+    return dict(modes=found, left_out=left_out, failed=failed)
 
 
 def _expected_tflop(
@@ -194,33 +196,48 @@ def _expected_tflop(
 
 def _timed(
     functions: Mapping[str, Callable[[], Any]], job: Mapping[str, Any]
-) -> dict[str, dict]:
+) -> tuple[dict[str, dict], dict[str, str]]:
     """Time functions in turns: as often as ``seconds`` allow, once at least.
 
     Returns:
-        dict[str, dict]: By name ``wall_ms`` and ``cpu_ms`` (means), ``low``
-        and ``high`` of the wall clock, ``rounds``, and ``cuda_gb``, the most
-        that CUDA's allocator had handed out, weights included (None on the
-        CPU).
+        tuple: By name ``wall_ms`` and ``cpu_ms`` (means), ``low`` and
+        ``high`` of the wall clock, ``rounds``, and ``cuda_gb``, the most that
+        CUDA's allocator had handed out, weights included (None on the CPU);
+        and by name the errors of those that failed.
     """
     on_gpu = job['device'] == 'cuda'
     if on_gpu:
         torch.backends.cudnn.benchmark = False
-        interleaved(functions, rounds=_CUDA_WARMUP, warmup=0)
-    times = interleaved(functions, rounds=1, warmup=0)
+    times: dict[str, list[Timing]] = {}
+    failed: dict[str, str] = {}
+    for name, function in functions.items():
+        try:
+            times.update(
+                interleaved({name: function}, 1, _CUDA_WARMUP * on_gpu)
+            )
+        except RuntimeError as error:  # mostly: no memory is left
+            failed[name] = error_text(error)
+    left = {name: functions[name] for name in times}
     once = sum(timing.wall for (timing,) in times.values())
-    budget = job['seconds'] * len(functions)
+    budget = job['seconds'] * len(left)
     rounds = min(int(budget / max(once, 1e-6)), job['rounds'])
-    if rounds >= 1:
+    if left and rounds >= 1:
         # The first round has only warmed up.
-        times = interleaved(functions, rounds=rounds, warmup=0)
-    return {
+        times = interleaved(left, rounds=rounds, warmup=0)
+    found = {
         name: dict(
             _mean(times[name]),
             cuda_gb=_cuda_gb(function) if on_gpu else None,
         )
-        for name, function in functions.items()
+        for name, function in left.items()
     }
+    return found, failed
+
+
+def error_text(error: BaseException) -> str:
+    """Type and first line of an error, for a row of a table."""
+    lines = str(error).strip().splitlines() or ['']
+    return f'{type(error).__name__}: {lines[0]}'[:300]
 
 
 def _mean(times: Sequence[Timing]) -> dict[str, Any]:

@@ -102,6 +102,8 @@ def tests_of(row: Mapping[str, Any]) -> list[Test]:
             times.setdefault(mode, {})[what] = timing
         for mode, tflop in found['measured']['left_out'].items():
             times.setdefault(mode, {})[what] = f'({tflop:.1f} TFLOP)'
+        for mode in found['measured'].get('failed', ()):
+            times.setdefault(mode, {})[what] = 'failed'
     scores = _scores(row)
     return [
         Test(
@@ -174,3 +176,12 @@ def all_timed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _pixels(what: str) -> int:
     height, width = what.split()[0].split('x')
     return int(height) * int(width)
+
+
+def errors_of(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What failed of a model, and why."""
+    for found in row['findings']:
+        if 'error' in found:
+            yield found['title'], found['error']
+        for mode, error in found.get('measured', {}).get('failed', {}).items():
+            yield f'{found["title"]}, {MODES[mode][0]}', error

@@ -29,12 +29,20 @@ class Limits(NamedTuple):
         memory_gb (float, optional): 1e9 bytes of private memory.
         threads (int, optional): Of torch.
         device (str): ``cpu`` hides GPUs.
+        deadline (float, optional): Of ``time.monotonic``, when to stop. What
+            is not done then leaves no finding.
     """
 
     timeout: float
     memory_gb: float | None
     threads: int | None
     device: str
+    deadline: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is time to stop."""
+        return self.deadline is not None and time.monotonic() > self.deadline
 
 
 def run_jobs(
@@ -44,7 +52,7 @@ def run_jobs(
     limits: Limits,
     begun: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Do the jobs of one model; every one of them leaves a finding.
+    """Do the jobs of one model; each leaves a finding, unless time is up.
 
     A process that dies or takes too long costs the job it was at; the others
     get a new process.
@@ -59,11 +67,11 @@ def run_jobs(
     left = list(jobs)
     for job in left:
         findings.forget(job)
-    while left:
+    while left and not limits.is_over:
         begun(left[0])
         reason = _run(left, counts, findings, limits, begun)
         left = [job for job in left if findings.read(job) is None]
-        if left:
+        if left and not limits.is_over:
             findings.write(left.pop(0), error=reason)
 
 
@@ -133,6 +141,8 @@ def _watch(
             since = time.monotonic()
             if done < len(jobs):
                 begun(jobs[done])
+        if limits.is_over:
+            return 'time is up'
         if time.monotonic() - since > limits.timeout:
             return f'stopped after {limits.timeout:g} s (--timeout)'
         try:

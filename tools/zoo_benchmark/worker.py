@@ -15,7 +15,7 @@ from benchmarking.measure import machine
 
 from .jobs import Findings
 from .limits import limit_memory
-from .measuring import measure
+from .measuring import error_text, measure
 
 
 def work(order: Path) -> None:
@@ -49,12 +49,6 @@ def work(order: Path) -> None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def error_text(error: BaseException) -> str:
-    """Type and first line of an error, for a row of a table."""
-    lines = str(error).strip().splitlines() or ['']
-    return f'{type(error).__name__}: {lines[0]}'[:300]
 
 
 if __name__ == '__main__':

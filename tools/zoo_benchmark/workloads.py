@@ -190,7 +190,7 @@ def training(
     wrapper = dict(
         type='OptimWrapper' if dtype == 'float32' else 'AmpOptimWrapper'
     )
-    for key in ('optimizer', 'paramwise_cfg', 'clip_grad'):
+    for key in ('optimizer', 'paramwise_cfg', 'constructor', 'clip_grad'):
         if key in cfg.optim_wrapper:
             wrapper[key] = cfg.optim_wrapper[key]
     optim_wrapper = build_optim_wrapper(model, wrapper)
