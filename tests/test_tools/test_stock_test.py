@@ -10,6 +10,8 @@ from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 from PIL import Image
 
+from hmsa_mmseg.visualization import class_iou, read_records, read_run
+
 METRICS = ('aAcc', 'mIoU', 'mAcc')
 
 
@@ -52,11 +54,8 @@ def run_test(run_tool, config_file, trained, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def tested(run_test):
-    """Test once, as the config says, and draw every picture."""
-    return run_test(
-        *('--show-dir', 'pictures'),
-        options=['default_hooks.visualization.interval=1'],
-    )
+    """Test once, as the config says, and draw every image."""
+    return run_test('--show-dir', 'pictures')
 
 
 @pytest.fixture
@@ -86,16 +85,33 @@ def test_out_holds_the_predictions(tested, predict, same_maps, val_images):
     assert same_maps(tested.maps, predict()) > 0.999
 
 
-def test_show_dir_holds_a_picture_per_image(tested, val_images):
-    pictures = list(tested.path.rglob('*.png'))
-    pictures = [path for path in pictures if 'vis_image' in path.parts]
-    assert len(pictures) == len(val_images)
-    for image in val_images:
-        (picture,) = (p for p in pictures if image.stem in p.name)
-        drawn = np.array(Image.open(picture).convert('RGB'))
-        # The label beside the prediction, both as tall as the image.
-        assert drawn.shape == (64, 256, 3)
-        assert drawn.std() > 0
+def test_show_dir_holds_pictures_of_each_image(tested, val_images):
+    root = tested.path / 'pictures'
+    records = read_records(root)
+    assert [record.image for record in records] == [
+        f'aachen/{image.name}' for image in val_images
+    ]
+    for record in records:
+        for path in record.pictures.values():
+            with Image.open(root / path) as picture:
+                assert picture.width == 128
+                assert picture.height >= 64
+        assert {'overlay', 'error', 'attn_1', 'winning_scale'} < {
+            *record.pictures
+        }
+    drawn = np.array(Image.open(root / records[0].pictures['prediction']))
+    palette = np.array(records[0].palette)
+    # Scale maps are computed apart: a pixel between two classes may fall to
+    # either side.
+    same = (drawn == palette[tested.maps[0]]).all(axis=-1)
+    assert same.mean() > 0.999
+    iou = class_iou(records)
+    assert 100 * np.nanmean(iou) == pytest.approx(
+        tested.metrics['mIoU'], abs=0.01
+    )
+    run = read_run(root)
+    assert run['metrics']['mIoU'] == tested.metrics['mIoU']
+    assert run['num_images'] == len(val_images)
 
 
 def test_scales_from_the_command_line_take_effect(
@@ -133,9 +149,15 @@ def test_tta_averages_over_flips_only(
 
 
 def test_two_processes_give_the_same_numbers(run_test, tested):
-    found = run_test(two_ranks=True)
+    found = run_test('--show-dir', 'pictures', two_ranks=True)
     assert len(found.maps) == len(tested.maps)
     for first, second in zip(found.maps, tested.maps):
         np.testing.assert_array_equal(first, second)
     for name in METRICS:
         assert found.metrics[name] == tested.metrics[name]
+    # Each has drawn its share.
+    first, second = (
+        read_records(run.path / 'pictures') for run in (tested, found)
+    )
+    assert first == second
+    assert read_run(found.path / 'pictures')['num_images'] == len(found.maps)
