@@ -32,6 +32,12 @@ from hmsa_mmseg.zoo.adaptation import (
 from hmsa_mmseg.zoo.checkpoint import CheckpointReport, check_checkpoint
 from hmsa_mmseg.zoo.layout import left_out
 from hmsa_mmseg.zoo.naming import attention_only_name, config_name
+from hmsa_mmseg.zoo.own_data import (
+    read_classes,
+    set_crop_size,
+    set_folder,
+    set_image_scale,
+)
 from hmsa_mmseg.zoo.table import zoo_table
 from hmsa_mmseg.zoo.writing import read_zoo_config, source_of, write_config
 
@@ -95,6 +101,32 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--data-root', help="folder of your data. Default: the zoo's"
     )
     parser.add_argument(
+        '--folder',
+        metavar='DIR',
+        help='train on your images and masks, DIR/images/{train,val} and '
+        'DIR/masks/{train,val}',
+    )
+    parser.add_argument(
+        '--classes',
+        metavar='NAMES',
+        help='what the numbers in your masks mean, from 0 on: road,tree,sky, '
+        'or a file with a class in each line, "road" or "road 128 64 128"',
+    )
+    parser.add_argument(
+        '--image-scale',
+        type=int,
+        nargs=2,
+        metavar=('WIDTH', 'HEIGHT'),
+        help="images are resized to fit into it. Default: the zoo's",
+    )
+    parser.add_argument(
+        '--crop-size',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help="of crops in training. Default: the zoo's",
+    )
+    parser.add_argument(
         '--force', action='store_true', help='replace an existing file'
     )
     parser.add_argument(
@@ -109,6 +141,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.config is None) == (args.table is None):
         parser.error('expected either ZOO_CONFIG or --table')
+    if (args.folder is None) != (args.classes is None):
+        parser.error('--folder and --classes go together')
+    if args.folder is not None:
+        for name in ('num_classes', 'data_root'):
+            if getattr(args, name) is not None:
+                parser.error(
+                    f'--{name.replace("_", "-")} is given by --folder and '
+                    '--classes'
+                )
+    for name in ('image_scale', 'crop_size'):
+        if min(getattr(args, name) or [1]) < 1:
+            parser.error(
+                f'--{name.replace("_", "-")}: expected sides of 1 or more'
+            )
     if args.checkpoint is None:
         for name in ('attention_only', 'reinit_classifier'):
             if getattr(args, name):
@@ -133,6 +179,12 @@ def converted(args: argparse.Namespace, path: Path) -> Conversion:
         set_num_classes(cfg, args.num_classes, changes)
     if args.data_root is not None:
         set_data_root(cfg, args.data_root, changes)
+    if args.folder is not None:
+        set_folder(cfg, args.folder, read_classes(args.classes), changes)
+    if args.image_scale is not None:
+        set_image_scale(cfg, args.image_scale, changes)
+    if args.crop_size is not None:
+        set_crop_size(cfg, args.crop_size, changes)
     if args.reinit_classifier:
         cfg.model.decode_head.reinit_classifier = True
     if args.checkpoint is not None:
@@ -180,9 +232,10 @@ def header(args: argparse.Namespace, path: Path) -> list[str]:
 
 def said_of_checkpoint(report: CheckpointReport, checkpoint: str) -> str:
     """Say what a checkpoint gives."""
+    share = 'all but the classifiers' if report.other_classes else 'all'
     lines = [
-        f'{checkpoint}: all of its {len(report.used)} weights and statistics '
-        f'({report.num_values / 1e6:.1f} million numbers) are used',
+        f'{checkpoint}: {share} is used, {len(report.used)} tensors with '
+        f'{report.num_values / 1e6:.1f} million numbers',
         f'new, and to be trained: {", ".join(report.new)}',
     ]
     if report.other_classes:

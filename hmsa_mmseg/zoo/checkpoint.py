@@ -22,11 +22,12 @@ class CheckpointReport(NamedTuple):
     """What a checkpoint gives to a model.
 
     Attributes:
-        used (list[str]): Its keys, all of which the model takes.
+        used (list[str]): Its keys that the model takes, which are all but
+            those of ``other_classes``.
         new (list[str]): Weights of the model that it has not: those of the
             attention branch.
-        other_classes (list[str]): Keys of classifiers with another number
-            of classes, which are not used.
+        other_classes (list[str]): Weights of the model that are of another
+            number of classes there.
         num_values (int): Numbers in the weights used.
     """
 
@@ -90,11 +91,14 @@ def check_checkpoint(
             f'{" and ".join(problems)}; expected a checkpoint of the zoo '
             'config that is converted'
         )
+    others = {*other_classes, *(reinit & set(missing))}
+    own = set(model.state_dict())
+    used = sorted(key for key in found if _own_key(own, key) not in others)
     return CheckpointReport(
-        used=sorted(found),
+        used=used,
         new=sorted(learned & set(missing)),
-        other_classes=sorted({*other_classes, *(reinit & set(missing))}),
-        num_values=sum(found.values()),
+        other_classes=sorted(others),
+        num_values=sum(found[key] for key in used),
     )
 
 
@@ -158,6 +162,15 @@ def _classifier_keys(model: nn.Module) -> set[str]:
         for key, value in head.state_dict().items()
         if key.startswith('seg_head.') and head.out_channels in value.shape
     }
+
+
+def _own_key(own: set[str], key: str) -> str:
+    """Name in a model of a key that may be mmseg's."""
+    prefix = 'decode_head.'
+    if key.startswith(prefix) and not key.startswith(f'{prefix}seg_head.'):
+        inside = f'{prefix}seg_head.{key[len(prefix) :]}'
+        return inside if inside in own else key
+    return key
 
 
 def _some(keys: list[str]) -> str:

@@ -98,6 +98,9 @@ def convert(
             'run, whose model is a dict'
         )
     changes: dict[str, str] = {}
+    # As mmengine's Runner: what the model has goes first.
+    if new.get('data_preprocessor') is not None:
+        new.model.setdefault('data_preprocessor', new.data_preprocessor)
     _convert_model(new.model, tuple(train_scales), tuple(test_scales), changes)
     new.model.decode_head.attn_channels = attn_channels
     _convert_imports(new)

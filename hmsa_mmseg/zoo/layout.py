@@ -13,7 +13,7 @@ from .source import WIDTH, Name, Path, assignment
 # What mmengine's Runner and mmseg's tools read, in the order of writing.
 # Other variables of a config have only helped to build these.
 SECTIONS = {
-    'Model': ('data_preprocessor', 'model'),
+    'Model': ('model',),
     'Data': (
         'train_dataloader',
         'val_dataloader',

@@ -127,6 +127,13 @@ def test_settings_that_nothing_reads_are_noted(zoo_config):
     assert 'left out' in changes['model.train_cfg.sampler']
 
 
+def test_a_preprocessor_beside_the_model(zoo_config):
+    cfg = copy.deepcopy(zoo_config(CITYSCAPES))
+    expected = cfg.model.pop('data_preprocessor')
+    cfg.data_preprocessor = expected
+    assert to_multi_scale(cfg).model.data_preprocessor == expected
+
+
 def test_a_config_without_hooks_and_pipelines(zoo_config):
     cfg = copy.deepcopy(zoo_config(CITYSCAPES))
     for key in ('default_hooks', 'visualizer', 'tta_pipeline', 'tta_model'):

@@ -1,0 +1,197 @@
+"""tools/from_zoo.py: from a zoo config and its weights to a training."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmseg.registry import MODELS
+
+from hmsa_mmseg.zoo import config_root, find_config
+
+NAME = 'fcn_r18-d8_4xb2-80k_cityscapes-512x1024'
+OUT = 'hmsa_r18-d8_fcn_4xb2-80k_cityscapes-512x1024.py'
+SMALL = """
+_base_ = {base!r}
+norm_cfg = dict(type='BN', requires_grad=True)
+model = dict(
+    data_preprocessor=dict(size=(64, 64)),
+    pretrained=None,
+    backbone=dict(norm_cfg=norm_cfg, base_channels=8, stem_channels=8),
+    decode_head=dict(in_channels=64, channels=8, norm_cfg=norm_cfg),
+    auxiliary_head=dict(in_channels=32, channels=8, norm_cfg=norm_cfg),
+)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomCrop', crop_size=(64, 64)),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(128, 64), keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+loader = dict(num_workers=0, persistent_workers=False)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline), **loader)
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline), **loader)
+test_dataloader = val_dataloader
+param_scheduler = [dict(type='PolyLR', end=8, by_epoch=False)]
+train_cfg = dict(max_iters=8, val_interval=8)
+default_hooks = dict(checkpoint=dict(interval=8))
+"""
+
+
+@pytest.fixture
+def from_zoo(load_tool, capsys, monkeypatch, tmp_path):
+    """Return a function that runs the tool: its status and what it said."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        status = load_tool('from_zoo.py').main([str(arg) for arg in args])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    return run
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Return a small stock config, and weights of its model."""
+    config = tmp_path / 'small_4xb2-8_cityscapes.py'
+    config.write_text(SMALL.format(base=str(find_config(NAME))))
+    model = MODELS.build(ConfigDict(Config.fromfile(config).model))
+    checkpoint = tmp_path / 'small.pth'
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    return config, checkpoint
+
+
+def test_a_config_of_the_zoo(from_zoo, tmp_path):
+    status, said = from_zoo(NAME)
+    assert status == 0
+    assert said.startswith(f'{OUT}: ')
+    assert 'Backbone and heads see 1.25x the pixels of scale 1' in said
+    assert '5.25x the pixels of scale 1 (0.5, 1.0, 2.0) at test time' in said
+    (train,) = re.findall(r'python (\$MMSEG/tools/train\.py)', said)
+    tool = train.replace('$MMSEG', str(config_root().parent))
+    assert Path(tool).is_file()
+    assert f'train.py {OUT} --work-dir work_dirs/{OUT[:-3]}' in said
+    text = (tmp_path / OUT).read_text()
+    assert text.startswith('# Hierarchical multi-scale attention for a model')
+    assert f'fcn/{NAME}.py of ' in text
+    # What exists stays.
+    (tmp_path / OUT).write_text('mine = 1\n')
+    status, said = from_zoo(NAME)
+    assert status == 1
+    assert said == f'error: {OUT} exists; --force replaces it\n'
+    assert (tmp_path / OUT).read_text() == 'mine = 1\n'
+    assert from_zoo(NAME, '--force')[0] == 0
+    assert (tmp_path / OUT).read_text() == text
+
+
+def test_options(from_zoo, tmp_path):
+    out = tmp_path / 'sub/own.py'
+    args = [NAME, '-o', out, '--scales', 0.25, 1, '--train-scales', 0.5, 0.75]
+    args += [1, '--num-classes', 7, '--data-root', '/data/mine']
+    status, said = from_zoo(*args)
+    assert status == 0
+    assert '1.8125x the pixels of scale 1 (0.5, 0.75, 1.0) in' in said
+    cfg = Config.fromfile(out)
+    assert cfg.model.train_cfg.scales == (0.5, 0.75, 1.0)
+    assert cfg.model.test_cfg.scales == (0.25, 1.0)
+    assert cfg.model.decode_head.seg_head.num_classes == 7
+    assert cfg.model.auxiliary_head.num_classes == 7
+    assert cfg.val_dataloader.dataset.data_root == '/data/mine'
+    assert "data_root = '/data/mine'" in out.read_text()
+    # A folder gets a file of the usual name.
+    assert from_zoo(NAME, '-o', tmp_path / 'sub')[0] == 0
+    assert (tmp_path / 'sub' / OUT).is_file()
+
+
+def test_attention_for_a_trained_model_trains(
+    from_zoo, small, data_root, run_tool, tmp_path
+):
+    config, checkpoint = small
+    args = ['--attention-only', '--data-root', data_root]
+    status, said = from_zoo(config, checkpoint, *args)
+    assert status == 0, said
+    count = len(torch.load(checkpoint, weights_only=True)['state_dict'])
+    assert f'small.pth: all is used, {count} tensors with 0.2 million' in said
+    assert 'to be trained: decode_head.scale_attn.' in said
+    out = tmp_path / 'hmsa_small_4xb2-8-attn-only_cityscapes.py'
+    # The checkpoint is found from any folder.
+    assert Config.fromfile(out).load_from == str(checkpoint)
+    work_dir = tmp_path / 'run'
+    log = run_tool(
+        'train.py', out, '--work-dir', work_dir, cwd=work_dir.parent
+    )
+    assert 'Iter(val) [3/3]' in log
+    state = torch.load(work_dir / 'iter_2.pth', weights_only=True)
+    state = state['state_dict']
+    stock = torch.load(checkpoint, weights_only=True)['state_dict']
+    for key, value in stock.items():
+        own = key.replace('decode_head.', 'decode_head.seg_head.')
+        assert torch.equal(state[own], value), key
+
+
+def test_a_checkpoint_that_does_not_fit(from_zoo, small, tmp_path):
+    config, checkpoint = small
+    before = sorted(tmp_path.iterdir())
+    status, said = from_zoo(NAME, checkpoint)
+    assert status == 1
+    assert 'small.pth does not fit the model' in said
+    assert 'backbone.' in said
+    status, said = from_zoo(config, checkpoint, '--num-classes', 7)
+    assert status == 1
+    assert 'holds 19 classes (decode_head.seg_head.conv_seg.weight)' in said
+    assert sorted(tmp_path.iterdir()) == before
+    args = ['--num-classes', 7, '--reinit-classifier']
+    status, said = from_zoo(config, checkpoint, *args)
+    assert status == 0
+    assert 'all but the classifiers is used' in said
+    (line,) = [one for one in said.splitlines() if 'another number' in one]
+    assert line.split(': ')[1].split(', ') == [
+        'auxiliary_head.conv_seg.bias',
+        'auxiliary_head.conv_seg.weight',
+        'decode_head.seg_head.conv_seg.bias',
+        'decode_head.seg_head.conv_seg.weight',
+    ]
+
+
+def test_errors(from_zoo, capsys):
+    for args, match in (
+        (
+            ['fcn_r19-d8_4xb2-80k_cityscapes-512x1024'],
+            f'similar names: {NAME}',
+        ),
+        (['pointrend_r50_4xb2-80k_cityscapes-512x1024'], 'single points'),
+        ([NAME, 'missing.pth'], 'missing.pth'),
+        ([NAME, '--train-scales', 1], 'train_scales'),
+        ([NAME, '--num-classes', 1], 'num_classes must be 2 or more'),
+    ):
+        status, said = from_zoo(*args)
+        assert status == 1
+        assert said.startswith('error: ')
+        assert match in said
+    for args, match in (
+        ([], 'expected either ZOO_CONFIG or --table'),
+        ([NAME, '--attention-only'], '--attention-only needs a CHECKPOINT'),
+        ([NAME, '--reinit-classifier'], 'needs a CHECKPOINT'),
+    ):
+        with pytest.raises(SystemExit):
+            from_zoo(*args)
+        assert match in capsys.readouterr().err
+
+
+def test_the_table(from_zoo, monkeypatch, tmp_path):
+    from hmsa_mmseg.zoo import table
+
+    monkeypatch.setattr(table, 'families', lambda: ['dpt', 'vpd'])
+    status, said = from_zoo('--table', 'table.md')
+    assert status == 0
+    text = (tmp_path / 'table.md').read_text()
+    assert '| dpt | 1 | yes |  |\n| vpd | 2 | no | ' in text
+    assert text.endswith('1 of 3 configs are converted.\n')
+    assert '| dpt | 1 | yes |' in said

@@ -1,0 +1,148 @@
+"""Own classes, own data, a trained model, and attention alone."""
+
+import copy
+
+import pytest
+from mmengine.config import Config, ConfigDict
+
+from hmsa_mmseg.zoo import NotConvertible
+from hmsa_mmseg.zoo.adaptation import (
+    set_checkpoint,
+    set_data_root,
+    set_num_classes,
+    train_attention_only,
+)
+
+FCN = 'fcn_r18-d8_4xb2-80k_cityscapes-769x769'
+STDC = 'stdc1_4xb12-80k_cityscapes-512x1024'
+KNET = 'knet-s3_r50-d8_upernet_8xb2-adamw-80k_ade20k-512x512'
+OCRNET = 'ocrnet_hr18_4xb4-80k_ade20k-512x512'
+DDRNET = 'ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024'
+SEGFORMER = 'segformer_mit-b0_8xb2-160k_ade20k-512x512'
+
+
+@pytest.fixture
+def fresh(converted):
+    """Return a function that gives a config which may be changed."""
+    return lambda name: copy.deepcopy(converted(name).cfg)
+
+
+def numbers_of(value):
+    """All settings `num_classes` below a value."""
+    if isinstance(value, dict):
+        own = [value['num_classes']] if 'num_classes' in value else []
+        return own + [n for one in value.values() for n in numbers_of(one)]
+    if isinstance(value, (list, tuple)):
+        return [n for one in value for n in numbers_of(one)]
+    return []
+
+
+@pytest.mark.parametrize(
+    ('name', 'old', 'kept'),
+    [
+        (FCN, 19, []),
+        (STDC, 19, [2]),  # the two of its boundaries
+        (KNET, 150, []),
+        (OCRNET, 150, []),
+    ],
+)
+def test_num_classes(name, old, kept, fresh, build_small):
+    cfg, changes = fresh(name), {}
+    before = numbers_of(cfg.model)
+    set_num_classes(cfg, 7, changes)
+    after = numbers_of(cfg.model)
+    assert before.count(old) == after.count(7) > 0
+    assert [number for number in after if number != 7] == kept
+    assert changes['model.decode_head.seg_head.num_classes'] == f'was {old}'
+    assert build_small(cfg).num_classes == 7
+
+
+def test_weights_of_other_classes_are_left_out(fresh):
+    cfg, changes = fresh(DDRNET), {}
+    losses = cfg.model.decode_head.seg_head.loss_decode
+    assert any(len(one.class_weight) == 19 for one in losses)
+    set_num_classes(cfg, 7, changes)
+    assert not any('class_weight' in one for one in losses)
+    (text,) = {changes[key] for key in changes if 'class_weight' in key}
+    assert text == 'the weights of 19 classes were left out'
+    with pytest.raises(ValueError, match='num_classes must be 2 or more'):
+        set_num_classes(cfg, 1, changes)
+
+
+def test_data_root(fresh):
+    cfg, changes = fresh(FCN), {}
+    set_data_root(cfg, '/some/where', changes)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        assert loader.dataset.data_root == '/some/where'
+    assert cfg.data_root == cfg.test_dataloader.dataset.data_root
+    assert changes['train_dataloader.dataset.data_root'] == (
+        'was data/cityscapes/'
+    )
+    cfg.val_dataloader.dataset.data_root = 'elsewhere'
+    with pytest.raises(ValueError, match=r"\['/some/where', 'elsewhere'\]"):
+        set_data_root(cfg, 'other', changes)
+
+
+def test_a_checkpoint_replaces_what_backbones_load(fresh):
+    cfg, changes = fresh(SEGFORMER), {}
+    assert cfg.model.backbone.init_cfg.type == 'Pretrained'
+    set_checkpoint(cfg, 'weights.pth', changes)
+    assert cfg.load_from == 'weights.pth'
+    assert 'init_cfg' not in cfg.model.backbone
+    assert 'model.backbone.init_cfg' in changes
+    cfg = fresh(FCN)
+    assert cfg.model.pretrained is not None
+    set_checkpoint(cfg, 'weights.pth', changes)
+    assert cfg.model.pretrained is None
+
+
+def test_attention_only(fresh, build_small):
+    cfg, changes = fresh(SEGFORMER), {}
+    train_attention_only(cfg, changes)
+    assert cfg.train_cfg.max_iters == 40000
+    assert cfg.train_cfg.val_interval == 4000
+    assert cfg.default_hooks.checkpoint.interval == 4000
+    warmup, decay = cfg.param_scheduler
+    assert (warmup.begin, warmup.end) == (0, 1500)
+    assert (decay.begin, decay.end) == (1500, 40000)
+    model = build_small(cfg)
+    trained = {
+        name.split('.')[1]
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    assert trained == {'scale_attn'}
+    for name in (DDRNET, 'pidnet-s_2xb6-120k_1024x1024-cityscapes'):
+        with pytest.raises(NotConvertible, match='cannot be frozen'):
+            train_attention_only(fresh(name), {})
+
+
+def test_other_schedules():
+    def make(*schedulers, **train_cfg):
+        model = dict(decode_head=dict(seg_head=dict(type='FCNHead')))
+        model['train_cfg'] = dict(scales=(0.5, 1.0))
+        return Config(
+            dict(
+                model=model,
+                train_cfg=train_cfg,
+                param_scheduler=list(schedulers),
+                default_hooks=dict(checkpoint=dict(interval=-1)),
+            )
+        )
+
+    steps = dict(type='MultiStepLR', milestones=[60, 72], end=80)
+    cosine = dict(type='CosineAnnealingLR', T_max=70, begin=10, end=80)
+    cfg = make(steps, cosine, max_epochs=80, val_interval=1)
+    train_attention_only(cfg, {})
+    assert cfg.train_cfg == dict(max_epochs=20, val_interval=1)
+    assert cfg.default_hooks.checkpoint.interval == -1
+    found = [dict(one) for one in cfg.param_scheduler]
+    assert found == [
+        dict(type='MultiStepLR', milestones=[15, 18], end=20),
+        dict(type='CosineAnnealingLR', T_max=10, begin=10, end=20),
+    ]
+    late = ConfigDict(type='PolyLR', begin=50, end=80)
+    with pytest.raises(ValueError, match=r'param_scheduler\.0\.begin=50'):
+        train_attention_only(make(late, max_iters=80), {})
+    with pytest.raises(ValueError, match='expected max_iters or max_epochs'):
+        train_attention_only(make(type='Loop'), {})

@@ -1,0 +1,133 @@
+"""Every weight of a checkpoint is accounted for."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmseg.registry import MODELS
+
+from hmsa_mmseg.zoo.adaptation import set_num_classes
+from hmsa_mmseg.zoo.checkpoint import check_checkpoint
+
+NAMES = (
+    'ocrnet_hr18_4xb4-80k_ade20k-512x512',
+    'fcn_r18-d8_4xb2-80k_cityscapes-769x769',
+    'knet-s3_r50-d8_upernet_8xb2-adamw-80k_ade20k-512x512',
+    'segmenter_vit-b_mask_8xb1-160k_ade20k-512x512',
+)
+OCRNET, FCN = NAMES[:2]
+
+
+@pytest.fixture
+def small(zoo_config, converted, tmp_path):
+    """Return a function that makes a small stock model's file and config."""
+    from small_models import make_tiny
+
+    def make(name):
+        stock = MODELS.build(ConfigDict(make_tiny(zoo_config(name).model)))
+        state = stock.state_dict()
+        path = tmp_path / 'stock.pth'
+        torch.save(dict(state_dict=state, meta=dict(epoch=1)), path)
+        model = make_tiny(converted(name).cfg.model)
+        cfg = Config(dict(model=model))
+        return SimpleNamespace(state=state, path=path, cfg=cfg)
+
+    return make
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_all_weights_are_used(name, small):
+    case = small(name)
+    report = check_checkpoint(case.cfg, case.path)
+    assert len(report.used) == len(case.state)
+    assert report.num_values == sum(x.numel() for x in case.state.values())
+    model = MODELS.build(copy.deepcopy(case.cfg.model))
+    assert set(report.new) == {
+        key
+        for key in model.state_dict()
+        if key.startswith('decode_head.scale_attn.')
+        and not key.endswith('num_batches_tracked')
+    }
+    assert report.other_classes == []
+
+
+def test_of_parallel_training_and_bare(small):
+    case = small(FCN)
+    bare = {f'module.{key}': value for key, value in case.state.items()}
+    torch.save(bare, case.path)
+    assert len(check_checkpoint(case.cfg, case.path).used) == len(bare)
+
+
+def test_another_architecture_names_the_keys(small):
+    case = small(FCN)
+    other = small(OCRNET)
+    with pytest.raises(
+        ValueError, match=r'does not fit|architecture'
+    ) as error:
+        check_checkpoint(case.cfg, other.path)
+    assert 'backbone.' in str(error.value)
+
+    case = small(FCN)
+    key = 'backbone.layer1.0.conv1.weight'
+    value = case.state.pop(key)
+    torch.save(dict(state_dict=case.state), case.path)
+    with pytest.raises(ValueError, match=rf'it lacks {key}; expected'):
+        check_checkpoint(case.cfg, case.path)
+    case.state.update({key: value, 'neck.weight': value})
+    torch.save(dict(state_dict=case.state), case.path)
+    match = r'it holds neck\.weight, which the model has not'
+    with pytest.raises(ValueError, match=match):
+        check_checkpoint(case.cfg, case.path)
+    del case.state['neck.weight']
+    case.state[key] = value[:1]
+    torch.save(dict(state_dict=case.state), case.path)
+    with pytest.raises(ValueError, match=rf'size mismatch for {key}'):
+        check_checkpoint(case.cfg, case.path)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_another_number_of_classes(name, small):
+    case = small(name)
+    set_num_classes(case.cfg, 7, {})
+    with pytest.raises(ValueError, match=r'holds \d+ classes \(decode_head'):
+        check_checkpoint(case.cfg, case.path)
+    case.cfg.model.decode_head.reinit_classifier = True
+    report = check_checkpoint(case.cfg, case.path)
+    assert all('scale_attn' in key for key in report.new)
+    model = MODELS.build(copy.deepcopy(case.cfg.model))
+    shapes = {key: x.shape for key, x in model.state_dict().items()}
+    stock = {
+        key.replace('decode_head.', 'decode_head.seg_head.'): x.shape
+        for key, x in case.state.items()
+    }
+    assert len(report.used) == len(case.state) - len(report.other_classes)
+    # Exactly what differs in its shape.
+    assert report.other_classes == sorted(
+        key for key in stock if shapes[key] != stock[key]
+    )
+
+
+def test_no_checkpoint(small, tmp_path):
+    case = small(FCN)
+    with pytest.raises(OSError, match='missing'):
+        check_checkpoint(case.cfg, tmp_path / 'missing.pth')
+    case.path.write_bytes(b'no file of torch.save')
+    with pytest.raises(ValueError, match=r'cannot load .*stock\.pth'):
+        check_checkpoint(case.cfg, case.path)
+    for wrong in ([1], dict(epoch=3), dict(state_dict=dict())):
+        torch.save(wrong, case.path)
+        with pytest.raises(ValueError, match=r'stock\.pth holds no weights'):
+            check_checkpoint(case.cfg, case.path)
+
+
+def test_no_code_is_run(small):
+    class Evil:
+        def __reduce__(self):
+            return print, ('ran',)
+
+    case = small(FCN)
+    torch.save(dict(state_dict=case.state, meta=Evil()), case.path)
+    with pytest.raises(ValueError, match='could run code'):
+        check_checkpoint(case.cfg, case.path)
