@@ -26,6 +26,18 @@ WIDTHS = frozenset(
 )
 # What cannot be narrowed: these fix their own widths.
 FIXED = ('ERFNet', 'MobileNetV2', 'MobileNetV3')
+# Of other packages, which have names for their sizes: ConvNeXt-B, S12.
+ARCHS = {
+    'mmpretrain.ConvNeXt': dict(
+        depths=[1] * 4, channels=[128, 256, 512, 1024]
+    ),
+    'mmpretrain.PoolFormer': dict(
+        layers=[1] * 4,
+        embed_dims=[64, 128, 320, 512],
+        mlp_ratios=[4] * 4,
+        layer_scale_init_value=1e-5,
+    ),
+}
 RESNETS = ('ResNet', 'ResNetV1c', 'ResNeSt')
 
 
@@ -87,7 +99,10 @@ def make_tiny(model, factor: int = 8, image_size: tuple = (64, 64)):
     """Make the config of a model small."""
     if model['backbone']['type'] in FIXED:
         factor = 1
-    new = narrowed(copy.deepcopy(dict(model)), factor)
+    new = copy.deepcopy(dict(model))
+    if new['backbone']['type'] in ARCHS:
+        new['backbone']['arch'] = ARCHS[new['backbone']['type']]
+    new = narrowed(new, factor)
     new['backbone'] = shallow(new['backbone'])
     for cfg in (new['backbone'], new['backbone'].get('backbone_cfg', {})):
         if cfg.get('type') in RESNETS:
