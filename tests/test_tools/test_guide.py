@@ -1,0 +1,122 @@
+"""docs/custom_dataset.md, followed word for word on generated data."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = ROOT / 'docs' / 'custom_dataset.md'
+BLOCK = re.compile(
+    r'(?:<!-- (?P<note>[^>]*) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```', re.S
+)
+
+
+def blocks():
+    return [match.groupdict() for match in BLOCK.finditer(GUIDE.read_text())]
+
+
+def write_data(folder):
+    """Images of road, trees and sky, in the layout of the guide."""
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 4), ('val', 3)):
+        for kind in ('images', 'masks'):
+            (folder / kind / split).mkdir(parents=True)
+        for i in range(count):
+            mask = np.full((96, 192), 2, np.uint8)
+            mask[50:] = 0
+            x = int(rng.integers(10, 140))
+            mask[20:60, x : x + 40] = 1
+            mask[:2] = 255
+            colors = np.array([[90, 60, 90], [40, 140, 60], [200, 150, 90]])
+            image = colors[np.minimum(mask, 2)]
+            image = image + rng.integers(-20, 20, image.shape)
+            suffix = '.jpg' if i else '.png'
+            name = f'{split}_{i}'
+            cv2.imwrite(
+                str(folder / 'images' / split / (name + suffix)),
+                image.astype(np.uint8),
+            )
+            path = folder / 'masks' / split / f'{name}.png'
+            cv2.imwrite(str(path), mask)
+
+
+@pytest.fixture(scope='module')
+def followed(tmp_path_factory):
+    """The folder after all commands, and what they printed."""
+    work = tmp_path_factory.mktemp('guide')
+    write_data(work / 'my_data')
+    commands = []
+    for block in blocks():
+        note = block['note'] or ''
+        if note.startswith('file: '):
+            (work / note[6:].strip()).write_text(block['text'])
+        elif block['kind'] == 'shell' and note != 'not run':
+            commands.append(block['text'])
+    # The guide's paths are relative to a clone.
+    (work / 'tools').symlink_to(ROOT / 'tools')
+    binaries = work / 'bin'
+    binaries.mkdir()
+    python = binaries / 'python'
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    run = subprocess.run(
+        ['bash', '-euo', 'pipefail', '-c', '\n'.join(commands)],
+        cwd=work,
+        env={
+            **os.environ,
+            'PATH': f'{binaries}:{os.environ["PATH"]}',
+            'PYTHONPATH': str(ROOT),
+            'CUDA_VISIBLE_DEVICES': '',
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return work, run.stdout + run.stderr, '\n'.join(commands)
+
+
+def test_the_guide_has_all_steps(followed):
+    _, _, commands = followed
+    for tool in ('from_zoo', 'browse_dataset', 'train', 'test', 'report'):
+        assert f'{tool}.py' in commands
+    assert len(re.findall(r'^## \d', GUIDE.read_text(), re.M)) == 8
+
+
+def test_a_model_is_trained_and_scored(followed):
+    work, printed, _ = followed
+    assert (work / 'work' / 'iter_12.pth').is_file()
+    for name in ('road', 'tree', 'sky'):
+        assert re.search(rf'\| +{name} +\|', printed)
+    assert 'mIoU' in printed
+
+
+def test_what_the_guide_promises_is_there(followed):
+    work, _, _ = followed
+    assert len(list((work / 'browse').rglob('*.*'))) >= 4
+    assert {path.stem for path in (work / 'classes').iterdir()} == {
+        f'val_{i}' for i in range(3)
+    }
+    page = (work / 'show' / 'report.html').read_text()
+    assert all(f'val_{i}' in page for i in range(3))
+    compared = (work / 'comparison.html').read_text()
+    assert 'single' in compared
+    pictures = {path.stem for path in (work / 'show').rglob('val_1/*')}
+    assert {'overlay', 'attn_0.5', 'weight_2', 'winning_scale'} <= pictures
+
+
+def test_predictions_of_infer_are_those_of_test(followed):
+    work, _, _ = followed
+    for i in range(3):
+        [path] = (work / 'predictions').rglob(f'*val_{i}*.png')
+        found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        expected = cv2.imread(
+            str(work / 'classes' / f'val_{i}.png'), cv2.IMREAD_UNCHANGED
+        )
+        np.testing.assert_array_equal(found, expected)
