@@ -110,7 +110,7 @@ def test_show_dir_holds_pictures_of_each_image(tested, val_images):
         tested.metrics['mIoU'], abs=0.01
     )
     run = read_run(root)
-    assert run['metrics']['mIoU'] == tested.metrics['mIoU']
+    assert run['metrics']['mIoU'] == pytest.approx(tested.metrics['mIoU'])
     assert run['num_images'] == len(val_images)
 
 

@@ -1,15 +1,19 @@
 """The visualizer with mmengine's back ends, and in mmseg's interfaces."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.structures import PixelData
+from mmseg.apis import MMSegInferencer, show_result_pyplot
 from mmseg.registry import VISUALIZERS
 from mmseg.structures import SegDataSample
+from mmseg.utils import get_palette
 from mmseg.visualization import SegLocalVisualizer
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
@@ -23,6 +27,9 @@ from hmsa_mmseg.visualization import (
 
 from .conftest import CLASSES, PALETTE, SIZE
 
+TINY_CITYSCAPES = (
+    Path(__file__).parents[1] / 'test_tools' / 'tiny_cityscapes.py'
+)
 META = dict(classes=CLASSES, palette=PALETTE)
 COLOURS = np.array(PALETTE, float)
 
@@ -156,6 +163,36 @@ def test_mmseg_back_end_gets_the_overlay(build, image, make_sample, tmp_path):
     visualizer.add_datasample('some', image, make_sample(), step=3)
     (file,) = tmp_path.rglob('vis_image/some_3.png')
     assert file.stat().st_size > 0
+
+
+def test_inferencer_and_pyplot_of_mmseg(tmp_path):
+    """On a shipped config but for its size, with random weights."""
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    file = folder / 'photo.png'
+    Image.fromarray(pixels).save(file)
+    inferencer = MMSegInferencer(str(TINY_CITYSCAPES), device='cpu')
+    assert isinstance(inferencer.visualizer, ScaleMapsVisualizer)
+    results = inferencer(
+        str(file), out_dir=str(tmp_path / 'out'), return_vis=True
+    )
+    classes = results['predictions']
+    palette = np.array(get_palette('cityscapes'))
+    expected = 0.2 * pixels + 0.8 * palette[classes]
+    drawn = results['visualization']
+    # But for the labels.
+    same = np.abs(drawn - expected).max(axis=-1) <= 0.5
+    assert same.mean() > 0.5
+    written = np.array(Image.open(tmp_path / 'out' / 'vis' / 'photo.png'))
+    np.testing.assert_array_equal(written, drawn)
+    sample = inferencer([pixels], return_datasamples=True)
+    assert sample.pred_sem_seg.shape == (64, 128)
+    drawn = show_result_pyplot(
+        inferencer.model, str(file), sample, show=False, save_dir=str(tmp_path)
+    )
+    assert drawn.shape == pixels.shape
 
 
 def test_depth_maps_are_refused(build, image):
