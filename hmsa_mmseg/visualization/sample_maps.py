@@ -108,6 +108,8 @@ def _array(data_sample: SegDataSample, field: str) -> np.ndarray | None:
         return None
     array = data_sample.get(field).data
     if not isinstance(array, np.ndarray):
+        if array.is_floating_point():
+            array = array.float()  # numpy has no bfloat16
         array = array.detach().cpu().numpy()
     return array[None] if array.ndim == 2 else array
 

@@ -145,6 +145,16 @@ def test_binary_and_other_types(draw, make_sample):
             np.testing.assert_array_equal(found[key], expected[key])
 
 
+def test_bfloat16(draw, make_sample):
+    """As of a stock model under autocast, which numpy does not know."""
+    sample = make_sample()
+    confidence = sample.confidence.data.bfloat16()
+    sample.confidence = PixelData(data=confidence)
+    np.testing.assert_array_equal(
+        draw(sample)['confidence'], heat(confidence[0].float().numpy())
+    )
+
+
 def test_image_with_turned_channels(make_sample, image):
     """MMSegInferencer hands over a view of a BGR image."""
     turned = image[..., ::-1]
