@@ -71,6 +71,14 @@ def results_of(*rows):
 
 def test_page_says_where_every_miou_is_from():
     row = zoo_row()
+    timing = dict(cpu_ms=12345.0, wall_ms=2.0, cuda_gb=None)
+    timed = dict(
+        modes=dict(single=timing),
+        left_out=dict(ms_flip=45.1),
+        failed={},
+    )
+    title = 'inference 512x1024 float32'
+    row['findings'].append(dict(part='inference', title=title, measured=timed))
     evaluated = dict(weights='w.pth', miou=dict(single=81.3))
     other = zoo_row('evaluated')
     other['findings'].append(
@@ -81,7 +89,7 @@ def test_page_says_where_every_miou_is_from():
     lines = [line for line in text.splitlines() if line.startswith('| ')]
     assert (
         '| ocrnet_hr48 | one scale | 81.35 | published, ocrnet/metafile.yaml '
-        '| none | 2596 | 2.00 | - |'
+        '| none | 2596 | 2.00 | 12.3 |'
     ) in lines
     assert (
         '| evaluated | one scale | 81.30 | evaluated, w.pth | none | 2596 '
@@ -90,6 +98,7 @@ def test_page_says_where_every_miou_is_from():
     quoted = [line for line in lines if '| quoted, ' in line]
     assert [line.split(' | ')[2] for line in quoted] == ['84.7', '86.92']
     assert all('Mapillary' in line for line in quoted)
+    assert '| ocrnet_hr48 | 6 scales x flip | (45.1 TFLOP) |' in lines
     assert '| ocrnet_hr48 | training float32 | Error: no |' in lines
 
 

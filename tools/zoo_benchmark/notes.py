@@ -21,9 +21,9 @@ def cost_notes(results: Mapping[str, Any]) -> str:
   pre-trained on Mapillary Vistas, and the second was also trained on coarse
   images of Cityscapes with automatic labels.
 - **Test**: mmseg tests the whole image unless the config says `slide`, at one
-  scale, or averages six scales ({ratios}) and their flips. A hierarchical
-  model blends the scales of its config by itself; *x flip* averages it and its
-  flip. Its mIoU at one scale is that of scale 1 of the same weights.
+  scale, or averages six scales ({ratios}) and their
+  flips. A hierarchical model blends the scales of its config by itself;
+  *x flip* averages it and its flip. At one scale it runs at scale 1 alone.
 - **GFLOP**: 1e9 operations of matrix products and convolutions of one image,
   two for each multiplication with its addition, counted by torch's
   `FlopCounterMode` on the meta device; the same on every machine.
@@ -85,4 +85,7 @@ def training_notes(results: Mapping[str, Any]) -> str:
             "CPU time of a step with the config's losses and optimizer and "
             f'the same batch at {", ".join(sorted(sizes))}, not at its crop. '
         )
-    return text + 'zoo: GB is the published memory in training.'
+    return text + (
+        'zoo: GB is the published memory in training, on other GPUs and '
+        'versions.'
+    )

@@ -69,9 +69,14 @@ def page(results: Mapping[str, Any], stem: str, has_plot: bool) -> str:
         '## Accuracy and cost of a test',
         _cost_table(results),
         cost_notes(results),
-        '## Time of a test',
-        _time_table(results),
-        time_notes(results),
+    ]
+    if all_timed(rows):
+        parts += [
+            '## Time of a test',
+            _time_table(results),
+            time_notes(results),
+        ]
+    parts += [
         '## Training',
         _training_table(rows),
         training_notes(results),
@@ -113,12 +118,14 @@ def _cost_table(results: Mapping[str, Any]) -> str:
     rows, device = results['models'], results['device']
     size, timed = counted_size(rows), best_timed(rows)
     head = ['model', 'test', 'mIoU', '', 'extra data']
-    head += [f'GFLOP at {size}', 'GB', f'{_unit(device)} at {timed}']
+    head += [f'GFLOP at {size}', 'GB']
+    if timed is not None:
+        head.append(f'{_unit(device)} at {timed}')
     lines = []
     for row in rows:
         tests = tests_of(row)
         if not tests:
-            lines.append([row['label'], 'failed', *['-'] * 6])
+            lines.append([row['label'], 'failed'])
         for test in tests:
             count = test.counts.get(size, {})
             lines.append(
@@ -131,7 +138,7 @@ def _cost_table(results: Mapping[str, Any]) -> str:
                     _number(count.get('gflops')),
                     _number(count.get('live_gb')),
                     _time(test, timed, device),
-                ]
+                ][: len(head)]
             )
     for quoted in QUOTED:
         lines.append(
@@ -141,10 +148,10 @@ def _cost_table(results: Mapping[str, Any]) -> str:
                 f'{quoted.miou:.2f}'.rstrip('0'),
                 f'quoted, {quoted.source}: {quoted.remark}',
                 quoted.extra_data,
-                *['-'] * 3,
             ]
         )
-    return _table(head, lines, '::.::...')
+    lines = [line + ['-'] * (len(head) - len(line)) for line in lines]
+    return _table(head, lines, '::.::...'[: len(head)])
 
 
 def _unit(device: str) -> str:
