@@ -75,15 +75,16 @@ def _predict(
         return predictor(images)
     # Out of memory, an image too small for the network: of any type.
     except Exception as error:
-        if len(images) > 1:
-            results = [_predict([im], predictor, failures) for im in images]
-            return [result for [result] in results]
-        sample = images[0].data_sample
-        height, width = images[0].inputs.shape[-2:]
-        problem = InferError(
-            f'{sample.img_path}: cannot be predicted at {height}x{width}: '
-            f'{in_one_line(error)}'
+        # Not the error itself, which holds on to the memory of the call.
+        problem = in_one_line(error)
+    if len(images) > 1:
+        alone = [_predict([image], predictor, failures) for image in images]
+        return [result for [result] in alone]
+    height, width = images[0].inputs.shape[-2:]
+    failures.add(
+        InferError(
+            f'{images[0].data_sample.img_path}: cannot be predicted at '
+            f'{height}x{width}: {problem}'
         )
-        problem.__cause__ = error
-        failures.add(problem)
-        return [None]
+    )
+    return [None]

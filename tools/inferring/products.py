@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
@@ -155,8 +154,6 @@ class Products:
     def _needed(self, result: SegDataSample) -> SegDataSample:
         """Leave out what would be drawn for nothing."""
         if 'report' in self.saves:
-            result = result.clone()
-            result.set_data(dict(confidence=confidence_of(result)))
             return result
         fields = dict(pred_sem_seg=result.pred_sem_seg)
         for name, field in (
@@ -168,7 +165,7 @@ class Products:
             if name in self.saves:
                 fields[field] = result.get(field)
         if 'confidence' in self.saves:
-            fields['confidence'] = confidence_of(result)
+            fields['confidence'] = result.confidence
         return SegDataSample(metainfo=result.metainfo, **fields)
 
     def _write_color(self, path: Path, classes: np.ndarray) -> None:
@@ -208,19 +205,6 @@ def classes_of(result: SegDataSample) -> np.ndarray:
     """Classes of a result, int64 (h, w)."""
     # mmseg gives those of a head with a single channel as floats.
     return result.pred_sem_seg.data[0].numpy().astype(np.int64)
-
-
-def confidence_of(result: SegDataSample) -> PixelData:
-    """Probability of the class given, (1, h, w), also of a stock model."""
-    if 'confidence' in result:
-        return result.confidence
-    logits = result.seg_logits.data.float()
-    if len(logits) == 1:
-        # Of such a head mmseg gives the probability of the second class.
-        confidence = logits.maximum(1 - logits)
-    else:
-        confidence = logits.softmax(dim=0).amax(dim=0, keepdim=True)
-    return PixelData(data=confidence)
 
 
 def _keys(pattern: str, scales: Sequence[float]) -> list[str]:

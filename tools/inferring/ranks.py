@@ -34,27 +34,38 @@ def read_ranks() -> tuple[int, int]:
     return rank, world_size
 
 
-def join_group(world_size: int) -> bool:
+def join_group(world_size: int) -> Any:
     """Join the processes of torchrun, if there are several.
 
     They work alone, and wait for each other only in the end: torchrun ends
     all as soon as one has failed. Without ``MASTER_ADDR`` there is nobody to
     wait for.
 
+    Args:
+        world_size (int): How many there are.
+
     Returns:
-        bool: Whether there is a group.
+        ProcessGroup | None: None for a process alone.
     """
     if world_size == 1 or 'MASTER_ADDR' not in os.environ:
-        return False
+        return None
+    dist.init_process_group('gloo')
     # One may have days of work more than another, of videos for instance.
-    dist.init_process_group('gloo', timeout=datetime.timedelta(days=30))
-    return True
+    return dist.new_group(timeout=datetime.timedelta(days=30))
 
 
-def gather(values: Sequence[Any]) -> list[Any]:
-    """Collect values of all processes of the group, on each of them."""
-    if not dist.is_initialized():
+def gather(values: Sequence[Any], group: Any) -> list[Any]:
+    """Collect values of all processes, on each of them.
+
+    Args:
+        values (Sequence): Of this process.
+        group (ProcessGroup | None): From :func:`join_group`.
+
+    Returns:
+        list: In the order of the processes.
+    """
+    if group is None:
         return list(values)
-    collected: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(collected, list(values))
+    collected: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(collected, list(values), group)
     return [value for part in collected for value in part]

@@ -21,9 +21,11 @@ from .errors import InferError
 from .failures import Failures
 from .finished import Finished
 from .inputs import Item, find_items
+from .label_ids import read_label_ids
+from .model_options import apply_options
 from .pipeline import Pipeline, find_dataset
-from .predicting import Predictor, apply_options, read_label_ids
-from .products import Products
+from .predicting import Predictor
+from .products import OF_LOGITS, Products
 from .progress import Progress
 from .ranks import gather, join_group, read_ranks
 from .settings import check_folder, digest_of, read_settings
@@ -47,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
     rank, world_size = read_ranks()
     items = find_items(args.inputs, args.out)[: args.limit]
     job = _prepare(args, shows=rank == 0)
-    join_group(world_size)
+    group = join_group(world_size)
     counts = _do(job, items[rank::world_size])
-    listed = gather(job.failures.listed)
-    finished, done = map(sum, zip(*gather([counts])))
+    listed = gather(job.failures.listed, group)
+    finished, done = map(sum, zip(*gather([counts], group)))
     if rank == 0:
         print(
             f'{done} done, {finished} had been finished before, '
@@ -67,7 +69,13 @@ def _prepare(args: argparse.Namespace, shows: bool) -> Run:
     cfg = read_config(args.config, args.cfg_options)
     apply_options(cfg, args)
     pipeline = Pipeline(cfg)
-    predictor = Predictor(cfg, args.checkpoint, _device(args), args.flip)
+    predictor = Predictor(
+        cfg,
+        args.checkpoint,
+        _device(args),
+        flip=args.flip,
+        confidence=bool({*args.save} & {*OF_LOGITS}),
+    )
     if 'attention' in args.save:
         predictor.check_attention()
     label_ids = None

@@ -1,28 +1,16 @@
 """tools/infer.py on videos: frames, overlays, resume, damage."""
 
-import multiprocessing
 import os
 import signal
-import sys
-from pathlib import Path
 
 import cv2
 import mmcv
 import numpy as np
 import pytest
-import torch
+from inferring import videos
+from inferring.products import Products
 from PIL import Image
 
-TOOLS = Path(__file__).parents[2] / 'tools'
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-import infer  # noqa: E402
-from inferring import videos  # noqa: E402
-from inferring.predicting import Predictor  # noqa: E402
-from inferring.products import Products  # noqa: E402
-
-CONFIG = Path(__file__).with_name('tiny_cityscapes.py')
 FRAMES = 5
 
 
@@ -48,35 +36,6 @@ def clip(tmp_path, frames):
     path.parent.mkdir(parents=True)
     write_video(path, frames)
     return path
-
-
-@pytest.fixture
-def run(trained, tmp_path, capsys):
-    """Return a function that runs the tool, in `tmp_path/out`."""
-
-    def run(*args, code=0, out='out'):
-        argv = [CONFIG, trained.checkpoint, *args]
-        argv += ['--out', tmp_path / out, '--device', 'cpu']
-        found = infer.main([str(arg) for arg in argv])
-        captured = capsys.readouterr()
-        assert found == code, captured.err
-        return captured.err if code else captured.out
-
-    return run
-
-
-@pytest.fixture
-def predicted(monkeypatch):
-    """The number of images that the model is given, in a list."""
-    numbers = []
-    call = Predictor.__call__
-
-    def counting(self, batch):
-        numbers.append(len(batch))
-        return call(self, batch)
-
-    monkeypatch.setattr(Predictor, '__call__', counting)
-    return numbers
 
 
 def names(folder):
@@ -124,11 +83,11 @@ def test_overlay_is_a_video(run, clip, frames, tmp_path, predicted, suffix):
         expected = cv2.imread(str(still / f'{index:06d}.jpg'))
         assert np.mean(cv2.absdiff(frame, expected)) < 8
     assert np.mean(cv2.absdiff(frames[0], expected)) > 15
-    assert sum(predicted) == 2 * FRAMES
+    assert len(predicted) == 2 * FRAMES
     # Now everything is there.
     run(clip, '--video-format', suffix)
     run(clip, '--frames', '--save', 'overlay', 'classes')
-    assert sum(predicted) == 2 * FRAMES
+    assert len(predicted) == 2 * FRAMES
 
 
 def test_goes_on(run, clip, tmp_path, predicted):
@@ -144,34 +103,31 @@ def test_goes_on(run, clip, tmp_path, predicted):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(videos, 'write_classes', failing)
         assert 'no space left' in run(clip, code=1)
-    assert sum(predicted) == 4
+    assert len(predicted) == 4
     assert 'overlay' not in os.listdir(out)
     run(clip)
-    assert sum(predicted) == 4 + 2
+    assert len(predicted) == 4 + 2
     assert names(out / 'finished') == ['clip.json']
     assert len([*mmcv.VideoReader(str(out / 'overlay/clip.mp4'))]) == FRAMES
     # A frame is lost.
     (out / 'classes/clip/000001.png').unlink()
     run(clip)
-    assert sum(predicted) == 6 + FRAMES
+    assert len(predicted) == 6 + FRAMES
     # An unfinished video, and now something else is to be saved.
     (out / 'finished/clip.json').unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(videos, 'write_classes', failing)
         run(clip, code=1)
-    before = sum(predicted)
+    before = len(predicted)
     run(clip, '--save', 'classes', 'color')
-    assert sum(predicted) == before + FRAMES
+    assert len(predicted) == before + FRAMES
 
 
-def test_killed_while_a_video_is_written(run, trained, clip, tmp_path):
+def test_killed_while_a_video_is_written(run, clip, tmp_path, fork):
     """No part of it takes its name."""
-    argv = [CONFIG, trained.checkpoint, clip, '--out', tmp_path / 'out']
+    draw = Products.overlay
 
-    def child():
-        # Threads of this process do not exist in its copy.
-        torch.set_num_threads(1)
-        draw = Products.overlay
+    def kill_at_third():
         left = [3]
 
         def drawing(*args):
@@ -181,12 +137,9 @@ def test_killed_while_a_video_is_written(run, trained, clip, tmp_path):
             return draw(*args)
 
         Products.overlay = drawing
-        infer.main([*map(str, argv), '--device', 'cpu'])
 
-    process = multiprocessing.get_context('fork').Process(target=child)
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    wait = fork(clip, prepare=kill_at_third)
+    assert wait() == -signal.SIGKILL
     assert names(tmp_path / 'out/overlay') == ['.clip.part.mp4']
     run(clip)
     assert names(tmp_path / 'out/overlay') == ['clip.mp4']
