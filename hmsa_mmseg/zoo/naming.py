@@ -13,7 +13,8 @@ import re
 _HEADS = frozenset(
     (
         *('ann', 'apcnet', 'ccnet', 'danet', 'deeplabv3', 'deeplabv3plus'),
-        *('dmnet', 'dnl', 'dpt', 'emanet', 'encnet', 'fastfcn', 'fcn', 'fpn'),
+        *('dmnet', 'dnl', 'dpt', 'emanet', 'encnet', 'fastfcn', 'fcn'),
+        *('fcn-d6', 'fpn'),
         *('gcnet', 'icnet', 'isanet', 'knet-s3', 'nonlocal', 'ocrnet'),
         *('psanet', 'pspnet', 'segformer', 'segmenter', 'segnext', 'setr'),
         'upernet',

@@ -15,8 +15,10 @@ _HEAD = """# Families of the model zoo
 
 Which configs of mmseg's model zoo `tools/from_zoo.py` turns into multi-scale
 ones. Every config of the installed zoo was put through it; a test trains a
-step and predicts with a small model of each family and kind of head. Written
-by `python tools/from_zoo.py --table`; a test compares it with the code.
+step and predicts with a small model of each family and kind of head, where the
+packages that it needs are installed (PSANet's with a stand-in for its compiled
+operator). Written by `python tools/from_zoo.py --table`; a test compares it
+with the code.
 
 | family | configs | converted | notes |
 | --- | --: | --- | --- |

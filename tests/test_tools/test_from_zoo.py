@@ -128,7 +128,9 @@ def test_attention_for_a_trained_model_trains(
         'train.py', out, '--work-dir', work_dir, cwd=work_dir.parent
     )
     assert 'Iter(val) [3/3]' in log
-    state = torch.load(work_dir / 'iter_2.pth', weights_only=True)
+    last = work_dir / 'iter_2.pth'
+    assert 'mIoU' in run_tool('test.py', out, last, '--tta', cwd=tmp_path)
+    state = torch.load(last, weights_only=True)
     state = state['state_dict']
     stock = torch.load(checkpoint, weights_only=True)['state_dict']
     for key, value in stock.items():

@@ -155,7 +155,6 @@ def test_a_config_without_hooks_and_pipelines(zoo_config):
 # Each kind of paramwise_cfg and constructor of the zoo that converts.
 PARAMWISE = {
     'segformer_mit-b0_8xb2-160k_ade20k-512x512': 'head',
-    'setr_vit-l_pup_8xb2-160k_ade20k-512x512': 'head',
     'vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512': 'norm',
     'beit-base_upernet_8xb2-160k_ade20k-640x640': 'layer decay',
     'mae-base_upernet_8xb2-amp-160k_ade20k-512x512': 'layer decay',

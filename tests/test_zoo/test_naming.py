@@ -14,6 +14,7 @@ NAMES = {
         'hmsa_mit-b0_segformer_8xb1-160k_cityscapes-1024x1024'
     ),
     f'deeplabv3plus_r50-d8_{TAIL}': f'hmsa_r50-d8_deeplabv3plus_{TAIL}',
+    f'fcn-d6_r50-d16_{TAIL}': f'hmsa_r50-d16_fcn-d6_{TAIL}',
     # Names that begin with the backbone.
     f'resnest_s101-d8_fcn_{TAIL}': f'hmsa_resnest_s101-d8_fcn_{TAIL}',
     f'stdc1_{TAIL}': f'hmsa_stdc1_{TAIL}',

@@ -1,12 +1,22 @@
 """Whole configs as text."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 from mmengine.config import Config
 
-from hmsa_mmseg.zoo import Conversion, find_config, writing
+from hmsa_mmseg.zoo import (
+    Conversion,
+    NotConvertible,
+    convert,
+    find_config,
+    list_configs,
+    writing,
+)
 from hmsa_mmseg.zoo.layout import KEPT, config_text, left_out
+from hmsa_mmseg.zoo.naming import config_name
 from hmsa_mmseg.zoo.writing import read_zoo_config, source_of, write_config
 
 FCN = 'fcn_r18-d8_4xb2-80k_cityscapes-769x769'
@@ -117,3 +127,29 @@ def test_source_and_unreadable_configs(tmp_path):
     path.write_text('model = dict(\n')
     with pytest.raises(ValueError, match=r'own\.py cannot be read as a'):
         read_zoo_config(path)
+
+
+@pytest.mark.slow
+def test_every_config_of_the_zoo(tmp_path):
+    """Each is written, read back by the writer, and has a name of its own."""
+    names = {}
+    for path in list_configs():
+        try:
+            conversion = convert(read_zoo_config(path))
+        except NotConvertible:
+            continue
+        name = config_name(path.stem)
+        assert name not in names, (path, names[name])
+        names[name] = path
+        write_config(conversion, tmp_path / f'{name}.py', [])
+    done = subprocess.run(
+        [
+            *(sys.executable, '-m', 'ruff', 'format', '--check', '--isolated'),
+            *('--line-length', '79', '--config'),
+            *("format.quote-style='single'", str(tmp_path)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
