@@ -125,11 +125,7 @@ model = dict(type='EncoderDecoder', decode_head=dict(_delete_=True, **head),
     pixels = torch.from_numpy(read(images[0])).permute(2, 0, 1)[None].flip(1)
     inputs = model.data_preprocessor(dict(inputs=pixels))['inputs']
     with torch.no_grad():
-        chances = (
-            model.encode_decode(inputs, [dict(img_shape=(64, 128))])
-            .double()
-            .softmax(dim=1)
-        )
+        logits = model.encode_decode(inputs, [dict(img_shape=(64, 128))])
     record = json.loads((tmp_path / 'out/scale_maps/1.json').read_text())
     mean = logits.double().softmax(dim=1).amax(dim=1).mean().item()
     assert record['mean_confidence'] == pytest.approx(mean, rel=1e-5)
