@@ -76,8 +76,10 @@ def take_over_counts(
         for job in jobs
         if job['part'].endswith('counts') and not findings.is_measured(job)
     }
-    for path in sorted(out.glob('*.json')):
-        for row in json.loads(path.read_text()).get('models', []):
+    for path in (out / 'cpu.json', out / 'gpu.json'):
+        if not path.is_file():
+            continue
+        for row in json.loads(path.read_text())['models']:
             for found in row['findings']:
                 job = wanted.pop(found['key'], None)
                 if job is not None and 'measured' in found:
