@@ -18,9 +18,22 @@ from .inputs import Item
 from .layout import FINISHED, part_of
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    with atomic_file(path, part=part_of(path)) as file:
+def write_json(
+    path: Path, content: Mapping[str, Any], part: Path | None = None
+) -> None:
+    """Write a JSON file whole or not at all.
+
+    Args:
+        path (Path): Of the file.
+        content (Mapping): Of plain types.
+        part (Path, optional): Where it is written meanwhile. Defaults to
+            None, a name that is the same in all processes: for files that
+            one of them writes.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with atomic_file(path, part=part or part_of(path)) as file:
         file.write(json.dumps(content, indent=1).encode() + b'\n')
 
 

@@ -64,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace, shows: bool) -> Run:
-    """Load the model and look at the folder of the results."""
+    """Load the model and look at the folder of the results.
+
+    One process of several shows what is done, and describes the run.
+    """
     out = Path(args.out)
     cfg = read_config(args.config, args.cfg_options)
     apply_options(cfg, args)
@@ -89,7 +92,7 @@ def _prepare(args: argparse.Namespace, shows: bool) -> Run:
         config=os.path.abspath(args.config),
         checkpoint=os.path.abspath(args.checkpoint),
     )
-    if 'report' in args.save:
+    if 'report' in args.save and shows:
         _describe(cfg, args, predictor)
     progress = Progress(shows)
     return Run(

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,10 @@ def check_folder(
             'written by this program; expected another --out, or '
             '--overwrite to write there'
         )
-    write_json(path, {**described, **settings})
+    # All processes write the same, at the same time; on several machines
+    # their numbers may be the same.
+    part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
+    write_json(path, {**described, **settings}, part)
 
 
 def _compare(path: Path, settings: Mapping[str, Any]) -> None:
