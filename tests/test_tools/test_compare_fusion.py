@@ -93,6 +93,8 @@ def tools(monkeypatch):
     tools = FakeTools()
     monkeypatch.setattr(stages, 'run_logged', tools)
     monkeypatch.setattr(costs, 'measure', lambda *_: fake_costs())
+    # Those of this process, for all tests that follow.
+    monkeypatch.setattr('torch.set_num_threads', lambda threads: None)
     return tools
 
 

@@ -209,7 +209,7 @@ def demo(tmp_path_factory):
     """Run the whole demo, as small as it gets; returns folder and output."""
     out = tmp_path_factory.mktemp('demo')
     command = [sys.executable, DEMO / 'run_demo.py', '--out', out]
-    command += ['--iters', '4', '--images', '4', '1', '2']
+    command += ['--iters', '4', '--images', '4', '1', '2', '--threads', '1']
     output = subprocess.run(
         [str(part) for part in command],
         cwd=out,  # not the checkout: nothing may depend on it
