@@ -7,7 +7,7 @@
 #                  of what is to be reached (half an hour on two cores);
 #                  SUITES="..." for other suites, AUTHORS=dir for the authors'
 #                  network beside its transcription
-# make gpu     check, train and measure on a GPU (ten minutes; docs/gpu)
+# make gpu     check, train and measure on a GPU (eleven minutes; docs/gpu)
 # make docs    build the documentation into docs/_build/html, with a page for
 #              each module, and check its links
 # make docs-links  ask for every external link (needs a network)

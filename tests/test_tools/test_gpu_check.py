@@ -84,7 +84,7 @@ def test_a_failure_does_not_stop_the_rest(check):
     assert len(calls) == len(SUITES)
 
 
-def test_limits_fit_in_ten_minutes():
+def test_limits_fit_in_eleven_minutes():
     limits = [
         int(words[2])
         for words in map(str.split, SCRIPT.read_text().splitlines())
@@ -92,4 +92,4 @@ def test_limits_fit_in_ten_minutes():
         if words[2].isdigit()
     ]
     assert len(limits) == len(SUITES) + 1
-    assert sum(limits) <= 600
+    assert sum(limits) <= 660
