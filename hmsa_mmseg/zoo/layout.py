@@ -132,7 +132,8 @@ def config_text(
                 lines.append(assignment(key, written[key], comments))
         if len(lines) > 1:
             paragraphs.append(''.join(lines))
-    return '\n\n'.join(text.rstrip('\n') for text in paragraphs) + '\n'
+    texts = [text.rstrip('\n') for text in paragraphs if text]
+    return '\n\n'.join(texts) + '\n'
 
 
 def left_out(cfg: Config, text: str) -> list[str]:
