@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from .accuracy import AUTHORS_GFLOP, QUOTED
 from .labels import place_labels
-from .results import Test, best_timed, counted_size, tests_of
+from .results import Test, best_timed, counted_sizes, tests_of
 
 # Okabe and Ito's colours, which colour-blind people can tell apart. A part of
 # a model's name decides.
@@ -76,8 +76,8 @@ def draw(path: Path, results: Mapping[str, Any]) -> bool:
 
     rows = results['models']
     panels = []
-    size, timed = counted_size(rows), best_timed(rows)
-    if size is not None:
+    sizes, timed = counted_sizes(rows), best_timed(rows)
+    for size in sizes[-1:]:
         title = f'GFLOP of one image of {size} (log)'
         panels.append((title, _by_model(rows, _flops_at(size)), size))
     if timed is not None:

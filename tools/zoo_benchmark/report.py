@@ -15,7 +15,7 @@ from .results import (
     Test,
     all_timed,
     best_timed,
-    counted_size,
+    counted_sizes,
     errors_of,
     measured,
     tests_of,
@@ -116,9 +116,10 @@ def _number(value: float | None) -> str:
 
 def _cost_table(results: Mapping[str, Any]) -> str:
     rows, device = results['models'], results['device']
-    size, timed = counted_size(rows), best_timed(rows)
+    sizes, timed = counted_sizes(rows), best_timed(rows)
     head = ['model', 'test', 'mIoU', '', 'extra data']
-    head += [f'GFLOP at {size}', 'GB']
+    for size in sizes:
+        head += [f'GFLOP at {size}', 'GB']
     if timed is not None:
         head.append(f'{_unit(device)} at {timed}')
     lines = []
@@ -127,7 +128,7 @@ def _cost_table(results: Mapping[str, Any]) -> str:
         if not tests:
             lines.append([row['label'], 'failed'])
         for test in tests:
-            count = test.counts.get(size, {})
+            counts = [test.counts.get(size, {}) for size in sizes]
             lines.append(
                 [
                     test.label,
@@ -135,8 +136,11 @@ def _cost_table(results: Mapping[str, Any]) -> str:
                     '-' if test.miou is None else f'{test.miou:.2f}',
                     f'{test.origin}, {test.source}' if test.origin else '',
                     test.extra_data,
-                    _number(count.get('gflops')),
-                    _number(count.get('live_gb')),
+                    *(
+                        _number(count.get(key))
+                        for count in counts
+                        for key in ('gflops', 'live_gb')
+                    ),
                     _time(test, timed, device),
                 ][: len(head)]
             )
@@ -151,7 +155,7 @@ def _cost_table(results: Mapping[str, Any]) -> str:
             ]
         )
     lines = [line + ['-'] * (len(head) - len(line)) for line in lines]
-    return _table(head, lines, '::.::...'[: len(head)])
+    return _table(head, lines, '::.::' + '.' * (len(head) - 5))
 
 
 def _unit(device: str) -> str:

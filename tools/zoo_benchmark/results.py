@@ -142,12 +142,12 @@ def _extra_data(row: Mapping[str, Any]) -> str:
     return 'Mapillary Vistas' if 'mapillary-pre' in row['name'] else 'none'
 
 
-def counted_size(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The largest size that was counted, ``HxW``."""
+def counted_sizes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The sizes that were counted, ``HxW``, smallest first."""
     sizes = {
         size for row in rows for test in tests_of(row) for size in test.counts
     }
-    return max(sizes, key=_pixels, default=None)
+    return sorted(sizes, key=_pixels)
 
 
 def best_timed(rows: Sequence[Mapping[str, Any]]) -> str | None:
