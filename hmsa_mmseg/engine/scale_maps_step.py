@@ -1,7 +1,7 @@
 """One prediction of a model with the maps of its scales.
 
 Shape shorthand in this module:
-    K: output channels (classes), h, w: original size of an image.
+    h, w: original size of an image.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from mmseg.utils import SampleList
-from torch import Tensor, nn
+from torch import nn
 
-from hmsa_mmseg.models.fast.tiles import row_tiles
 from hmsa_mmseg.models.segmentors import (
     AccumulatingTTAModel,
     MultiScaleAttentionSegmentor,
 )
+from hmsa_mmseg.models.segmentors.results import confidence_of
 
 _MEANS = ('scale_weights', 'scale_attn')
 _MAPS = (*_MEANS, 'scale_sem_seg')
@@ -83,9 +83,22 @@ def predict_with_maps(
     if outer is segmentor:
         for result in results:
             if 'confidence' not in result and 'seg_logits' in result:
-                confidence = _confidence(result.seg_logits.data)
-                result.set_data(dict(confidence=PixelData(data=confidence)))
+                add_confidence(result, [result])
     return results
+
+
+def add_confidence(result: SegDataSample, views: SampleList) -> None:
+    """Add the mean probability of the class given.
+
+    Args:
+        result (SegDataSample): It gets ``confidence``, float32 (1, h, w).
+        views (list[SegDataSample]): With ``seg_logits``, as mmseg gives them;
+            for a result without augmentation the result itself.
+    """
+    classes = result.pred_sem_seg.data
+    maps = [confidence_of(view.seg_logits.data, classes) for view in views]
+    mean = torch.stack(maps).mean(dim=0)
+    result.set_data(dict(confidence=PixelData(data=mean)))
 
 
 @contextmanager
@@ -111,10 +124,8 @@ def _averaging(model: BaseTTAModel) -> Iterator[None]:
         for views, result, fields in zip(views_of_images, results, maps):
             result.set_data(fields)
             result.pop('confidence', None)
-            seg_logits = views[0].get('seg_logits')
-            if seg_logits is not None and len(seg_logits.data) > 1:
-                confidence = _mean_confidence(views, result)
-                result.set_data(dict(confidence=PixelData(data=confidence)))
+            if 'seg_logits' in views[0]:
+                add_confidence(result, views)
         return results
 
     model.merge_preds = merge
@@ -135,18 +146,6 @@ def _mean_maps(views: SampleList) -> dict[str, PixelData]:
     return fields
 
 
-def _mean_confidence(views: SampleList, result: SegDataSample) -> Tensor:
-    """Mean probability of the class given, (1, h, w)."""
-    classes = result.pred_sem_seg.data.reshape(
-        1, *views[0].seg_logits.data.shape[1:]
-    )
-    total = torch.zeros_like(classes, dtype=torch.float32)
-    for view in views:
-        probabilities = view.seg_logits.data.softmax(dim=0)
-        total += probabilities.gather(0, classes.long())
-    return total / len(views)
-
-
 def _add_first_view(
     model: AccumulatingTTAModel, results: SampleList, data: Mapping
 ) -> None:
@@ -160,16 +159,3 @@ def _add_first_view(
         fields = {name: first.get(name) for name in _MAPS if name in first}
         result.set_data(fields)
         result.set_metainfo(dict(scales=first.scales))
-
-
-def _confidence(seg_logits: Tensor) -> Tensor:
-    """Probability of the likelier class, (1, h, w), of mmseg's (K, h, w)."""
-    if len(seg_logits) == 1:
-        # These are probabilities already.
-        return torch.maximum(seg_logits, 1 - seg_logits)
-    channels, height, width = seg_logits.shape
-    confidence = seg_logits.new_empty(1, height, width)
-    row_bytes = channels * width * seg_logits.element_size()
-    for rows in row_tiles(height, row_bytes, seg_logits.device):
-        confidence[0, rows] = seg_logits[:, rows].softmax(dim=0).amax(dim=0)
-    return confidence

@@ -326,6 +326,26 @@ def test_binary_head(stock, make_runner, data_set, tmp_path):
     assert all(0.5 <= record.mean_confidence <= 1 for record in records)
 
 
+def test_confidence_of_a_binary_head_with_tta(stock, make_runner, data_set):
+    model = stock(num_classes=2, out_channels=1, threshold=0.9)
+    dataset = data_set(FLIPS)
+    runner = make_runner(SegTTAModel(model), dataset, evaluator=[])
+    batch = next(iter(runner.test_dataloader))
+    pixels = batch['inputs'][0][0]
+    meta = dict(ori_shape=SIZE, img_shape=SIZE)
+    views = [
+        model.test_step(
+            dict(inputs=[x], data_samples=[SegDataSample(metainfo=meta)])
+        )[0].seg_logits.data
+        for x in (pixels, pixels.flip(-1))
+    ]
+    mean = (views[0] + views[1].flip(-1)) / 2
+    result = step(runner)
+    # mmseg takes the sigmoid of probabilities once more, 0.73 at most.
+    assert not result.pred_sem_seg.data.any()
+    close(result.confidence.data, 1 - mean)
+
+
 def test_without_labels(build_lively, make_runner, data_set, tmp_path):
     runner = make_runner(build_lively(), data_set((LOAD, PACK)), evaluator=[])
     runner.test()

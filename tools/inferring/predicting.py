@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
-from torch import Tensor, nn
+from torch import nn
 
 from hmsa_mmseg.engine.hooks import InferencePreparationHook
+from hmsa_mmseg.engine.scale_maps_step import add_confidence
 from hmsa_mmseg.models.inference import prepare_for_inference
 from hmsa_mmseg.models.segmentors import (
     AccumulatingTTAModel,
@@ -110,8 +110,7 @@ class Predictor:
             )
         for result in results:
             if self.confidence and 'confidence' not in result:
-                confidence = _confidence(result.seg_logits.data.float())
-                result.set_data(dict(confidence=PixelData(data=confidence)))
+                add_confidence(result, [result])
             # Large, and not needed on the CPU.
             result.pop('seg_logits', None)
         return [result.cpu() for result in results]
@@ -161,11 +160,3 @@ def _prepared(model: nn.Module, cfg: Config) -> nn.Module:
             options = InferencePreparationHook(**options).options
             return prepare_for_inference(model, **options)
     return model
-
-
-def _confidence(seg_logits: Tensor) -> Tensor:
-    """Probability of the class given, (1, h, w), of logits (K, h, w)."""
-    if len(seg_logits) == 1:
-        # Of such a head mmseg gives the probability of the second class.
-        return seg_logits.maximum(1 - seg_logits)
-    return seg_logits.softmax(dim=0).amax(dim=0, keepdim=True)

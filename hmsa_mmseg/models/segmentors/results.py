@@ -111,6 +111,31 @@ def classes_of_image(
     return classes
 
 
+def confidence_of(seg_logits: Tensor, classes: Tensor) -> Tensor:
+    """Probability of the class that each pixel is given, rows at a time.
+
+    Args:
+        seg_logits (Tensor): As results hold them, shape (K, h, w): logits,
+            or, if K is 1, the probability of the second of two classes.
+        classes (Tensor): Shape (1, h, w), of any type.
+
+    Returns:
+        Tensor: float32, shape (1, h, w), in [0, 1]. Below 0.5 for the second
+        of two classes where ``threshold`` is below that, as mmseg's 0.3 is.
+    """
+    channels, height, width = seg_logits.shape
+    confidence = seg_logits.new_empty(1, height, width, dtype=torch.float32)
+    row_bytes = channels * width * seg_logits.element_size()
+    for rows in row_tiles(height, row_bytes, seg_logits.device):
+        tile, given = seg_logits[:, rows].float(), classes[:, rows].long()
+        if channels == 1:
+            tile = torch.where(given == 1, tile, 1 - tile)
+        else:
+            tile = tile.softmax(dim=0).gather(0, given)
+        confidence[:, rows] = tile
+    return confidence
+
+
 def class_dtype(num_classes: int) -> torch.dtype:
     """The smallest type of classes that all of mmseg's tools take.
 

@@ -30,11 +30,11 @@ from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
 from ..decode_heads.scale_predictions import ScalePredictions
-from ..fast.tiles import row_tiles
 from .results import (
     at_original_size,
     class_dtype,
     classes_of_image,
+    confidence_of,
     results_of_logits,
 )
 from .slide import mean_over_windows
@@ -128,6 +128,10 @@ def _fill(
         keep_logits=not settings.classes_only,
     )
     result.set_data(dict(prediction.items()))
+    seg_logits = maps.seg_logits[0]
+    if len(seg_logits) == 1:
+        seg_logits = seg_logits.sigmoid()
+    confidence = confidence_of(seg_logits, result.pred_sem_seg.data)
     dtype = class_dtype(model.out_channels)
     classes = [
         classes_of_image(logits, head.threshold, dtype)
@@ -137,28 +141,10 @@ def _fill(
         dict(
             scale_weights=PixelData(data=maps.scale_weights[0].clone()),
             scale_sem_seg=PixelData(data=torch.cat(classes)),
-            confidence=PixelData(data=_confidence(maps.seg_logits)),
+            confidence=PixelData(data=confidence),
         )
     )
     if maps.scale_attn.shape[1]:
         attn = maps.scale_attn[0].clone()
         result.set_data(dict(scale_attn=PixelData(data=attn)))
     result.set_metainfo(dict(scales=settings.scales))
-
-
-def _confidence(seg_logits: Tensor) -> Tensor:
-    """Probability of the likeliest class, (1, h, w), a few rows at a time.
-
-    With a single channel it is that of the likelier of its two classes.
-    """
-    _, channels, height, width = seg_logits.shape
-    confidence = seg_logits.new_empty(1, height, width)
-    row_bytes = channels * width * seg_logits.element_size()
-    for rows in row_tiles(height, row_bytes, seg_logits.device):
-        tile = seg_logits[:, :, rows]
-        if channels == 1:
-            tile = tile.abs().sigmoid()[:, 0]
-        else:
-            tile = tile.softmax(dim=1).amax(dim=1)
-        confidence[:, rows] = tile
-    return confidence

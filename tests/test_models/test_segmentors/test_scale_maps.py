@@ -231,8 +231,12 @@ def test_classes_only_and_a_single_channel(build, make_batch):
     )
     assert 'seg_logits' not in found
     probability = logits.seg_logits.data
+    given = logits.pred_sem_seg.data.bool()
+    # Between the threshold and a half, it is that of the unlikelier class.
+    assert (given & (probability < 0.5)).any()
     torch.testing.assert_close(
-        found.confidence.data, torch.maximum(probability, 1 - probability)
+        found.confidence.data,
+        torch.where(given, probability, 1 - probability),
     )
     assert torch.equal(
         found.pred_sem_seg.data.bool(), logits.pred_sem_seg.data.bool()
