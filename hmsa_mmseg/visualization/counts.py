@@ -97,8 +97,9 @@ def scale_shares(
             weight, instead of its mean weight. Defaults to False.
 
     Returns:
-        ndarray: float64 (S, K), 0 to 1, sum 1 over the scales; nan for a
-        class without pixels; (0, K) without maps of scales.
+        ndarray: float64 (S, K), 0 to 1, sum 1 over the scales, or, of wins,
+        less where several scales have the largest weight; nan for a class
+        without pixels; (0, K) without maps of scales.
 
     Raises:
         ValueError: If ``by`` is something else.

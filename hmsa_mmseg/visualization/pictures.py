@@ -15,6 +15,7 @@ from mmseg.structures import SegDataSample
 
 from .class_labels import draw_class_labels
 from .colours import (
+    BLACK,
     IGNORED,
     WRONG,
     as_palette,
@@ -66,7 +67,8 @@ def draw_pictures(
         - ``scale_<s>``: classes that scale s alone gives;
         - ``attn_<s>``, ``weight_<s>``: attention of scale s, and its part in
           the result; colour bar 0 to 1;
-        - ``winning_scale``: the scale with the largest part; legend.
+        - ``winning_scale``: the scale with the largest part, black where
+          several have it; legend.
 
     Raises:
         ValueError: If sizes, classes or colours do not fit each other; the
@@ -157,9 +159,12 @@ def _draw_scales(maps: SampleMaps, colours, bar, legend) -> dict:
             pictures[f'{prefix}_{name}'] = picture
     if maps.scale_weights is not None:
         scale_colours = scale_palette(len(names))
+        winner = maps.winning_scale
+        entries = [(f'scale {n}', c) for n, c in zip(names, scale_colours)]
+        if (winner < 0).any():
+            entries.append(('several', BLACK))
         pictures['winning_scale'] = legend(
-            scale_colours[maps.winning_scale],
-            [(f'scale {n}', c) for n, c in zip(names, scale_colours)],
+            paint(winner, scale_colours), entries
         )
     return pictures
 

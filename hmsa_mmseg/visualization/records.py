@@ -57,7 +57,7 @@ class Record:
         class_weights (list[list[float]]): ``[S][K]``, sums of the weights of
             each scale over the pixels of each predicted class.
         class_wins (list[list[int]]): ``[S][K]``, pixels of each predicted
-            class in which a scale has the largest weight.
+            class in which a scale alone has the largest weight.
         labelled_weights (list[list[float]]): As ``class_weights``, over the
             pixels of each true class.
         labelled_wins (list[list[int]]): Likewise.

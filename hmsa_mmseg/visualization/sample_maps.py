@@ -42,10 +42,14 @@ class SampleMaps(NamedTuple):
     def winning_scale(self) -> np.ndarray | None:
         """Index of the scale of the largest weight, int64 (H, W).
 
-        The lowest of several that are equal.
+        -1 where several scales have it, as everywhere in a plain average.
         """
         weights = self.scale_weights
-        return None if weights is None else weights.argmax(axis=0)
+        if weights is None:
+            return None
+        winner = weights.argmax(axis=0)
+        winner[(weights == weights.max(axis=0)).sum(axis=0) > 1] = -1
+        return winner
 
 
 def read_sample(

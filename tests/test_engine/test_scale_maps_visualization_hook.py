@@ -11,7 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 from mmseg.models.segmentors import SegTTAModel
-from mmseg.registry import MODELS
+from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.structures import SegDataSample
 
 from hmsa_mmseg.engine import ScaleMapsVisualizationHook
@@ -60,6 +60,16 @@ class PerClassIoU(IoUMetric):
         intersect, union, *_ = (sum(areas) for areas in zip(*results))
         type(self).iou = (intersect / union).double().numpy()
         return super().compute_metrics(results)
+
+
+@TRANSFORMS.register_module()
+class PutZero:
+    """Labels without 255."""
+
+    def __call__(self, results):
+        labels = results['gt_seg_map']
+        labels[labels == 255] = 0
+        return results
 
 
 @pytest.fixture(scope='module')
@@ -382,6 +392,20 @@ def test_reduce_zero_label(
     np.testing.assert_allclose(class_iou(records), PerClassIoU.iou, rtol=1e-6)
     # Of five classes in the files four are left.
     assert sum(record.labelled[4] for record in records) == 0
+
+
+def test_pixels_that_the_metric_ignores(
+    build_lively, make_runner, data_set, tmp_path
+):
+    """The data set says 255, which no label is."""
+    ignores_road = PerClassIoU(ignore_index=0)
+    labels = dict(type='LoadAnnotations', reduce_zero_label=False)
+    clip = dict(type='PutZero')
+    dataset = data_set((LOAD, labels, clip, PACK))
+    make_runner(build_lively(), dataset, evaluator=[ignores_road]).test()
+    records = read_records(tmp_path)
+    assert all(record.labelled[0] == 0 for record in records)
+    np.testing.assert_allclose(class_iou(records), PerClassIoU.iou, rtol=1e-6)
 
 
 def test_wrapped_data_sets(

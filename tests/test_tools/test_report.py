@@ -581,6 +581,28 @@ def test_records_are_counted(report, tmp_path):
     assert 'has drawn 2 images, but there are records of 1.' in said.err
 
 
+def test_a_test_that_has_not_ended(report, tmp_path):
+    write_show_dir(tmp_path, {IMAGES[0]: make_sample(0)}, {'mode': 'test'})
+    _, said = report(tmp_path, '--max-images', 0)
+    assert 'The test has not ended' in said.err
+    write_run(tmp_path, {'mode': 'test', 'num_images': 1, 'metrics': {}})
+    _, said = report(tmp_path, '--max-images', 0)
+    assert 'note:' not in said.err
+
+
+def test_a_plain_average_prefers_no_scale(report, tmp_path):
+    sample = make_sample(0)
+    sample.scale_weights.data[:] = 1 / 3
+    write_show_dir(tmp_path, {IMAGES[0]: sample})
+    page, _ = report(tmp_path)
+    (scales,) = page.find('section', id='scales')
+    assert 'High scales count most' not in scales['text']
+    for row in page.table('shares-predicted').values():
+        assert row[1:] == ['33.3'] * 3 + ['0.0'] * 3
+    (legend,) = page.find('ul', **{'aria-label': 'Other colours'})
+    assert 'several scales win' in legend['text']
+
+
 def test_no_records(report, tmp_path):
     said = report(tmp_path / 'none', code=1)
     assert 'no records of images in' in said

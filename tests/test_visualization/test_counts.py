@@ -129,6 +129,21 @@ def test_shares_are_means_over_pixels(samples, records, by, wins):
     np.testing.assert_allclose(shares.sum(axis=0), 1)
 
 
+def test_no_scale_wins_where_several_have_the_largest_weight(make_sample):
+    sample = make_sample()
+    weights = sample.scale_weights.data
+    weights[:] = torch.tensor([0.2, 0.4, 0.4])[:, None, None]
+    weights[:, :6] = torch.tensor([0.6, 0.2, 0.2])[:, None, None]
+    record = make_record('a.png', sample, CLASSES)
+    prediction = data(sample, 'pred_sem_seg')[0]
+    first = np.bincount(prediction[:6].ravel(), minlength=K)
+    np.testing.assert_array_equal(
+        record.class_wins, [first, 0 * first, 0 * first]
+    )
+    shares = scale_shares([record], wins=True)
+    np.testing.assert_allclose(shares[0], first / record.class_pixels)
+
+
 def test_unknown_choice(records):
     with pytest.raises(ValueError, match="got 'true'"):
         scale_shares(records, by='true')

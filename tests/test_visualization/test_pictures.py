@@ -117,6 +117,19 @@ def test_maps_and_the_winning_scale(draw, make_sample):
     )
 
 
+def test_several_winning_scales_are_black(make_sample, image):
+    sample = make_sample()
+    few = draw_pictures(image, sample, CLASSES)['winning_scale']
+    sample.scale_weights.data[:, 3:5] = 1 / 3
+    found = draw_pictures(image, sample, CLASSES)['winning_scale']
+    black = (found[: SIZE[0]] == 0).all(axis=-1)
+    expected = np.zeros(SIZE, bool)
+    expected[3:5] = True
+    np.testing.assert_array_equal(black, expected)
+    # Its legend says so.
+    assert len(found) > len(few)
+
+
 @pytest.mark.parametrize('size', [SIZE, (9, 11), (64, 512)])
 def test_legends_are_below(make_sample, size):
     sample = make_sample(size=size)

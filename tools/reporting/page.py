@@ -118,6 +118,7 @@ def build_page(
         palette=[_css(colour) for colour in run.palette],
         scale_colours=_scale_colours(run),
         scale_names=[f'{scale:g}' for scale in run.scales],
+        has_ties=_has_ties(run),
         compared=[o.name for o in others if o.run is not None],
         heat=', '.join(_css(c) for c in heat(np.linspace(0, 1, 9)[None])[0]),
         wrong=_css(WRONG),
@@ -174,6 +175,15 @@ def _scale_colours(run: Run) -> list[tuple[str, str]]:
     return [(_css(c), _css(text_colour(c))) for c in colours]
 
 
+def _has_ties(run: Run) -> bool:
+    """Whether several scales have the largest weight of a pixel."""
+    return any(
+        np.sum(r.class_wins) < sum(r.class_pixels)
+        for r in run.records
+        if r.class_wins is not None
+    )
+
+
 def _choices(shown: list[ImageRow]) -> list[tuple[str, str]]:
     """Keys and titles of all pictures that there are."""
     return [
@@ -222,6 +232,12 @@ def _notes(run, others, scores) -> list[str]:
         notes.append(
             f'The run has drawn {stated} images, but there are records of '
             f'{len(run.records)}.'
+        )
+    # The file is written again, with both, when the test ends.
+    if 'mode' in run.info and 'metrics' not in run.info:
+        notes.append(
+            'The test has not ended: images may be missing, or be of a test '
+            'that was drawn here before.'
         )
     without = len(run.records) - len(run.labelled)
     if scores is None:

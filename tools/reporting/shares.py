@@ -23,7 +23,7 @@ class ClassShare(NamedTuple):
         pixels (int): Number of its pixels.
         weights (list[float]): Mean weight of each scale, S values of sum 1.
         wins (list[float]): Part of the pixels in which each scale has the
-            largest weight, S values of sum 1.
+            largest weight, S values of sum 1 or, with ties, less.
         mean_scale (float): The scales' geometric mean, weighted so:
             ``2 ** sum(weight * log2(scale))``.
     """

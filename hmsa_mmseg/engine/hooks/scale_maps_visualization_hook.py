@@ -12,9 +12,9 @@ import torch
 from mmengine import dist, fileio
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
+from mmengine.runner import BaseLoop
 from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
-from torch.utils.data import DataLoader
 
 from hmsa_mmseg.visualization import (
     FOLDER,
@@ -107,32 +107,31 @@ class ScaleMapsVisualizationHook(Hook):
             ValueError: If the folder has pictures of another run.
         """
         if self.draw:
-            loader = runner.test_dataloader
-            self._begin(runner, 'test', loader, self.interval)
+            loop = runner.test_loop
+            self._begin(runner, 'test', loop, self.interval)
 
     def before_val(self, runner) -> None:
         """Begin to draw a validation; raises as :meth:`before_test`."""
         if self.draw:
-            loader = runner.val_dataloader
-            interval = -(-len(loader.dataset) // self.val_images)
-            self._begin(runner, 'val', loader, interval)
+            loop = runner.val_loop
+            num_images = len(loop.dataloader.dataset)
+            interval = -(-num_images // self.val_images)
+            self._begin(runner, 'val', loop, interval)
 
-    def _begin(
-        self, runner, mode: str, loader: DataLoader, interval: int
-    ) -> None:
+    def _begin(self, runner, mode: str, loop: BaseLoop, interval: int) -> None:
         visualizer = runner.visualizer
         if not isinstance(visualizer, ScaleMapsVisualizer):
             raise TypeError(
                 'ScaleMapsVisualizationHook needs visualizer=dict(type='
                 f"'ScaleMapsVisualizer', ...), got {type(visualizer).__name__}"
             )
-        dataset = loader.dataset
+        dataset = loop.dataloader.dataset
         leaf = next(leaf_datasets(dataset))
         self._mode, self._step = mode, runner.iter
         self._every, self._num_images = interval, len(dataset)
         self._meta = dataset.metainfo
         self._names = ImageNames.of_dataset(dataset)
-        self._ignore_index = getattr(leaf, 'ignore_index', 255)
+        self._ignore_index = _ignore_index(loop, leaf)
         self._read_args = self.backend_args
         if self.backend_args is None:
             self._read_args = getattr(leaf, 'backend_args', None)
@@ -289,3 +288,12 @@ class ScaleMapsVisualizationHook(Hook):
             f'{os.path.join(self._root, FOLDER)}; a page of them: python '
             f'tools/report.py {self._root}'
         )
+
+
+def _ignore_index(loop: BaseLoop, dataset: object) -> int:
+    """What mmseg's scores ignore: what the metric says, not the data set."""
+    evaluator = getattr(loop, 'evaluator', None)
+    for one in (*getattr(evaluator, 'metrics', ()), dataset):
+        if hasattr(one, 'ignore_index'):
+            return one.ignore_index
+    return 255
