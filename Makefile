@@ -7,6 +7,7 @@
 #                  of what is to be reached (half an hour on two cores);
 #                  SUITES="..." for other suites, AUTHORS=dir for the authors'
 #                  network beside its transcription
+# make benchmark-zoo  measure models of mmseg's zoo and ours (docs/zoo)
 # make gpu     check, train and measure on a GPU (eleven minutes; docs/gpu)
 # make docs    build the documentation into docs/_build/html, with a page for
 #              each module, and check its links
@@ -28,8 +29,8 @@ SUITES ?= table
 ROUNDS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow compare benchmark gpu docs docs-links \
-	lint fix wheel clean install
+.PHONY: demo test test-slow compare benchmark benchmark-zoo gpu docs \
+	docs-links docs-sources lint fix wheel clean install
 
 demo: install
 	$(PY) tools/demo/run_demo.py --out demo_out
@@ -46,6 +47,9 @@ compare: install
 benchmark: install
 	$(PY) tools/benchmark.py $(SUITES) \
 	--rounds $(ROUNDS) $(if $(AUTHORS),--authors $(AUTHORS))
+
+benchmark-zoo: install
+	$(PY) tools/benchmark_zoo.py
 
 gpu: install
 	PYTHON=$(PY) tools/gpu_check.sh
@@ -101,4 +105,5 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 	@touch $@
 
 clean:
-	rm -rf build dist demo_out compare_out docs/_build docs/api *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist demo_out compare_out zoo_benchmark_out docs/_build \
+	docs/api *.egg-info .pytest_cache .ruff_cache
