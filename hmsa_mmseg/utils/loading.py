@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -10,6 +11,9 @@ from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
 from .checkpoint import safe_load
+
+#: Of missing or unused weights, so many are named.
+_MAX_NAMES = 10
 
 
 def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
@@ -82,11 +86,15 @@ def load_model(cfg: Config, checkpoint: str) -> nn.Module:
     if missing:
         raise ValueError(
             f'{checkpoint} lacks {len(missing)} of the weights of the model '
-            f'of {cfg.filename}, {missing[0]} the first; expected a '
-            'checkpoint of the same config'
+            f'of {cfg.filename}: {_some(missing)}; has {len(extra)} entries '
+            f'that the model has not: {_some(extra)}; expected a checkpoint '
+            'of the same config'
         )
     if extra:
-        print(f'{len(extra)} entries of {checkpoint} are not used: {extra[0]}')
+        print(
+            f'{len(extra)} entries of {checkpoint} are not used: '
+            f'{_some(extra)}'
+        )
     model.dataset_meta = _dataset_meta(cfg, loaded.get('meta') or {})
     return model
 
@@ -116,6 +124,29 @@ def build_model(cfg: Config) -> nn.Module:
         ) from error
 
 
+def find_test_set(cfg: Config) -> Mapping:
+    """Find the config of the test set, within those that wrap it.
+
+    Args:
+        cfg (Config): Of a training or test run.
+
+    Returns:
+        Mapping: The innermost; of several that are concatenated the first.
+        Empty if there is none.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while dataset.get('dataset') or dataset.get('datasets'):
+        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    return dataset
+
+
+def _some(names: Sequence[str]) -> str:
+    """Give the first names of a list, and how many more there are."""
+    more = len(names) - _MAX_NAMES
+    text = ', '.join(names[:_MAX_NAMES]) or 'none'
+    return f'{text} and {more} more' if more > 0 else text
+
+
 def _said(error: Exception) -> str:
     """Give an error in one line."""
     text = ' '.join(str(error).split())
@@ -126,7 +157,10 @@ def _dataset_meta(cfg: Config, meta: dict) -> dict[str, Any]:
     """Look for the classes in a checkpoint, then in the config."""
     if meta.get('dataset_meta'):
         return meta['dataset_meta']
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    # As checkpoints of mmseg 0.x have them, which its zoo still lists.
+    if meta.get('CLASSES'):
+        return dict(classes=meta['CLASSES'], palette=meta.get('PALETTE'))
+    dataset = find_test_set(cfg)
     known = dataset.get('type')
     if isinstance(known, str):
         known = DATASETS.get(known)

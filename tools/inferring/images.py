@@ -7,13 +7,21 @@ from collections.abc import Sequence
 from .batches import predict_all
 from .context import Run
 from .inputs import Item
+from .layout import RECORDS
 from .pipeline import prefetch
 
 
 def is_finished(run: Run, item: Item) -> bool:
     """Whether all files of an image are there and good."""
-    wanted = run.products.files(item.name)
-    return {*wanted} <= run.finished.files(item)
+    wanted = {*run.products.files(item.name)}
+    if 'report' in run.products.saves:
+        # Which pictures there are is known only when they are drawn.
+        wanted |= {
+            file
+            for file in run.finished.recorded(item)
+            if file.startswith(f'{RECORDS}/')
+        }
+    return wanted <= run.finished.files(item)
 
 
 def do_images(run: Run, items: Sequence[Item]) -> int:

@@ -10,9 +10,9 @@ from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
 from hmsa_mmseg.datasets.cityscapes import EVALUATED_IDS
+from hmsa_mmseg.utils.loading import find_test_set
 
 from .errors import InferError
-from .pipeline import find_dataset
 
 
 def read_label_ids(cfg: Config, num_classes: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def read_label_ids(cfg: Config, num_classes: int) -> np.ndarray:
     Raises:
         InferError: If they are not known.
     """
-    dataset = find_dataset(cfg)
+    dataset = find_test_set(cfg)
     known = dataset.get('type')
     known = DATASETS.get(known) if isinstance(known, str) else known
     if inspect.isclass(known):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hmsa_mmseg.visualization import FOLDER as RECORDS
+from hmsa_mmseg.visualization import FOLDER
 from hmsa_mmseg.visualization.records import FLAT
 
 #: Folder of what is known of finished images, see :mod:`.finished`.
 FINISHED = 'finished'
+#: Folder of records of images, for tools/report.py.
+RECORDS = FOLDER
 #: File of the settings of the run, see :mod:`.settings`.
 SETTINGS = 'infer.json'
 _FOLDERS = (

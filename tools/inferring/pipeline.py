@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +17,8 @@ from mmseg.datasets.transforms import (
 )
 from mmseg.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
+
+from hmsa_mmseg.utils.loading import find_test_set
 
 from .errors import InferError, in_one_line
 
@@ -45,22 +47,6 @@ class Loaded(NamedTuple):
     data_sample: Any
 
 
-def find_dataset(cfg: Config) -> Mapping:
-    """Find the config of the test set, within those that wrap it.
-
-    Args:
-        cfg (Config): Of a training or test run.
-
-    Returns:
-        Mapping: The innermost; of several that are concatenated the first.
-        Empty if there is none.
-    """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while dataset.get('dataset') or dataset.get('datasets'):
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
-    return dataset
-
-
 class Pipeline:
     """The test pipeline of a config, without its loaders of labels.
 
@@ -72,7 +58,7 @@ class Pipeline:
     """
 
     def __init__(self, cfg: Config) -> None:
-        pipeline = find_dataset(cfg).get('pipeline') or cfg.get(
+        pipeline = find_test_set(cfg).get('pipeline') or cfg.get(
             'test_pipeline'
         )
         if not pipeline:

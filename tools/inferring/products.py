@@ -15,7 +15,6 @@ from PIL import Image
 
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.visualization import (
-    FOLDER,
     make_record,
     write_pictures,
     write_record,
@@ -24,7 +23,7 @@ from hmsa_mmseg.visualization.colours import as_palette
 from hmsa_mmseg.visualization.pictures import draw_overlay, draw_pictures
 from hmsa_mmseg.visualization.records import JPEG_QUALITY, stem_of
 
-from .layout import file_of, part_of
+from .layout import RECORDS, file_of, part_of
 
 #: What ``--save`` takes, and the pictures of ``draw_pictures`` that it means;
 #: ``<s>`` stands for each scale.
@@ -94,7 +93,7 @@ class Products:
         plain = [save for save in ('classes', 'color') if save in self.saves]
         files = [file_of(key, name) for key in (*plain, *self._keys)]
         if 'report' in self.saves:
-            files.append(f'{FOLDER}/{stem_of(f"{name}.png")}.json')
+            files.append(_record_of(name))
         return files
 
     def write(
@@ -145,6 +144,8 @@ class Products:
         pictures: dict[str, np.ndarray],
     ) -> list[str]:
         image = name + Path(result.get('img_path') or '').suffix
+        # Of a file with another suffix, which is no longer there.
+        (out / _record_of(name)).unlink(missing_ok=True)
         paths = write_pictures(out, image, pictures)
         write_record(
             out, make_record(image, result, self.classes, self.palette, paths)
@@ -205,6 +206,11 @@ def classes_of(result: SegDataSample) -> np.ndarray:
     """Classes of a result, int64 (h, w)."""
     # mmseg gives those of a head with a single channel as floats.
     return result.pred_sem_seg.data[0].numpy().astype(np.int64)
+
+
+def _record_of(name: str) -> str:
+    """Path of the record of an image, relative to ``--out``."""
+    return f'{RECORDS}/{stem_of(f"{name}.png")}.json'
 
 
 def _keys(pattern: str, scales: Sequence[float]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from hmsa_mmseg.utils.loading import read_config
+from hmsa_mmseg.utils.loading import find_test_set, read_config
 from hmsa_mmseg.visualization import write_run
 
 from . import images, videos
@@ -23,7 +23,7 @@ from .finished import Finished
 from .inputs import Item, find_items
 from .label_ids import read_label_ids
 from .model_options import apply_options
-from .pipeline import Pipeline, find_dataset
+from .pipeline import Pipeline
 from .predicting import Predictor
 from .products import OF_LOGITS, Products
 from .progress import Progress
@@ -121,7 +121,7 @@ def _describe(
     cfg: Config, args: argparse.Namespace, predictor: Predictor
 ) -> None:
     """Tell tools/report.py about the run."""
-    dataset = find_dataset(cfg).get('type')
+    dataset = find_test_set(cfg).get('type')
     write_run(
         args.out,
         dict(

@@ -13,10 +13,11 @@ from typing import Any
 
 from mmengine.config import Config
 
+from hmsa_mmseg.utils.loading import find_test_set
+
 from .errors import InferError
 from .finished import write_json
 from .layout import SETTINGS, is_result_folder
-from .pipeline import find_dataset
 from .predicting import Predictor
 
 VERSION = 1
@@ -43,7 +44,7 @@ def read_settings(
         if key != 'scale_maps'
     }
     model = {k: v for k, v in cfg.model.items() if k != 'test_cfg'}
-    pipeline = find_dataset(cfg).get('pipeline') or cfg.get('test_pipeline')
+    pipeline = find_test_set(cfg).get('pipeline') or cfg.get('test_pipeline')
     return dict(
         version=VERSION,
         checkpoint_sha256=_file_digest(args.checkpoint),

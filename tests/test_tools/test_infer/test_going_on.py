@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hmsa_mmseg.visualization import read_record
+
 
 def test_goes_on(run, images, tmp_path, predicted, tree):
     """What is finished, whole and of the same settings is not done again."""
@@ -40,6 +42,25 @@ def test_goes_on(run, images, tmp_path, predicted, tree):
     assert len(again('--flip', '--overwrite')) == 3
     # With the color of before, which is of other settings now.
     assert len(again('color', '--flip')) == 3
+
+
+def test_goes_on_with_a_report(run, images, tmp_path, predicted):
+    def again():
+        predicted.clear()
+        run(tmp_path / 'images', '--save', 'report')
+        return predicted
+
+    assert len(again()) == 3
+    records = tmp_path / 'out/scale_maps'
+    (records / 'a/1/overlay.jpg').unlink()
+    assert again() == ['1.png']
+    # The same name with another suffix.
+    image = images[2].with_suffix('.bmp')
+    Image.open(images[2]).save(image)
+    images[2].unlink()
+    assert again() == ['top.bmp']
+    assert read_record(records / 'top.json').image == 'top.bmp'
+    assert again() == []
 
 
 def test_foreign_folders(run, images, tmp_path):

@@ -1,0 +1,87 @@
+"""Configs of runs and the models of their checkpoints."""
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from hmsa_mmseg.utils.loading import (
+    build_model,
+    find_test_set,
+    load_model,
+)
+
+
+@pytest.fixture
+def cfg(tiny_model_cfg):
+    content = dict(model=tiny_model_cfg(), default_scope='mmseg')
+    return Config(content, filename='config.py')
+
+
+@pytest.fixture
+def state(cfg):
+    return dict(build_model(cfg).state_dict())
+
+
+@pytest.fixture
+def load(cfg, tmp_path):
+    """Return a function that loads a checkpoint with this content."""
+
+    def load(state, **meta):
+        path = tmp_path / 'weights.pth'
+        torch.save(dict(state_dict=state, meta=meta), path)
+        return load_model(cfg, str(path))
+
+    return load
+
+
+def test_what_is_missing_and_unknown_is_named(load, state):
+    attn = [k for k in state if 'scale_attn' in k and k.endswith('weight')]
+    assert len(attn) > 1
+    for key in attn:
+        state[f'old.{key}'] = state.pop(key)
+    with pytest.raises(ValueError, match='of the same config') as error:
+        load(state)
+    said = str(error.value)
+    assert f'lacks {len(attn)} of the weights of the model of c' in said
+    assert f'{len(attn)} entries that the model has not' in said
+    for key in attn:
+        assert said.count(f'old.{key}') == 1
+        assert said.count(key) == 2
+
+
+def test_only_some_of_many_are_named(load, state, capsys):
+    load({**state, **{f'x{k}.': torch.zeros(1) for k in range(12)}})
+    said = capsys.readouterr().out
+    assert '12 entries of' in said
+    assert 'x0., ' in said
+    assert 'x9. and 2 more' in said
+    with pytest.raises(
+        ValueError,
+        match=rf'lacks {len(state)} .* and {len(state) - 10} more; has 0 '
+        'entries that the model has not: none;',
+    ):
+        load({})
+
+
+def test_classes_of_the_checkpoint_come_first(load, state, cfg):
+    inner = dict(type='CityscapesDataset', metainfo=dict(classes=('a', 'b')))
+    cfg.test_dataloader = dict(
+        dataset=dict(
+            type='RepeatDataset',
+            dataset=dict(type='ConcatDataset', datasets=[inner, {}]),
+        )
+    )
+    assert find_test_set(cfg) == inner
+    meta = load(state).dataset_meta
+    assert meta['classes'] == ('a', 'b')
+    assert meta['palette'][0] == [128, 64, 128]
+    assert load(state, dataset_meta=dict(classes=('c',))).dataset_meta == dict(
+        classes=('c',)
+    )
+    # As mmseg 0.x wrote them.
+    old = load(state, CLASSES=('d',), PALETTE=[[1, 2, 3]]).dataset_meta
+    assert old == dict(classes=('d',), palette=[[1, 2, 3]])
+
+
+def test_classes_that_nobody_knows(load, state):
+    assert load(state).dataset_meta == {}
