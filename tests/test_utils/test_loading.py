@@ -14,7 +14,7 @@ from hmsa_mmseg.utils.loading import (
 @pytest.fixture
 def cfg(tiny_model_cfg):
     content = dict(model=tiny_model_cfg(), default_scope='mmseg')
-    return Config(content, filename='config.py')
+    return Config(content, cfg_text=' ', filename='config.py')
 
 
 @pytest.fixture
@@ -55,10 +55,12 @@ def test_only_some_of_many_are_named(load, state, capsys):
     assert '12 entries of' in said
     assert 'x0., ' in said
     assert 'x9. and 2 more' in said
+    # Of batch norm's counters, torch puts in what is missing.
+    number = sum('num_batches' not in key for key in state)
     with pytest.raises(
         ValueError,
-        match=rf'lacks {len(state)} .* and {len(state) - 10} more; has 0 '
-        'entries that the model has not: none;',
+        match=rf'lacks {number} .* and {number - 10} more; has 0 entries '
+        'that the model has not: none;',
     ):
         load({})
 
