@@ -9,6 +9,9 @@ defined.
 import hmsa_mmseg  # isort: skip
 import re
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 project = 'hmsa_mmseg'
 release = hmsa_mmseg.__version__
 extensions = [
@@ -20,6 +23,9 @@ extensions = [
 exclude_patterns = ['_build', '_templates']
 html_theme = 'furo'
 html_title = f'hmsa_mmseg {release}'
+html_show_copyright = False
+# Formulas as MathML, which browsers show without a network.
+html_math_renderer = 'mathml'
 
 myst_enable_extensions = ['dollarmath', 'amsmath']
 # Links to headings, as on code hosting sites.
@@ -27,18 +33,51 @@ myst_heading_anchors = 4
 
 autodoc_typehints = 'none'  # docstrings give types and shapes
 napoleon_use_ivar = True
+# The heading of a page is the module's name.
+add_module_names = False
 
 # External links, for `make docs-links`: what answers machines with an error.
 linkcheck_ignore = [r'https://(www\.)?mapillary\.com/.*']
 
 
-def _name_files_outside(app, docname, source):
-    """Name the files of the repository that are not part of these pages."""
+#: What a README adds for the sidebar: the other pages of its folder.
+_OTHER_PAGES = """
+```{toctree}
+:glob:
+:hidden:
+
+*
+```
+"""
+
+
+def _adapt_page(app, docname, source):
+    """Name files that are not part of these pages, list those that are."""
     source[0] = re.sub(
         r'\[([^\]]+)\]\((?:\.\./)+((?:configs|tools|tests)/[^)]+|[A-Z]+\.md)\)',
         r'\1 (`\2`)',
         source[0],
     )
+    if docname.endswith('/README'):
+        source[0] += _OTHER_PAGES
+
+
+def _skip_fields(app, what, name, obj, skip, options):
+    """Leave out fields of named tuples, which their class describes."""
+    return True if type(obj).__name__ == '_tuplegetter' else None
+
+
+def _write_inline(writer, node):
+    writer.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _write_block(writer, node):
+    # Wide ones scroll on a phone.
+    writer.body.append('<div style="overflow-x: auto">')
+    writer.body.append(convert(node.astext(), display='block'))
+    writer.body.append('</div>')
+    raise nodes.SkipNode
 
 
 def setup(app):
@@ -53,4 +92,8 @@ def setup(app):
         for listener in listeners
         if listener.handler.__module__ != 'sphinx.ext.napoleon'
     ]
-    app.connect('source-read', _name_files_outside)
+    app.connect('autodoc-skip-member', _skip_fields)
+    app.connect('source-read', _adapt_page)
+    app.add_html_math_renderer(
+        'mathml', (_write_inline, None), (_write_block, None)
+    )

@@ -49,7 +49,7 @@ def write_config(
     """Write a config, and read it back before it takes its place.
 
     Args:
-        conversion (Conversion): The config and what was changed.
+        conversion (conversion.Conversion): The config and what was changed.
         path (str | os.PathLike): Of the file, which is replaced.
         header (Sequence[str]): Paragraphs of comments to begin with.
 
