@@ -102,6 +102,8 @@ class FakeTools:
             labels = methods.to_class_ids(read(info['seg_map_path']), dataset)
             name = Path(info['img_path']).name
             Image.fromarray(labels % 255).save(predictions / name)
+        is_shown = predictions.name in run_demo.SHOWN
+        assert ('--show-dir' in command) == is_shown
         report = Path(command[command.index('--work-dir') + 1]) / 'time'
         report.mkdir()
         (report / 'time.json').write_text('{"mIoU": 100.0}')
@@ -273,5 +275,17 @@ def test_demo_page_stands_alone(demo):
         re.sub(r'src="[^"]*"', '', page),
     )
     assert 'name="viewport"' in page
+    assert 'href="attention.html"' in page
     for method in methods.METHODS:
         assert page.count(method.title) > 2
+
+
+def test_demo_page_of_attention(demo):
+    out, output = demo
+    assert str(out / 'attention.html') in output
+    page = (out / 'attention.html').read_text(encoding='utf-8')
+    for name in ('Hierarchical 0.5/1/2', 'Single scale 1'):
+        assert name in page
+    images = list((out / 'seed0' / 'data').glob('leftImg8bit/test/*/*.png'))
+    assert len(images) == 2
+    assert all(image.stem in page for image in images)

@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 import jinja2
 import matplotlib
-import mmcv
 import numpy as np
-import torch
 from data_uris import data_uri
 from methods import (
     METHODS,
@@ -108,17 +106,7 @@ def _draw_samples(run, dataset):
             mixed = OVERLAY * palette[predicted] + (1 - OVERLAY) * image
             title = method.title
             pictures.append(Picture(method.key, title, _to_uint8(mixed)))
-        attns, weights = scale_maps(model, info['img_path'], SCALES)
-        for scale, attn in attns.items():
-            key, title = f'attn_{scale:g}', f'attention at {scale:g}'
-            pictures.append(Picture(key, title, _heat(attn)))
-        # The weight of the lowest scale is its attention.
-        for scale in SCALES[1:]:
-            key, title = (
-                f'weight_{scale:g}',
-                f'weight of {scale:g} in the blend',
-            )
-            pictures.append(Picture(key, title, _heat(weights[scale])))
+        pictures += _draw_scales(model, info['img_path'])
         samples.append(pictures)
     return samples
 
@@ -126,41 +114,30 @@ def _draw_samples(run, dataset):
 def _load_model(model, checkpoint):
     from mmseg.apis import init_model
 
-    return init_model(str(MODELS[model]), str(checkpoint), device='cpu')
+    test_cfg = dict(mode='whole', scales=SCALES, scale_maps=True)
+    return init_model(
+        str(MODELS[model]),
+        str(checkpoint),
+        device='cpu',
+        cfg_options={'model.test_cfg': test_cfg},
+    )
 
 
-@torch.no_grad()
-def scale_maps(model, image_path, scales):
-    """Compute where a hierarchical model looks at which scale.
+def _draw_scales(model, image_path):
+    """Draw attention, and the weights of the scales in the blend."""
+    from mmseg.apis import inference_model
 
-    Args:
-        model (MultiScaleAttentionSegmentor): In evaluation mode.
-        image_path (str): Path of the image.
-        scales (Sequence[float]): Relative image sizes.
-
-    Returns:
-        tuple[dict, dict]: By scale, (H, W) arrays in [0, 1]: the attention
-        of every scale but the highest, and the share each scale has in the
-        blended logits; the shares of a pixel add up to 1.
-    """
-    from hmsa_mmseg.models.scale_fusion import resize, resize_image
-
-    pixels = torch.from_numpy(mmcv.imread(image_path)).permute(2, 0, 1)
-    inputs = model.data_preprocessor(dict(inputs=[pixels]))['inputs']
-    align_corners = model.align_corners
-    *lower, highest = sorted(scales)
-    attns, weights = {}, {}
-    rest = torch.ones(inputs.shape[2:])
-    for scale in lower:
-        scaled = resize_image(inputs, scale, align_corners)
-        _, _, attn = model.decode_head.forward(model.extract_feat(scaled))
-        attn = resize(attn, inputs.shape[2:], align_corners)[0, 0]
-        attns[scale] = attn.numpy()
-        # fused = attn * logits + (1 - attn) * fused of the higher scales
-        weights[scale] = (rest * attn).numpy()
-        rest = rest * (1 - attn)
-    weights[highest] = rest.numpy()
-    return attns, weights
+    result = inference_model(model, image_path)
+    pictures = []
+    for scale, attn in zip(SCALES, result.scale_attn.data.numpy()):
+        key, title = f'attn_{scale:g}', f'attention at {scale:g}'
+        pictures.append(Picture(key, title, _heat(attn)))
+    weights = result.scale_weights.data.numpy()
+    # The weight of the lowest scale is its attention.
+    for scale, weight in zip(SCALES[1:], weights[1:]):
+        key, title = f'weight_{scale:g}', f'weight of {scale:g} in the blend'
+        pictures.append(Picture(key, title, _heat(weight)))
+    return pictures
 
 
 def _heat(values):

@@ -1,8 +1,9 @@
 """Train and compare a single-scale and a hierarchical model on the CPU.
 
 Generates street scenes, trains both models with mmseg's train.py, scores five
-ways to use them with mmseg's test.py, and writes a table, pictures and one
-HTML page. A run that was interrupted goes on where it was.
+ways to use them with mmseg's test.py, and writes a table, pictures and two
+HTML pages: the comparison, and every image with attention and single scales. A
+run that was interrupted goes on where it was.
 """
 
 import argparse
@@ -66,6 +67,11 @@ def parse_args(argv=None):
         help='discard the results of runs with other settings',
     )
     return parser.parse_args(argv)
+
+
+# Their pictures make the second page.
+SHOWN = ('hier-3', 'single')
+REPORT = Path(__file__).resolve().parents[1] / 'report.py'
 
 
 class SeedRun:
@@ -164,6 +170,24 @@ class SeedRun:
         """Return the folder of a method's predictions."""
         return self.root / 'predictions' / self.args.split / method.key
 
+    def shown(self, key):
+        """Return the folder of the pictures of a method."""
+        return self.root / 'shown' / self.args.split / key
+
+    def write_attention_page(self, path):
+        """Write the page of all images with the maps of their scales."""
+        ours, other = SHOWN
+        titles = {method.key: method.title for method in METHODS}
+        command = [sys.executable, REPORT, self.shown(ours), '--out', path]
+        command += ['--name', titles[ours], '--title', 'Demo: every image']
+        command += ['--compare', f'{titles[other]}={self.shown(other)}']
+        run_logged(
+            [str(part) for part in command],
+            self.root / 'report.log',
+            self.args.threads,
+            self.lock,
+        )
+
     def _generate(self, num_images):
         street_scenes.generate(self.data, self.seed, num_images)
 
@@ -183,7 +207,7 @@ class SeedRun:
     def _test(self, method):
         work_dir = self.root / 'tests' / self.args.split / method.key
         predictions = self.predictions(method)
-        for folder in (work_dir, predictions):
+        for folder in (work_dir, predictions, self.shown(method.key)):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         split, options = self.args.split, []
@@ -196,6 +220,8 @@ class SeedRun:
         arguments = [MODELS[method.model], self.checkpoint(method.model)]
         arguments += ['--work-dir', work_dir, '--out', predictions]
         arguments += ['--tta'] if method.tta else []
+        if method.key in SHOWN:
+            arguments += ['--show-dir', self.shown(method.key)]
         self._mmseg_tool('test.py', arguments, options)
         (report,) = work_dir.glob('*/*.json')
         stock_miou = json.loads(report.read_text())['mIoU']
@@ -266,6 +292,7 @@ def main(argv=None):
     from report import write_report
 
     write_report(args, runs, rows)
+    runs[args.seeds[0]].write_attention_page(args.out / 'attention.html')
     classes = [*rows[args.seeds[0]]['single']['IoU']]
     for seed in args.seeds:
         minutes = runs[seed].total('seconds') / 60
@@ -274,7 +301,9 @@ def main(argv=None):
     if len(rows) > 1:
         print(f'\nmean of {len(rows)} seeds\n')
         print(markdown_table(mean_rows([*rows.values()]), classes))
-    print(f'\n{args.out / "results.json"}\n{args.out / "index.html"}')
+    print()
+    for name in ('results.json', 'index.html', 'attention.html'):
+        print(args.out / name)
 
 
 if __name__ == '__main__':
