@@ -55,7 +55,7 @@ gpu: install
 	PYTHON=$(PY) tools/gpu_check.sh
 
 DOCS := $(VENV)/.docs-installed
-# -W: a broken link or reference fails the build.
+# A broken link or reference fails the build.
 SPHINX := $(PY) -m sphinx --fail-on-warning --keep-going --quiet
 
 docs: docs-sources
