@@ -15,7 +15,7 @@ from typing import Any
 from hmsa_mmseg.utils import atomic_file
 
 from .inputs import Item
-from .layout import FINISHED, part_of
+from .layout import FINISHED, RECORDS, part_of
 
 
 def write_json(
@@ -100,6 +100,20 @@ class Finished:
         good = self.files(item)
         self.path(item).unlink(missing_ok=True)
         return good
+
+    def drop_foreign_records(self) -> None:
+        """Remove records of images that are of other settings.
+
+        A report counts what there is: with ``--overwrite`` and fewer inputs
+        it would count the results of two runs as those of one.
+        """
+        for path in (self.out / FINISHED).rglob('*.json'):
+            content = self.read(path)
+            if content.get('settings', self.digest) == self.digest:
+                continue
+            for file in content.get('files', ()):
+                if file.startswith(f'{RECORDS}/') and file.endswith('.json'):
+                    (self.out / file).unlink(missing_ok=True)
 
     def write(self, item: Item, files: Iterable[str]) -> None:
         """Take an item as finished, with these files."""

@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     listed = gather(job.failures.listed, group)
     finished, done = map(sum, zip(*gather([counts], group)))
     if rank == 0:
+        if 'report' in args.save:
+            job.finished.drop_foreign_records()
         print(
             f'{done} done, {finished} had been finished before, '
             f'{len(listed)} skipped: {args.out}'

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hmsa_mmseg.visualization import read_record
+from hmsa_mmseg.visualization import read_record, read_records
 
 
 def test_goes_on(run, images, tmp_path, predicted, tree):
@@ -45,9 +45,9 @@ def test_goes_on(run, images, tmp_path, predicted, tree):
 
 
 def test_goes_on_with_a_report(run, images, tmp_path, predicted):
-    def again():
+    def again(*args):
         predicted.clear()
-        run(tmp_path / 'images', '--save', 'report')
+        run(tmp_path / 'images', '--save', 'report', *args)
         return predicted
 
     assert len(again()) == 3
@@ -61,6 +61,11 @@ def test_goes_on_with_a_report(run, images, tmp_path, predicted):
     assert again() == ['top.bmp']
     assert read_record(records / 'top.json').image == 'top.bmp'
     assert again() == []
+    # A page of two runs would be of none.
+    again('--scales', '0.5,1', '--overwrite', '--limit', '2')
+    found = read_records(tmp_path / 'out')
+    assert [record.image for record in found] == ['a/1.png', 'b/1.jpg']
+    assert {record.scales for record in found} == {(0.5, 1.0)}
 
 
 def test_foreign_folders(run, images, tmp_path):
