@@ -50,13 +50,26 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
             f'MultiScaleAttentionSegmentor. {_CURE}'
         )
     _check_saves(args, test_cfg)
-    shows_scales = {*args.save} & {*OF_SCALES, 'report'}
-    if is_multi_scale and shows_scales:
+    if is_multi_scale and _shows_scales(args, test_cfg):
         test_cfg['scale_maps'] = True
     if args.slide is not None:
         crop_size, stride = args.slide
         test_cfg.update(mode='slide', crop_size=crop_size, stride=stride)
     cfg.model.test_cfg = test_cfg
+
+
+def _shows_scales(args: argparse.Namespace, test_cfg: Mapping) -> bool:
+    """Whether maps of scales are made, which no budget counts."""
+    of_scales = [f'--save {save}' for save in args.save if save in OF_SCALES]
+    budget = test_cfg.get('memory_budget')
+    if of_scales and budget is not None:
+        raise InferError(
+            f'{", ".join(of_scales)}: needs memory that --memory-budget, or '
+            f'model.test_cfg.memory_budget={budget}, does not count; '
+            'expected one of them'
+        )
+    # A report shows what there is.
+    return bool(of_scales) or ('report' in args.save and budget is None)
 
 
 def _check_saves(args: argparse.Namespace, test_cfg: Mapping) -> None:

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from inferring.model_options import apply_options
+from inferring.options import parse_args
 from mmengine.config import Config
 from mmseg.apis import init_model
 from PIL import Image
@@ -91,6 +93,15 @@ def test_everything_that_can_be_saved(run, images, tmp_path, read):
     for path in record['pictures'].values():
         assert (out / path).is_file()
     assert run(images[0], '--save', *saves.split(), 'report').startswith('0 d')
+
+
+@pytest.mark.parametrize('budget', [None, 1e9])
+def test_a_report_within_a_budget_is_without_scales(config, budget):
+    cfg = Config.fromfile(config)
+    cfg.model.test_cfg.memory_budget = budget
+    argv = [str(config), 'a.pth', 'in', '--out', 'out', '--save', 'report']
+    apply_options(cfg, parse_args(argv, ''))
+    assert ('scale_maps' in cfg.model.test_cfg) == (budget is None)
 
 
 def test_stock_model(run, config, images, tmp_path, read):
