@@ -7,8 +7,8 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -140,7 +140,7 @@ def _count(
 
 
 @contextmanager
-def _dispatch_attention() -> AbstractContextManager:
+def _dispatch_attention() -> Iterator[None]:
     """Let attention run as matrix products, which are counted.
 
     torch's fused operators on the CPU are none that its counter knows.

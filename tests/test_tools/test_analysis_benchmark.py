@@ -113,3 +113,9 @@ def test_a_checkpoint_that_is_missing(measured, tmp_path, capsys):
     assert measured(tmp_path / 'typo.pth', code=1) == []
     assert 'typo.pth' in capsys.readouterr().err
     assert not (tmp_path / 'work').exists()
+
+
+def test_a_config_without_a_test_set(measured, capsys):
+    none = ('--cfg-options', 'test_dataloader=None')
+    assert measured(*none, code=1) == []
+    assert 'has no test_dataloader' in capsys.readouterr().err

@@ -194,6 +194,12 @@ def test_images_of_one_name(case, tool, capsys):
     assert 'share a file name' in capsys.readouterr().err
 
 
+def test_a_config_without_a_test_set(case, tool, capsys):
+    Config(dict(val_dataloader=None)).dump(case.config)
+    assert tool.main(case.args) == 1
+    assert f'{case.config} has no test_dataloader' in capsys.readouterr().err
+
+
 def test_a_wrapped_data_set_and_its_ignore_index(case, tool, capsys):
     cfg = Config.fromfile(case.config)
     cfg.test_dataloader.dataset.ignore_index = 3

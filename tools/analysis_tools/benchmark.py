@@ -189,6 +189,8 @@ def main(argv: list[str] | None = None) -> int:
     has_weights = args.checkpoint.lower() != 'none'
     try:
         cfg = read_config(str(find_config(args.config)), args.cfg_options)
+        if cfg.get('test_dataloader') is None:
+            raise ValueError(f'{args.config} has no test_dataloader')
         cfg.test_dataloader.batch_size = 1
         if has_weights:
             model = load_model(cfg, args.checkpoint)

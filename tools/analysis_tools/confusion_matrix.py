@@ -133,7 +133,10 @@ def main(argv: list[str] | None = None) -> int:
         cfg = Config.fromfile(find_config(args.config))
         cfg.merge_from_dict(args.cfg_options or {})
         init_default_scope(cfg.get('default_scope', 'mmseg'))
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        loader = cfg.get('test_dataloader')
+        if loader is None:
+            raise ValueError(f'{args.config} has no test_dataloader')
+        dataset = DATASETS.build(loader.dataset)
         labels = list(dataset.metainfo['classes'])
         maps = match_predictions(args.prediction_path, dataset)
         progress = ProgressBar(len(maps))

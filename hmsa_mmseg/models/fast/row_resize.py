@@ -125,7 +125,11 @@ def _taps_of_all_rows(
     device: torch.device,
 ) -> list[Tensor]:
     taps = bilinear_taps(
-        torch.arange(out_height), height, out_height, align_corners, dtype
+        torch.arange(out_height, device='cpu'),
+        height,
+        out_height,
+        align_corners,
+        dtype,
     )
     return [tap.to(device) for tap in taps]
 
