@@ -77,7 +77,7 @@ def read_sample(
         raise ValueError(f'{where}: a result without pred_sem_seg')
     scales = tuple(data_sample.get('scales') or ())
     fields = {
-        name: _array(data_sample, field)
+        name: field_array(data_sample, field)
         for name, field in (
             ('prediction', 'pred_sem_seg'),
             ('ground_truth', 'gt_sem_seg'),
@@ -107,7 +107,8 @@ def read_sample(
     return SampleMaps(scales=scales, **fields)
 
 
-def _array(data_sample: SegDataSample, field: str) -> np.ndarray | None:
+def field_array(data_sample: SegDataSample, field: str) -> np.ndarray | None:
+    """Give a field of a result as an array, (any, H, W); None if not there."""
     if field not in data_sample:
         return None
     array = data_sample.get(field).data

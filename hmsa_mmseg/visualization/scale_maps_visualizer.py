@@ -18,6 +18,7 @@ from .colours import as_palette
 from .counts import make_record
 from .pictures import draw_overlay, draw_pictures
 from .records import Record, write_pictures, write_record
+from .sample_maps import field_array
 
 
 @VISUALIZERS.register_module()
@@ -32,6 +33,9 @@ class ScaleMapsVisualizer(SegLocalVisualizer):
         save_dir (str, optional): Likewise.
         alpha (float): Part of the class colours in overlays, 0 to 1.
             Defaults to 0.5.
+        classes (Sequence[str], optional): Names, where neither a runner nor
+            ``MMSegInferencer`` sets them. Defaults to None, Cityscapes'.
+        palette (Sequence, optional): Colours likewise, RGB, 0 to 255.
         **kwargs: As in mmseg's ``SegLocalVisualizer``.
     """
 
@@ -40,9 +44,15 @@ class ScaleMapsVisualizer(SegLocalVisualizer):
         name: str = 'visualizer',
         save_dir: str | None = None,
         alpha: float = 0.5,
+        classes: Sequence[str] | None = None,
+        palette: Sequence[Sequence[int]] | None = None,
         **kwargs,
     ) -> None:
         super().__init__(name, save_dir=save_dir, alpha=alpha, **kwargs)
+        # Not by mmseg's constructor, which (1.2.2) swaps the two.
+        if classes is not None or palette is not None:
+            classes = classes or self.dataset_meta['classes']
+            self.dataset_meta = dict(classes=classes, palette=palette)
         self.save_dir = save_dir
 
     def add_scale_maps(
@@ -203,7 +213,7 @@ class ScaleMapsVisualizer(SegLocalVisualizer):
         overlays = [
             draw_overlay(
                 image,
-                data_sample.get(field).cpu().numpy().data.squeeze(0),
+                field_array(data_sample, field)[0],
                 classes,
                 palette,
                 self.alpha,

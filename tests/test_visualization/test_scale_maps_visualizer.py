@@ -195,6 +195,19 @@ def test_inferencer_and_pyplot_of_mmseg(tmp_path):
     assert drawn.shape == pixels.shape
 
 
+def test_classes_and_colours_of_the_config(build, image, tmp_path):
+    """mmseg's constructor swaps them; classes may be floats of any kind."""
+    sample = SegDataSample()
+    data = torch.ones(1, *SIZE, dtype=torch.bfloat16)
+    sample.set_data(dict(pred_sem_seg=PixelData(data=data)))
+    visualizer = build(classes=CLASSES, palette=PALETTE, alpha=1.0)
+    path = tmp_path / 'drawn.png'
+    visualizer.add_datasample(
+        'a', image, sample, out_file=str(path), with_labels=False
+    )
+    assert (np.array(Image.open(path)) == PALETTE[1]).all()
+
+
 def test_depth_maps_are_refused(build, image):
     sample = SegDataSample(pred_depth_map=PixelData(data=torch.zeros(1, 2, 2)))
     with pytest.raises(TypeError, match=r"type='SegLocalVisualizer'"):
