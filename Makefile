@@ -10,7 +10,7 @@
 # make benchmark-zoo  measure models of mmseg's zoo and ours (docs/zoo)
 # make gpu     check, train and measure on a GPU (eleven minutes; docs/gpu)
 # make docs    build the documentation into docs/_build/html, with a page for
-#              each module, and check its links
+#              each module, and check its links (Python 3.11 or newer)
 # make docs-links  ask for every external link (needs a network)
 # make fix     format the code and repair what ruff can repair
 # make wheel   build the wheel into dist/
