@@ -20,10 +20,12 @@ extensions = [
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
 ]
-exclude_patterns = ['_build', '_templates']
+exclude_patterns = ['_build', '_static', '_templates']
 html_theme = 'furo'
 html_title = f'hmsa_mmseg {release}'
 html_show_copyright = False
+html_static_path = ['_static']
+html_css_files = ['pages.css']
 # Formulas as MathML, which browsers show without a network.
 html_math_renderer = 'mathml'
 
