@@ -88,6 +88,11 @@ def test_recipe_differs_from_the_zoo_in_the_method_alone(name, zoo_name):
             'SafeCheckpointHook',
             'CheckpointHook',
         ),
+        'default_hooks.visualization.type': (
+            'ScaleMapsVisualizationHook',
+            'SegVisualizationHook',
+        ),
+        'visualizer.type': ('ScaleMapsVisualizer', 'SegLocalVisualizer'),
         'model.type': ('MultiScaleAttentionSegmentor', zoo['model.type']),
         'model.train_cfg.scales.0': (0.5, None),
         'model.train_cfg.scales.1': (1.0, None),
