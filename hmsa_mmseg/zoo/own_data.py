@@ -14,6 +14,7 @@ from .adaptation import set_num_classes
 _SPLITS = dict(
     train_dataloader='train', val_dataloader='val', test_dataloader='val'
 )
+_NAMES = ('train', 'val')
 _IMAGES, _MASKS = 'images', 'masks'
 LAYOUT = f"""expected
 
@@ -144,18 +145,14 @@ def set_folder(
 def _has_lists(root: Path) -> bool:
     """Whether a folder has lists of names, and not a folder per split."""
     folders = [root / kind for kind in (_IMAGES, _MASKS)]
-    if all((path / split).is_dir() for path in folders for split in _names()):
+    if all((path / split).is_dir() for path in folders for split in _NAMES):
         return False
-    lists = [root / f'{split}.txt' for split in _names()]
+    lists = [root / f'{split}.txt' for split in _NAMES]
     if all(path.is_dir() for path in folders) and all(
         path.is_file() for path in lists
     ):
         return True
     raise FileNotFoundError(f'{root} has another layout: {LAYOUT}')
-
-
-def _names() -> tuple[str, ...]:
-    return ('train', 'val')
 
 
 def _leaves(dataset: ConfigDict, loader: str) -> list[ConfigDict]:
