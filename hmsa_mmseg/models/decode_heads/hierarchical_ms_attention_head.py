@@ -157,8 +157,15 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         Instead of the features of a scale, ``inputs`` may hold its
         :class:`ScaleMaps`.
         """
+        return self._fuse(self._outputs(inputs), input_size)
+
+    def _fuse(
+        self,
+        outputs: Iterable[tuple[float, Tensor, Tensor | None]],
+        input_size: Sequence[int],
+    ) -> Tensor:
         fuse = fuse_in_rows if self.fast else fuse_scales
-        return fuse(self._outputs(inputs), input_size, self.align_corners)
+        return fuse(outputs, input_size, self.align_corners)
 
     def predict_classes(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
@@ -183,11 +190,9 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
     ) -> ScalePredictions:
         """Blend the scales, and keep what each of them says."""
         scales, logits, attns = zip(*self._outputs(inputs))
-        fuse = fuse_in_rows if self.fast else fuse_scales
 
         def blend(maps: Sequence[Tensor]) -> Tensor:
-            outputs = zip(scales, maps, attns)
-            return fuse(outputs, input_size, self.align_corners)
+            return self._fuse(zip(scales, maps, attns), input_size)
 
         def up(maps: Sequence[Tensor]) -> list[Tensor]:
             return [
