@@ -1,0 +1,68 @@
+"""Names of the files of auto-labels, below one folder.
+
+``<name>.png`` holds the label of an image and ``<name>_prob.png`` its
+confidence. ``<name>`` is the path of the image relative to the folder of all
+images, with ``/``, without the suffix; the authors' own program writes base
+names alone, into one flat folder (NVIDIA/semantic-segmentation,
+utils/misc.py: ``ImageDumper``), their published archive has folders.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+#: What :func:`label_file` takes: sub-folders kept, or the base name alone.
+LAYOUTS = ('folders', 'authors-flat')
+LABEL_SUFFIX = '.png'
+PROB_SUFFIX = '_prob.png'
+#: What the labels were made with, see :mod:`.meta`.
+META_FILE = 'autolabel_meta.json'
+#: One line for each labelled image, and for each that could not be.
+MANIFEST_FILE = 'manifest.jsonl'
+FAILURES_FILE = 'failures.jsonl'
+REPORT_JSON = 'report.json'
+REPORT_HTML = 'report.html'
+#: Labels of images that have true ones, to check the teacher with.
+CHECK_FOLDER = 'check'
+
+
+def label_file(name: str, layout: str = 'folders') -> str:
+    """Path of an image's label, relative to the folder of all labels.
+
+    Args:
+        name (str): Path of the image, as above.
+        layout (str): One of :data:`LAYOUTS`.
+    """
+    return _based(name, layout) + LABEL_SUFFIX
+
+
+def prob_file(name: str, layout: str = 'folders') -> str:
+    """Path of an image's confidence, likewise."""
+    return _based(name, layout) + PROB_SUFFIX
+
+
+def prob_of_label(path: str) -> str:
+    """Path of the confidence that belongs to a label's path."""
+    return path[: -len(LABEL_SUFFIX)] + PROB_SUFFIX
+
+
+def round_folder(out: str | Path, number: int | None) -> Path:
+    """Folder of the labels of a round; without a number ``out`` itself."""
+    out = Path(out)
+    return out if number is None else out / f'round_{number}'
+
+
+def shard_file(name: str, index: int, count: int) -> str:
+    """Name of the part of a file that one of several processes writes.
+
+    ``manifest.jsonl`` of process 1 of 3, counted from 0, is
+    ``manifest.1-of-3.jsonl``.
+    """
+    stem, suffix = name.rsplit('.', 1)
+    return f'{stem}.{index}-of-{count}.{suffix}'
+
+
+def _based(name: str, layout: str) -> str:
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout={layout!r}; expected one of {LAYOUTS}')
+    return name if layout == 'folders' else PurePosixPath(name).name
