@@ -59,16 +59,17 @@ def build_leaves(cfg: Config, key: str, **changes) -> list[BaseDataset]:
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     return [
         DATASETS.build({**leaf, **changes})
-        for leaf in _leaf_configs(loader['dataset'])
+        for leaf in leaf_configs(loader['dataset'])
     ]
 
 
-def _leaf_configs(dataset: dict) -> Iterator[dict]:
+def leaf_configs(dataset: dict) -> Iterator[dict]:
+    """Yield the configs of data sets within those that wrap them."""
     if dataset.get('dataset'):
-        yield from _leaf_configs(dataset['dataset'])
+        yield from leaf_configs(dataset['dataset'])
     elif dataset.get('datasets'):
         for part in dataset['datasets']:
-            yield from _leaf_configs(part)
+            yield from leaf_configs(part)
     else:
         yield dict(dataset)
 

@@ -1,0 +1,268 @@
+"""Data sets of a training run, from settings that may be foreign."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.dataset import BaseDataset
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+
+from .config_datasets import leaf_configs
+from .layout import META_FILE
+from .seen_images import SEEN_FILE, read_seen
+
+#: Arguments that do not say which images are in a data set.
+_NOT_DESCRIBED = (
+    *('type', 'pipeline', 'metainfo', 'backend_args', 'file_client_args'),
+    *('lazy_init', 'test_mode', 'serialize_data', 'max_refetch'),
+)
+#: What arguments may be made of: all that JSON can hold.
+_PLAIN = (bool, int, float, str, type(None))
+#: How far above a folder of labels their meta file is looked for.
+_LEVELS = 4
+
+
+class TrainingSet(NamedTuple):
+    """A data set of a training run.
+
+    Attributes:
+        description (dict): As in :class:`.teacher.Training`.
+        images (list[tuple[int, str]] | None): Likewise; None if they could
+            not be listed.
+        notes (tuple[str, ...]): What is not known.
+    """
+
+    description: dict
+    images: list[tuple[int, str]] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_training_sets(
+    settings: dict, source: str, key: str = 'train_dataloader'
+) -> list[TrainingSet]:
+    """Describe the data sets of a loader.
+
+    Args:
+        settings (dict): Of a config, in plain types.
+        source (str): Where they are from.
+        key (str): The loader. Defaults to 'train_dataloader', in whose place
+            ``data.train`` of mmseg 0.x is taken too.
+
+    Returns:
+        list[TrainingSet]: Empty if there is no such loader.
+    """
+    dataset = _get(settings, key, 'dataset')
+    if dataset is None and key == 'train_dataloader':
+        dataset = _get(settings, 'data', 'train')
+    if not isinstance(dataset, dict):
+        return []
+    sets: list[TrainingSet] = []
+    for leaf in map(_renamed, leaf_configs(dataset)):
+        images, problem = _list_images(leaf)
+        description = dict(
+            type=str(leaf.get('type')),
+            source=source,
+            **{
+                name: _to_json(value)
+                for name, value in leaf.items()
+                if isinstance(name, str) and name not in _NOT_DESCRIBED
+            },
+            images=None if images is None else len(images),
+        )
+        notes = ()
+        if images is None:
+            notes = (f'images of {_name(leaf)} are not listed: {problem}',)
+        sets.append(TrainingSet(description, images, notes))
+        sets += _of_earlier_teacher(leaf)
+    return sets
+
+
+def _get(settings: object, *keys: str) -> object:
+    for key in keys:
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings
+
+
+def _renamed(leaf: dict) -> dict:
+    """Give the arguments of a data set of mmseg 0.x their names of today."""
+    leaf = dict(leaf)
+    prefix = {}
+    for old, new in (('img_dir', 'img_path'), ('ann_dir', 'seg_map_path')):
+        if old in leaf:
+            prefix[new] = leaf.pop(old)
+    # There it was the list of images; in our sets it goes with `cv`.
+    if prefix and 'split' in leaf:
+        leaf['ann_file'] = leaf.pop('split')
+    return {**leaf, 'data_prefix': prefix} if prefix else leaf
+
+
+def _list_images(
+    leaf: dict,
+) -> tuple[list[tuple[int, str]] | None, str | None]:
+    """List the images of a data set.
+
+    Returns:
+        tuple[list[tuple[int, str]] | None, str | None]: Size and relative
+        name of each; without them the reason.
+    """
+    known = _dataset_class(leaf.get('type'))
+    if known is None:
+        return None, 'its type is not known here'
+    kwargs = {
+        name: value
+        for name, value in leaf.items()
+        if isinstance(name, str) and _is_harmless(value)
+    }
+    for name in ('type', 'pipeline', 'backend_args', 'file_client_args'):
+        kwargs.pop(name, None)
+    if '://' in str(kwargs):
+        return None, 'it is not on this machine'
+    kwargs.update(pipeline=[], test_mode=True)
+    init_default_scope('mmseg')
+    try:
+        dataset = known(**kwargs)
+        dataset.full_init()
+        folder = dataset.data_prefix.get('img_path') or ''
+        paths = [
+            dataset.get_data_info(index)['img_path']
+            for index in range(len(dataset))
+        ]
+        return [
+            (os.path.getsize(p), _relative(p, folder)) for p in paths
+        ], None
+    # Constructors of mmseg have errors of many types, assertions among them.
+    except Exception as error:
+        text = ' '.join(str(error).split())
+        return None, f'{type(error).__name__}: {text[:300]}'
+
+
+def _dataset_class(name: object) -> type | None:
+    """Find the class of a data set by the name it is registered with.
+
+    Not ``DATASETS.build``: mmengine imports whatever a name with dots stands
+    for, and calls it.
+    """
+    if not isinstance(name, str):
+        return None
+    # As configs in Python's own syntax have it, or with a scope.
+    name = name.rsplit('.', 1)[-1]
+    registry = DATASETS
+    while registry is not None:
+        found = registry.module_dict.get(name)
+        if found is not None:
+            is_leaf = isinstance(found, type) and issubclass(
+                found, BaseDataset
+            )
+            return found if is_leaf else None
+        registry = registry.parent
+    return None
+
+
+def _is_harmless(value: object) -> bool:
+    """Whether an argument is of plain values, with nothing to be built."""
+    if isinstance(value, dict):
+        return 'type' not in value and all(map(_is_harmless, value.values()))
+    if isinstance(value, (list, tuple, set)):
+        return all(map(_is_harmless, value))
+    return isinstance(value, _PLAIN)
+
+
+def _relative(path: str, folder: str) -> str:
+    relative = os.path.relpath(path, folder) if folder else path
+    # A list of images may point outside of the folder.
+    if relative.startswith('..') or os.path.isabs(relative):
+        relative = os.path.basename(path)
+    return Path(relative).as_posix()
+
+
+def _name(leaf: dict) -> str:
+    """Name a data set in a message."""
+    images = _get(leaf, 'data_prefix', 'img_path')
+    folder = os.path.join(str(leaf.get('data_root') or ''), str(images or ''))
+    return f'{leaf.get("type")} ({folder})'
+
+
+def _to_json(value: object) -> object:
+    """Turn an argument into what JSON can hold."""
+    if isinstance(value, dict):
+        return {str(key): _to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    return value if isinstance(value, _PLAIN) else str(value)
+
+
+def _of_earlier_teacher(leaf: dict) -> Iterator[TrainingSet]:
+    """Describe what made the labels of a data set, if a teacher did."""
+    folder = labels_root(leaf)
+    if folder is None:
+        return
+    described, images, problem = read_teacher(folder)
+    images = images or None
+    for one in described:
+        # The list is of all of them together.
+        yield TrainingSet({**one, 'teacher_of': str(folder)}, images)
+        images = None
+    if problem:
+        unknown = dict(type='unknown', teacher_of=str(folder), images=None)
+        yield TrainingSet(unknown, images, (problem,))
+
+
+def read_teacher(
+    folder: Path,
+) -> tuple[list[dict], list[tuple[int, str]], str | None]:
+    """Read what the teacher that made some labels was trained on.
+
+    Args:
+        folder (Path): Of all labels, with their meta file.
+
+    Returns:
+        tuple[list[dict], list[tuple[int, str]], str | None]: Its data sets
+        and its images, as far as they are known, and what is not.
+    """
+    described: list[dict] = []
+    images: list[tuple[int, str]] = []
+    problems = []
+    try:
+        meta = json.loads((folder / META_FILE).read_text(encoding='utf-8'))
+        described = [dict(one) for one in meta['trained_on'] or []]
+        if not described:
+            problems.append('trained_on is not known')
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        problems.append(f'{META_FILE}: {type(error).__name__}: {error}')
+    try:
+        images = read_seen(folder / SEEN_FILE)
+    except FileNotFoundError:
+        problems.append(f'there is no {SEEN_FILE}')
+    except (OSError, ValueError) as error:
+        problems.append(str(error))
+    unlisted = [one for one in described if one.get('images', 0) is None]
+    if unlisted:
+        names = ', '.join(str(one.get('type')) for one in unlisted)
+        problems.append(f'images of {names} were not listed')
+    if not problems:
+        return described, images, None
+    return (
+        described,
+        images,
+        f'not all that the teacher of {folder} was trained on is known: '
+        + '; '.join(problems),
+    )
+
+
+def labels_root(leaf: dict) -> Path | None:
+    """Find the folder of all labels: the one with the meta file."""
+    labels = _get(leaf, 'data_prefix', 'seg_map_path')
+    if not isinstance(labels, str):
+        return None
+    folder = Path(str(leaf.get('data_root') or ''), labels)
+    for candidate in [folder, *folder.parents][:_LEVELS]:
+        if (candidate / META_FILE).is_file():
+            return candidate
+    return None
