@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
 from .config_datasets import leaf_configs
-from .layout import META_FILE
-from .seen_images import SEEN_FILE, read_seen
+from .teacher_record import labels_root, read_teacher
 
 #: Arguments that do not say which images are in a data set.
 _NOT_DESCRIBED = (
@@ -23,8 +21,6 @@ _NOT_DESCRIBED = (
 )
 #: What arguments may be made of: all that JSON can hold.
 _PLAIN = (bool, int, float, str, type(None))
-#: How far above a folder of labels their meta file is looked for.
-_LEVELS = 4
 
 
 class TrainingSet(NamedTuple):
@@ -63,7 +59,7 @@ def read_training_sets(
         return []
     sets: list[TrainingSet] = []
     for leaf in map(_renamed, leaf_configs(dataset)):
-        images, problem = _list_images(leaf)
+        images, problem = list_images(leaf)
         description = dict(
             type=str(leaf.get('type')),
             source=source,
@@ -101,7 +97,7 @@ def _renamed(leaf: dict) -> dict:
     return {**leaf, 'data_prefix': prefix} if prefix else leaf
 
 
-def _list_images(
+def list_images(
     leaf: dict,
 ) -> tuple[list[tuple[int, str]] | None, str | None]:
     """List the images of a data set.
@@ -203,66 +199,11 @@ def _of_earlier_teacher(leaf: dict) -> Iterator[TrainingSet]:
     folder = labels_root(leaf)
     if folder is None:
         return
-    described, images, problem = read_teacher(folder)
-    images = images or None
-    for one in described:
-        # The list is of all of them together.
+    sets, known, problem = read_teacher(folder)
+    images = known or None
+    for one in sets:
         yield TrainingSet({**one, 'teacher_of': str(folder)}, images)
-        images = None
+        images = None  # the list is of all of them together
     if problem:
         unknown = dict(type='unknown', teacher_of=str(folder), images=None)
         yield TrainingSet(unknown, images, (problem,))
-
-
-def read_teacher(
-    folder: Path,
-) -> tuple[list[dict], list[tuple[int, str]], str | None]:
-    """Read what the teacher that made some labels was trained on.
-
-    Args:
-        folder (Path): Of all labels, with their meta file.
-
-    Returns:
-        tuple[list[dict], list[tuple[int, str]], str | None]: Its data sets
-        and its images, as far as they are known, and what is not.
-    """
-    described: list[dict] = []
-    images: list[tuple[int, str]] = []
-    problems = []
-    try:
-        meta = json.loads((folder / META_FILE).read_text(encoding='utf-8'))
-        described = [dict(one) for one in meta['trained_on'] or []]
-        if not described:
-            problems.append('trained_on is not known')
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        problems.append(f'{META_FILE}: {type(error).__name__}: {error}')
-    try:
-        images = read_seen(folder / SEEN_FILE)
-    except FileNotFoundError:
-        problems.append(f'there is no {SEEN_FILE}')
-    except (OSError, ValueError) as error:
-        problems.append(str(error))
-    unlisted = [one for one in described if one.get('images', 0) is None]
-    if unlisted:
-        names = ', '.join(str(one.get('type')) for one in unlisted)
-        problems.append(f'images of {names} were not listed')
-    if not problems:
-        return described, images, None
-    return (
-        described,
-        images,
-        f'not all that the teacher of {folder} was trained on is known: '
-        + '; '.join(problems),
-    )
-
-
-def labels_root(leaf: dict) -> Path | None:
-    """Find the folder of all labels: the one with the meta file."""
-    labels = _get(leaf, 'data_prefix', 'seg_map_path')
-    if not isinstance(labels, str):
-        return None
-    folder = Path(str(leaf.get('data_root') or ''), labels)
-    for candidate in [folder, *folder.parents][:_LEVELS]:
-        if (candidate / META_FILE).is_file():
-            return candidate
-    return None

@@ -5,6 +5,7 @@ from .hooks import (
     SafeCheckpointHook,
     ScaleMapsVisualizationHook,
     SignalCheckpointHook,
+    TeacherLeakageHook,
 )
 from .loops import ResumableIterBasedTrainLoop
 from .process_groups import close_gloo
@@ -19,5 +20,6 @@ __all__ = [
     'SafeResumeRunner',
     'ScaleMapsVisualizationHook',
     'SignalCheckpointHook',
+    'TeacherLeakageHook',
     'close_gloo',
 ]

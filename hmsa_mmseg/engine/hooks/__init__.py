@@ -4,6 +4,7 @@ from .iter_seed_hook import IterSeedHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .scale_maps_visualization_hook import ScaleMapsVisualizationHook
 from .signal_checkpoint_hook import SignalCheckpointHook
+from .teacher_leakage_hook import TeacherLeakageHook
 
 __all__ = [
     'InferencePreparationHook',
@@ -12,4 +13,5 @@ __all__ = [
     'SafeCheckpointHook',
     'ScaleMapsVisualizationHook',
     'SignalCheckpointHook',
+    'TeacherLeakageHook',
 ]
