@@ -41,7 +41,8 @@ FACADE_NOISE = ((7, 1), (5, 3), (9, 12))
 VEHICLE_HEIGHT = (4.0, 60.0)  # px
 WINDOWS = 0.55  # side of the square they fill, in heights of the vehicle
 CITY = 'demoville'
-SPLITS = ('train', 'val', 'test')
+# The last one, as in Cityscapes: images without fine labels.
+SPLITS = ('train', 'val', 'test', 'train_extra')
 MARKER = 'settings.json'
 FORMAT = 1  # to be raised when a seed comes to give other pictures
 
@@ -286,11 +287,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', required=True, help='folder to write')
     parser.add_argument('--seed', type=int, default=0)
-    for split, count in zip(SPLITS, (240, 60, 60)):
+    splits = dict(zip(SPLITS, (240, 60, 60)))
+    for split, count in splits.items():
         parser.add_argument(f'--{split}', type=int, default=count)
     parser.add_argument('--size', type=int, nargs=2, default=(128, 256))
     args = parser.parse_args()
-    num_images = {split: getattr(args, split) for split in SPLITS}
+    num_images = {split: getattr(args, split) for split in splits}
     generate(args.out, args.seed, num_images, tuple(args.size))
 
 
