@@ -1,19 +1,29 @@
+from .autolabel import AutoLabelDataset
 from .checks import FileChecksMixin
 from .cityscapes import HMSACityscapesDataset
+from .cityscapes_autolabel import CityscapesAutoLabelDataset
+from .cityscapes_coarse import CityscapesCoarseDataset
 from .class_uniform_dataset import ClassUniformDataset
 from .folder import HMSAFolderDataset
 from .mapillary import HMSAMapillaryDataset
 from .samplers import ClassUniformSampler
 from .transforms import (
+    ApplyConfidence,
     CentroidRandomCrop,
     EvalAtInputSize,
     HMSAColorJitter,
     LoadSegLabels,
+    MaskOutRegion,
     RandomGaussianBlur,
+    UniteCoarseLabels,
 )
 
 __all__ = [
+    'ApplyConfidence',
+    'AutoLabelDataset',
     'CentroidRandomCrop',
+    'CityscapesAutoLabelDataset',
+    'CityscapesCoarseDataset',
     'ClassUniformDataset',
     'ClassUniformSampler',
     'EvalAtInputSize',
@@ -23,5 +33,7 @@ __all__ = [
     'HMSAFolderDataset',
     'HMSAMapillaryDataset',
     'LoadSegLabels',
+    'MaskOutRegion',
     'RandomGaussianBlur',
+    'UniteCoarseLabels',
 ]

@@ -20,8 +20,10 @@ def fingerprint(labels: LabelCentroids) -> str:
 
     They cover the tile size and, for each leaf, its classes, label mapping,
     label loaders with their public options, and the files: path below their
-    common folder, so that a data set may move, and size. There are no sizes
-    on remote file back ends. Times are left out, as copying changes them.
+    common folder, so that a data set may move, and size. The same of files
+    that a label loader reads besides the label (confidence, coarse labels).
+    There are no sizes on remote file back ends. Times are left out, as
+    copying changes them.
 
     Args:
         labels (LabelCentroids): The labels.
@@ -43,8 +45,32 @@ def fingerprint(labels: LabelCentroids) -> str:
             [_describe(loader) for loader in labels.loaders[leaf_id]],
             [[path[start:], _size(path, leaf)] for path in paths],
         ]
+        # Nothing is appended for a data set without, whose file then keeps
+        # the name it has.
+        if hasattr(leaf, 'file_label_maps'):
+            about.append(_plain(leaf.file_label_maps))
+        about += _companions(
+            leaf, labels.loaders[leaf_id], labels.items[positions, 1]
+        )
         digest.update(json.dumps(about).encode())
     return digest.hexdigest()[:16]
+
+
+def _companions(
+    leaf: BaseDataset, loaders: list, indices: np.ndarray
+) -> list[list]:
+    """Name the files that loaders read besides the labels, with sizes."""
+    found = []
+    for key in (getattr(loader, 'reads', None) for loader in loaders):
+        if key is None:
+            continue
+        samples = [leaf.get_data_info(int(index)) for index in indices]
+        paths = [info[key] for info in samples if info.get(key) is not None]
+        if paths:
+            start = _common_start(paths)
+            sizes = [[path[start:], _size(path, leaf)] for path in paths]
+            found.append([key, sizes])
+    return found
 
 
 def _common_start(paths: list[str]) -> int:

@@ -27,7 +27,8 @@ class FileChecksMixin:
         """List the samples as the parent does and check that they exist.
 
         Returns:
-            list[dict]: The parent's list, unchanged.
+            list[dict]: The parent's list, without those that ``_leave_out``
+            and ``_check_labels`` of a subclass take out.
         """
         checked_keys = ['img_path'] if self.test_mode else [*self.data_prefix]
         checked_keys = [key for key in checked_keys if self._can_list(key)]
@@ -36,10 +37,15 @@ class FileChecksMixin:
         self._check_ann_file()
         data_list = super().load_data_list()
         self._check_not_empty(data_list)
+        data_list = self._leave_out(data_list)
         if 'img_path' in checked_keys and self.ann_file:
             self._check_images(data_list)
         if 'seg_map_path' in checked_keys:
-            self._check_labels(data_list)
+            data_list = self._check_labels(data_list)
+        return data_list
+
+    def _leave_out(self, data_list: list[dict]) -> list[dict]:
+        """Return the samples to use, for subclasses that choose."""
         return data_list
 
     def _can_list(self, key: str) -> bool:
@@ -90,7 +96,7 @@ class FileChecksMixin:
                 'image name per line, without suffix'
             )
         folder = self.data_prefix['img_path']
-        others = _first(self._list_files(folder)) or 'no file at all'
+        others = first_names(self._list_files(folder)) or 'no file at all'
         raise ValueError(
             f'0 images with suffix {self.img_suffix!r} (img_suffix) under '
             f'{folder!r} (data_prefix.img_path); found {others}'
@@ -102,22 +108,23 @@ class FileChecksMixin:
         if missing:
             raise FileNotFoundError(
                 f'{len(missing)} of {len(images)} images named in ann_file='
-                f'{self.ann_file!r} do not exist: {_first(missing)}; expected '
-                f'data_prefix.img_path + name + {self.img_suffix!r} '
-                '(img_suffix)'
+                f'{self.ann_file!r} do not exist: {first_names(missing)}; '
+                'expected data_prefix.img_path + name + '
+                f'{self.img_suffix!r} (img_suffix)'
             )
 
-    def _check_labels(self, data_list: list[dict]) -> None:
+    def _check_labels(self, data_list: list[dict]) -> list[dict]:
         labels = [info['seg_map_path'] for info in data_list]
         missing = self._missing(labels, 'seg_map_path', self.seg_map_suffix)
         if missing:
             raise FileNotFoundError(
                 f'{len(missing)} of {len(labels)} images have no label: '
-                f'{_first(missing)} do not exist; expected for each image '
-                'data_prefix.seg_map_path + its name with '
+                f'{first_names(missing)} do not exist; expected for each '
+                'image data_prefix.seg_map_path + its name with '
                 f'{self.seg_map_suffix!r} (seg_map_suffix) in place of '
                 f'{self.img_suffix!r} (img_suffix)'
             )
+        return data_list
 
     def _missing(self, paths: list[str], key: str, suffix: str) -> list[str]:
         # One listing instead of a request per file, which matters on a
@@ -146,7 +153,7 @@ class FileChecksMixin:
         )
 
 
-def _first(names: Iterable[str], count: int = 3) -> str:
+def first_names(names: Iterable[str], count: int = 3) -> str:
     """Join the first names for a message; '' if there is none."""
     shown = []
     for name in names:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os.path as osp
-from collections import Counter
 from collections.abc import Sequence
 
-from mmengine.logging import print_log
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
 from .checks import FileChecksMixin
+from .cityscapes_files import choose_cities, choose_label_suffix
 
 # The order decides the splits: sorted, validation first
 # (NVIDIA/semantic-segmentation, datasets/cityscapes.py: cities_cv_split).
@@ -70,54 +68,47 @@ def cities_of_split(cv: int, split: str) -> tuple[str, ...]:
     return val if split == 'val' else tuple(c for c in cities if c not in val)
 
 
-class _CityscapesCities(CityscapesDataset):
+def map_of_format(
+    label_format: str, label_map: dict[int, int] | None
+) -> dict[int, int] | None:
+    """Return what maps the values of a label file to classes.
+
+    Args:
+        label_format (str): 'trainIds' or 'labelIds'.
+        label_map (dict[int, int], optional): Maps train ids to the classes
+            of a data set that has not all 19. Defaults to None, all.
+    """
+    if label_format == 'trainIds':
+        return label_map
+    classes = label_map or {i: i for i in range(len(EVALUATED_IDS))}
+    return {
+        value: classes.get(train_id, 255)
+        for value, train_id in ID_TO_TRAIN_ID.items()
+    }
+
+
+class CityscapesListing(CityscapesDataset):
     """Lists chosen cities, with the map of the chosen labels."""
 
     _cities: tuple[str, ...] | None
     _label_format: str
 
     def load_data_list(self) -> list[dict]:
+        """List the samples of the chosen cities."""
         data_list = super().load_data_list()
         if self._cities is not None:
-            data_list = self._choose(data_list)
-        if self._label_format == 'labelIds':
-            # Not in the metainfo: data sets that differ only in the format
-            # of their files can then be concatenated.
-            classes = self.label_map or {i: i for i in range(19)}
-            label_map = {
-                value: classes.get(train_id, 255)
-                for value, train_id in ID_TO_TRAIN_ID.items()
-            }
-            for info in data_list:
-                info['label_map'] = label_map
+            folder = self.data_prefix['img_path']
+            data_list = choose_cities(data_list, self._cities, folder)
+        # Not in the metainfo: data sets that differ only in the format of
+        # their files can then be concatenated.
+        label_map = map_of_format(self._label_format, self.label_map)
+        for info in data_list:
+            info['label_map'] = label_map
         return data_list
-
-    def _choose(self, data_list: list[dict]) -> list[dict]:
-        def city(info: dict) -> str:
-            return osp.basename(osp.dirname(info['img_path']))
-
-        chosen = [info for info in data_list if city(info) in self._cities]
-        counts = Counter(map(city, chosen))
-        missing = sorted({*self._cities} - {*counts})
-        if missing:
-            raise FileNotFoundError(
-                f'no image of {", ".join(missing)} under '
-                f'{self.data_prefix["img_path"]!r} (data_prefix.img_path); '
-                f'expected a folder with images for each of the '
-                f'{len({*self._cities})} cities chosen by cv or cities. With '
-                "cv the prefixes are 'leftImg8bit' and 'gtFine', which hold "
-                'train and val'
-            )
-        listed = ', '.join(f'{c} ({counts[c]})' for c in sorted(counts))
-        print_log(
-            f'{len(chosen)} images of {len(counts)} cities: {listed}',
-            logger='current',
-        )
-        return chosen
 
 
 @DATASETS.register_module()
-class HMSACityscapesDataset(FileChecksMixin, _CityscapesCities):
+class HMSACityscapesDataset(FileChecksMixin, CityscapesListing):
     """mmseg's Cityscapes, with splits by city, checked at the start.
 
     Without arguments of its own it lists the same samples as
@@ -161,22 +152,9 @@ class HMSACityscapesDataset(FileChecksMixin, _CityscapesCities):
             )
         if cv is not None:
             cities = cities_of_split(cv, split)
-        suffixes = {
-            'trainIds': '_gtFine_labelTrainIds.png',
-            'labelIds': '_gtFine_labelIds.png',
-        }
-        if label_format not in suffixes:
-            raise ValueError(
-                f"label_format={label_format!r}; expected 'trainIds' or "
-                "'labelIds'"
-            )
-        suffix = kwargs.setdefault('seg_map_suffix', suffixes[label_format])
-        named = [key for key in suffixes if key.lower() in suffix.lower()]
-        if named not in ([], [label_format]):
-            raise ValueError(
-                f'label_format={label_format!r}, but seg_map_suffix='
-                f'{suffix!r} names files of {named[0]}'
-            )
+        kwargs['seg_map_suffix'] = choose_label_suffix(
+            label_format, 'gtFine', kwargs.get('seg_map_suffix')
+        )
         self._cities = None if cities is None else tuple(cities)
         self._label_format = label_format
         super().__init__(**kwargs)

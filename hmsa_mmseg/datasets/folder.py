@@ -15,30 +15,38 @@ from .checks import FileChecksMixin
 IMG_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
-class _Folder(BaseSegDataset):
+class FolderListing(BaseSegDataset):
     """Lists images of any suffix, each with the mask of its name."""
 
     def load_data_list(self) -> list[dict]:
-        img_dir = self.data_prefix['img_path']
-        seg_dir = self.data_prefix.get('seg_map_path')
+        """List the samples by the names of their images."""
         names = self._listed_images() if self.ann_file else self._images()
-        data_list = []
-        for name in sorted(names):
-            info = dict(
-                img_path=osp.join(img_dir, name),
-                label_map=self.label_map,
-                reduce_zero_label=self.reduce_zero_label,
-                seg_fields=[],
-            )
-            if seg_dir is not None:
-                mask = osp.splitext(name)[0] + self.seg_map_suffix
-                info['seg_map_path'] = osp.join(seg_dir, mask)
-            data_list.append(info)
-        return data_list
+        return [self._info(name) for name in sorted(names)]
+
+    def _info(self, name: str) -> dict:
+        """Describe the sample of an image, by its path in the folder."""
+        info = dict(
+            img_path=osp.join(self.data_prefix['img_path'], name),
+            label_map=self.label_map,
+            reduce_zero_label=self.reduce_zero_label,
+            seg_fields=[],
+        )
+        folder = self.data_prefix.get('seg_map_path')
+        if folder is not None:
+            info['seg_map_path'] = osp.join(folder, self._mask(name))
+        return info
+
+    def _mask(self, name: str) -> str:
+        """Path of an image's mask, relative to the folder of masks."""
+        return osp.splitext(name)[0] + self.seg_map_suffix
 
     def _images(self) -> list[str]:
         """Paths of all images, relative to their folder."""
         folder = self.data_prefix['img_path']
+        suffixes = self.img_suffix
+        if isinstance(suffixes, str):
+            suffixes = (suffixes,)
+        suffixes = tuple(suffix.lower() for suffix in suffixes)
         names = [
             name
             for name in fileio.list_dir_or_file(
@@ -47,11 +55,11 @@ class _Folder(BaseSegDataset):
                 recursive=True,
                 backend_args=self.backend_args,
             )
-            if name.lower().endswith(self.img_suffix)
+            if name.lower().endswith(suffixes)
         ]
-        stems: dict[str, str] = {}
+        masks: dict[str, str] = {}
         for name in sorted(names):
-            other = stems.setdefault(osp.splitext(name)[0], name)
+            other = masks.setdefault(self._mask(name), name)
             if other != name:
                 raise ValueError(
                     f'{other!r} and {name!r} under {folder!r} '
@@ -80,7 +88,7 @@ class _Folder(BaseSegDataset):
 
 
 @DATASETS.register_module()
-class HMSAFolderDataset(FileChecksMixin, _Folder):
+class HMSAFolderDataset(FileChecksMixin, FolderListing):
     """Images and masks in two folders, matched by name.
 
     ``images/a/1.jpg`` belongs to ``masks/a/1.png``: sub-folders and names

@@ -98,21 +98,7 @@ class LoadSegLabels(LoadAnnotations):
         return results
 
     def _read(self, path: str) -> np.ndarray:
-        content = fileio.get(path, backend_args=self.backend_args)
-        try:
-            # Pillow gives the indices of a palette image, not its colours.
-            label = mmcv.imfrombytes(
-                content, flag='unchanged', backend='pillow'
-            )
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(
-                f'{path}: not a readable label image: {error}'
-            ) from error
-        if label.ndim != 2:
-            raise ValueError(
-                f'{path}: a label with {label.shape[2]} channels; expected '
-                'one, of class indices (a grey or palette image)'
-            )
+        label = read_grey(path, self.backend_args)
         if label.dtype == np.uint8:
             return label
         if label.dtype == bool:
@@ -182,6 +168,39 @@ class LoadSegLabels(LoadAnnotations):
             f'{self.__class__.__name__}(num_classes={self.num_classes}, '
             f'label_map={self.label_map}, unknown={self.unknown!r})'
         )
+
+
+def read_grey(
+    path: str, backend_args: dict | None = None, kind: str = 'label'
+) -> np.ndarray:
+    """Read an image of one channel as it is stored.
+
+    Args:
+        path (str): File, of any format that Pillow reads.
+        backend_args (dict, optional): Arguments of the file back end.
+        kind (str): What to call it in errors. Defaults to 'label'.
+
+    Returns:
+        np.ndarray: (H, W), of the type of the file: uint8, bool, an integer
+        type of more bits, or a float. Of a palette image, the indices.
+
+    Raises:
+        ValueError: If it is no image, or has several channels.
+    """
+    content = fileio.get(path, backend_args=backend_args)
+    try:
+        # Pillow gives the indices of a palette image, not its colours.
+        image = mmcv.imfrombytes(content, flag='unchanged', backend='pillow')
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f'{path}: not a readable {kind} image: {error}'
+        ) from error
+    if image.ndim != 2:
+        raise ValueError(
+            f'{path}: a {kind} with {image.shape[2]} channels; expected '
+            'one (a grey or palette image)'
+        )
+    return image
 
 
 def _compose(table: list[int], label_map: dict[int, int]) -> list[int]:

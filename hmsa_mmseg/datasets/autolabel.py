@@ -1,0 +1,279 @@
+"""Images with the labels that a teacher gave them."""
+
+from __future__ import annotations
+
+import copy
+import os.path as osp
+from collections.abc import Sequence
+
+from mmengine import fileio
+from mmengine.utils import is_abs
+from mmseg.registry import DATASETS
+
+from ..autolabel.layout import (
+    LABEL_SUFFIX,
+    PROB_SUFFIX,
+    label_file,
+    prob_of_label,
+)
+from .autolabel_settings import (
+    LabelSettings,
+    build_label_map,
+    merge_settings,
+    read_failures,
+    read_label_settings,
+)
+from .folder import IMG_SUFFIXES, FolderListing
+from .sample_choice import SampleChoiceMixin, SampleFile
+
+
+class AutoLabelListing(FolderListing):
+    """Lists images with label, confidence and coarse label."""
+
+    label_settings: LabelSettings
+    file_label_map: dict[int, int]
+    coarse_map_suffix: str
+
+    def _mask(self, name: str) -> str:
+        stem = osp.splitext(name)[0]
+        return label_file(stem, self.label_settings.layout)
+
+    def _info(self, name: str) -> dict:
+        info = super()._info(name)
+        # Of this sample, not in the metainfo: the labels of the data set that
+        # it is concatenated with may be stored in another way.
+        info.update(label_map=self.file_label_map, reduce_zero_label=False)
+        if self.label_settings.prob:
+            info['prob_map_path'] = prob_of_label(info['seg_map_path'])
+        folder = self.data_prefix.get('coarse_map_path')
+        if folder is not None:
+            coarse = self._image_stem(name) + self.coarse_map_suffix
+            label_map, reduce_zero_label = self._coarse_mapping()
+            info.update(
+                coarse_map_path=osp.join(folder, coarse),
+                coarse_label_map=label_map,
+                coarse_reduce_zero_label=reduce_zero_label,
+            )
+        return info
+
+    def _image_stem(self, name: str) -> str:
+        suffixes = self.img_suffix
+        if isinstance(suffixes, str):
+            suffixes = (suffixes,)
+        # Of `.b.png` and `.png` the one that says more.
+        for suffix in sorted(suffixes, key=len, reverse=True):
+            if name.lower().endswith(suffix.lower()):
+                return name[: -len(suffix)]
+        return osp.splitext(name)[0]
+
+    def _coarse_mapping(self) -> tuple[dict[int, int] | None, bool]:
+        """Return label map and reduce_zero_label of the coarse labels."""
+        return self.label_map, self.reduce_zero_label
+
+    @property
+    def file_label_maps(self) -> list:
+        """list: How values become classes, for the index of centroids."""
+        return [self.file_label_map, *self._coarse_mapping()]
+
+
+@DATASETS.register_module()
+class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
+    """Images with labels from `tools/autolabel.py`, of any classes.
+
+    The image ``a/1.jpg`` has the label ``a/1.png``, with its confidence in
+    ``a/1_prob.png``. What the values mean is read from
+    ``autolabel_meta.json``, in the folder of labels or the one above; without
+    that file it is to be said. ``like`` makes the data set agree with the
+    finely labelled one, so that the two can be concatenated, however their
+    files differ.
+
+    A sample has ``prob_map_path`` for :class:`ApplyConfidence`, and with
+    ``data_prefix.coarse_map_path`` also ``coarse_map_path`` for
+    :class:`UniteCoarseLabels`. Coarse labels are stored as the labels of
+    ``like`` are.
+
+    Args:
+        like (str | dict, optional): The finely labelled data set, as in the
+            config, or the name of its class: classes, palette, label map and
+            ``reduce_zero_label`` become its own. Defaults to None: the
+            classes are those of ``classes``, else those of the labels.
+        classes (Sequence[str], optional): Names of the classes, of which the
+            labels may have more. Defaults to None.
+        palette (Sequence[Sequence[int]], optional): Their colours, RGB.
+            Defaults to None.
+        label_format (str, optional): 'trainIds' if the files hold class
+            numbers, 'labelIds' for other values. Defaults to None, as the
+            meta file says.
+        label_ids (Sequence[int], optional): Value in the files of each class.
+            Defaults to None, as the meta file says.
+        layout (str, optional): 'folders', or 'authors-flat' if all labels lie
+            in one folder. Defaults to None: as the meta file says, else
+            'folders'.
+        prob (bool, optional): Whether there is confidence. Defaults to None:
+            as the meta file says, else True.
+        coarse_map_suffix (str): What the name of a coarse label has in place
+            of the image's suffix. Defaults to '.png'.
+        skip_list (Sequence[str]): Images to leave out, file names or paths
+            that end so. Defaults to ().
+        missing (str): What to do about images that lack label, confidence or
+            coarse label: 'error', or 'drop' to leave them out with a line in
+            the log. Defaults to 'error'.
+        metainfo (dict, optional): As in mmseg. Defaults to None.
+        data_prefix (dict, optional): Defaults to None, 'images' as
+            ``img_path`` and 'autolabels' as ``seg_map_path``.
+        img_suffix (str | Sequence[str]): Suffixes of images. Defaults to
+            :data:`IMG_SUFFIXES`.
+        **kwargs: Arguments of :class:`mmseg.datasets.BaseSegDataset`.
+
+    Raises:
+        FileNotFoundError: If folders, or files of images
+            (``missing='error'``), do not exist.
+        ValueError: If the arguments contradict each other or the meta file,
+            if neither says what the labels mean, if two images would share a
+            label, or if no image is left.
+    """
+
+    #: What holds where neither arguments nor a meta file say anything.
+    DEFAULT_SETTINGS = LabelSettings()
+    #: Values that are ignored, besides 255.
+    VOID_IDS: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        like: str | dict | None = None,
+        classes: Sequence[str] | None = None,
+        palette: Sequence[Sequence[int]] | None = None,
+        label_format: str | None = None,
+        label_ids: Sequence[int] | None = None,
+        layout: str | None = None,
+        prob: bool | None = None,
+        coarse_map_suffix: str = '.png',
+        skip_list: Sequence[str] = (),
+        missing: str = 'error',
+        metainfo: dict | None = None,
+        data_prefix: dict | None = None,
+        img_suffix: str | Sequence[str] = IMG_SUFFIXES,
+        lazy_init: bool = False,
+        **kwargs,
+    ) -> None:
+        self._set_choice(missing, skip_list)
+        self.coarse_map_suffix = coarse_map_suffix
+        data_prefix = dict(
+            data_prefix or dict(img_path='images', seg_map_path='autolabels')
+        )
+        folder = _join(kwargs.get('data_root'), data_prefix)
+        found = read_label_settings(folder, kwargs.get('backend_args'))
+        self.label_settings = merge_settings(
+            found,
+            LabelSettings(
+                label_format=label_format,
+                label_ids=None if label_ids is None else list(label_ids),
+                layout=layout,
+                prob=prob,
+            ),
+            self.DEFAULT_SETTINGS,
+            folder,
+        )
+        metainfo = dict(metainfo or {})
+        if classes is not None:
+            metainfo['classes'] = tuple(classes)
+        if palette is not None:
+            metainfo['palette'] = [list(color) for color in palette]
+        own = _metainfo_like(like, metainfo)
+        if own is not None:
+            metainfo = {key: own[key] for key in ('classes', 'palette')}
+        elif not (metainfo.get('classes') or self.METAINFO.get('classes')):
+            metainfo = self._metainfo_of_labels(metainfo, folder)
+        suffixes = (img_suffix,) if isinstance(img_suffix, str) else img_suffix
+        super().__init__(
+            metainfo=metainfo,
+            data_prefix=data_prefix,
+            img_suffix=tuple(suffixes),
+            seg_map_suffix=LABEL_SUFFIX,
+            lazy_init=True,
+            **kwargs,
+        )
+        if own is not None:
+            self._metainfo = copy.deepcopy(own)
+            self.label_map = own.get('label_map')
+            self.reduce_zero_label = own.get('reduce_zero_label', False)
+        names = self._metainfo['classes']
+        self.file_label_map = build_label_map(
+            names,
+            self.label_settings.classes
+            or self.METAINFO.get('classes')
+            or names,
+            self.label_settings,
+            self.VOID_IDS,
+        )
+        if not lazy_init:
+            self.full_init()
+
+    def _metainfo_of_labels(self, metainfo: dict, folder: str) -> dict:
+        settings = self.label_settings
+        if not settings.classes:
+            raise ValueError(
+                f'{type(self).__name__}: classes is missing, and there is no '
+                f'autolabel_meta.json in {folder!r} '
+                '(data_prefix.seg_map_path) or the folder above; expected '
+                'like=... with the finely labelled data set, or the names of '
+                'the classes'
+            )
+        known = dict(classes=tuple(settings.classes))
+        if settings.palette:
+            known['palette'] = [list(color) for color in settings.palette]
+        return {**known, **metainfo}
+
+    def _sample_files(self) -> list[SampleFile]:
+        folder, coarse = 'seg_map_path', 'coarse_map_path'
+        files = [SampleFile('seg_map_path', 'label', folder, LABEL_SUFFIX)]
+        if self.label_settings.prob:
+            files.append(
+                SampleFile(
+                    'prob_map_path', 'confidence map', folder, PROB_SUFFIX
+                )
+            )
+        if coarse in self.data_prefix:
+            files.append(
+                SampleFile(
+                    coarse, 'coarse label', coarse, self.coarse_map_suffix
+                )
+            )
+        return files
+
+    def _note(self, paths: Sequence[str]) -> str:
+        failures = read_failures(self.label_settings, self.backend_args)
+        known = [path for path in paths if path in failures]
+        if not known:
+            return ''
+        return (
+            f'. {len(known)} of them are in '
+            f'{self.label_settings.folder}/failures.jsonl, for example '
+            f'{known[0]!r}: {failures[known[0]]}'
+        )
+
+
+def _join(root: str | None, data_prefix: dict) -> str:
+    """Return the folder of labels as mmengine joins it."""
+    folder = data_prefix.get('seg_map_path')
+    if folder is None:
+        raise ValueError(
+            'data_prefix.seg_map_path is missing; expected the folder of '
+            'auto-labels'
+        )
+    if root and not is_abs(folder):
+        return fileio.join_path(root, folder)
+    return folder
+
+
+def _metainfo_like(like: str | dict | None, metainfo: dict) -> dict | None:
+    """Return the metainfo of another data set."""
+    if like is None:
+        return None
+    if metainfo:
+        raise ValueError(
+            f'like together with {sorted(metainfo)}; expected one of the two '
+            'to tell the classes'
+        )
+    config = dict(type=like) if isinstance(like, str) else dict(like)
+    return DATASETS.build({**config, 'lazy_init': True}).metainfo

@@ -1,0 +1,249 @@
+"""What the files of a folder of auto-labels mean."""
+
+from __future__ import annotations
+
+import json
+import os.path as osp
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from mmengine import fileio
+
+from ..autolabel.layout import LAYOUTS, META_FILE, label_file
+
+LABEL_FORMATS = ('trainIds', 'labelIds')
+VERSION = 1
+
+
+class LabelSettings(NamedTuple):
+    """How labels were written, and where that is said.
+
+    Attributes:
+        label_format (str, optional): One of :data:`LABEL_FORMATS`.
+        label_ids (list[int], optional): Value in the files of each class.
+        layout (str, optional): One of ``LAYOUTS``.
+        prob (bool, optional): Whether there are confidence maps.
+        classes (list[str], optional): Names of the classes of ``label_ids``.
+        palette (list, optional): Their colours, RGB.
+        source (str): File that says so; '' if there is none, and then the
+            others are None.
+    """
+
+    label_format: str | None = None
+    label_ids: list[int] | None = None
+    layout: str | None = None
+    prob: bool | None = None
+    classes: list[str] | None = None
+    palette: list[list[int]] | None = None
+    source: str = ''
+
+    @property
+    def folder(self) -> str:
+        """str: Folder of all labels, which has the file of settings."""
+        return osp.dirname(self.source)
+
+
+def read_label_settings(
+    folder: str, backend_args: dict | None = None
+) -> LabelSettings:
+    """Read what `tools/autolabel.py` says about its labels.
+
+    Args:
+        folder (str): Folder of labels. The file may also lie one folder
+            above: labels of a single split are then a part of the whole.
+        backend_args (dict, optional): Arguments of the file back end.
+
+    Raises:
+        ValueError: If the file is damaged, or of a later version.
+    """
+    for parent in (folder, osp.dirname(folder.rstrip('/'))):
+        path = osp.join(parent, META_FILE)
+        backend = fileio.get_file_backend(path, backend_args=backend_args)
+        if not hasattr(backend, 'exists') or not backend.exists(path):
+            continue
+        try:
+            meta = json.loads(backend.get_text(path))
+            version = meta['version']
+            found = meta['settings']
+            settings = LabelSettings(
+                label_format=found['label_format'],
+                label_ids=[int(value) for value in found['label_ids']],
+                layout=found['layout'],
+                prob=found['prob'] != 'none',
+                classes=[str(name) for name in found['classes']],
+                palette=found.get('palette'),
+                source=path,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'{path}: not the settings of auto-labels '
+                f'({type(error).__name__}: {error}); expected the file that '
+                'tools/autolabel.py writes'
+            ) from error
+        if version != VERSION:
+            raise ValueError(
+                f'{path}: version={version!r}; expected {VERSION}'
+            )
+        if len(settings.label_ids) != len(settings.classes):
+            raise ValueError(
+                f'{path}: {len(settings.label_ids)} label_ids of '
+                f'{len(settings.classes)} classes; expected one for each'
+            )
+        return settings
+    return LabelSettings()
+
+
+def merge_settings(
+    found: LabelSettings,
+    given: LabelSettings,
+    default: LabelSettings,
+    folder: str,
+) -> LabelSettings:
+    """Put together what is given and what a file says.
+
+    Args:
+        found (LabelSettings): From :func:`read_label_settings`.
+        given (LabelSettings): From the config; must agree with ``found``.
+        default (LabelSettings): What holds where neither says anything.
+        folder (str): Folder of labels, for the errors.
+
+    Returns:
+        LabelSettings: With a format, a layout and ``prob``.
+
+    Raises:
+        ValueError: If the two disagree, if the format is not known, or if an
+            option makes no sense.
+    """
+    for name, expected in (
+        ('label_format', LABEL_FORMATS),
+        ('layout', LAYOUTS),
+    ):
+        value = getattr(given, name)
+        if value is not None and value not in expected:
+            raise ValueError(f'{name}={value!r}; expected one of {expected}')
+    merged = {}
+    for name in ('label_format', 'label_ids', 'layout', 'prob'):
+        mine, theirs = getattr(given, name), getattr(found, name)
+        if mine is not None and theirs is not None and mine != theirs:
+            raise ValueError(
+                f'{name}={mine!r}, but {found.source} says {theirs!r}; '
+                'expected the same, or the argument left out'
+            )
+        merged[name] = theirs if mine is None else mine
+    # Numbers of label ids belong to a format and are not taken from
+    # elsewhere if that is another.
+    format_ = merged['label_format'] or default.label_format
+    if merged['label_ids'] is None and format_ == default.label_format:
+        merged['label_ids'] = default.label_ids
+    if format_ is None:
+        raise ValueError(
+            f'label_format is missing, and there is no {META_FILE} in '
+            f'{folder!r} (data_prefix.seg_map_path) or the folder above; '
+            "expected 'trainIds' if the files hold class numbers, 'labelIds' "
+            'together with label_ids=[value of each class] if not'
+        )
+    if format_ == 'labelIds' and merged['label_ids'] is None:
+        raise ValueError(
+            "label_format='labelIds' without label_ids; expected the value "
+            'in the files of each class'
+        )
+    merged['label_format'] = format_
+    merged['layout'] = merged['layout'] or default.layout or 'folders'
+    merged['prob'] = True if merged['prob'] is None else merged['prob']
+    return found._replace(**merged)
+
+
+def build_label_map(
+    classes: Sequence[str],
+    file_classes: Sequence[str],
+    settings: LabelSettings,
+    void_ids: Sequence[int] = (),
+) -> dict[int, int]:
+    """Return what maps the values of the files to classes.
+
+    Args:
+        classes (Sequence[str]): Of the data set.
+        file_classes (Sequence[str]): Of the files.
+        settings (LabelSettings): Merged ones.
+        void_ids (Sequence[int]): Other values that are to be ignored, 255
+            aside. Defaults to ().
+
+    Returns:
+        dict[int, int]: Classes that the data set leaves out become 255.
+
+    Raises:
+        ValueError: If a class of the data set is not in the files, or if
+            ``label_ids`` are not different values from 0 to 254, one for each
+            class.
+    """
+    absent = [name for name in classes if name not in file_classes]
+    if absent:
+        raise ValueError(
+            f'the auto-labels have no {absent[:5]} '
+            f'({len(absent)} of {len(classes)} classes of the data set), '
+            f'{settings.source or "by their class names"}: expected at least '
+            'the classes of the data set, by the same names'
+        )
+    ids = settings.label_ids
+    if ids is None:
+        ids = range(len(file_classes))
+    if len(ids) != len(file_classes) or len({*ids} & {*range(255)}) != len(
+        ids
+    ):
+        raise ValueError(
+            f'label_ids={[*ids]}; expected {len(file_classes)} different '
+            'values from 0 to 254, one for each class'
+        )
+    if list(classes) == list(file_classes):
+        # By position, as two classes may share a name.
+        numbers = range(len(classes))
+    else:
+        numbers = [
+            classes.index(name) if name in classes else 255
+            for name in file_classes
+        ]
+    return {**dict.fromkeys(void_ids, 255), **dict(zip(ids, numbers))}
+
+
+def read_failures(
+    settings: LabelSettings, backend_args: dict | None = None
+) -> dict[str, str]:
+    """Read why images have no label.
+
+    Args:
+        settings (LabelSettings): Merged ones.
+        backend_args (dict, optional): Arguments of the file back end.
+
+    Returns:
+        dict[str, str]: Reason for the path of each label that could not be
+        made. Lines that cannot be read are left out.
+    """
+    failures = {}
+    for line in _failure_lines(settings, backend_args):
+        try:
+            failure = json.loads(line)
+            name = label_file(failure['name'], settings.layout)
+            path = osp.join(settings.folder, name)
+            failures[path] = str(failure['reason'])
+        except (KeyError, TypeError, ValueError):
+            # Cut off by a crash, at most the last of a file.
+            continue
+    return failures
+
+
+def _failure_lines(
+    settings: LabelSettings, backend_args: dict | None
+) -> Iterator[str]:
+    if not settings.source:
+        return
+    for name in fileio.list_dir_or_file(
+        settings.folder,
+        list_dir=False,
+        suffix='.jsonl',
+        backend_args=backend_args,
+    ):
+        # One for each process while they run, failures.jsonl afterwards.
+        if name.startswith('failures.'):
+            path = osp.join(settings.folder, name)
+            text = fileio.get_text(path, backend_args=backend_args)
+            yield from text.splitlines()

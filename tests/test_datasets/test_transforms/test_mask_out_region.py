@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from mmseg.registry import TRANSFORMS
+
+
+def build(**kwargs):
+    return TRANSFORMS.build(dict(type='MaskOutRegion', **kwargs))
+
+
+def mask(size, info=None, **kwargs):
+    label = np.zeros(size, np.uint8)
+    results = dict(gt_seg_map=label, seg_map_path='a.png', **(info or {}))
+    found = build(**kwargs)(results)['gt_seg_map']
+    assert found.dtype == np.uint8
+    assert not label.any()
+    return found == 0
+
+
+def test_edges():
+    kept = mask((1024, 2048))
+    expected = np.zeros((1024, 2048), bool)
+    expected[15:840, 14:2030] = True
+    assert np.array_equal(kept, expected)
+
+
+@pytest.mark.parametrize('height', [1, 7, 64, 512, 683, 2048])
+def test_other_sizes_by_the_centres_of_pixels(height):
+    width = 2 * height
+    kept = mask((height, width))
+    rows = (np.arange(height) + 0.5) * 1024 / height
+    columns = (np.arange(width) + 0.5) * 2048 / width
+    expected = np.outer(
+        (rows >= 15) & (rows < 840), (columns >= 14) & (columns < 2030)
+    )
+    assert np.array_equal(kept, expected)
+
+
+def test_half_the_size():
+    kept = mask((512, 1024))
+    assert np.flatnonzero(kept.any(1))[[0, -1]].tolist() == [7, 419]
+    assert np.flatnonzero(kept.any(0))[[0, -1]].tolist() == [7, 1014]
+
+
+@pytest.mark.parametrize('size', [(1024, 2049), (1024, 1024), (1, 3)])
+def test_other_shapes(size):
+    with pytest.raises(ValueError, match=rf'a.png.*{size[0]}x{size[1]}.*1024'):
+        mask(size)
+
+
+@pytest.mark.parametrize(
+    'box', [(840, 15, 14, 2030), (0, 1025, 0, 5), (-1, 5, 0, 5), (0, 5, 3, 3)]
+)
+def test_boxes_that_make_no_sense(box):
+    with pytest.raises(ValueError, match='box='):
+        build(box=box)
+
+
+def test_only_samples_with():
+    box = dict(box=(0, 1, 0, 2), ref_size=(2, 2), only_with='prob_map_path')
+    assert mask((2, 2), **box).all()
+    assert mask((2, 2), dict(prob_map_path=None), **box).all()
+    kept = mask((2, 2), dict(prob_map_path='p.png'), **box)
+    assert kept.tolist() == [[True, True], [False, False]]
+
+
+def test_samples_without_label():
+    assert build()({}) == {}
+    assert 'only_with=None' in repr(build())
