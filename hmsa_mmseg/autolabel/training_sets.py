@@ -118,7 +118,8 @@ def list_images(
         kwargs.pop(name, None)
     if '://' in str(kwargs):
         return None, 'it is not on this machine'
-    kwargs.update(pipeline=[], test_mode=True)
+    # Not serialized: they are looked at once.
+    kwargs.update(pipeline=[], test_mode=True, serialize_data=False)
     init_default_scope('mmseg')
     try:
         dataset = known(**kwargs)
@@ -179,7 +180,8 @@ def _relative(path: str, folder: str) -> str:
 def _name(leaf: dict) -> str:
     """Name a data set in a message."""
     images = _get(leaf, 'data_prefix', 'img_path')
-    folder = os.path.join(str(leaf.get('data_root') or ''), str(images or ''))
+    parts = (leaf.get('data_root'), images)
+    folder = '/'.join(str(part).rstrip('/') for part in parts if part)
     return f'{leaf.get("type")} ({folder})'
 
 

@@ -1,0 +1,399 @@
+"""What a teacher was trained on, from checkpoints that may be foreign."""
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmseg.utils import register_all_modules
+
+from hmsa_mmseg.autolabel.config_text import parse_config_text
+from hmsa_mmseg.autolabel.layout import META_FILE
+from hmsa_mmseg.autolabel.teacher import (
+    SEEN_FILE,
+    count_seen,
+    describe_training,
+    read_seen,
+    write_seen,
+)
+
+
+@pytest.fixture
+def make_set(tmp_path):
+    """Return a function that writes images, which are only listed here.
+
+    The k-th has k + 1 bytes more than 100.
+    """
+
+    def make(name, images, **kwargs):
+        for k, image in enumerate(images):
+            path = tmp_path / name / 'images' / image
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(101 + k))
+        return dict(
+            type='HMSAFolderDataset',
+            data_root=str(tmp_path / name),
+            classes=('road', 'tree'),
+            pipeline=[dict(type='LoadImageFromFile')],
+            **kwargs,
+        )
+
+    return make
+
+
+def config_of(dataset, **settings):
+    return Config(
+        dict(train_dataloader=dict(dataset=dataset), **settings),
+        cfg_text='#',
+        filename='given.py',
+        format_python_code=False,  # which takes seconds
+    )
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Return a function that saves a checkpoint with the text of a config."""
+
+    def save(cfg=None, name='teacher.pth', key='cfg'):
+        text = cfg if isinstance(cfg, str) else cfg and cfg.pretty_text
+        meta = {} if text is None else {key: text}
+        path = tmp_path / name
+        torch.save(dict(meta=meta, state_dict=dict(w=torch.ones(2))), path)
+        return str(path)
+
+    return save
+
+
+NOTHING = Config(dict(model=dict()), cfg_text='#', filename='given.py')
+
+# ------------------------------------------------------------ the text
+
+
+def test_the_text_of_a_config_is_read_as_it_was():
+    cfg = Config(
+        {
+            'lr': -1.5e-3,
+            'name': 'a "quoted" \'text\'\nof two lines',
+            'scales': (0.5, 1.0),
+            'nested': [dict(a=None, b=True), dict(c={'x-y': [1, (2,)]})],
+            'train_cfg': dict(),
+        }
+    )
+    known, failed = parse_config_text(cfg.pretty_text)
+    assert known == cfg.to_dict()
+    assert failed == {}
+
+
+def test_names_that_were_assigned_before_are_known():
+    known, failed = parse_config_text(
+        "root = 'data'\n"
+        'cities = {"a", "b"}\n'
+        'sets = dict({"x": root}, y=[root, cities], z=-2)\n'
+    )
+    assert failed == {}
+    assert known['sets'] == dict(x='data', y=['data', {'a', 'b'}], z=-2)
+
+
+@pytest.mark.parametrize(
+    'expression',
+    [
+        '__import__("os").mkdir(PATH)',
+        '[__import__("os").mkdir(PATH)]',
+        'dict(a=open(PATH, "w"))',
+        'dict(**open(PATH, "w"))',
+        'f"{open(PATH, \'w\')}"',
+        '{open(PATH, "w"): 1}',
+        'dict(open(PATH, "w"))',
+        '[open(PATH, "w") for _ in "a"]',
+        '(lambda: open(PATH, "w"))()',
+        'later',
+        '1 + 1',
+        '-"a"',
+        '{[]: 1}',
+        'dict(1)',
+    ],
+)
+def test_nothing_is_run(tmp_path, expression):
+    path = tmp_path / 'written'
+    expression = expression.replace('PATH', repr(str(path)))
+    text = f'a = 1\nb = {expression}\nc = b\nlater = 2\n'
+    known, failed = parse_config_text(text)
+    assert not path.exists()
+    assert known == dict(a=1, later=2)
+    assert failed.keys() == {'b', 'c'}
+
+
+def test_the_reason_names_the_line():
+    _, failed = parse_config_text('a = 1\n\nb = [\n    open("x"),\n]\n')
+    assert failed['b'] == 'line 4: Call is not a plain value'
+
+
+@pytest.mark.parametrize('text', ['a = ', 'a\0', '(' * 9000 + ')' * 9000])
+def test_text_that_is_no_python(text):
+    with pytest.raises(ValueError, match='not the text of a config'):
+        parse_config_text(text)
+
+
+# ------------------------------------------------------------ checkpoints
+
+
+def test_images_of_all_data_sets_are_listed(make_set, save):
+    fine = make_set('fine', ['a/0.png', 'b/0.png'])
+    coarse = make_set('coarse', ['0.jpg'])
+    cfg = config_of(
+        dict(
+            type='ClassUniformDataset',
+            dataset=dict(type='ConcatDataset', datasets=[fine, coarse]),
+        )
+    )
+    found = describe_training(save(cfg), NOTHING)
+    assert found.images == [(101, '0.jpg'), (101, 'a/0.png'), (102, 'b/0.png')]
+    assert found.sets == [
+        dict(
+            type='HMSAFolderDataset',
+            source='checkpoint',
+            data_root=one['data_root'],
+            classes=['road', 'tree'],
+            images=count,
+        )
+        for one, count in ((fine, 2), (coarse, 1))
+    ]
+    assert json.loads(json.dumps(found.sets)) == found.sets
+    assert found.note == 'data sets are read from the config in teacher.pth'
+
+
+def test_split_of_cityscapes(tmp_path, save):
+    for city in ('aachen', 'bochum', 'lindau'):
+        folder = tmp_path / 'leftImg8bit' / 'train' / city
+        folder.mkdir(parents=True)
+        (folder / f'{city}_0_leftImg8bit.png').write_bytes(b'1')
+    dataset = dict(
+        type='HMSACityscapesDataset',
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path='leftImg8bit', seg_map_path='gtFine'),
+        cities={'lindau', 'bochum'},
+        pipeline=[],
+    )
+    found = describe_training(save(config_of(dataset)), NOTHING)
+    assert found.images == [
+        (1, f'train/{city}/{city}_0_leftImg8bit.png')
+        for city in ('bochum', 'lindau')
+    ]
+    (described,) = found.sets
+    assert described['cities'] == ['bochum', 'lindau']
+    assert described['images'] == 2
+
+
+def test_data_that_are_not_here_are_described(make_set, save):
+    here = make_set('here', ['0.png'])
+    gone = dict(here, data_root='/nowhere/data')
+    cfg = config_of(dict(type='ConcatDataset', datasets=[gone, here]))
+    found = describe_training(save(cfg), NOTHING)
+    assert [one['images'] for one in found.sets] == [None, 1]
+    assert found.images == [(101, '0.png')]
+    assert (
+        'images of HMSAFolderDataset (/nowhere/data) are not listed: '
+        'FileNotFoundError' in found.note
+    )
+
+
+def test_without_a_config_the_given_one_counts(make_set, save):
+    cfg = config_of(make_set('given', ['0.png']))
+    found = describe_training(save(), cfg)
+    assert [one['source'] for one in found.sets] == ['config']
+    assert found.images == [(101, '0.png')]
+    assert 'teacher.pth holds no config' in found.note
+    assert 'given.py, which may not be' in found.note
+
+
+def test_weights_alone_are_a_checkpoint_too(tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save(dict(w=torch.ones(2)), path)
+    found = describe_training(str(path), NOTHING)
+    assert (found.sets, found.images) == (None, None)
+    assert 'weights.pth holds no config' in found.note
+
+
+def test_a_config_that_is_not_understood_is_unknown(make_set, save):
+    given = config_of(make_set('given', ['0.png']))
+    found = describe_training(save('train_dataloader = make()'), given)
+    assert (found.sets, found.images) == (None, None)
+    assert (
+        'what teacher.pth was trained on is unknown: train_dataloader of its '
+        'config: line 1: Call is not a plain value' in found.note
+    )
+
+
+def test_declared_data_count_too(make_set, save):
+    cfg = config_of(
+        make_set('train', ['0.png']),
+        val_dataloader=dict(dataset=make_set('val', ['1.png', '2.png'])),
+    )
+    found = describe_training(save(cfg), cfg, also=['config:val_dataloader'])
+    assert [one['source'] for one in found.sets] == ['checkpoint', 'declared']
+    assert [name for _, name in found.images] == ['0.png', '1.png', '2.png']
+    with pytest.raises(
+        ValueError, match=r'given\.py: other\.dataset is missing'
+    ):
+        describe_training(save(cfg), cfg, also=['config:other'])
+
+
+def test_earlier_stages_are_followed(make_set, save):
+    first = config_of(make_set('first', ['0.png']), load_from='/gone/0.pth')
+    start = save(first, 'first.pth')
+    second = config_of(make_set('second', ['1.png']), load_from=start)
+    found = describe_training(save(second), NOTHING)
+    assert [(one['source'], one['type']) for one in found.sets] == [
+        ('checkpoint', 'HMSAFolderDataset'),
+        ('checkpoint', 'load_from'),
+        ('load_from', 'HMSAFolderDataset'),
+        ('load_from', 'load_from'),
+    ]
+    assert [name for _, name in found.images] == ['0.png', '1.png']
+    assert found.note.endswith(
+        'what /gone/0.pth was trained on is unknown: it is not on this machine'
+    )
+
+
+def test_a_checkpoint_that_starts_from_itself_ends(make_set, save, tmp_path):
+    path = str(tmp_path / 'teacher.pth')
+    cfg = config_of(make_set('first', ['0.png']), load_from=path)
+    assert save(cfg) == path
+    assert len(describe_training(path, NOTHING).sets) == 2
+
+
+def test_checkpoints_of_mmseg_0(make_set, save):
+    make_set('old', ['a/0.png', '1.png'])
+    root = make_set('old', [])['data_root']
+    text = (
+        'data = dict(train=dict(type="RepeatDataset", times=3, dataset=dict(\n'
+        f'    type="HMSAFolderDataset", data_root={root!r},\n'
+        '    classes=["a"], img_dir="images", ann_dir="masks")))\n'
+    )
+    found = describe_training(save(text, key='config'), NOTHING)
+    assert found.images == [(102, '1.png'), (101, 'a/0.png')]
+    (described,) = found.sets
+    prefix = dict(img_path='images', seg_map_path='masks')
+    assert described['data_prefix'] == prefix
+
+
+@pytest.mark.parametrize(
+    'dataset',
+    [
+        dict(type='os.mkdir', path='PATH'),
+        dict(type='mmengine.os.mkdir', path='PATH'),
+        dict(type='ROOT', pipeline=[dict(type='os.mkdir', path='PATH')]),
+        dict(type='ROOT', backend_args=dict(type='os.mkdir', path='PATH')),
+        dict(type='ROOT', classes=[dict(type='os.mkdir', path='PATH')]),
+    ],
+)
+def test_a_foreign_checkpoint_calls_nothing(make_set, save, tmp_path, dataset):
+    # mmengine imports and calls what a type with dots names.
+    register_all_modules()
+    known = make_set('set', ['0.png'])
+    if dataset['type'] == 'ROOT':
+        dataset = {**known, **dataset, 'type': known['type']}
+    path = tmp_path / 'made'
+    text = repr(dict(dataset=dataset)).replace('PATH', str(path))
+    found = describe_training(save(f'train_dataloader = {text}'), NOTHING)
+    assert not path.exists()
+    assert len(found.sets) == 1
+
+
+def test_a_foreign_checkpoint_asks_no_server(make_set, save, monkeypatch):
+    dataset = make_set('set', ['0.png'], ann_file='http://a.invalid/list.txt')
+    monkeypatch.setattr(
+        'urllib.request.urlopen', lambda *_: pytest.fail('asked')
+    )
+    found = describe_training(save(config_of(dataset)), NOTHING)
+    assert found.images is None
+    assert 'it is not on this machine' in found.note
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    path = tmp_path / 'damaged.pth'
+    path.write_bytes(b'no checkpoint')
+    with pytest.raises(ValueError, match=r'cannot load .*damaged\.pth'):
+        describe_training(str(path), NOTHING)
+
+
+# ------------------------------------------------------------ rounds
+
+
+@pytest.fixture
+def relabelled(make_set, tmp_path):
+    """Return a data set with labels of an earlier teacher, and their root."""
+    labels = tmp_path / 'second' / 'round_1'
+    (labels / 'masks').mkdir(parents=True)
+    dataset = make_set('second', ['1.png'])
+    dataset['data_prefix'] = dict(
+        img_path='images', seg_map_path='round_1/masks'
+    )
+    return dataset, labels
+
+
+def test_images_of_the_teachers_teacher_count(relabelled, save):
+    dataset, labels = relabelled
+    before = [dict(type='CityscapesDataset', source='declared', images=1)]
+    (labels / META_FILE).write_text(json.dumps(dict(trained_on=before)))
+    write_seen(labels / SEEN_FILE, [(7, 'val/0.png')])
+    found = describe_training(save(config_of(dataset)), NOTHING)
+    assert found.images == [(101, '1.png'), (7, 'val/0.png')]
+    assert found.sets[1:] == [{**before[0], 'teacher_of': str(labels)}]
+
+
+@pytest.mark.parametrize(
+    ('meta', 'reason'),
+    [
+        ('{"trained_on": null}', 'trained_on is not known'),
+        ('{"trained_on": 3}', 'autolabel_meta.json: TypeError'),
+        ('[]', 'autolabel_meta.json: TypeError'),
+        ('{"trained', 'autolabel_meta.json: JSONDecodeError'),
+        (
+            '{"trained_on": [{"type": "A", "images": null}]}',
+            'images of A were not listed',
+        ),
+    ],
+)
+def test_what_is_not_known_of_it_is_said(relabelled, save, meta, reason):
+    dataset, labels = relabelled
+    (labels / META_FILE).write_text(meta)
+    found = describe_training(save(config_of(dataset)), NOTHING)
+    assert found.images == [(101, '1.png')]
+    assert found.sets[-1] == dict(
+        type='unknown', teacher_of=str(labels), images=None
+    )
+    assert reason in found.note
+    assert 'there is no teacher_images.txt' in found.note
+
+
+# ------------------------------------------------------------ lists of images
+
+
+def test_lists_are_read_as_they_were_written(tmp_path):
+    images = [(3, 'a b/ü.png'), (0, 'tab\there.png'), (10**12, 'c/d/e.jpg')]
+    write_seen(tmp_path / 'new' / SEEN_FILE, images)
+    assert read_seen(tmp_path / 'new' / SEEN_FILE) == images
+    write_seen(tmp_path / SEEN_FILE, [(1, 'two\nlines.png')])
+    assert read_seen(tmp_path / SEEN_FILE) == [(1, 'two lines.png')]
+
+
+@pytest.mark.parametrize('line', ['a.png', 'x\ta.png', '-3\ta.png', '3\t'])
+def test_a_line_that_is_no_image(tmp_path, line):
+    path = tmp_path / SEEN_FILE
+    path.write_text(f'3\ta.png\n{line}\n')
+    with pytest.raises(ValueError, match=r'teacher_images\.txt, line 2: '):
+        read_seen(path)
+
+
+def test_seen_is_same_name_and_size(tmp_path):
+    paths = []
+    for name, size in (('a/0.png', 5), ('b/0.png', 6), ('b/1.png', 5)):
+        paths.append(tmp_path / name)
+        paths[-1].parent.mkdir(exist_ok=True)
+        paths[-1].write_bytes(bytes(size))
+    assert count_seen(paths, [(5, 'elsewhere/0.png')]) == 1
+    assert count_seen(paths, [(5, '0.png'), (5, '1.png'), (6, 'x.png')]) == 2
+    assert count_seen(paths, []) == 0
+    with pytest.raises(FileNotFoundError):
+        count_seen([tmp_path / 'gone.png'], [])
