@@ -49,4 +49,4 @@ def check_threshold(threshold: float) -> float:
 
 def is_kept(threshold: float) -> np.ndarray:
     """Which of the 256 values a threshold keeps, bool (256,)."""
-    return LEVELS >= check_threshold(threshold)
+    return check_threshold(threshold) <= LEVELS

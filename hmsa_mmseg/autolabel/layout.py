@@ -20,6 +20,8 @@ META_FILE = 'autolabel_meta.json'
 #: One line for each labelled image, and for each that could not be.
 MANIFEST_FILE = 'manifest.jsonl'
 FAILURES_FILE = 'failures.jsonl'
+#: One line for each image that is to be labelled.
+IMAGES_FILE = 'images.jsonl'
 REPORT_JSON = 'report.json'
 REPORT_HTML = 'report.html'
 #: Labels of images that have true ones, to check the teacher with.

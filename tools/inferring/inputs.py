@@ -120,7 +120,20 @@ def _of_folder(folder: Path, out: Path) -> Iterator[Item]:
         yield Item(folder / path, path.with_suffix('').as_posix())
 
 
-def _of_list(path: Path) -> Iterator[Item]:
+def read_list(path: Path) -> list[Path]:
+    """Read a list of paths.
+
+    Args:
+        path (Path): Of a text file with a path a line, relative to its
+            folder.
+
+    Returns:
+        list[Path]: Absolute, one or more; whether they exist is not looked
+        at.
+
+    Raises:
+        InferError: If it cannot be read or is empty.
+    """
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -133,11 +146,25 @@ def _of_list(path: Path) -> Iterator[Item]:
     ]
     if not listed:
         raise InferError(f'{path}: the list is empty; expected a path a line')
+    return listed
+
+
+def common_folder(path: Path, listed: Sequence[Path]) -> str:
+    """Find the folder that the files of a list have in common.
+
+    Raises:
+        InferError: If they are on two drives.
+    """
     try:
-        common = os.path.commonpath([file.parent for file in listed])
+        return os.path.commonpath([file.parent for file in listed])
     # Of two drives.
     except ValueError as error:
         raise InferError(f'{path}: {error}') from error
+
+
+def _of_list(path: Path) -> Iterator[Item]:
+    listed = read_list(path)
+    common = common_folder(path, listed)
     for file in listed:
         yield _item(file, file.relative_to(common), str(path))
 

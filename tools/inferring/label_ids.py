@@ -15,12 +15,16 @@ from hmsa_mmseg.utils.loading import find_test_set
 from .errors import InferError
 
 
-def read_label_ids(cfg: Config, num_classes: int) -> np.ndarray:
+def read_label_ids(
+    cfg: Config, num_classes: int, option: str = '--label-ids'
+) -> np.ndarray:
     """Find the numbers that a data set's own label files have for classes.
 
     Args:
         cfg (Config): Its test set is looked at.
         num_classes (int): Of the model.
+        option (str): That asks for them, for the message. Defaults to
+            '--label-ids'.
 
     Returns:
         ndarray: int64 (K,). Cityscapes: the label ids of its benchmark
@@ -45,7 +49,7 @@ def read_label_ids(cfg: Config, num_classes: int) -> np.ndarray:
         if dataset.get('reduce_zero_label', reduces) is True:
             return np.arange(num_classes) + 1
     raise InferError(
-        f'--label-ids: test_dataloader.dataset is {dataset.get("type")}, the '
+        f'{option}: test_dataloader.dataset is {dataset.get("type")}, the '
         f'model has {num_classes} classes; expected a Cityscapes data set '
         'with its 19 classes, or one with reduce_zero_label=True. Of others '
         'the number of the class is what is known'

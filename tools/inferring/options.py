@@ -29,12 +29,19 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
         default=DEFAULT_SAVES,
         help=f'what to write. Default: {" ".join(DEFAULT_SAVES)}',
     )
-    _add_prediction(parser)
+    group = add_prediction(parser)
+    group.add_argument(
+        '--label-ids',
+        action='store_true',
+        help="write classes as the data set's own label files number them, "
+        'as the Cityscapes benchmark takes them',
+    )
     _add_running(parser)
     return parser.parse_args(argv)
 
 
-def _add_prediction(parser: argparse.ArgumentParser) -> None:
+def add_prediction(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options that change predictions, see :mod:`.model_options`."""
     group = parser.add_argument_group('prediction')
     group.add_argument(
         '--scales',
@@ -66,17 +73,12 @@ def _add_prediction(parser: argparse.ArgumentParser) -> None:
         help='predict in windows, each 512 or 512,1024 (height,width)',
     )
     group.add_argument(
-        '--label-ids',
-        action='store_true',
-        help="write classes as the data set's own label files number them, "
-        'as the Cityscapes benchmark takes them',
-    )
-    group.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         help='override settings of the config, in xxx=yyy format',
     )
+    return group
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
@@ -84,18 +86,18 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--device', help='such as cpu or cuda. Default: a GPU')
     group.add_argument(
         '--batch-size',
-        type=_positive,
+        type=positive,
         default=1,
         help='images of one size that run at once. Default: 1',
     )
     group.add_argument(
         '--threads',
-        type=_count,
+        type=count,
         default=2,
         help='that load images ahead. Default: 2',
     )
     group.add_argument(
-        '--limit', type=_positive, help='take the first inputs only'
+        '--limit', type=positive, help='take the first inputs only'
     )
     group.add_argument(
         '--on-error',
@@ -134,7 +136,7 @@ def _bytes(text: str) -> float:
 
 
 def _size(text: str) -> tuple[int, int]:
-    parts = [_positive(part) for part in text.split(',')]
+    parts = [positive(part) for part in text.split(',')]
     if len(parts) > 2:
         raise argparse.ArgumentTypeError(
             f'expected height,width or one number for both, got {text!r}'
@@ -142,14 +144,16 @@ def _size(text: str) -> tuple[int, int]:
     return parts[0], parts[-1]
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read an integer of 1 or more."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f'expected 1 or more, got {text!r}')
     return value
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Read an integer of 0 or more."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f'expected 0 or more, got {text!r}')

@@ -7,7 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from mmengine.device import get_device
 
 from .errors import InferError
 
@@ -32,6 +34,29 @@ def read_ranks() -> tuple[int, int]:
             'environment; expected integers, RANK from 0 to WORLD_SIZE - 1'
         )
     return rank, world_size
+
+
+def find_device(device: str | None) -> str:
+    """The device of this process: each of several has its own GPU.
+
+    Args:
+        device (str, optional): As asked for. Defaults to None: a GPU if there
+            is one.
+
+    Returns:
+        str: With the number of torchrun's process on this machine, or of
+        slurm's, where a task may also see nothing but its own GPU.
+    """
+    device = device or get_device()
+    local_rank = os.environ.get('LOCAL_RANK', '')
+    if device != 'cuda':
+        return device
+    if local_rank.isdigit():
+        return f'cuda:{local_rank}'
+    local_id = os.environ.get('SLURM_LOCALID', '')
+    if local_id.isdigit():
+        return f'cuda:{int(local_id) % max(1, torch.cuda.device_count())}'
+    return device
 
 
 def join_group(world_size: int) -> Any:

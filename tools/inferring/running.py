@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.device import get_device
 
 from hmsa_mmseg.utils.loading import find_test_set, read_config
 from hmsa_mmseg.visualization import write_run
@@ -27,7 +26,7 @@ from .pipeline import Pipeline
 from .predicting import Predictor
 from .products import OF_LOGITS, Products
 from .progress import Progress
-from .ranks import gather, join_group, read_ranks
+from .ranks import find_device, gather, join_group, read_ranks
 from .settings import check_folder, digest_of, read_settings
 from .video_files import count_frames
 
@@ -77,7 +76,7 @@ def _prepare(args: argparse.Namespace, shows: bool) -> Run:
     predictor = Predictor(
         cfg,
         args.checkpoint,
-        _device(args),
+        find_device(args.device),
         flip=args.flip,
         confidence=bool({*args.save} & {*OF_LOGITS}),
     )
@@ -161,12 +160,3 @@ def _do(job: Run, items: Sequence[Item]) -> tuple[int, int]:
     finally:
         job.progress.close()
     return len(items) - len(todo), done
-
-
-def _device(args: argparse.Namespace) -> str:
-    """The device of this process: each of torchrun's has its own GPU."""
-    device = args.device or get_device()
-    local_rank = os.environ.get('LOCAL_RANK', '')
-    if device == 'cuda' and local_rank.isdigit():
-        return f'cuda:{local_rank}'
-    return device

@@ -47,21 +47,21 @@ def read_settings(
     pipeline = find_test_set(cfg).get('pipeline') or cfg.get('test_pipeline')
     return dict(
         version=VERSION,
-        checkpoint_sha256=_file_digest(args.checkpoint),
-        model=_digest(model),
-        test_cfg=json.loads(_text(test_cfg)),
-        pipeline=_digest(pipeline),
-        custom_hooks=_digest(cfg.get('custom_hooks')),
+        checkpoint_sha256=file_digest(args.checkpoint),
+        model=digest(model),
+        test_cfg=json.loads(to_text(test_cfg)),
+        pipeline=digest(pipeline),
+        custom_hooks=digest(cfg.get('custom_hooks')),
         flip=args.flip,
         label_ids=args.label_ids,
         classes=list(predictor.classes),
-        palette=json.loads(_text(predictor.palette)),
+        palette=json.loads(to_text(predictor.palette)),
     )
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
     """A short name for settings."""
-    return _digest(settings)[:16]
+    return digest(settings)[:16]
 
 
 def check_folder(
@@ -130,17 +130,24 @@ def _short(value: Any) -> str:
     return text if len(text) < 150 else f'{text[:150]} ...'
 
 
-def _text(value: Any) -> str:
+def to_text(value: Any) -> str:
+    """A value of nested plain types as text, the same each time."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(_text(value).encode()).hexdigest()
+def digest(value: Any) -> str:
+    """SHA-256 of a value of nested plain types."""
+    return hashlib.sha256(to_text(value).encode()).hexdigest()
 
 
-def _file_digest(path: str | os.PathLike) -> str:
-    digest = hashlib.sha256()
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    found = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+            found.update(block)
+    return found.hexdigest()

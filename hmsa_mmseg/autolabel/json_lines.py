@@ -1,0 +1,107 @@
+"""Files of one JSON object a line, whose last line may be torn."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .part_files import whole_file
+
+
+class LineWriter:
+    """Adds lines to a file, from several threads.
+
+    Args:
+        path (Path): Of the file. Its folder is made if it does not exist.
+            What stands there stays.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._file = path.open('ab')
+        self._is_torn = _ends_torn(path)
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Write a line.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        text = json.dumps(line).encode() + b'\n'
+        with self._lock:
+            # Its rest is lost; the next one begins anew.
+            start = b'\n' if self._is_torn else b''
+            self._is_torn = True
+            self._file.write(start + text)
+            self._file.flush()
+            self._is_torn = False
+
+    def close(self) -> None:
+        """Bring all lines to the disk and close the file.
+
+        Raises:
+            OSError: If they cannot be written.
+        """
+        with self._lock:
+            if self._file.closed:
+                return
+            try:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
+
+
+def _ends_torn(path: Path) -> bool:
+    with path.open('rb') as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b'\n'
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the whole lines of a file.
+
+    Args:
+        path (Path): Of the file.
+
+    Returns:
+        list[dict]: In their order. Lines that are torn or no object with a
+        ``name`` are left out. Empty if there is no file.
+
+    Raises:
+        OSError: If a file that is there cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    lines = []
+    for text in content.split(b'\n'):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get('name'), str):
+            lines.append(line)
+    return lines
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with whole_file(path) as file:
+        for line in lines:
+            file.write(json.dumps(line).encode() + b'\n')

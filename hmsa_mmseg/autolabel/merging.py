@@ -1,0 +1,155 @@
+"""From what several processes have written to one list of all labels.
+
+The files themselves are looked at: a line that a killed process has lost, or
+one that tells of an earlier file, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .json_lines import read_lines, write_lines
+from .layout import FAILURES_FILE, IMAGES_FILE, MANIFEST_FILE, META_FILE
+from .meta import identities_in, identity_of, read_meta
+from .pairs import Hashes, PairFiles
+from .part_files import remove_stale_parts
+from .seen_images import SEEN_FILE
+
+# Reading and hashing wait for the disk.
+_THREADS = 4
+
+
+class Merged(NamedTuple):
+    """What a folder of auto-labels holds.
+
+    Attributes:
+        labelled (int): Images with a label.
+        failed (int): Images that could not be labelled.
+        missing (list[str]): Names of images that are still to be labelled.
+    """
+
+    labelled: int
+    failed: int
+    missing: list[str]
+
+
+def merge(out: str | Path) -> Merged:
+    """Write ``manifest.jsonl`` and ``failures.jsonl`` of a folder.
+
+    It can be repeated, and interrupted. The files of single processes are
+    removed when no image is missing any more. With images missing, what
+    there is is listed.
+
+    Args:
+        out (str | Path): Folder of the labels, or of a round of them.
+
+    Returns:
+        Merged: How many images are done, and which are missing.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+        ValueError: If the folder's metadata are damaged.
+    """
+    out = Path(out)
+    meta = read_meta(out)
+    files = files_of(out, meta)
+    images = {line['name']: line['image'] for line in _listed(out)}
+    shards = [*_shard_files(out, MANIFEST_FILE)]
+    known = _by_name(out / MANIFEST_FILE, *shards)
+    # Labels of an earlier run with other images stay.
+    images = {**{n: known[n][-1]['image'] for n in known}, **images}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        lines = [
+            *pool.map(
+                lambda name: _line_of(
+                    files, name, images[name], known.get(name, ()), meta
+                ),
+                sorted(images),
+            )
+        ]
+    labelled = [line for line in lines if line is not None]
+    done = {line['name'] for line in labelled}
+    wanted = {line['name'] for line in _listed(out)} - done
+    failure_shards = [*_shard_files(out, FAILURES_FILE)]
+    found = _by_name(out / FAILURES_FILE, *failure_shards)
+    failures = [found[name][-1] for name in sorted(found) if name in wanted]
+    missing = sorted(wanted - {line['name'] for line in failures})
+    write_lines(out / MANIFEST_FILE, labelled)
+    write_lines(out / FAILURES_FILE, failures)
+    if not missing:
+        for path in (*shards, *failure_shards):
+            path.unlink(missing_ok=True)
+        remove_stale_parts(own_files(out))
+    return Merged(len(labelled), len(failures), missing)
+
+
+def files_of(out: str | Path, meta: Mapping[str, Any]) -> PairFiles:
+    """Where the files of a folder's images are, by its metadata."""
+    settings = meta['settings']
+    return PairFiles(
+        out, settings['layout'], has_prob=settings['prob'] != 'none'
+    )
+
+
+def own_files(out: Path) -> list[Path]:
+    """Paths of the files that are of no single image or process."""
+    names = (META_FILE, IMAGES_FILE, MANIFEST_FILE, FAILURES_FILE, SEEN_FILE)
+    return [out / name for name in names]
+
+
+def _listed(out: Path) -> list[dict[str, Any]]:
+    return read_lines(out / IMAGES_FILE)
+
+
+def _shard_files(out: Path, name: str) -> Iterator[Path]:
+    stem, suffix = name.rsplit('.', 1)
+    yield from sorted(out.glob(f'{stem}.*-of-*.{suffix}'))
+
+
+def _by_name(*paths: Path) -> dict[str, list[dict[str, Any]]]:
+    """Lines of several files, in their order, by the images' names."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for path in paths:
+        for line in read_lines(path):
+            lines.setdefault(line['name'], []).append(line)
+    return lines
+
+
+def _line_of(
+    files: PairFiles,
+    name: str,
+    image: str,
+    known: list[dict[str, Any]],
+    meta: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """Describe the label of an image; None if there is no whole one."""
+    pair = files.find(name)
+    if pair is None or pair.identity not in identities_in(meta):
+        return None
+    hashes = files.hashes(
+        name,
+        {Hashes(k.get('label_sha256'), k.get('prob_sha256')) for k in known},
+    )
+    if hashes is None:
+        return None
+    line = manifest_line(name, image, pair.size, hashes, pair.mode)
+    if pair.identity != identity_of(meta):
+        line['identity'] = pair.identity
+    return line
+
+
+def manifest_line(
+    name: str, image: str, size: tuple[int, int], hashes: Hashes, mode: str
+) -> dict[str, Any]:
+    """One line of a manifest."""
+    return dict(
+        name=name,
+        image=image,
+        size=list(size),
+        label_sha256=hashes.label,
+        prob_sha256=hashes.prob,
+        mode=mode,
+    )

@@ -1,0 +1,177 @@
+"""What a folder of auto-labels was made with: ``autolabel_meta.json``.
+
+Teacher, settings, round and the round before are the identity of labels: those
+of another one do not belong in the same folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .layout import META_FILE
+from .part_files import whole_file
+
+VERSION = 1
+#: What makes the identity. Names of files do not: files are renamed.
+_IDENTITY = (
+    ('teacher', ('checkpoint_sha256', 'config_sha256')),
+    ('settings', None),
+    ('round', None),
+    # Not of its file: a run that goes on may count other images there.
+    ('previous', ('identity',)),
+)
+#: Settings that say what the files mean, which is one thing for a folder.
+MEANING = ('label_format', 'label_ids', 'prob', 'layout', 'classes')
+
+
+def read_meta(folder: str | Path) -> dict[str, Any]:
+    """Read what a folder of auto-labels was made with.
+
+    Args:
+        folder (str | Path): Of all labels.
+
+    Returns:
+        dict[str, Any]: With ``teacher``, ``settings``, ``trained_on``,
+        ``round``, ``previous``, ``code_version`` and ``images``; in a folder
+        of several identities the others are in ``mixed``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read.
+        ValueError: If it is damaged, or of a later version.
+    """
+    path = Path(folder) / META_FILE
+    text = path.read_text(encoding='utf-8')
+    try:
+        meta = json.loads(text)
+        version = meta['version']
+        if not all(
+            isinstance(meta[key], dict) for key in ('teacher', 'settings')
+        ):
+            raise TypeError('teacher and settings are no objects')
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is damaged or of another program ({error!r}); expected '
+            'what tools/autolabel.py writes'
+        ) from error
+    if version != VERSION:
+        raise ValueError(
+            f'{path}: version={version!r}; expected {VERSION}: labels of '
+            'another version of this package'
+        )
+    return meta
+
+
+def write_meta(folder: str | Path, meta: Mapping[str, Any]) -> None:
+    """Write it, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with whole_file(Path(folder) / META_FILE) as file:
+        file.write(json.dumps(meta, indent=1).encode() + b'\n')
+
+
+def link_to(folder: str | Path, start: str | Path) -> dict[str, str]:
+    """Describe the folder of the round before, for ``previous``.
+
+    Args:
+        folder (str | Path): With metadata.
+        start (str | Path): Folder that refers to it.
+
+    Returns:
+        dict[str, str]: ``folder``, relative to ``start``, ``meta_sha256`` of
+        its file and ``identity``.
+
+    Raises:
+        OSError, ValueError: As :func:`read_meta`.
+    """
+    content = (Path(folder) / META_FILE).read_bytes()
+    return dict(
+        folder=Path(os.path.relpath(folder, start)).as_posix(),
+        meta_sha256=hashlib.sha256(content).hexdigest(),
+        identity=identity_of(read_meta(folder)),
+    )
+
+
+def identity_of(meta: Mapping[str, Any]) -> str:
+    """A short name for the identity, which each label carries."""
+    return _digest(_identity(meta))[:16]
+
+
+def identities_in(meta: Mapping[str, Any]) -> set[str]:
+    """Identities of all labels that belong in a folder."""
+    return {identity_of(meta), *map(identity_of, meta.get('mixed') or ())}
+
+
+def differences(
+    found: Mapping[str, Any], expected: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Compare two identities.
+
+    Args:
+        found (Mapping): Metadata.
+        expected (Mapping): Other metadata.
+
+    Returns:
+        dict[str, tuple]: Both values of what differs, by dotted keys.
+    """
+    first, second = (_flat(_identity(meta)) for meta in (found, expected))
+    return {
+        key: (first.get(key), second.get(key))
+        for key in {**second, **first}
+        if first.get(key) != second.get(key)
+    }
+
+
+def mixed_with(
+    meta: Mapping[str, Any], found: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The identities that a folder holds beside that of ``meta``.
+
+    Args:
+        meta (Mapping): Of what is to be written.
+        found (Mapping): Of what is there.
+
+    Returns:
+        list[dict]: Each with ``teacher``, ``settings``, ``round`` and
+        ``previous``, once.
+    """
+    others = {}
+    for other in (*(found.get('mixed') or ()), found):
+        kept = {key: other.get(key) for key, _ in _IDENTITY}
+        others[identity_of(kept)] = kept
+    others.pop(identity_of(meta), None)
+    return list(others.values())
+
+
+def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
+    identity = {}
+    for key, parts in _IDENTITY:
+        value = meta.get(key)
+        if parts is not None and value is not None:
+            value = {part: value.get(part) for part in parts}
+        identity[key] = value
+    # As it is read back: tuples are lists.
+    return json.loads(json.dumps(identity))
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {}
+    for key, value in identity.items():
+        if isinstance(value, dict):
+            flat.update({f'{key}.{part}': value[part] for part in value})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True).encode()
+    ).hexdigest()

@@ -1,0 +1,190 @@
+"""The two files of an image's auto-label: written, and looked at.
+
+Confidence is written first and the label last: a label that is there says
+that both are. It also says, in texts of the PNG file, which teacher and
+settings it is of, and how it was made if not as asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .layout import label_file, prob_file
+from .part_files import whole_file
+from .png_files import encode_grey, is_intact, read_header
+
+#: How labels can be made: as asked for; in windows or on the CPU, where
+#: memory did not last otherwise.
+MODES = ('whole', 'slide', 'cpu')
+_IDENTITY = 'autolabel-identity'
+_MODE = 'autolabel-mode'
+
+
+class Pair(NamedTuple):
+    """A label, with its confidence if there is to be one, on the disk.
+
+    Attributes:
+        size (tuple[int, int]): Height and width of both.
+        identity (str): Of teacher and settings, see :mod:`.meta`.
+        mode (str): One of :data:`MODES`.
+    """
+
+    size: tuple[int, int]
+    identity: str
+    mode: str
+
+
+class Hashes(NamedTuple):
+    """SHA-256 of the two files; ``prob`` is None without confidence."""
+
+    label: str
+    prob: str | None
+
+
+class PairFiles:
+    """Where the files of images are.
+
+    Args:
+        folder (str | Path): Of all labels.
+        layout (str): One of :data:`.layout.LAYOUTS`.
+        has_prob (bool): Whether there is confidence.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        layout: str = 'folders',
+        has_prob: bool = True,
+    ) -> None:
+        self.folder = Path(folder)
+        self.layout = layout
+        self.has_prob = has_prob
+
+    def label(self, name: str) -> Path:
+        """Path of an image's label."""
+        return self.folder / label_file(name, self.layout)
+
+    def prob(self, name: str) -> Path:
+        """Path of an image's confidence."""
+        return self.folder / prob_file(name, self.layout)
+
+    def paths(self, name: str) -> list[Path]:
+        """Paths of all files that an image has, the label last."""
+        label = self.label(name)
+        return [self.prob(name), label] if self.has_prob else [label]
+
+    def find(self, name: str) -> Pair | None:
+        """Look for the whole label of an image.
+
+        Args:
+            name (str): Of the image.
+
+        Returns:
+            Pair | None: None unless all files are there, have a head and an
+            end, and are of one size.
+
+        Raises:
+            OSError: If a file that is there cannot be read.
+        """
+        headers = [read_header(path) for path in self.paths(name)]
+        if None in headers or len({header.size for header in headers}) > 1:
+            return None
+        label = headers[-1]
+        return Pair(
+            label.size,
+            label.text.get(_IDENTITY, ''),
+            label.text.get(_MODE, 'whole'),
+        )
+
+    def write(
+        self,
+        name: str,
+        label: np.ndarray,
+        prob: np.ndarray | None,
+        identity: str,
+        mode: str = 'whole',
+    ) -> Hashes:
+        """Write label and confidence of an image.
+
+        Args:
+            name (str): Of the image.
+            label (np.ndarray): uint8 (h, w), as the files have them.
+            prob (np.ndarray, optional): Likewise.
+            identity (str): Of teacher and settings.
+            mode (str): One of :data:`MODES`.
+
+        Returns:
+            Hashes: Of the files.
+
+        Raises:
+            OSError: If one cannot be written. What stood there before is gone
+                then, but nothing is half written.
+        """
+        text = {_IDENTITY: identity}
+        if mode != 'whole':
+            text[_MODE] = mode
+        contents = [encode_grey(label, text)]
+        if self.has_prob:
+            contents.insert(0, encode_grey(prob))
+        # An earlier label must not vouch for new confidence.
+        self.remove(name)
+        for path, content in zip(self.paths(name), contents):
+            _write(path, content)
+        return _hashes(contents)
+
+    def remove(self, name: str) -> None:
+        """Remove what there is of an image, the label first."""
+        self.label(name).unlink(missing_ok=True)
+        # Also without confidence: an earlier run may have had it.
+        self.prob(name).unlink(missing_ok=True)
+
+    def hashes(
+        self, name: str, known: Collection[Hashes] = ()
+    ) -> Hashes | None:
+        """Read the files of an image to the end.
+
+        Args:
+            name (str): Of an image that :meth:`find` has found.
+            known (Collection[Hashes]): What they may be without another
+                look.
+
+        Returns:
+            Hashes | None: None if a file is damaged.
+
+        Raises:
+            OSError: If one cannot be read.
+        """
+        contents = [path.read_bytes() for path in self.paths(name)]
+        found = _hashes(contents)
+        if found in known or all(map(is_intact, contents)):
+            return found
+        return None
+
+    def bytes_on_disk(self, name: str, block: int = 4096) -> int:
+        """Bytes that the files of an image take, in whole blocks."""
+        sizes = [os.path.getsize(path) for path in self.paths(name)]
+        return sum(-(-size // block) * block for size in sizes)
+
+
+def _write(path: Path, content: bytes) -> None:
+    for is_last in (False, True):
+        try:
+            with whole_file(path) as file:
+                file.write(content)
+            return
+        # A process on another machine has taken the part for one that was
+        # left behind: somebody runs the same share twice.
+        except FileNotFoundError:
+            if is_last:
+                raise
+
+
+def _hashes(contents: list[bytes]) -> Hashes:
+    *prob, label = (hashlib.sha256(part).hexdigest() for part in contents)
+    return Hashes(label, prob[0] if prob else None)

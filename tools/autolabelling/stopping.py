@@ -1,0 +1,74 @@
+"""Signals that ask a run to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """A signal has asked for an end.
+
+    Args:
+        number (int): Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f'stopped by {signal.Signals(number).name}')
+        self.number = number
+
+
+class Stopping:
+    """Takes note of SIGINT and SIGTERM.
+
+    The first one ends a run at once, or, while images are labelled, when
+    the image at hand is done and all is written. A second one ends it at
+    once in any case. To be used in a ``with``; only the main thread of a
+    process can take signals, others leave them as they are.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._waits = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Stopping:
+        """Take signals from now on."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take none any more."""
+        self.leave()
+
+    def leave(self) -> None:
+        """Let signals do what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def wait(self, waits: bool) -> None:
+        """Say whether the run itself looks at what was received.
+
+        Raises:
+            Stopped: If it does no longer, and something was.
+        """
+        self._waits = waits
+        if not waits and self.received is not None:
+            raise Stopped(self.received)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self._waits and self.received is None:
+            self.received = number
+            return
+        raise Stopped(number)
