@@ -116,9 +116,10 @@ def calibration_part(
         target (float): Precision of the pixels that a threshold lets in.
 
     Returns:
-        dict: The bins of the reliability diagram, ``ece`` and ``excess``, for
-        each class ``excess`` by the class given, precision from each of the
-        256 values on as ``curve``, and ``suggestion``, None if there is none.
+        dict: The ``bins`` of the reliability diagram, ``ece`` and ``excess``,
+        the latter by the class given as ``calibration``, precision from each
+        of the 256 values on as ``curve``, and ``suggestion``, None if there
+        is none.
     """
     truth = counts.truth
     hits, given = truth.hits.sum(0), truth.given.sum(0)
@@ -141,7 +142,7 @@ def calibration_part(
         ],
         ece=plain(found.error),
         excess=plain(found.excess),
-        classes=dict(zip(classes, plain(by_class))),
+        calibration=dict(zip(classes, plain(by_class))),
         curve=plain(divide(*tails)),
         target=target,
         suggestion=_suggested(suggestion, hits, given),
