@@ -10,9 +10,6 @@ from typing import NamedTuple
 from .layout import META_FILE
 from .seen_images import SEEN_FILE, read_seen
 
-#: How far above a folder of labels their meta file is looked for.
-_LEVELS = 4
-
 
 class TeacherRecord(NamedTuple):
     """What a teacher was trained on, as its labels say.
@@ -44,7 +41,8 @@ def labels_root(leaf: dict) -> Path | None:
     if not isinstance(labels, str):
         return None
     folder = Path(str(leaf.get('data_root') or ''), labels)
-    for candidate in [folder, *folder.parents][:_LEVELS]:
+    # As AutoLabelDataset: labels of a split are one folder below.
+    for candidate in (folder, folder.parent):
         if os.path.isfile(candidate / META_FILE):
             return candidate
     return None

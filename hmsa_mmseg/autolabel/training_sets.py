@@ -17,8 +17,10 @@ from .teacher_record import labels_root, read_teacher
 #: Arguments that do not say which images are in a data set.
 _NOT_DESCRIBED = (
     *('type', 'pipeline', 'metainfo', 'backend_args', 'file_client_args'),
-    *('lazy_init', 'test_mode', 'serialize_data', 'max_refetch'),
+    *('lazy_init', 'test_mode', 'serialize_data', 'max_refetch', 'like'),
 )
+#: Arguments that a data set gets no value of, when it is only listed.
+_NOT_GIVEN = ('type', 'pipeline', 'backend_args', 'file_client_args', 'like')
 #: What arguments may be made of: all that JSON can hold.
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -109,13 +111,7 @@ def list_images(
     known = _dataset_class(leaf.get('type'))
     if known is None:
         return None, 'its type is not known here'
-    kwargs = {
-        name: value
-        for name, value in leaf.items()
-        if isinstance(name, str) and _is_harmless(value)
-    }
-    for name in ('type', 'pipeline', 'backend_args', 'file_client_args'):
-        kwargs.pop(name, None)
+    kwargs = _arguments(leaf)
     if '://' in str(kwargs):
         return None, 'it is not on this machine'
     # Not serialized: they are looked at once.
@@ -158,6 +154,25 @@ def _dataset_class(name: object) -> type | None:
             return found if is_leaf else None
         registry = registry.parent
     return None
+
+
+def _arguments(leaf: dict) -> dict:
+    """Take those arguments of a data set that nothing is built of."""
+    kwargs = {
+        name: value
+        for name, value in leaf.items()
+        if isinstance(name, str)
+        and name not in _NOT_GIVEN
+        and _is_harmless(value)
+    }
+    # Of AutoLabelDataset: a data set, by its name or as a config.
+    like = leaf.get('like')
+    like = dict(type=like) if isinstance(like, str) else like
+    if isinstance(like, dict):
+        known = _dataset_class(like.get('type'))
+        if known is not None:
+            kwargs['like'] = dict(_arguments(like), type=known.__name__)
+    return kwargs
 
 
 def _is_harmless(value: object) -> bool:

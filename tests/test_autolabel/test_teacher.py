@@ -1,11 +1,13 @@
 """What a teacher was trained on, from checkpoints that may be foreign."""
 
+import importlib
 import json
+import sys
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmseg.utils import register_all_modules
+from mmseg.registry import DATASETS
 
 from hmsa_mmseg.autolabel.config_text import parse_config_text
 from hmsa_mmseg.autolabel.layout import META_FILE
@@ -277,27 +279,50 @@ def test_checkpoints_of_mmseg_0(make_set, save):
     assert described['data_prefix'] == prefix
 
 
+FOREIGN = dict(type='foreign.run')
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """Return what a module that mmengine can import has been called with."""
+    module = tmp_path / 'modules' / 'foreign.py'
+    module.parent.mkdir()
+    module.write_text('calls = []\ndef run(**kwargs): calls.append(kwargs)\n')
+    monkeypatch.syspath_prepend(module.parent)
+    yield importlib.import_module('foreign').calls
+    del sys.modules['foreign']
+
+
 @pytest.mark.parametrize(
     'dataset',
     [
-        dict(type='os.mkdir', path='PATH'),
-        dict(type='mmengine.os.mkdir', path='PATH'),
-        dict(type='ROOT', pipeline=[dict(type='os.mkdir', path='PATH')]),
-        dict(type='ROOT', backend_args=dict(type='os.mkdir', path='PATH')),
-        dict(type='ROOT', classes=[dict(type='os.mkdir', path='PATH')]),
+        FOREIGN,
+        dict(type='foreign.run', dataset=None, datasets=[]),
+        dict(pipeline=[FOREIGN]),
+        dict(backend_args=FOREIGN),
+        dict(metainfo=[FOREIGN]),
+        dict(type='AutoLabelDataset', like='foreign.run'),
+        dict(type='AutoLabelDataset', like=FOREIGN),
+        dict(
+            type='AutoLabelDataset',
+            like=dict(type='AutoLabelDataset', like=FOREIGN),
+        ),
+        dict(
+            type='AutoLabelDataset',
+            like=dict(type='CityscapesDataset', pipeline=[FOREIGN]),
+        ),
     ],
 )
-def test_a_foreign_checkpoint_calls_nothing(make_set, save, tmp_path, dataset):
-    # mmengine imports and calls what a type with dots names.
-    register_all_modules()
-    known = make_set('set', ['0.png'])
-    if dataset['type'] == 'ROOT':
-        dataset = {**known, **dataset, 'type': known['type']}
-    path = tmp_path / 'made'
-    text = repr(dict(dataset=dataset)).replace('PATH', str(path))
-    found = describe_training(save(f'train_dataloader = {text}'), NOTHING)
-    assert not path.exists()
-    assert len(found.sets) == 1
+def test_a_foreign_checkpoint_calls_nothing(make_set, save, calls, dataset):
+    dataset = {**make_set('set', ['0.png']), **dataset}
+    text = f'train_dataloader = {dict(dataset=dataset)!r}'
+    assert len(describe_training(save(text), NOTHING).sets) == 1
+    assert calls == []
+
+
+def test_mmengine_would_call_it(calls):
+    DATASETS.build(FOREIGN)
+    assert calls == [{}]
 
 
 def test_a_foreign_checkpoint_asks_no_server(make_set, save, monkeypatch):
@@ -365,6 +390,21 @@ def test_what_is_not_known_of_it_is_said(relabelled, save, meta, reason):
     )
     assert reason in found.note
     assert 'there is no teacher_images.txt' in found.note
+
+
+@pytest.mark.parametrize(
+    'like',
+    ['CityscapesDataset', dict(type='CityscapesDataset', pipeline=[])],
+)
+def test_auto_labelled_images_are_listed(relabelled, save, like):
+    # Labels need not be there any more.
+    dataset, _ = relabelled
+    dataset.update(type='AutoLabelDataset', like=like, label_format='trainIds')
+    del dataset['classes']
+    found = describe_training(save(config_of(dataset)), NOTHING)
+    assert found.images == [(101, '1.png')]
+    assert 'like' not in found.sets[0]
+    assert 'not listed' not in found.note
 
 
 # ------------------------------------------------------------ lists of images
