@@ -1,0 +1,202 @@
+"""What is said when a student is scored on images its teacher has seen."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+from mmengine.config import ConfigDict
+from mmseg.registry import DATASETS
+
+from hmsa_mmseg.autolabel.layout import META_FILE
+from hmsa_mmseg.autolabel.seen_images import SEEN_FILE, write_seen
+from hmsa_mmseg.engine import TeacherLeakageHook
+
+
+@pytest.fixture
+def make_set(tmp_path):
+    """Return a function that writes images of 10 bytes, only listed here."""
+
+    def make(name, count):
+        images = tmp_path / name / 'images'
+        images.mkdir(parents=True, exist_ok=True)
+        for k in range(count):
+            (images / f'{name}_{k}.png').write_bytes(bytes(10))
+        return dict(
+            type='HMSAFolderDataset',
+            data_root=str(tmp_path / name),
+            classes=('road', 'tree'),
+            pipeline=[],
+            test_mode=True,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_labels(tmp_path):
+    """Return a function that writes what labels say of their teacher."""
+
+    def make(images=(), trained_on=(dict(type='A', images=3),), name='labels'):
+        folder = tmp_path / name
+        folder.mkdir()
+        meta = dict(trained_on=list(trained_on))
+        (folder / META_FILE).write_text(json.dumps(meta))
+        write_seen(folder / SEEN_FILE, images)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture
+def look(make_set):
+    """Return a function that lets a hook look at a data set of 3 images."""
+
+    def look(hook, dataset=None, cfg=(), rank=0, mode='test'):
+        if dataset is None:
+            dataset = make_set('val', 3)
+        if isinstance(dataset, dict):
+            dataset = DATASETS.build(dataset)
+        loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+        said = []
+        runner = SimpleNamespace(
+            rank=rank,
+            cfg=ConfigDict(cfg),
+            val_loop=loop,
+            test_loop=loop,
+            logger=SimpleNamespace(
+                warning=lambda text: said.append((logging.WARNING, text)),
+                info=lambda text: said.append((logging.INFO, text)),
+            ),
+        )
+        metrics = dict(mIoU=50.0)
+        for _ in range(2):  # a validation comes again
+            getattr(hook, f'before_{mode}')(runner)
+            getattr(hook, f'after_{mode}_epoch')(runner, metrics)
+        assert metrics.pop('mIoU') == 50.0
+        assert list(metrics) in ([], ['teacher_saw_images'])
+        return metrics.get('teacher_saw_images', 'nothing'), said
+
+    return look
+
+
+@pytest.mark.parametrize('mode', ['val', 'test'])
+def test_images_that_the_teacher_saw(make_labels, look, mode):
+    seen = [(10, 'a/val_0.png'), (10, 'val_2.png'), (11, 'val_1.png')]
+    hook = TeacherLeakageHook(make_labels(seen))
+    found, said = look(hook, mode=mode)
+    assert found == 2
+    ((level, text),) = said
+    assert level == logging.WARNING
+    assert text.startswith(f'2 of 3 images of the {mode} data were in the ')
+
+
+def test_images_that_it_did_not_see(make_labels, look):
+    hook = TeacherLeakageHook(make_labels([(10, 'other.png')]))
+    found, said = look(hook)
+    assert found == 0
+    assert [level for level, _ in said] == [logging.INFO]
+
+
+def test_a_data_set_that_it_is_known_to_have_seen(make_set, look):
+    saw = [make_set('train', 2), make_set('val', 3)]
+    found, said = look(TeacherLeakageHook(saw=saw))
+    assert found == 3
+    assert said[0][1].startswith('3 of 3 images of the test data were')
+    found, _ = look(TeacherLeakageHook(saw=saw[:1]))
+    assert found == 0
+
+
+@pytest.mark.parametrize(
+    ('damage', 'reason'),
+    [
+        (lambda folder: None, 'autolabel_meta.json: FileNotFoundError'),
+        (lambda folder: folder.mkdir(), 'FileNotFoundError'),
+        (
+            lambda folder: (
+                folder.mkdir()
+                or (folder / META_FILE).write_text('{"trained_on": null}')
+            ),
+            'trained_on is not known; there is no teacher_images.txt',
+        ),
+    ],
+)
+def test_unknown_is_no_silence(tmp_path, look, damage, reason):
+    folder = tmp_path / 'labels'
+    damage(folder)
+    found, said = look(TeacherLeakageHook([str(folder)]))
+    assert found is None
+    ((level, text),) = said
+    assert level == logging.WARNING
+    assert 'is unknown: not all that the teacher of ' in text
+    assert str(folder) in text
+    assert reason in text
+
+
+def test_a_lower_bound_is_said_to_be_one(tmp_path, make_labels, look):
+    first = make_labels([(10, 'val_0.png')])
+    hook = TeacherLeakageHook([first, str(tmp_path / 'gone')])
+    found, said = look(hook)
+    assert found == 1
+    assert said[0][1].startswith('at least 1 of 3 images')
+
+
+def test_a_data_set_that_was_seen_but_is_not_here(make_set, look):
+    gone = dict(make_set('train', 1), data_root='/nowhere')
+    found, said = look(TeacherLeakageHook(saw=gone))
+    assert found is None
+    assert (
+        'images of saw=HMSAFolderDataset (/nowhere) are not listed: '
+        'FileNotFoundError' in said[0][1]
+    )
+
+
+def test_folders_are_found_beside_the_labels(make_set, make_labels, look):
+    root = make_labels([(10, 'val_1.png')], name='round_1')
+    fine, extra = make_set('train', 1), make_set('extra', 1)
+    extra['data_prefix'] = dict(
+        img_path='images', seg_map_path=f'{root}/extra'
+    )
+    both = dict(type='ConcatDataset', datasets=[fine, extra])
+    cfg = dict(train_dataloader=dict(dataset=both))
+    found, _ = look(TeacherLeakageHook(), cfg=cfg)
+    assert found == 1
+    both['datasets'].pop()
+    found, said = look(TeacherLeakageHook(), cfg=cfg)
+    assert found is None
+    assert 'no labels of train_dataloader have an autolabel' in said[0][1]
+    # As when a config has no training data.
+    assert look(TeacherLeakageHook())[0] is None
+
+
+def test_each_image_counts_once(make_set, make_labels, look):
+    hook = TeacherLeakageHook(make_labels([(10, 'val_0.png')]))
+    val = make_set('val', 3)
+    dataset = dict(
+        type='RepeatDataset',
+        times=2,
+        dataset=dict(type='ConcatDataset', datasets=[val, val]),
+    )
+    found, said = look(hook, dataset)
+    assert found == 1
+    assert said[0][1].startswith('1 of 3 images')
+
+
+@pytest.mark.parametrize('dataset', [[1, 2], object()])
+def test_a_run_is_not_stopped(make_labels, look, dataset):
+    found, said = look(TeacherLeakageHook(make_labels()), dataset)
+    assert found is None
+    assert 'is unknown: ' in said[0][1]
+
+
+def test_images_that_are_not_files(make_set, make_labels, look):
+    dataset = DATASETS.build(make_set('val', 3))
+    dataset.get_data_info = lambda index: dict(img_path=f's3://val/{index}')
+    found, said = look(TeacherLeakageHook(make_labels()), dataset)
+    assert found is None
+    assert 'is unknown: FileNotFoundError' in said[0][1]
+
+
+def test_only_the_first_process_speaks(make_labels, look):
+    hook = TeacherLeakageHook(make_labels([(10, 'val_0.png')]))
+    assert look(hook, rank=1) == (1, [])
