@@ -51,7 +51,7 @@ class TeacherLeakageHook(Hook):
     ) -> None:
         self.folders = [folders] if isinstance(folders, str) else folders
         self.saw = [saw] if isinstance(saw, Mapping) else list(saw)
-        self._found: dict[str, int | None] = {}
+        self._found: dict[str, float | None] = {}
 
     def before_val(self, runner) -> None:
         """Look at the images of a validation, before the first one."""
@@ -85,7 +85,9 @@ class TeacherLeakageHook(Hook):
         except Exception as error:
             paths, count = [], 0
             problems = [f'{type(error).__name__}: {error}']
-        self._found[mode] = None if problems and not count else count
+        # Not an integer: mmengine makes a numpy one of it, and LoggerHook
+        # null of that.
+        self._found[mode] = None if problems and not count else float(count)
         if runner.rank == 0:
             _log(runner.logger, mode, count, len(paths), problems)
 
