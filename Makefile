@@ -2,6 +2,8 @@
 # make test    install into .venv, lint, and run all tests but the slow ones,
 #              on all cores; WORKERS=1 for one process
 # make test-slow   run every suite of the benchmarks once, at a small size
+# make autolabel-demo  train a teacher, label with it, train students, and
+#              compare them (docs/autolabel_demo; half an hour or less)
 # make compare train, test and measure all ways to fuse scales (docs/fusion)
 # make benchmark   measure again what docs/benchmarks shows, and print the table
 #                  of what is to be reached (half an hour on two cores);
@@ -29,11 +31,14 @@ SUITES ?= table
 ROUNDS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow compare benchmark benchmark-zoo gpu docs \
-	docs-links docs-sources lint fix wheel clean install
+.PHONY: demo autolabel-demo test test-slow compare benchmark benchmark-zoo \
+	gpu docs docs-links docs-sources lint fix wheel clean install
 
 demo: install
 	$(PY) tools/demo/run_demo.py --out demo_out
+
+autolabel-demo: install
+	$(PY) tools/autolabel_demo/run_demo.py --out autolabel_demo_out
 
 test: install lint
 	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist worksteal
@@ -105,5 +110,5 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 	@touch $@
 
 clean:
-	rm -rf build dist demo_out compare_out zoo_benchmark_out docs/_build \
-	docs/api *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist demo_out autolabel_demo_out compare_out \
+	zoo_benchmark_out docs/_build docs/api *.egg-info .pytest_cache .ruff_cache
