@@ -66,7 +66,12 @@ def read_teacher(folder: str | Path) -> TeacherRecord:
         sets = [dict(one) for one in meta['trained_on'] or []]
         if not sets:
             problems.append('trained_on is not known')
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        others = _other_teachers(meta)
+        if others:
+            problems.append(
+                f'labels of other teachers are mixed in: {", ".join(others)}'
+            )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         problems.append(f'{META_FILE}: {type(error).__name__}: {error}')
     try:
         images = read_seen(folder / SEEN_FILE)
@@ -85,3 +90,17 @@ def read_teacher(folder: str | Path) -> TeacherRecord:
             + '; '.join(problems)
         )
     return TeacherRecord(sets, images, problem)
+
+
+def _other_teachers(meta: dict) -> list[str]:
+    """Name the teachers whose labels ``--allow-mixed`` has kept.
+
+    What those were trained on is not in the folder any more.
+    """
+    own = (meta.get('teacher') or {}).get('checkpoint_sha256')
+    teachers = [one.get('teacher') or {} for one in meta.get('mixed') or ()]
+    return [
+        str(teacher.get('checkpoint'))
+        for teacher in teachers
+        if teacher.get('checkpoint_sha256') != own
+    ]

@@ -378,6 +378,14 @@ def test_images_of_the_teachers_teacher_count(relabelled, save):
             '{"trained_on": [{"type": "A", "images": null}]}',
             'images of A were not listed',
         ),
+        (
+            '{"trained_on": [{"type": "A"}],'
+            ' "teacher": {"checkpoint_sha256": "a"}, "mixed": ['
+            '{"teacher": {"checkpoint_sha256": "a", "checkpoint": "a.pth"}},'
+            '{"teacher": {"checkpoint_sha256": "b", "checkpoint": "b.pth"}}]}',
+            'labels of other teachers are mixed in: b.pth',
+        ),
+        ('{"trained_on": [{"type": "A"}], "mixed": [3]}', 'AttributeError'),
     ],
 )
 def test_what_is_not_known_of_it_is_said(relabelled, save, meta, reason):
