@@ -135,7 +135,7 @@ class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
 
     #: What holds where neither arguments nor a meta file say anything.
     DEFAULT_SETTINGS = LabelSettings()
-    #: Values that are ignored, besides 255.
+    #: Label ids that are ignored, besides 255.
     VOID_IDS: tuple[int, ...] = ()
 
     def __init__(
@@ -161,8 +161,9 @@ class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
         data_prefix = dict(
             data_prefix or dict(img_path='images', seg_map_path='autolabels')
         )
-        folder = _join(kwargs.get('data_root'), data_prefix)
-        found = read_label_settings(folder, kwargs.get('backend_args'))
+        root = kwargs.get('data_root')
+        folder = _join(root, data_prefix, 'seg_map_path')
+        found = read_label_settings(folder)
         self.label_settings = merge_settings(
             found,
             LabelSettings(
@@ -179,7 +180,8 @@ class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
             metainfo['classes'] = tuple(classes)
         if palette is not None:
             metainfo['palette'] = [list(color) for color in palette]
-        own = _metainfo_like(like, metainfo)
+        images = _join(root, data_prefix, 'img_path')
+        own = _metainfo_like(like, metainfo, images)
         if own is not None:
             metainfo = {key: own[key] for key in ('classes', 'palette')}
         elif not (metainfo.get('classes') or self.METAINFO.get('classes')):
@@ -242,7 +244,7 @@ class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
         return files
 
     def _note(self, paths: Sequence[str]) -> str:
-        failures = read_failures(self.label_settings, self.backend_args)
+        failures = read_failures(self.label_settings)
         known = [path for path in paths if path in failures]
         if not known:
             return ''
@@ -253,20 +255,22 @@ class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
         )
 
 
-def _join(root: str | None, data_prefix: dict) -> str:
-    """Return the folder of labels as mmengine joins it."""
-    folder = data_prefix.get('seg_map_path')
+def _join(root: str | None, data_prefix: dict, key: str) -> str:
+    """Return a folder as mmengine joins it."""
+    folder = data_prefix.get(key)
     if folder is None:
         raise ValueError(
-            'data_prefix.seg_map_path is missing; expected the folder of '
-            'auto-labels'
+            f'data_prefix.{key} is missing; expected img_path with the folder '
+            'of images and seg_map_path with that of auto-labels'
         )
     if root and not is_abs(folder):
         return fileio.join_path(root, folder)
     return folder
 
 
-def _metainfo_like(like: str | dict | None, metainfo: dict) -> dict | None:
+def _metainfo_like(
+    like: str | dict | None, metainfo: dict, images: str
+) -> dict | None:
     """Return the metainfo of another data set."""
     if like is None:
         return None
@@ -275,5 +279,7 @@ def _metainfo_like(like: str | dict | None, metainfo: dict) -> dict | None:
             f'like together with {sorted(metainfo)}; expected one of the two '
             'to tell the classes'
         )
-    config = dict(type=like) if isinstance(like, str) else dict(like)
-    return DATASETS.build({**config, 'lazy_init': True}).metainfo
+    if isinstance(like, str):
+        # Some look for a folder of images even if they do not list it yet.
+        like = dict(type=like, data_prefix=dict(img_path=images))
+    return DATASETS.build({**like, 'lazy_init': True}).metainfo

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os.path as osp
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from mmengine import fileio
-
-from ..autolabel.layout import LAYOUTS, META_FILE, label_file
+from ..autolabel.json_lines import read_lines
+from ..autolabel.layout import FAILURES_FILE, LAYOUTS, META_FILE, label_file
+from ..autolabel.meta import read_meta
 
 LABEL_FORMATS = ('trainIds', 'labelIds')
-VERSION = 1
 
 
 class LabelSettings(NamedTuple):
@@ -43,53 +42,44 @@ class LabelSettings(NamedTuple):
         return osp.dirname(self.source)
 
 
-def read_label_settings(
-    folder: str, backend_args: dict | None = None
-) -> LabelSettings:
+def read_label_settings(folder: str) -> LabelSettings:
     """Read what `tools/autolabel.py` says about its labels.
 
     Args:
         folder (str): Folder of labels. The file may also lie one folder
-            above: labels of a single split are then a part of the whole.
-        backend_args (dict, optional): Arguments of the file back end.
+            above: labels of a single split are then a part of the whole. On a
+            remote file back end it is not looked for.
 
     Raises:
         ValueError: If the file is damaged, or of a later version.
     """
     for parent in (folder, osp.dirname(folder.rstrip('/'))):
         path = osp.join(parent, META_FILE)
-        backend = fileio.get_file_backend(path, backend_args=backend_args)
-        if not hasattr(backend, 'exists') or not backend.exists(path):
+        try:
+            settings = read_meta(parent)['settings']
+        except (FileNotFoundError, NotADirectoryError):
             continue
         try:
-            meta = json.loads(backend.get_text(path))
-            version = meta['version']
-            found = meta['settings']
-            settings = LabelSettings(
-                label_format=found['label_format'],
-                label_ids=[int(value) for value in found['label_ids']],
-                layout=found['layout'],
-                prob=found['prob'] != 'none',
-                classes=[str(name) for name in found['classes']],
-                palette=found.get('palette'),
+            found = LabelSettings(
+                label_format=settings['label_format'],
+                label_ids=[int(value) for value in settings['label_ids']],
+                layout=settings['layout'],
+                prob=settings['prob'] != 'none',
+                classes=[str(name) for name in settings['classes']],
+                palette=settings.get('palette'),
                 source=path,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f'{path}: not the settings of auto-labels '
-                f'({type(error).__name__}: {error}); expected the file that '
-                'tools/autolabel.py writes'
+                f'{path}: settings are damaged ({error!r}); expected the '
+                'file that tools/autolabel.py writes'
             ) from error
-        if version != VERSION:
+        if len(found.label_ids) != len(found.classes):
             raise ValueError(
-                f'{path}: version={version!r}; expected {VERSION}'
+                f'{path}: {len(found.label_ids)} label_ids of '
+                f'{len(found.classes)} classes; expected one for each'
             )
-        if len(settings.label_ids) != len(settings.classes):
-            raise ValueError(
-                f'{path}: {len(settings.label_ids)} label_ids of '
-                f'{len(settings.classes)} classes; expected one for each'
-            )
-        return settings
+        return found
     return LabelSettings()
 
 
@@ -165,7 +155,7 @@ def build_label_map(
         classes (Sequence[str]): Of the data set.
         file_classes (Sequence[str]): Of the files.
         settings (LabelSettings): Merged ones.
-        void_ids (Sequence[int]): Other values that are to be ignored, 255
+        void_ids (Sequence[int]): Other label ids that are to be ignored, 255
             aside. Defaults to ().
 
     Returns:
@@ -202,48 +192,28 @@ def build_label_map(
             classes.index(name) if name in classes else 255
             for name in file_classes
         ]
-    return {**dict.fromkeys(void_ids, 255), **dict(zip(ids, numbers))}
+    void = void_ids if settings.label_format == 'labelIds' else ()
+    return {**dict.fromkeys(void, 255), **dict(zip(ids, numbers))}
 
 
-def read_failures(
-    settings: LabelSettings, backend_args: dict | None = None
-) -> dict[str, str]:
+def read_failures(settings: LabelSettings) -> dict[str, str]:
     """Read why images have no label.
 
     Args:
         settings (LabelSettings): Merged ones.
-        backend_args (dict, optional): Arguments of the file back end.
 
     Returns:
         dict[str, str]: Reason for the path of each label that could not be
-        made. Lines that cannot be read are left out.
+        made.
     """
-    failures = {}
-    for line in _failure_lines(settings, backend_args):
-        try:
-            failure = json.loads(line)
-            name = label_file(failure['name'], settings.layout)
-            path = osp.join(settings.folder, name)
-            failures[path] = str(failure['reason'])
-        except (KeyError, TypeError, ValueError):
-            # Cut off by a crash, at most the last of a file.
-            continue
-    return failures
-
-
-def _failure_lines(
-    settings: LabelSettings, backend_args: dict | None
-) -> Iterator[str]:
     if not settings.source:
-        return
-    for name in fileio.list_dir_or_file(
-        settings.folder,
-        list_dir=False,
-        suffix='.jsonl',
-        backend_args=backend_args,
-    ):
-        # One for each process while they run, failures.jsonl afterwards.
-        if name.startswith('failures.'):
-            path = osp.join(settings.folder, name)
-            text = fileio.get_text(path, backend_args=backend_args)
-            yield from text.splitlines()
+        return {}
+    stem, suffix = FAILURES_FILE.rsplit('.', 1)
+    failures = {}
+    # One file for each process while they run, and one of all afterwards.
+    for path in sorted(Path(settings.folder).glob(f'{stem}.*{suffix}')):
+        for line in read_lines(path):
+            name = label_file(line['name'], settings.layout)
+            label = osp.join(settings.folder, name)
+            failures[label] = str(line.get('reason'))
+    return failures

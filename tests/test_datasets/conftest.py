@@ -78,20 +78,68 @@ def class_uniform():
 
 
 @pytest.fixture
-def capture_log(monkeypatch):
-    """Return a function for the warnings logged so far."""
+def records(monkeypatch):
+    """Return the records logged so far."""
     logger = logging.getLogger('test_datasets')
+    logger.setLevel(logging.INFO)
     records = []
     monkeypatch.setattr(logger, 'handle', records.append)
     monkeypatch.setattr(
         MMLogger, 'get_current_instance', staticmethod(lambda: logger)
     )
+    return records
 
-    def warnings():
-        return [
-            record.getMessage()
-            for record in records
-            if record.levelno == logging.WARNING
-        ]
 
-    return warnings
+@pytest.fixture
+def capture_log(records):
+    """Return a function for the warnings logged so far."""
+    return lambda: _messages(records, logging.WARNING)
+
+
+@pytest.fixture
+def capture_info(records):
+    """Return a function for the information logged so far."""
+    return lambda: _messages(records, logging.INFO)
+
+
+def _messages(records, level):
+    return [r.getMessage() for r in records if r.levelno == level]
+
+
+# Of road, building, car, truck, bus, train and bicycle.
+LABEL_IDS = (7, 11, 26, 27, 28, 31, 33)
+EXTRA_STEMS = ('augsburg/augsburg_000000_000000', 'bayreuth/bayreuth_1_2')
+
+
+@pytest.fixture
+def write_png():
+    """Return a function that writes an image and its folders."""
+
+    def write(path, pixels):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(pixels, np.uint8)).save(path)
+
+    return write
+
+
+@pytest.fixture
+def cityscapes_extra(tmp_path, write_png):
+    """Return the root of auto-labelled and coarse images as they unpack."""
+    rng = np.random.default_rng(0)
+    size = (32, 64)
+    for stem in EXTRA_STEMS:
+        image = rng.integers(0, 256, (*size, 3))
+        label, coarse = (rng.choice(LABEL_IDS, size) for _ in range(2))
+        for name, pixels in {
+            f'leftImg8bit/train_extra/{stem}_leftImg8bit.png': image,
+            f'gtCoarse/train_extra/{stem}_gtCoarse_labelIds.png': coarse,
+            f'refinement_final/train_extra/{stem}_leftImg8bit.png': label,
+            f'refinement_final/train_extra/{stem}_leftImg8bit_prob.png': (
+                rng.integers(0, 256, size)
+            ),
+        }.items():
+            write_png(tmp_path / name, pixels)
+    # Left in the authors' archive.
+    (tmp_path / 'refinement_final/tmp').mkdir()
+    (tmp_path / 'refinement_final/tmp/junk_leftImg8bit.png').touch()
+    return tmp_path

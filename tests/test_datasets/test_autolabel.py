@@ -1,0 +1,333 @@
+"""`AutoLabelDataset`: any classes, beside any finely labelled data set."""
+
+import json
+
+import numpy as np
+import pytest
+from mmengine.dataset import ConcatDataset
+from mmseg.registry import DATASETS
+
+CLASSES = ('road', 'tree', 'sky')
+PALETTE = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+SIZE = (4, 6)
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadSegLabels', num_classes=3),
+    dict(type='UniteCoarseLabels', classes=(1,)),
+    dict(type='ApplyConfidence', threshold=0.5),
+]
+NAMES = ('a', 'sub/a', 'sub/b')
+
+
+def build(root, **kwargs):
+    cfg = dict(type='AutoLabelDataset', data_root=str(root), pipeline=PIPELINE)
+    return DATASETS.build({**cfg, **kwargs})
+
+
+def settings(**kwargs):
+    return dict(
+        label_format='trainIds',
+        label_ids=[0, 1, 2],
+        prob='floor255',
+        layout='folders',
+        classes=CLASSES,
+        palette=PALETTE,
+        **kwargs,
+    )
+
+
+def write_meta(folder, version=1, **changes):
+    meta = dict(
+        version=version, teacher={}, settings={**settings(), **changes}
+    )
+    (folder / 'autolabel_meta.json').write_text(json.dumps(meta))
+
+
+def paths(dataset, root, key):
+    infos = map(dataset.get_data_info, range(len(dataset)))
+    return [info[key].replace(f'{root}/', '') for info in infos]
+
+
+@pytest.fixture
+def root(tmp_path, write_png):
+    """Three images, the first row of each label sure, the second not."""
+    for k, name in enumerate(NAMES):
+        suffix = ('.jpg', '.jpeg', '.png')[k]
+        write_png(tmp_path / f'images/{name}{suffix}', np.zeros((*SIZE, 3)))
+        write_png(tmp_path / f'autolabels/{name}.png', np.full(SIZE, k))
+        prob = np.full(SIZE, 127)
+        prob[0] = 128
+        write_png(tmp_path / f'autolabels/{name}_prob.png', prob)
+    return tmp_path
+
+
+def test_what_the_tool_writes(root):
+    write_meta(root / 'autolabels')
+    dataset = build(root)
+    assert paths(dataset, root, 'seg_map_path') == [
+        f'autolabels/{name}.png' for name in NAMES
+    ]
+    assert paths(dataset, root, 'prob_map_path') == [
+        f'autolabels/{name}_prob.png' for name in NAMES
+    ]
+    assert dataset.metainfo['classes'] == CLASSES
+    assert dataset.metainfo['palette'] == PALETTE
+    for k in range(3):
+        label = dataset[k]['gt_seg_map']
+        assert (label[0] == k).all()
+        assert (label[1:] == 255).all()
+
+
+def test_settings_one_folder_above(root):
+    # Labels of one split of several, which were made together.
+    write_meta(root / 'autolabels')
+    prefix = dict(img_path='images/sub', seg_map_path='autolabels/sub')
+    dataset = build(root, data_prefix=prefix)
+    assert [(dataset[k]['gt_seg_map'][0] == k + 1).all() for k in (0, 1)]
+    (root / 'autolabels/sub/autolabel_meta.json').write_text('{"version": 1')
+    with pytest.raises(
+        ValueError, match=r'sub/autolabel_meta.json is damaged'
+    ):
+        build(root, data_prefix=prefix)
+
+
+def test_without_settings(root):
+    dataset = build(root, classes=CLASSES, label_format='trainIds')
+    assert (dataset[2]['gt_seg_map'][0] == 2).all()
+    with pytest.raises(ValueError, match=r'label_format is missing.*autolab'):
+        build(root, classes=CLASSES)
+    with pytest.raises(ValueError, match='classes is missing'):
+        build(root, label_format='trainIds')
+    with pytest.raises(ValueError, match='without label_ids'):
+        build(root, classes=CLASSES, label_format='labelIds')
+    for ids in ([0, 1], [0, 1, 1], [0, 1, 255]):
+        with pytest.raises(ValueError, match='3 different values from 0'):
+            build(
+                root,
+                classes=CLASSES,
+                label_format='labelIds',
+                label_ids=ids,
+            )
+
+
+def test_label_ids(root):
+    options = dict(label_format='labelIds', label_ids=[2, 0, 1])
+    dataset = build(root, classes=CLASSES, **options)
+    found = [dataset[k]['gt_seg_map'][0, 0] for k in range(3)]
+    assert found == [1, 2, 0]
+    write_meta(root / 'autolabels', **options)
+    dataset = build(root)
+    assert found == [dataset[k]['gt_seg_map'][0, 0] for k in range(3)]
+
+
+def test_fewer_classes_in_another_order(root):
+    write_meta(root / 'autolabels')
+    dataset = build(root, classes=('sky', 'road'))
+    found = [dataset[k]['gt_seg_map'][0, 0] for k in range(3)]
+    assert found == [1, 255, 0]
+    with pytest.raises(ValueError, match=r"have no \['car'\] \(1 of 2"):
+        build(root, classes=('sky', 'car'))
+
+
+@pytest.mark.parametrize(
+    'contrary',
+    [
+        dict(label_format='labelIds'),
+        dict(label_ids=[3, 4, 5]),
+        dict(layout='authors-flat'),
+        dict(prob=False),
+    ],
+    ids=lambda contrary: next(iter(contrary)),
+)
+def test_arguments_must_agree(root, contrary):
+    write_meta(root / 'autolabels')
+    (name,) = contrary
+    with pytest.raises(
+        ValueError, match=rf'{name}=.*autolabel_meta.json says'
+    ):
+        build(root, **contrary)
+    same = dict(label_format='trainIds', label_ids=(0, 1, 2), layout='folders')
+    assert len(build(root, prob=True, **same)) == 3
+
+
+@pytest.mark.parametrize(
+    ('changes', 'match'),
+    [
+        (dict(version=2), 'version=2; expected 1'),
+        (dict(label_ids=[0]), '1 label_ids of 3 classes'),
+        (dict(label_ids='x'), 'settings are damaged'),
+    ],
+)
+def test_settings_that_make_no_sense(root, changes, match):
+    write_meta(root / 'autolabels', **changes)
+    with pytest.raises(ValueError, match=match):
+        build(root)
+
+
+def test_without_confidence(root):
+    for path in root.rglob('*_prob.png'):
+        path.unlink()
+    match = r'3 of 3 images have no confidence map.*a_prob.png'
+    options = dict(classes=CLASSES, label_format='trainIds')
+    with pytest.raises(FileNotFoundError, match=match):
+        build(root, **options)
+    assert (build(root, prob=False, **options)[1]['gt_seg_map'] == 1).all()
+    write_meta(root / 'autolabels', prob='none')
+    dataset = build(root)
+    assert 'prob_map_path' not in dataset.get_data_info(0)
+    assert (dataset[1]['gt_seg_map'] == 1).all()
+
+
+def test_one_flat_folder(root):
+    flat = root / 'flat'
+    flat.mkdir()
+    for name in ('a', 'b'):
+        for kind in ('', '_prob'):
+            path = root / f'autolabels/sub/{name}{kind}.png'
+            path.rename(flat / path.name)
+    options = dict(
+        classes=CLASSES, label_format='trainIds', layout='authors-flat'
+    )
+    prefix = dict(img_path='images', seg_map_path='flat')
+    with pytest.raises(ValueError, match=r"'a.jpg' and 'sub/a.jpeg'.*share"):
+        build(root, data_prefix=prefix, **options)
+    (root / 'images/a.jpg').unlink()
+    dataset = build(root, data_prefix=prefix, **options)
+    expected = ['flat/a.png', 'flat/b.png']
+    assert paths(dataset, root, 'seg_map_path') == expected
+    with pytest.raises(ValueError, match="layout='flat'; expected one of"):
+        build(root, **{**options, 'layout': 'flat'})
+
+
+def test_lacking_files(root, capture_info, write_png):
+    write_meta(root / 'autolabels')
+    write_png(root / 'coarse/sub/b.png', np.ones(SIZE))
+    (root / 'autolabels/a.png').unlink()
+    (root / 'autolabels/sub/a_prob.png').unlink()
+    failure = dict(name='a', image='a.jpg', reason='grey', error='one channel')
+    (root / 'autolabels/failures.jsonl').write_text(
+        json.dumps(failure) + '\n{"name": "cut o'
+    )
+    match = r"1 of 3 images have no label.*'drop'.*1 of them.*failures.*: grey"
+    with pytest.raises(FileNotFoundError, match=match):
+        build(root)
+    assert len(build(root, test_mode=True)) == 3
+    dataset = build(root, missing='drop')
+    assert paths(dataset, root, 'seg_map_path') == ['autolabels/sub/b.png']
+    lines = capture_info()
+    assert '1 of 3 images have no label. 1 of them are in' in lines[0]
+    assert '1 of 2 images have no confidence map' in lines[1]
+
+    (root / 'autolabels/sub/b.png').unlink()
+    with pytest.raises(ValueError, match='no image is left'):
+        build(root, missing='drop')
+
+
+def test_failures_of_processes_that_still_run(root):
+    write_meta(root / 'autolabels')
+    (root / 'autolabels/sub/b.png').unlink()
+    failure = dict(name='sub/b', image='b.png', reason='empty', error='')
+    (root / 'autolabels/failures.1-of-3.jsonl').write_text(json.dumps(failure))
+    with pytest.raises(FileNotFoundError, match=r"sub/b.png': empty"):
+        build(root)
+
+
+def test_no_images(root):
+    write_meta(root / 'autolabels')
+    (root / 'none').mkdir()
+    prefix = dict(img_path='none', seg_map_path='autolabels')
+    with pytest.raises(ValueError, match='0 images with suffix'):
+        build(root, data_prefix=prefix)
+    with pytest.raises(ValueError, match='seg_map_path is missing'):
+        build(root, data_prefix=dict(img_path='images'))
+    skipped = ['a.jpg', 'a.jpeg', 'b.png']
+    with pytest.raises(ValueError, match='3 of 3 images are named in skip'):
+        build(root, skip_list=skipped)
+
+
+@pytest.fixture
+def fine(root, write_png):
+    """Config of a fine set like ADE20K: files with zero for nothing."""
+    write_png(root / 'fine/images/f.jpg', np.zeros((*SIZE, 3)))
+    write_png(root / 'fine/labels/f.png', np.full(SIZE, 2))
+    # Coarse labels of the other images, stored as the fine ones.
+    for name in NAMES:
+        coarse = np.zeros(SIZE)
+        coarse[:, :2] = 2
+        write_png(root / f'coarse/{name}.png', coarse)
+    return dict(
+        type='BaseSegDataset',
+        data_root=str(root / 'fine'),
+        data_prefix=dict(img_path='images', seg_map_path='labels'),
+        metainfo=dict(classes=CLASSES, palette=PALETTE),
+        reduce_zero_label=True,
+        pipeline=PIPELINE,
+    )
+
+
+def test_beside_a_fine_set_with_other_files(root, fine):
+    write_meta(root / 'autolabels')
+    prefix = dict(
+        img_path='images', seg_map_path='autolabels', coarse_map_path='coarse'
+    )
+    part = build(root, like=fine, data_prefix=prefix)
+    both = ConcatDataset([DATASETS.build(fine), part])
+    assert both.metainfo['reduce_zero_label'] is True
+    assert (both[0]['gt_seg_map'] == 1).all()
+    # Its values are class numbers and not shifted; the coarse ones are.
+    assert (both[1]['gt_seg_map'][0] == 0).all()
+    united = [1, 1, 1, 1, 1, 1]
+    assert both[2]['gt_seg_map'][0].tolist() == united
+    assert (both[3]['gt_seg_map'][0] == 2).all()
+    with pytest.raises(ValueError, match=r"like together with \['classes'\]"):
+        build(root, like=fine, classes=CLASSES)
+
+
+def test_the_union_with_a_fine_sets_coarse_labels(root, fine, write_png):
+    write_meta(root / 'autolabels')
+    label = np.zeros(SIZE)
+    label[0, 5] = 1
+    write_png(root / 'autolabels/a.png', label)
+    prefix = dict(
+        img_path='images', seg_map_path='autolabels', coarse_map_path='coarse'
+    )
+    part = build(root, like=fine, data_prefix=prefix)
+    found = part[0]['gt_seg_map'][0]
+    assert found.tolist() == [1, 1, 0, 0, 0, 1]
+    (root / 'coarse/sub/a.png').unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r'have no coarse label.*sub/a'
+    ):
+        build(root, like=fine, data_prefix=prefix)
+
+
+@pytest.mark.parametrize('name', ['ADE20KDataset', 'PascalContextDataset59'])
+def test_like_the_class_of_a_data_set(root, name):
+    cls = DATASETS.get(name)
+    classes = cls.METAINFO['classes']
+    write_meta(
+        root / 'autolabels',
+        classes=classes,
+        label_ids=[*range(len(classes))],
+        palette=cls.METAINFO['palette'],
+    )
+    part = build(root, like=name, pipeline=[])
+    # One of them wants a folder of images even so.
+    prefix = dict(img_path=str(root))
+    theirs = DATASETS.build(
+        dict(type=name, data_prefix=prefix, lazy_init=True)
+    )
+    # ConcatDataset compares types, too.
+    assert part.metainfo == theirs.metainfo
+    assert type(part.metainfo['palette']) is type(theirs.metainfo['palette'])
+    assert part.metainfo['reduce_zero_label'] is True
+    assert part.get_data_info(0)['reduce_zero_label'] is False
+    assert part.get_data_info(0)['label_map'][149 if 'ADE' in name else 58]
+
+
+def test_the_stock_loader_reads_it_as_well(root, fine):
+    # Its loader takes reduce_zero_label of the first sample it sees.
+    write_meta(root / 'autolabels')
+    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    part = build(root, like=fine, pipeline=load)
+    assert [part[k]['gt_seg_map'][0, 0] for k in range(3)] == [0, 1, 2]
