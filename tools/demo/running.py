@@ -69,11 +69,15 @@ def open_state(root, settings, what, option, overwrite):
     return None
 
 
-def run_logged(command, log_path, threads, lock, use_gpu=False):
-    """Run a program; its output goes to a file, its progress to the screen.
+def tool_environment(threads, use_gpu=False):
+    """Return the environment of a program that computes.
 
-    Raises:
-        SystemExit: If the program fails; with the end of what it wrote.
+    Args:
+        threads (int): That it may use.
+        use_gpu (bool): Whether it may see one.
+
+    Returns:
+        dict: This one's, changed.
     """
     env = dict(os.environ, OMP_NUM_THREADS=str(threads))
     # Threads that wait by spinning slow each other down several times as
@@ -82,10 +86,19 @@ def run_logged(command, log_path, threads, lock, use_gpu=False):
     if not use_gpu:
         # The same run on every machine, also on one that has a GPU.
         env['CUDA_VISIBLE_DEVICES'] = ''
+    return env
+
+
+def run_logged(command, log_path, threads, lock, use_gpu=False):
+    """Run a program; its output goes to a file, its progress to the screen.
+
+    Raises:
+        SystemExit: If the program fails; with the end of what it wrote.
+    """
     tail, shown = [], 0.0
     process = subprocess.Popen(
         command,
-        env=env,
+        env=tool_environment(threads, use_gpu),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

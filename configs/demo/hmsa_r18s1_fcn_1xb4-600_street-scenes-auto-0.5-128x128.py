@@ -1,0 +1,16 @@
+# A student: fine labels, and those of a teacher where it was sure enough.
+# Otherwise as the teacher.
+_base_ = './hmsa_r18s1_fcn_1xb4-600_street-scenes-fine-128x128.py'
+train_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='ConcatDataset',
+        datasets=[
+            # 24 scenes, as often as the 200 others
+            dict(type='RepeatDataset', times=8, dataset=_base_.fine_dataset),
+            _base_.autolabel_dataset,
+        ],
+    )
+)
+# Warns if it is scored on scenes that its teacher was trained on.
+custom_hooks = [dict(type='TeacherLeakageHook')]

@@ -1,0 +1,96 @@
+# The start of the loop of tools/autolabel_demo: the network of the demo's
+# hierarchical model, trained on the few scenes that have fine labels.
+_base_ = [
+    '../_base_/datasets/street_scenes_autolabel.py',
+    '../_base_/default_runtime.py',
+]
+crop_size = _base_.crop_size
+channels = 32  # what two CPU cores train in minutes
+norm_cfg = dict(type='BN', requires_grad=True)
+# Coarse labels and thresholds leave out pixels, more or less of an image: the
+# loss is the mean over those that count, as in the authors' training.
+loss = dict(type='CrossEntropyLoss', avg_non_ignore=True)
+model = dict(
+    type='MultiScaleAttentionSegmentor',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        size=crop_size,
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+    ),
+    pretrained=None,
+    backbone=dict(
+        type='ResNet',
+        depth=18,
+        num_stages=1,
+        stem_channels=channels,
+        base_channels=channels,
+        strides=(1,),
+        dilations=(1,),
+        out_indices=(0,),
+        norm_cfg=norm_cfg,
+    ),
+    decode_head=dict(
+        type='HierarchicalMSAttentionHead',
+        seg_head=dict(
+            type='FCNHead',
+            in_channels=channels,
+            in_index=0,
+            channels=channels,
+            num_convs=1,
+            concat_input=False,
+            dropout_ratio=0,  # the training is short
+            num_classes=_base_.num_classes,
+            norm_cfg=norm_cfg,
+            align_corners=False,
+            loss_decode=dict(loss, loss_weight=1.0),
+        ),
+        attn_channels=24,  # narrow, as the seg head is
+        # The authors' loss on every single scale, with their weight
+        # (SUPERVISED_MSCALE_WT).
+        loss_scale=dict(loss, loss_weight=0.05),
+    ),
+    # As in the paper: two scales in training, any number when testing.
+    train_cfg=dict(scales=(0.5, 1.0)),
+    test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0)),
+)
+
+# The demo's schedule: the zoo's SGD and poly decay, with ten times its lr, as
+# the weights are random and the iterations few.
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0005),
+    clip_grad=None,
+)
+param_scheduler = [
+    dict(
+        type='PolyLR',
+        eta_min=1e-4,
+        power=0.9,
+        begin=0,
+        end=600,
+        by_epoch=False,
+    )
+]
+# One validation at the end.
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=600, val_interval=600)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    # Often enough that little is lost when the demo is interrupted.
+    checkpoint=dict(
+        type='SafeCheckpointHook',
+        by_epoch=False,
+        interval=100,
+        max_keep_ckpts=2,  # one is left if a kill spoils the other
+    ),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='ScaleMapsVisualizationHook'),
+)
+randomness = dict(seed=0)

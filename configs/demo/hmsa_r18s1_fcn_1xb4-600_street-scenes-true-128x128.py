@@ -1,0 +1,20 @@
+# The upper bound: all scenes with their true labels, which only generated ones
+# have.
+_base_ = './hmsa_r18s1_fcn_1xb4-600_street-scenes-fine-128x128.py'
+train_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='ConcatDataset',
+        datasets=[
+            # 24 scenes, as often as the 200 others
+            dict(type='RepeatDataset', times=8, dataset=_base_.fine_dataset),
+            dict(
+                _base_.fine_dataset,
+                data_prefix=dict(
+                    img_path='leftImg8bit/train_extra',
+                    seg_map_path='gtTrue/train_extra',
+                ),
+            ),
+        ],
+    )
+)
