@@ -7,12 +7,13 @@ operations on arrays in the same order, without files and switches.
 
 import numpy as np
 
-# datasets/cityscapes_labels.py: label2trainid, in its order.
+# datasets/cityscapes_labels.py: label2trainid, in its order, without its last
+# entry: -1, which no image of 8 bits has and numpy 2 refuses to write.
 TRAIN_IDS = (
     *(255, 255, 255, 255, 255, 255, 255, 0, 1, 255, 255, 2, 3, 4, 255, 255),
     *(255, 5, 255, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 255, 255, 16, 17, 18),
 )
-LABEL_TO_TRAIN_ID = {**dict(enumerate(TRAIN_IDS)), -1: -1}
+LABEL_TO_TRAIN_ID = dict(enumerate(TRAIN_IDS))
 DROP_MASK = np.zeros((1024, 2048))
 DROP_MASK[15:840, 14:2030] = 1.0
 
@@ -47,8 +48,7 @@ def label_for_centroids(mask, coarse, dropout_classes):
             binary_mask += coarse == k
             binary_mask[binary_mask >= 1] = 1
             mask[binary_mask] = coarse[binary_mask]
-        if k >= 0:  # -1 does not fit into 8 bits, and is never there
-            mask[binary_mask] = v
+        mask[binary_mask] = v
     return mask
 
 
