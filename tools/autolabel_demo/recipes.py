@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-#: Of the configs of all recipes.
-STEM = 'hmsa_r18s1_fcn_1xb4-600_street-scenes-'
-FINE = CONFIGS / 'demo' / f'{STEM}fine-128x128.py'
+#: What the names of all configs end with.
+END = '_r18s1_fcn_1xb4-0.8k_street-scenes-96x192.py'
+FINE = CONFIGS / 'demo' / f'autolabel-fine{END}'
 
 
 class Recipe(NamedTuple):
@@ -22,7 +22,7 @@ class Recipe(NamedTuple):
         key (str): Name of its folder and of its entry in the results.
         title (str): Name for people.
         labels (str): What it learns from, for people.
-        config (str): The end of its config's name.
+        config (str): What is its own in the name of its config.
         round (int): Of the auto-labels that it learns from; 0: of none.
     """
 
@@ -35,10 +35,10 @@ class Recipe(NamedTuple):
     @property
     def path(self) -> Path:
         """Its config."""
-        return CONFIGS / 'demo' / f'{STEM}{self.config}-128x128.py'
+        return CONFIGS / 'demo' / f'autolabel-{self.config}{END}'
 
 
-TEACHER = Recipe('teacher', 'Teacher', 'fine, and coarse polygons', 'coarse')
+TEACHER = Recipe('teacher', 'Teacher', 'fine, and coarse polygons', 'teacher')
 FINE_ONLY = Recipe('fine', 'Fine labels only', 'fine', 'fine')
 #: Of round 1, one for each threshold.
 STUDENTS = (
@@ -46,14 +46,14 @@ STUDENTS = (
         'student-0.5',
         'Student, threshold 0.5',
         "fine, and the teacher's",
-        'auto-0.5',
+        'student-t50',
         round=1,
     ),
     Recipe(
         'student-0.9',
         'Student, threshold 0.9',
         "fine, and the teacher's",
-        'auto-0.9',
+        'student-t90',
         round=1,
     ),
 )
@@ -62,7 +62,7 @@ SECOND = Recipe(
     'student-2',
     'Student of the second round',
     "fine, and a student's",
-    'auto-0.5',
+    'student-t50',
     round=2,
 )
 ALL_TRUE = Recipe(

@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=[0, 1, 2],
         help='of the scenes and of the training; one full loop for each',
     )
-    parser.add_argument('--iters', type=int, default=600, help='of a training')
+    parser.add_argument('--iters', type=int, default=800, help='of a training')
     parser.add_argument(
         '--images',
         type=int,

@@ -2,7 +2,7 @@
 # part, a larger one with coarse polygons and with labels of a teacher. What is
 # trained on is chosen in configs/demo; here it is the fine part alone.
 data_root = 'data/street_scenes_autolabel/'
-crop_size = (128, 128)  # the height of the images, half their width
+crop_size = (96, 192)  # the size of the images
 num_classes = 9
 metainfo = dict(
     classes=(
@@ -32,7 +32,7 @@ metainfo = dict(
 augmentation = [
     dict(
         type='RandomResize',
-        scale=(256, 128),
+        scale=(192, 96),
         ratio_range=(0.5, 2.0),  # as for Cityscapes in the zoo
         keep_ratio=True,
     ),

@@ -1,7 +1,7 @@
 # The teacher: fine labels, and the coarse polygons of the other scenes, as the
 # paper's teacher has (arXiv 2005.10821, section 3.4). Half of what it sees is
 # finely labelled.
-_base_ = './hmsa_r18s1_fcn_1xb4-600_street-scenes-fine-128x128.py'
+_base_ = './autolabel-fine_r18s1_fcn_1xb4-0.8k_street-scenes-96x192.py'
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,

@@ -1,6 +1,6 @@
 # The upper bound: all scenes with their true labels, which only generated ones
 # have.
-_base_ = './hmsa_r18s1_fcn_1xb4-600_street-scenes-fine-128x128.py'
+_base_ = './autolabel-fine_r18s1_fcn_1xb4-0.8k_street-scenes-96x192.py'
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,

@@ -49,9 +49,9 @@ model = dict(
             loss_decode=dict(loss, loss_weight=1.0),
         ),
         attn_channels=24,  # narrow, as the seg head is
-        # The authors' loss on every single scale, with their weight
-        # (SUPERVISED_MSCALE_WT).
-        loss_scale=dict(loss, loss_weight=0.05),
+        # Without the losses on single scales, which the authors weigh with
+        # 0.05: here they take a quarter of the time.
+        loss_scale=None,
     ),
     # As in the paper: two scales in training, any number when testing.
     train_cfg=dict(scales=(0.5, 1.0)),
@@ -71,12 +71,12 @@ param_scheduler = [
         eta_min=1e-4,
         power=0.9,
         begin=0,
-        end=600,
+        end=800,
         by_epoch=False,
     )
 ]
 # One validation at the end.
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=600, val_interval=600)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=800, val_interval=800)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
