@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..models.fast.row_prediction import classes_of
+from ..models.fast.decisions import classes_of
 from .formats import Predictor
 from .onnx_files import MAX_TRACED_OPSET
 from .settings import FORMATS, ExportError, ExportSettings

@@ -15,7 +15,9 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor
 
-from ..scale_fusion import resize
+from ..fast.logit_rows import LogitRows, WeightedLogits
+from ..fast.tracing import is_tracing
+from ..scale_fusion import in_float32, resize
 from .attention_branch import AttentionBranch
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .scale_predictions import ScalePredictions
@@ -127,6 +129,14 @@ class AttentionToScaleHead(BaseMultiScaleHead):
             tuple[Tensor]: A weight in [0, 1] for each scale, (N, 1, H, W),
             float32 or float64; they add up to 1.
         """
+        weights = self._small_weights(scales, classifier_feats)
+        weights = resize(weights, input_size, self.align_corners)
+        return weights.split(1, dim=1)
+
+    def _small_weights(
+        self, scales: Sequence[float], classifier_feats: Sequence[Tensor]
+    ) -> Tensor:
+        """Weights of all scales at the size of features, (N, S, h, w)."""
         pivot = min(range(len(scales)), key=lambda i: abs(scales[i] - 1))
         size = classifier_feats[pivot].shape[2:]
         # Back to the features' type: float32 would double them under AMP.
@@ -134,9 +144,7 @@ class AttentionToScaleHead(BaseMultiScaleHead):
             resize(feats, size, self.align_corners).to(feats.dtype)
             for feats in classifier_feats
         ]
-        weights = self.scale_attn(torch.cat(feats, dim=1))
-        weights = resize(weights, input_size, self.align_corners)
-        return weights.split(1, dim=1)
+        return self.scale_attn(torch.cat(feats, dim=1))
 
     def predict(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
@@ -152,6 +160,22 @@ class AttentionToScaleHead(BaseMultiScaleHead):
                 scale, outputs.seg_logits, input_size
             )
         return fused
+
+    def predict_rows(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> LogitRows:
+        """Compute all scales; rows of the blend are made when asked for."""
+        if not self.fast or is_tracing():
+            return super().predict_rows(inputs, input_size)
+        scales, seg_outputs = self._run(inputs, 'model.test_cfg.scales')
+        scales, seg_outputs = scales[::-1], seg_outputs[::-1]
+        weights = self._small_weights(
+            scales, [outputs.classifier_feats for outputs in seg_outputs]
+        )
+        logits = [in_float32(outputs.seg_logits) for outputs in seg_outputs]
+        return WeightedLogits(
+            scales, logits, in_float32(weights), input_size, self.align_corners
+        )
 
     def predict_scales(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]

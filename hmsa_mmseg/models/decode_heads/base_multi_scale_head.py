@@ -15,9 +15,9 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptMultiConfig, SampleList, add_prefix
 from torch import Tensor, nn
 
+from ..fast.logit_rows import LogitRows, WholeLogits
 from ..fast.ocr import fast_heads
 from ..fast.row_losses import LazyOutput, loss_by_feat
-from ..fast.row_prediction import classes_of
 from .classifiers import Classifier, find_classifier
 from .loading import check_num_classes, map_stock_keys
 from .scale_predictions import ScalePredictions
@@ -213,19 +213,19 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             Tensor: Logits, shape (N, K, H, W), float32.
         """
 
-    def predict_classes(
+    def predict_rows(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> Tensor:
-        """Combine the scales into classes at the size of the input.
+    ) -> LogitRows:
+        """Get ready to combine the scales, row by row where it is possible.
 
         Args:
             inputs (Iterable[tuple]): As for :meth:`predict`.
             input_size (Sequence[int]): Size (H, W) of the input image.
 
         Returns:
-            Tensor: Classes, shape (N, H, W), of an integer type or bool.
+            LogitRows: Those of :meth:`predict`, up to rounding.
         """
-        return classes_of(self.predict(inputs, input_size), self.threshold)
+        return WholeLogits(self.predict(inputs, input_size))
 
     @abstractmethod
     def predict_scales(

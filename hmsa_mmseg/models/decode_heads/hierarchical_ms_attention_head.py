@@ -15,8 +15,9 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor
 
+from ..fast.logit_rows import LogitRows
 from ..fast.row_losses_walk import RowLogits
-from ..fast.row_prediction import classes_in_rows, fuse_in_rows
+from ..fast.row_prediction import fuse_in_rows, fused_logits
 from ..scale_fusion import fuse_scales, in_float32
 from .attention_branch import AttentionBranch
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
@@ -167,22 +168,14 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         fuse = fuse_in_rows if self.fast else fuse_scales
         return fuse(outputs, input_size, self.align_corners)
 
-    def predict_classes(
+    def predict_rows(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> Tensor:
-        """Blend the scales and keep the classes alone, a few rows at a time.
-
-        Returns:
-            Tensor: Shape (N, H, W), uint8, int64 if there are more than 256
-            classes.
-        """
+    ) -> LogitRows:
+        """Compute all scales; they are blended when rows are asked for."""
         if not self.fast:
-            return super().predict_classes(inputs, input_size)
-        return classes_in_rows(
-            self._outputs(inputs),
-            input_size,
-            self.align_corners,
-            self.threshold,
+            return super().predict_rows(inputs, input_size)
+        return fused_logits(
+            self._outputs(inputs), input_size, self.align_corners
         )
 
     def predict_scales(

@@ -14,6 +14,9 @@ from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import Tensor
 
+from ..fast.logit_rows import LogitRows, WeightedLogits
+from ..fast.tracing import is_tracing
+from ..scale_fusion import in_float32
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .scale_predictions import ScalePredictions
 from .stages import at_input_size, combine_stages
@@ -47,6 +50,27 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
             for scale, feats in inputs
         )
         return self._mean(scale_logits, input_size)
+
+    def predict_rows(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> LogitRows:
+        """Compute all scales; rows of their mean are made when asked for."""
+        if not self.fast or is_tracing():
+            return super().predict_rows(inputs, input_size)
+        scales, logits = zip(
+            *(
+                (
+                    scale,
+                    in_float32(
+                        self.forward_seg_heads(feats, False).seg_logits
+                    ),
+                )
+                for scale, feats in inputs
+            )
+        )
+        return WeightedLogits(
+            scales, logits, None, input_size, self.align_corners
+        )
 
     def predict_scales(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]

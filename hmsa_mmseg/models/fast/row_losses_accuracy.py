@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..losses.rmi_pooling import Band
+from .decisions import classes_of
 from .row_losses_cross_entropy import EPS
-from .row_prediction import classes_of
 
 
 class RowAccuracy:

@@ -9,43 +9,16 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..scale_fusion import fuse_scales, in_float32
+from .decisions import decide
+from .logit_rows import FusedLogits, LogitRows, WholeLogits
 from .row_fusion import RowFusion
-from .tiles import row_tiles
 from .tracing import is_tracing
-
-
-def _fused_tiles(
-    scale_outputs: Sequence[tuple[float, Tensor, Tensor | None]],
-    input_size: Sequence[int],
-    align_corners: bool,
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the rows of each tile and its fused logits."""
-    scales, logits, attns = zip(*scale_outputs)
-    fusion = RowFusion(
-        scales, [x.shape[2:] for x in logits], input_size, align_corners
-    )
-    first = logits[0]
-    channels = first.shape[0] * first.shape[1]
-    row_bytes = channels * input_size[1] * first.element_size()
-    for rows in row_tiles(input_size[0], row_bytes, first.device):
-        sources = fusion.source_rows(rows)
-        yield (
-            rows,
-            fusion.rows(
-                [x[:, :, source] for x, source in zip(logits, sources)],
-                [
-                    None if attn is None else attn[:, :, source]
-                    for attn, source in zip(attns, sources)
-                ],
-                rows,
-            ),
-        )
 
 
 def _collect(
@@ -71,6 +44,29 @@ def _fit(scale_outputs: list[tuple[float, Tensor, Tensor | None]]) -> bool:
     )
 
 
+def fused_logits(
+    scale_outputs: Iterable[tuple[float, Tensor, Tensor | None]],
+    input_size: Sequence[int],
+    align_corners: bool = False,
+) -> LogitRows:
+    """Get ready to do what :func:`..scale_fusion.fuse_scales` does.
+
+    Arguments and errors are the same.
+
+    Returns:
+        LogitRows: Rows are fused when they are asked for. In a trace, or if
+        maps differ in size, all are fused here.
+    """
+    outputs = _collect(scale_outputs)
+    if not _fit(outputs):
+        return WholeLogits(fuse_scales(outputs, input_size, align_corners))
+    scales, logits, attns = zip(*outputs)
+    sizes = [tuple(x.shape[2:]) for x in logits]
+    return FusedLogits(
+        logits, attns, RowFusion(scales, sizes, input_size, align_corners)
+    )
+
+
 def fuse_in_rows(
     scale_outputs: Iterable[tuple[float, Tensor, Tensor | None]],
     input_size: Sequence[int],
@@ -84,13 +80,12 @@ def fuse_in_rows(
     """
     if torch.is_grad_enabled():
         return fuse_scales(scale_outputs, input_size, align_corners)
-    outputs = _collect(scale_outputs)
-    if not _fit(outputs):
-        return fuse_scales(outputs, input_size, align_corners)
-    logits = outputs[0][1]
-    fused = logits.new_empty(*logits.shape[:2], *input_size)
-    for rows, tile in _fused_tiles(outputs, input_size, align_corners):
-        fused[:, :, rows] = tile
+    logits = fused_logits(scale_outputs, input_size, align_corners)
+    if isinstance(logits, WholeLogits):
+        return logits.logits
+    fused = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    for rows in logits.tiles():
+        fused[:, :, rows] = logits.rows(rows)
     return fused
 
 
@@ -116,43 +111,6 @@ def classes_in_rows(
     Raises:
         ValueError: If there is no scale at all.
     """
-    outputs = _collect(scale_outputs)
-    if not _fit(outputs):
-        fused = fuse_scales(outputs, input_size, align_corners)
-        tiles = [(slice(0, input_size[0]), fused)]
-    else:
-        tiles = _fused_tiles(outputs, input_size, align_corners)
-    logits = outputs[0][1]
+    logits = fused_logits(scale_outputs, input_size, align_corners)
     dtype = torch.uint8 if logits.shape[1] <= 256 else torch.int64
-    classes = logits.new_empty(len(logits), *input_size, dtype=dtype)
-    with torch.no_grad():
-        for rows, tile in tiles:
-            classes[:, rows] = classes_of(tile, threshold)
-    return classes
-
-
-def classes_of(seg_logits: Tensor, threshold: float | None) -> Tensor:
-    """Classes of logits, as mmseg's ``postprocess_result`` decides them.
-
-    Args:
-        seg_logits (Tensor): Shape (N, K, H, W).
-        threshold (float, optional): Of the probability, read if K is 1;
-            without one the only channel is the only class.
-
-    Returns:
-        Tensor: Shape (N, H, W), of an integer type or, if K is 1, bool.
-    """
-    if seg_logits.shape[1] == 1 and threshold is not None:
-        return seg_logits.sigmoid()[:, 0] > threshold
-    num_classes = seg_logits.shape[1]
-    is_on_cpu = seg_logits.device.type == 'cpu'
-    if not is_on_cpu or num_classes > 255 or is_tracing():
-        return seg_logits.argmax(dim=1)
-    # torch.argmax over channels does not vectorise on the CPU: this takes a
-    # tenth of its time. The first channel that holds the largest value has
-    # the largest number; NaN is below nothing, and gives class 0.
-    below = seg_logits < seg_logits.amax(dim=1, keepdim=True)
-    numbers = torch.arange(num_classes, 0, -1, dtype=torch.uint8)
-    is_largest = below.logical_not_().view(torch.uint8)
-    largest = is_largest.mul_(numbers.view(-1, 1, 1)).amax(dim=1)
-    return num_classes - largest
+    return decide(logits, dtype, threshold).classes

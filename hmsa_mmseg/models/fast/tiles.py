@@ -59,6 +59,23 @@ def alike(tiles: Iterator[_Tile]) -> Iterator[_Tile]:
     return tiles if _rehearsed.get() is None else islice(tiles, 1)
 
 
+def rehearsed_part(tiles: list[_Tile], count: int) -> list[_Tile]:
+    """Choose what a rehearsal runs through of tiles of about one size.
+
+    Args:
+        tiles (list): All of them.
+        count (int): As many as show what there is at once.
+
+    Returns:
+        list: The same, or, in a rehearsal, that many from the middle, where
+        no border cuts off what a tile depends on.
+    """
+    first = (len(tiles) - count) // 2
+    if _rehearsed.get() is None or first <= 0:
+        return tiles
+    return tiles[first : first + count]
+
+
 @contextmanager
 def limit_tiles(tile_bytes: int | None) -> Iterator[None]:
     """Let tiles of rows be smaller within it.

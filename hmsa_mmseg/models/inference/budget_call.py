@@ -6,16 +6,53 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from ..fast.restored_logits import padding_of
 from ..scale_fusion import Size
 
 if TYPE_CHECKING:
     from ..segmentors.settings import InferenceSettings
 
 KEY = 'model.test_cfg.memory_budget'
+
+
+class ResultPlace(NamedTuple):
+    """Where the result of one image lies in the network's input.
+
+    Attributes:
+        ori_shape (tuple[int]): Original size (h, w) of the image.
+        padding_size (tuple[int]): Left, right, top and bottom.
+        flip (bool): Whether it was flipped.
+        flip_direction (str | None): How.
+    """
+
+    ori_shape: Size
+    padding_size: tuple[int, ...] = (0, 0, 0, 0)
+    flip: bool = False
+    flip_direction: str | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the result."""
+        return math.prod(self.ori_shape)
+
+
+def places_of(metas: Sequence[Mapping]) -> tuple[ResultPlace, ...]:
+    """Read where the results of images lie in the network's input."""
+    return tuple(
+        ResultPlace(
+            tuple(meta['ori_shape']),
+            tuple(padding_of(meta)),
+            bool(meta.get('flip')),
+            meta.get('flip_direction'),
+        )
+        for meta in metas
+    )
 
 
 class Call(NamedTuple):
@@ -27,7 +64,8 @@ class Call(NamedTuple):
         device (torch.device): Of the images.
         half (torch.dtype | None): Autocast's type.
         settings (InferenceSettings): With a memory budget.
-        classes (bool): Whether classes alone are asked for.
+        places (tuple | None): If results without logits are asked for, the
+            :class:`ResultPlace` of each; None for logits.
         reserved (int): Bytes of the budget that are taken already.
         fuses_in_rows (bool): Of the decode head.
     """
@@ -37,7 +75,7 @@ class Call(NamedTuple):
     device: torch.device
     half: torch.dtype | None
     settings: InferenceSettings
-    classes: bool
+    places: tuple[ResultPlace, ...] | None
     reserved: int
     fuses_in_rows: bool
 

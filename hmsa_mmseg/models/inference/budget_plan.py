@@ -15,10 +15,25 @@ from torch import Tensor, nn
 
 from hmsa_mmseg.utils.live_bytes import LiveBytes
 
+from ..fast.decisions import Decision, class_dtype, decide
+from ..fast.logit_rows import FusedLogits, LogitRows
+from ..fast.restored_logits import RestoredLogits
 from ..fast.row_fusion import RowFusion
-from ..fast.tiles import row_tiles
+from ..fast.tiles import (
+    TILE_BYTES,
+    kind_of,
+    limit_tiles,
+    rehearsal_for,
+)
 from ..scale_fusion import Size, resize_image, scaled_size
-from .budget_call import KEY, Call, Plan, bytes_text, too_little
+from .budget_call import (
+    KEY,
+    Call,
+    Plan,
+    ResultPlace,
+    bytes_text,
+    too_little,
+)
 from .rehearsal import rehearse
 from .windows import GRID
 
@@ -55,7 +70,7 @@ def make_plan(model: nn.Module, call: Call) -> Plan:
         if plan.peak <= budget:
             return plan
     ways = f'raise it to {plan.peak} or more'
-    if not call.classes and call.settings.mode == 'whole':
+    if call.places is None and call.settings.mode == 'whole':
         ways += ', or set model.test_cfg.classes_only=True'
     raise ValueError(
         f'{KEY}={budget} ({bytes_text(budget)}) is too little for '
@@ -68,10 +83,13 @@ def _plan_whole(model: nn.Module, call: Call, batch: int) -> Plan:
     """Foretell a head that combines the scales in its own way."""
     scales = call.settings.scales[::-1]
 
-    def run(image: Tensor) -> Tensor:
+    def run(image: Tensor) -> Any:
         head = model.decode_head
-        combine = head.predict_classes if call.classes else head.predict
-        return combine(model._extract_scales(image, scales), call.size)
+        inputs = model._extract_scales(image, scales)
+        if call.places is None:
+            return head.predict(inputs, call.size)
+        seg_logits = head.predict_rows(inputs, call.size)
+        return _decided(model, call, seg_logits)
 
     found = rehearse(
         model, run, (batch, *call.shape[1:]), call.dtype, call.half
@@ -99,7 +117,7 @@ def _plan_scales(model: nn.Module, call: Call, batch: int) -> Plan:
         held += need.kept
         windows.append(window)
         map_sizes.append(need.map_size)
-    held += need.casts + _map_bytes(model, call, batch)
+    held += need.casts
     tile, tile_bytes = _fit_tile(model, call, batch, map_sizes, budget - held)
     return Plan(
         batch,
@@ -191,56 +209,94 @@ def _fit_tile(
     """Find tiles of the blend that fit, one row at least.
 
     Returns:
-        tuple: Bytes that making a tile takes, and bytes of a tile's logits,
-        None for the usual tiles.
+        tuple: Bytes that the blend and its result take, and bytes of a
+        tile's logits, None for the usual tiles.
     """
-    height, width = call.size
-    fusion = RowFusion(
-        call.settings.scales[::-1], map_sizes, call.size, model.align_corners
-    )
-
-    def taken(num_rows: int) -> int:
-        start = (height - num_rows) // 2
-        rows = slice(start, start + num_rows)
-        maps = [
-            [
-                torch.empty(
-                    (batch, channels, source.stop - source.start, map_width),
-                    dtype=call.wide,
-                    device='meta',
-                )
-                for source, (_, map_width) in zip(
-                    fusion.source_rows(rows), map_sizes
-                )
-            ]
-            for channels in (model.out_channels, 1)
+    scales = call.settings.scales[::-1]
+    fusion = RowFusion(scales, map_sizes, call.size, model.align_corners)
+    logits, attns = (
+        [
+            torch.empty(
+                (batch, channels, *size), dtype=call.wide, device='meta'
+            )
+            for size in map_sizes
         ]
-        with LiveBytes() as live:
-            fusion.rows(*maps, rows)
-        # A tile is dropped when the next one is there.
-        has_next = num_rows < height
-        return live.peak + has_next * num_rows * row_bytes
+        for channels in (model.out_channels, 1)
+    )
+    seg_logits = FusedLogits(logits, attns, fusion)
+    make = _decided if call.places is not None else _fused
 
-    row_bytes = batch * model.out_channels * width * call.wide_bytes
-    usual = row_tiles(height, row_bytes, call.device)[0].stop
-    num_rows, need = usual, taken(usual)
-    while need > available and num_rows > 1:
-        share = max(available, 0) / need
-        num_rows = max(min(int(num_rows * share), num_rows - 1), 1)
-        need = taken(num_rows)
-    return need, None if num_rows == usual else num_rows * row_bytes
+    def taken(tile_bytes: int) -> int:
+        as_there = rehearsal_for(call.device.type)
+        small = limit_tiles(tile_bytes)
+        with as_there, small, torch.no_grad(), LiveBytes() as live:
+            make(model, call, seg_logits)
+        return live.peak
+
+    usual = limit = TILE_BYTES[kind_of(call.device)]
+    one_row = _row_bytes(model, call, batch)
+    need = taken(usual)
+    while need > available and limit > one_row:
+        # The result is part of the need, and stays: a fifth less at least.
+        share = min(max(available, 0) / need, 0.8)
+        limit = max(int(limit * share), one_row)
+        need = taken(limit)
+    return need, None if limit == usual else limit
 
 
-def _map_bytes(model: nn.Module, call: Call, batch: int) -> int:
-    """Bytes of the logits or classes of some images."""
-    channels = model.out_channels
-    per_pixel = channels * call.wide_bytes
-    if call.classes:
-        per_pixel = 1 if channels <= 256 else 8
-    return batch * math.prod(call.size) * per_pixel
+def _row_bytes(model: nn.Module, call: Call, batch: int) -> int:
+    """Bytes of a row of the widest logits of which tiles are made."""
+    width = call.size[1]
+    if call.places is not None:
+        # Each image has tiles of its own.
+        batch = 1
+        width = max(width, *(place.ori_shape[1] for place in call.places))
+    return batch * model.out_channels * width * call.wide_bytes
+
+
+def _fused(model: nn.Module, call: Call, seg_logits: LogitRows) -> Tensor:
+    """Blend all scales on ``meta``."""
+    fused = torch.empty(
+        seg_logits.shape, dtype=seg_logits.dtype, device='meta'
+    )
+    for rows in seg_logits.passed_tiles():
+        fused[:, :, rows] = seg_logits.rows(rows)
+    return fused
+
+
+def _decided(
+    model: nn.Module, call: Call, seg_logits: LogitRows
+) -> list[Decision]:
+    """Make the results of a batch, of a single image the largest."""
+    places = call.places
+    if seg_logits.shape[0] < len(places):
+        places = [_largest(places)]
+    return [
+        decide(
+            RestoredLogits(
+                seg_logits.image(i), place._asdict(), model.align_corners
+            ),
+            class_dtype(model.out_channels),
+            model.decode_head.threshold,
+            call.settings.confidence,
+        )
+        for i, place in enumerate(places)
+    ]
+
+
+def _largest(places: Sequence[ResultPlace]) -> ResultPlace:
+    return max(places, key=lambda place: place.pixels)
 
 
 def _results(model: nn.Module, call: Call, batch: int) -> int:
     """Bytes of the results of all images, where they are made one by one."""
-    is_all = batch == call.shape[0]
-    return 0 if is_all else _map_bytes(model, call, call.shape[0])
+    if batch == call.shape[0]:
+        return 0
+    if call.places is None:
+        channels = model.out_channels
+        return math.prod(call.shape) // 3 * channels * call.wide_bytes
+    per_pixel = torch.iinfo(class_dtype(model.out_channels)).bits // 8
+    per_pixel += 4 * call.settings.confidence
+    others = sum(place.pixels for place in call.places)
+    # That one is counted where it is made.
+    return per_pixel * (others - _largest(call.places).pixels)

@@ -10,8 +10,9 @@ approximation.
 
 Bytes are those of tensors made by the call, weights and images apart. What
 kernels allocate by themselves, and what PyTorch's allocator keeps beyond
-that, come on top: leave a tenth free. So do the results that mmseg makes of
-logits, class maps of 8 bytes a pixel and logits at another size.
+that, come on top: leave a tenth free. Results without logits are counted;
+those that are made of whole logits come on top: class maps of 8 bytes a
+pixel, logits at another size, and what ``slide`` mode makes of its mean.
 
 Shape shorthand in this module:
     N: batch, K: classes, H, W: input size, h, w: size of a scale's maps.
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -32,9 +33,10 @@ from torch import Tensor, nn
 
 from ..decode_heads.base_multi_scale_head import ScaleFeats
 from ..decode_heads.hierarchical_ms_attention_head import ScaleMaps
+from ..fast.logit_rows import LogitRows
 from ..fast.tiles import limit_tiles
 from ..scale_fusion import resize_image, scaled_size
-from .budget_call import Call, Plan
+from .budget_call import Call, Plan, ResultPlace, places_of
 from .budget_plan import make_plan
 from .rehearsal import product_dtype
 from .windows import decode_in_windows, lay_windows
@@ -46,11 +48,10 @@ if TYPE_CHECKING:
 _plans: WeakKeyDictionary[nn.Module, dict[Call, Plan]] = WeakKeyDictionary()
 
 
-def combine_within_budget(
+def logits_within_budget(
     model: nn.Module,
     inputs: Tensor,
     settings: InferenceSettings,
-    classes: bool,
     reserved: int = 0,
 ) -> Tensor:
     """Predict within ``settings.memory_budget``; without gradients.
@@ -59,44 +60,79 @@ def combine_within_budget(
         model (nn.Module): A :class:`MultiScaleAttentionSegmentor`.
         inputs (Tensor): Images, shape (N, 3, H, W).
         settings (InferenceSettings): Its ``test_cfg``.
-        classes (bool): Whether to give classes instead of logits.
         reserved (int): Bytes of the budget that are taken. Defaults to 0.
 
     Returns:
-        Tensor: Logits (N, K, H, W) or classes (N, H, W).
+        Tensor: Logits (N, K, H, W).
 
     Raises:
         ValueError: If it does not fit: the message names the budget, what is
             needed, and the ways out.
     """
-    plan = plan_for(model, inputs, settings, classes, reserved)
-    head = model.decode_head
-    combine = head.predict_classes if classes else head.predict
-
-    def run(images: Tensor) -> Tensor:
-        return combine(
-            _scales(model, images, settings, plan), images.shape[2:]
-        )
-
+    plan = plan_for(model, inputs, settings, None, reserved)
+    predict = model.decode_head.predict
+    results = None
     with torch.no_grad(), limit_tiles(plan.tile_bytes):
-        if plan.batch == len(inputs):
-            return run(inputs)
-        results = None
-        for i in range(len(inputs)):
-            result = run(inputs[i : i + 1])
+        for i in range(0, len(inputs), plan.batch):
+            images = inputs[i : i + plan.batch]
+            result = predict(
+                _scales(model, images, settings, plan), images.shape[2:]
+            )
+            if plan.batch == len(inputs):
+                return result
             if results is None:
                 results = result.new_empty(len(inputs), *result.shape[1:])
             results[i] = result[0]
             # Memory that the next image may need.
             del result
-        return results
+    return results
+
+
+def results_within_budget(
+    model: nn.Module,
+    inputs: Tensor,
+    settings: InferenceSettings,
+    metas: Sequence[Mapping] | None,
+    finish: Callable[[LogitRows, slice], list],
+) -> list:
+    """Predict results without logits within ``settings.memory_budget``.
+
+    Args:
+        model (nn.Module): A :class:`MultiScaleAttentionSegmentor`.
+        inputs (Tensor): Images, shape (N, 3, H, W).
+        settings (InferenceSettings): Its ``test_cfg``.
+        metas (Sequence[Mapping], optional): Of the images; None if results
+            are to have the size of the input.
+        finish (Callable): Makes the results of some images, of their logits
+            and their place in the batch.
+
+    Returns:
+        list: The results of all images.
+
+    Raises:
+        ValueError: As :func:`logits_within_budget`.
+    """
+    if metas is None:
+        metas = [dict(ori_shape=inputs.shape[2:])] * len(inputs)
+    plan = plan_for(model, inputs, settings, places_of(metas))
+    results = []
+    with torch.no_grad(), limit_tiles(plan.tile_bytes):
+        for i in range(0, len(inputs), plan.batch):
+            images = inputs[i : i + plan.batch]
+            seg_logits = model.decode_head.predict_rows(
+                _scales(model, images, settings, plan), images.shape[2:]
+            )
+            results += finish(seg_logits, slice(i, i + plan.batch))
+            # Memory that the next image may need.
+            del seg_logits
+    return results
 
 
 def plan_for(
     model: nn.Module,
     inputs: Tensor,
     settings: InferenceSettings,
-    classes: bool,
+    places: tuple[ResultPlace, ...] | None = None,
     reserved: int = 0,
 ) -> Plan:
     """Find out, once for each size of images, how to fit into the budget.
@@ -105,7 +141,8 @@ def plan_for(
         model (nn.Module): A :class:`MultiScaleAttentionSegmentor`.
         inputs (Tensor): Images, shape (N, 3, H, W).
         settings (InferenceSettings): Its ``test_cfg``.
-        classes (bool): Whether classes are asked for instead of logits.
+        places (tuple[ResultPlace], optional): If results are asked for.
+            Defaults to None: logits are.
         reserved (int): Bytes of the budget that are taken. Defaults to 0.
 
     Returns:
@@ -122,7 +159,7 @@ def plan_for(
         inputs.device,
         half if is_half else None,
         settings,
-        classes,
+        places,
         reserved,
         model.decode_head.fuses_in_rows,
     )

@@ -11,20 +11,16 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseTTAModel
-from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.utils import SampleList
-from torch import Tensor, nn
+from torch import nn
 
-from ..fast.tiles import row_tiles
-from .results import (
-    at_original_size,
-    classes_of_image,
-    flip_dim,
-    keeps_size,
-    without_padding,
-)
+from ..fast.decisions import Decision, class_dtype, decide
+from ..fast.logit_rows import LogitRows, WholeLogits
+from .multi_scale_attention_segmentor import MultiScaleAttentionSegmentor
+from .results import set_decision
+from .view_sum import ViewSum
 
 _AVERAGES = ('logits', 'softmax')
 
@@ -37,6 +33,12 @@ class AccumulatingTTAModel(BaseTTAModel):
     each, until the last is there. Used in its place, with the same
     ``tta_pipeline``: ``tta_model = dict(type='AccumulatingTTAModel')``.
 
+    Views of one size, as an image and its flip, are added up at that size
+    where it is smaller than the image's own, and their sum is resized once,
+    a few rows at a time: no logits of the size of the image are made. That
+    needs ``average='logits'``, as the softmax of resized logits is not that
+    of logits, resized.
+
     Args:
         module (dict | nn.Module): The segmentor, an ``EncoderDecoder``.
         average (str): ``'logits'``, the mean of logits, as the authors take
@@ -48,6 +50,11 @@ class AccumulatingTTAModel(BaseTTAModel):
             this; it saves time on a GPU that small images do not fill, and
             takes the memory of several. 0 runs each alone. Defaults to
             2**19, a batch of 512 x 1024.
+        confidence (bool, optional): Whether results hold ``confidence``,
+            float32 (1, h, w), the probability of the class that each pixel
+            is given: the softmax of the mean of logits, or the mean
+            probability. Defaults to None: as ``test_cfg.confidence`` of the
+            segmentor says, which stock segmentors do not have.
         data_preprocessor (dict | nn.Module, optional): As in mmengine.
             Defaults to None.
 
@@ -61,6 +68,7 @@ class AccumulatingTTAModel(BaseTTAModel):
         module: dict | nn.Module,
         average: str = 'logits',
         batch_pixels: int = 2**19,
+        confidence: bool | None = None,
         data_preprocessor: dict | nn.Module | None = None,
     ) -> None:
         super().__init__(module, data_preprocessor)
@@ -81,7 +89,13 @@ class AccumulatingTTAModel(BaseTTAModel):
                 'tta_model.batch_pixels must be an integer of 0 or more, got '
                 f'{batch_pixels!r}'
             )
+        if not (confidence is None or isinstance(confidence, bool)):
+            raise ValueError(
+                'tta_model.confidence must be True, False or None, got '
+                f'{confidence!r}'
+            )
         self.average = average
+        self.confidence = confidence
         self.batch_pixels = batch_pixels
 
     def test_step(self, data: Mapping[str, Sequence[Sequence]]) -> SampleList:
@@ -94,13 +108,16 @@ class AccumulatingTTAModel(BaseTTAModel):
 
         Returns:
             list[SegDataSample]: The samples of the first view, with
-            ``pred_sem_seg`` (1, h, w) and, other than mmseg's, no logits of
-            a single view.
+            ``pred_sem_seg`` (1, h, w), ``confidence`` if it is asked for
+            and, other than mmseg's, no logits of a single view.
         """
         views = list(zip(data['inputs'], data['data_samples']))
         num_images = len(views[0][0])
         results: list[Any] = [None] * num_images
-        totals: list[Tensor | None] = [None] * num_images
+        totals = [
+            ViewSum(self.module.align_corners, self.average == 'softmax')
+            for _ in range(num_images)
+        ]
         for group in self._groups(views):
             batch = self.module.data_preprocessor(
                 dict(
@@ -110,21 +127,16 @@ class AccumulatingTTAModel(BaseTTAModel):
                 False,
             )
             samples = batch['data_samples']
-            seg_logits = self.module.inference(
-                batch['inputs'], [sample.metainfo for sample in samples]
-            )
+            seg_logits = self._logits(batch)
             for k, sample in enumerate(samples):
                 i = k % num_images
                 if results[i] is None:
                     results[i] = sample
-                totals[i] = self._add(
-                    totals[i], seg_logits[k : k + 1], sample.metainfo
-                )
+                totals[i].add(seg_logits.image(k), sample.metainfo)
             # Memory that the next views may need.
             del seg_logits
         for result, total in zip(results, totals):
-            classes = self._classes(total.div_(len(views)))
-            result.set_data(dict(pred_sem_seg=PixelData(data=classes)))
+            set_decision(result, self._decide(total))
         return results
 
     def merge_preds(self, data_samples_list: Sequence[SampleList]) -> None:
@@ -146,49 +158,32 @@ class AccumulatingTTAModel(BaseTTAModel):
             group.append(view)
         yield group
 
-    def _add(
-        self, total: Tensor | None, seg_logits: Tensor, meta: Mapping
-    ) -> Tensor:
-        """Add a view (1, K, H, W) to the sum (1, K, h, w), in place."""
-        if total is None:
-            total = seg_logits.new_zeros(
-                (*seg_logits.shape[:2], *meta['ori_shape'])
-            )
-        align_corners = self.module.align_corners
-        for rows, tile in _restored_tiles(seg_logits, meta, align_corners):
-            if self.average == 'softmax':
-                is_binary = tile.shape[1] == 1
-                tile = tile.sigmoid() if is_binary else tile.softmax(dim=1)
-            total[:, :, rows] += tile
-        return total
+    def _logits(self, batch: Mapping) -> LogitRows:
+        """Logits of a batch, made row by row where the segmentor can."""
+        metas = [sample.metainfo for sample in batch['data_samples']]
+        if isinstance(self.module, MultiScaleAttentionSegmentor):
+            return self.module.predict_rows(batch['inputs'], metas)
+        return WholeLogits(self.module.inference(batch['inputs'], metas))
 
-    def _classes(self, mean: Tensor) -> Tensor:
+    def _decide(self, total: ViewSum) -> Decision:
         """Classes (1, h, w) of the mean, of the types that mmseg gives."""
-        if mean.shape[1] > 1:
-            return classes_of_image(mean, None, torch.int64)
-        threshold = self.module.decode_head.threshold
-        if self.average == 'softmax':
-            return (mean[0] > threshold).to(mean)
-        return classes_of_image(mean, threshold, mean.dtype)
-
-
-def _restored_tiles(
-    seg_logits: Tensor, meta: Mapping, align_corners: bool
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield rows of the original image and their logits (1, K, R, w)."""
-    dim = None
-    if keeps_size(meta, seg_logits.shape[2:]):
-        # Flipped tile by tile.
-        seg_logits, dim = without_padding(seg_logits, meta), flip_dim(meta)
-    else:
-        seg_logits = at_original_size(seg_logits, meta, align_corners)
-    _, channels, height, width = seg_logits.shape
-    row_bytes = channels * width * seg_logits.element_size()
-    for rows in row_tiles(height, row_bytes, seg_logits.device):
-        if dim == -2:
-            source = slice(height - rows.stop, height - rows.start)
-            yield rows, seg_logits[:, :, source].flip(dim)
-        elif dim == -1:
-            yield rows, seg_logits[:, :, rows].flip(dim)
-        else:
-            yield rows, seg_logits[:, :, rows]
+        test_cfg = self.module.test_cfg or {}
+        confidence = self.confidence
+        if confidence is None:
+            confidence = test_cfg.get('confidence', False)
+        mean = total.mean()
+        channels = mean.shape[1]
+        dtype = mean.dtype if channels == 1 else torch.int64
+        head = self.module.decode_head
+        # A cascade's is a list.
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        threshold = head.threshold if channels == 1 else None
+        if test_cfg.get('classes_only'):
+            dtype = class_dtype(channels)
+        return decide(
+            mean,
+            dtype,
+            threshold,
+            confidence,
+            are_probabilities=self.average == 'softmax',
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
@@ -14,12 +13,17 @@ from ..decode_heads.base_multi_scale_head import (
     BaseMultiScaleHead,
     ScaleFeats,
 )
-from ..inference.memory_budget import combine_within_budget
+from ..fast.logit_rows import LogitRows, WholeLogits
+from ..inference.memory_budget import (
+    logits_within_budget,
+    results_within_budget,
+)
 from ..scale_fusion import resize_image
 from ..utils import checkpoint_modules, checkpointable_blocks, recompute
-from .results import keeps_size, results_of_classes, results_of_logits
+from .results import results_of_logits, results_of_rows
 from .scale_maps import predict_with_scale_maps
 from .settings import (
+    InferenceSettings,
     check_train_cfg,
     read_scales,
     read_test_cfg,
@@ -55,6 +59,8 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
             backbone and heads run under autocast; logits, attention and
             their blend stay float32. ``classes_only=True`` leaves the
             logits out of the results; classes are int16 then.
+            ``confidence=True`` adds to the results ``confidence``, float32
+            (1, h, w), the probability of the class that each pixel is given.
             ``memory_budget`` is the number of bytes that tensors made by a
             call may hold at once, weights and images apart; where it is
             too little for a scale, ``over_budget='error'``, the default,
@@ -184,33 +190,49 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
         Returns:
             Tensor: Combined logits, shape (N, K, H, W), float32.
         """
-        return self._combine(False, inputs)
+        return self._combine(inputs)
 
-    def _combine(
-        self, classes: bool, inputs: Tensor, reserved: int = 0
-    ) -> Tensor:
+    def _combine(self, inputs: Tensor, reserved: int = 0) -> Tensor:
         """Run all scales and combine them as ``test_cfg`` says.
 
         Args:
-            classes (bool): Whether to give classes instead of logits.
             inputs (Tensor): Images, shape (N, 3, H, W).
             reserved (int): Bytes of the memory budget that are taken.
                 Defaults to 0.
 
         Returns:
-            Tensor: Logits (N, K, H, W) or classes (N, H, W).
+            Tensor: Logits (N, K, H, W).
         """
         settings = read_test_cfg(self.test_cfg, self.decode_head)
-        head = self.decode_head
         with settings.autocast(inputs.device):
             if settings.memory_budget is not None:
-                return combine_within_budget(
-                    self, inputs, settings, classes, reserved
-                )
-            highest_first = reversed(settings.scales)
-            combine = head.predict_classes if classes else head.predict
-            return combine(
-                self._extract_scales(inputs, highest_first), inputs.shape[2:]
+                return logits_within_budget(self, inputs, settings, reserved)
+            return self.decode_head.predict(
+                self._extract_scales(inputs, reversed(settings.scales)),
+                inputs.shape[2:],
+            )
+
+    def predict_rows(
+        self, inputs: Tensor, batch_img_metas: Sequence[Mapping] | None = None
+    ) -> LogitRows:
+        """Predict as :meth:`inference`, but no row before it is asked for.
+
+        Args:
+            inputs (Tensor): Images, shape (N, 3, H, W).
+            batch_img_metas (list[dict], optional): Of the images.
+
+        Returns:
+            LogitRows: Shape (N, K, H, W), float32. Whole logits in ``slide``
+            mode, with a memory budget, and of heads that cannot but make
+            them.
+        """
+        settings = read_test_cfg(self.test_cfg, self.decode_head)
+        if settings.mode == 'slide' or settings.memory_budget is not None:
+            return WholeLogits(self.inference(inputs, batch_img_metas))
+        with settings.autocast(inputs.device):
+            return self.decode_head.predict_rows(
+                self._extract_scales(inputs, reversed(settings.scales)),
+                inputs.shape[2:],
             )
 
     def predict(
@@ -218,10 +240,10 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
     ) -> SampleList:
         """Predict results as ``test_cfg`` says.
 
-        With ``classes_only``, images that keep their size, padding apart,
-        and are seen whole never become logits of the size of the input.
-        Other images do, as their logits are resized or averaged over
-        windows; only the results are without them.
+        With ``classes_only``, images that are seen whole never become
+        logits, neither at the size of the input nor at that of the file:
+        rows are blended, resized and decided a few at a time. In ``slide``
+        mode there are logits of the input's size, the mean over windows.
 
         Args:
             inputs (Tensor): Images, shape (N, 3, H, W).
@@ -229,23 +251,36 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
 
         Returns:
             list[SegDataSample]: With ``pred_sem_seg`` and, unless only
-            classes are asked for, ``seg_logits``; with ``scale_maps`` what
-            :mod:`.scale_maps` lists.
+            classes are asked for, ``seg_logits``; with ``confidence`` that
+            too, and with ``scale_maps`` what :mod:`.scale_maps` lists.
         """
         settings = read_test_cfg(self.test_cfg, self.decode_head)
         if settings.scale_maps:
             return predict_with_scale_maps(
                 self, inputs, settings, data_samples
             )
-        metas = [sample.metainfo for sample in data_samples or []]
-        if (
-            not settings.classes_only
-            or settings.mode == 'slide'
-            or not all(keeps_size(meta, inputs.shape[2:]) for meta in metas)
-        ):
+        if not settings.classes_only or settings.mode == 'slide':
             return super().predict(inputs, data_samples)
-        classes = self._combine(True, inputs)
-        return results_of_classes(classes, self.num_classes, data_samples)
+        if settings.memory_budget is not None:
+            return self._results_within_budget(inputs, data_samples, settings)
+        return self._results(self.predict_rows(inputs), data_samples)
+
+    def _results_within_budget(
+        self,
+        inputs: Tensor,
+        data_samples: OptSampleList,
+        settings: InferenceSettings,
+    ) -> SampleList:
+        metas = None
+        if data_samples is not None:
+            metas = [sample.metainfo for sample in data_samples]
+
+        def finish(seg_logits: LogitRows, images: slice) -> SampleList:
+            samples = None if metas is None else data_samples[images]
+            return self._results(seg_logits, samples)
+
+        with settings.autocast(inputs.device):
+            return results_within_budget(self, inputs, settings, metas, finish)
 
     def slide_inference(
         self, inputs: Tensor, batch_img_metas: Sequence[Mapping]
@@ -253,7 +288,7 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
         """Average the logits of windows, as mmseg, in less memory."""
         settings = read_test_cfg(self.test_cfg, self.decode_head)
         return mean_over_windows(
-            partial(self._combine, False),
+            self._combine,
             inputs,
             self.out_channels,
             settings.crop_size,
@@ -264,13 +299,22 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
         self, seg_logits: Tensor, data_samples: OptSampleList = None
     ) -> SampleList:
         """Make results of logits, as mmseg, without needless copies."""
+        return self._results(WholeLogits(seg_logits), data_samples)
+
+    def _results(
+        self, seg_logits: LogitRows, data_samples: OptSampleList
+    ) -> SampleList:
+        """Make results as ``test_cfg`` says; with logits if they are whole."""
         settings = read_test_cfg(self.test_cfg, self.decode_head)
-        return results_of_logits(
+        make = results_of_rows
+        if not settings.classes_only:
+            seg_logits, make = seg_logits.logits, results_of_logits
+        return make(
             seg_logits,
             data_samples,
             self.align_corners,
             self.decode_head.threshold,
-            keep_logits=not settings.classes_only,
+            settings.confidence,
         )
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict:

@@ -10,7 +10,7 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from mmengine.structures import PixelData
@@ -18,56 +18,15 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
-from ..fast.row_prediction import classes_of
-from ..fast.tiles import row_tiles
+from ..fast.decisions import (
+    Decision,
+    class_dtype,
+    confidence_of_tile,
+    decide,
+)
+from ..fast.logit_rows import LogitRows, WholeLogits
+from ..fast.restored_logits import RestoredLogits, flip_dim, without_padding
 from ..scale_fusion import resize
-
-
-def without_padding(x: Tensor, meta: Mapping) -> Tensor:
-    """Cut off what the preprocessor has padded.
-
-    Args:
-        x (Tensor): Any map of the network's input, shape (..., H, W).
-        meta (Mapping): Of the image, with ``img_padding_size`` or
-            ``padding_size``: left, right, top, bottom.
-
-    Returns:
-        Tensor: A view of ``x``.
-    """
-    left, right, top, bottom = _padding(meta)
-    height, width = x.shape[-2:]
-    return x[..., top : height - bottom, left : width - right]
-
-
-def flip_dim(meta: Mapping) -> int | None:
-    """Find the dimension along which an image has been flipped.
-
-    Args:
-        meta (Mapping): Of the image, with ``flip`` and ``flip_direction``.
-
-    Returns:
-        int | None: -1, -2, or None if it has not been flipped.
-
-    Raises:
-        ValueError: If the direction is another one.
-    """
-    if not meta.get('flip'):
-        return None
-    direction = meta.get('flip_direction')
-    if direction not in ('horizontal', 'vertical'):
-        raise ValueError(
-            'flip_direction of an image must be horizontal or vertical, got '
-            f'{direction!r}'
-        )
-    return -1 if direction == 'horizontal' else -2
-
-
-def keeps_size(meta: Mapping, input_size: Sequence[int]) -> bool:
-    """Whether an image without padding is of its original size."""
-    left, right, top, bottom = _padding(meta)
-    height, width = input_size
-    shape = height - top - bottom, width - left - right
-    return shape == tuple(meta['ori_shape'])
 
 
 def at_original_size(
@@ -90,60 +49,25 @@ def at_original_size(
     return resize(seg_logits, meta['ori_shape'], align_corners)
 
 
-def classes_of_image(
-    seg_logits: Tensor, threshold: float | None, dtype: torch.dtype
-) -> Tensor:
-    """Decide the classes of one image, a few rows at a time.
-
-    Args:
-        seg_logits (Tensor): Shape (1, K, h, w).
-        threshold (float, optional): Of the probability, read if K is 1.
-        dtype (torch.dtype): Of the result.
-
-    Returns:
-        Tensor: Shape (1, h, w).
-    """
-    _, channels, height, width = seg_logits.shape
-    classes = seg_logits.new_empty(1, height, width, dtype=dtype)
-    row_bytes = channels * width * seg_logits.element_size()
-    for rows in row_tiles(height, row_bytes, seg_logits.device):
-        classes[:, rows] = classes_of(seg_logits[:, :, rows], threshold)
-    return classes
-
-
 def confidence_of(seg_logits: Tensor, classes: Tensor) -> Tensor:
     """Probability of the class that each pixel is given, rows at a time.
 
     Args:
         seg_logits (Tensor): As results hold them, shape (K, h, w): logits,
             or, if K is 1, the probability of the second of two classes.
-        classes (Tensor): Shape (1, h, w), of any type.
+        classes (Tensor): Shape (1, h, w), of any type; not always those that
+            these logits alone would give.
 
     Returns:
-        Tensor: float32, shape (1, h, w), in [0, 1]. Below 0.5 for the second
-        of two classes where ``threshold`` is below that, as mmseg's 0.3 is.
+        Tensor: float32, shape (1, h, w), in [0, 1], see :class:`Decision`.
     """
-    channels, height, width = seg_logits.shape
-    confidence = seg_logits.new_empty(1, height, width, dtype=torch.float32)
-    row_bytes = channels * width * seg_logits.element_size()
-    for rows in row_tiles(height, row_bytes, seg_logits.device):
-        tile, given = seg_logits[:, rows].float(), classes[:, rows].long()
-        if channels == 1:
-            tile = torch.where(given == 1, tile, 1 - tile)
-        else:
-            tile = tile.softmax(dim=0).gather(0, given)
-        confidence[:, rows] = tile
+    logits = WholeLogits(seg_logits[None])
+    confidence = torch.empty_like(classes, dtype=torch.float32)
+    for rows in logits.tiles():
+        confidence[:, rows] = confidence_of_tile(
+            logits.rows(rows), classes[:, rows], len(seg_logits) == 1
+        )
     return confidence
-
-
-def class_dtype(num_classes: int) -> torch.dtype:
-    """The smallest type of classes that all of mmseg's tools take.
-
-    Not uint8: ``IoUMetric`` casts labels to it, and an ``ignore_index`` of
-    -1 or 1000 would become a class; ``CityscapesMetric`` writes label ids
-    into it, one of which is -1.
-    """
-    return torch.int16 if num_classes <= 1 << 15 else torch.int32
 
 
 def results_of_logits(
@@ -151,9 +75,12 @@ def results_of_logits(
     data_samples: OptSampleList,
     align_corners: bool,
     threshold: float | None,
-    keep_logits: bool,
+    with_confidence: bool = False,
 ) -> SampleList:
-    """Make results of logits.
+    """Make results that hold the logits too.
+
+    They equal what mmseg gives but for the copy that mmseg makes of a map
+    that has its size already.
 
     Args:
         seg_logits (Tensor): Shape (N, K, H, W).
@@ -161,18 +88,15 @@ def results_of_logits(
             leaves the maps as they are.
         align_corners (bool): As in ``F.interpolate``.
         threshold (float, optional): Of the probability, read if K is 1.
-        keep_logits (bool): With logits, equal to what mmseg gives but for
-            the copy that mmseg makes of a map that has its size already.
-            Without them, classes are of :func:`class_dtype`.
+        with_confidence (bool): Whether to add it. Defaults to False.
 
     Returns:
-        list[SegDataSample]: With ``pred_sem_seg`` (1, h, w) and, if asked
-        for, ``seg_logits`` (K, h, w); probabilities if K is 1.
+        list[SegDataSample]: With ``pred_sem_seg`` (1, h, w) and
+        ``seg_logits`` (K, h, w), probabilities if K is 1; if asked for
+        ``confidence`` (1, h, w), float32.
     """
     is_binary = seg_logits.shape[1] == 1
-    dtype = class_dtype(seg_logits.shape[1])
-    if keep_logits:
-        dtype = seg_logits.dtype if is_binary else torch.int64
+    dtype = seg_logits.dtype if is_binary else torch.int64
     results = data_samples
     if data_samples is None:
         results = [SegDataSample() for _ in seg_logits]
@@ -180,44 +104,62 @@ def results_of_logits(
         logits = seg_logits[i : i + 1]
         if data_samples is not None:
             logits = at_original_size(logits, result.metainfo, align_corners)
-        classes = classes_of_image(logits, threshold, dtype)
-        if keep_logits:
-            logits = logits.sigmoid() if is_binary else _on_its_own(logits)
-            result.set_data(dict(seg_logits=PixelData(data=logits[0])))
-        result.set_data(dict(pred_sem_seg=PixelData(data=classes)))
+        set_decision(
+            result,
+            decide(WholeLogits(logits), dtype, threshold, with_confidence),
+        )
+        logits = logits.sigmoid() if is_binary else _on_its_own(logits)
+        result.set_data(dict(seg_logits=PixelData(data=logits[0])))
     return results
 
 
-def results_of_classes(
-    classes: Tensor, num_classes: int, data_samples: OptSampleList
+def results_of_rows(
+    seg_logits: LogitRows,
+    data_samples: OptSampleList,
+    align_corners: bool,
+    threshold: float | None,
+    with_confidence: bool = False,
 ) -> SampleList:
-    """Make results of classes of images that keep their size.
+    """Make results without logits, which are never whole at the image's size.
 
     Args:
-        classes (Tensor): Shape (N, H, W), of any integer type or bool.
-        num_classes (int): As many there are.
-        data_samples (list[SegDataSample], optional): Of the images.
+        seg_logits (LogitRows): Shape (N, K, H, W), made or not.
+        data_samples (list[SegDataSample], optional): Of the images. None
+            leaves the maps as they are.
+        align_corners (bool): As in ``F.interpolate``.
+        threshold (float, optional): Of the probability, read if K is 1.
+        with_confidence (bool): Whether to add it. Defaults to False.
 
     Returns:
-        list[SegDataSample]: With ``pred_sem_seg`` (1, h, w).
+        list[SegDataSample]: With ``pred_sem_seg`` (1, h, w) of
+        :func:`class_dtype` and, if asked for, ``confidence`` (1, h, w),
+        float32.
     """
-    classes = classes.to(class_dtype(num_classes))
+    num_images, channels, _, _ = seg_logits.shape
     results = data_samples
     if data_samples is None:
-        results = [SegDataSample() for _ in classes]
+        results = [SegDataSample() for _ in range(num_images)]
     for i, result in enumerate(results):
-        one = classes[i : i + 1]
+        logits = seg_logits.image(i)
         if data_samples is not None:
-            one = without_padding(one, result.metainfo)
-            dim = flip_dim(result.metainfo)
-            one = one if dim is None else one.flip(dim)
-        result.set_data(dict(pred_sem_seg=PixelData(data=_on_its_own(one))))
+            logits = RestoredLogits(logits, result.metainfo, align_corners)
+        set_decision(
+            result,
+            decide(logits, class_dtype(channels), threshold, with_confidence),
+        )
     return results
 
 
-def _padding(meta: Mapping) -> Sequence[int]:
-    """Left, right, top and bottom padding of an image."""
-    return meta.get('img_padding_size', meta.get('padding_size', [0] * 4))
+def set_decision(result: SegDataSample, decision: Decision) -> None:
+    """Put the classes, and confidence if there is any, into a result."""
+    maps = dict(pred_sem_seg=decision.classes, confidence=decision.confidence)
+    result.set_data(
+        {
+            name: PixelData(data=data)
+            for name, data in maps.items()
+            if data is not None
+        }
+    )
 
 
 def _on_its_own(x: Tensor) -> Tensor:

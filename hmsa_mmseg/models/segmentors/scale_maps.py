@@ -30,12 +30,12 @@ from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
 from ..decode_heads.scale_predictions import ScalePredictions
+from ..fast.decisions import class_dtype, decide
+from ..fast.logit_rows import WholeLogits
 from .results import (
     at_original_size,
-    class_dtype,
-    classes_of_image,
-    confidence_of,
     results_of_logits,
+    results_of_rows,
 )
 from .slide import mean_over_windows
 
@@ -120,28 +120,23 @@ def _fill(
     maps = ScalePredictions.unstacked(
         stacked, num_scales, head.num_scale_attns(num_scales)
     )
-    [prediction] = results_of_logits(
-        maps.seg_logits,
-        None,
-        model.align_corners,
-        head.threshold,
-        keep_logits=not settings.classes_only,
+    logits = maps.seg_logits
+    make = results_of_logits
+    if settings.classes_only:
+        logits, make = WholeLogits(logits), results_of_rows
+    [prediction] = make(
+        logits, None, model.align_corners, head.threshold, with_confidence=True
     )
     result.set_data(dict(prediction.items()))
-    seg_logits = maps.seg_logits[0]
-    if len(seg_logits) == 1:
-        seg_logits = seg_logits.sigmoid()
-    confidence = confidence_of(seg_logits, result.pred_sem_seg.data)
     dtype = class_dtype(model.out_channels)
     classes = [
-        classes_of_image(logits, head.threshold, dtype)
+        decide(WholeLogits(logits), dtype, head.threshold).classes
         for logits in maps.scale_logits.unbind(1)
     ]
     result.set_data(
         dict(
             scale_weights=PixelData(data=maps.scale_weights[0].clone()),
             scale_sem_seg=PixelData(data=torch.cat(classes)),
-            confidence=PixelData(data=confidence),
         )
     )
     if maps.scale_attn.shape[1]:

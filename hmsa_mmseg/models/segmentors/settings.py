@@ -38,6 +38,8 @@ class InferenceSettings(NamedTuple):
         memory_budget (int | None): Bytes that a call may take.
         over_budget (str): ``error``, or ``slide`` for windows.
         scale_maps (bool): Whether results hold what each scale says.
+        confidence (bool): Whether results hold the probability of the class
+            that each pixel is given.
     """
 
     scales: tuple[float, ...]
@@ -49,6 +51,7 @@ class InferenceSettings(NamedTuple):
     memory_budget: int | None = None
     over_budget: str = 'error'
     scale_maps: bool = False
+    confidence: bool = False
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
         """Autocast in ``dtype``; without one it is as it is outside."""
@@ -152,7 +155,7 @@ def read_test_cfg(
     _check_choice(found, 'mode', _MODES)
     _check_choice(found, 'dtype', tuple(_DTYPES))
     _check_choice(found, 'over_budget', _OVER_BUDGET)
-    for name in ('classes_only', 'scale_maps'):
+    for name in ('classes_only', 'scale_maps', 'confidence'):
         _check_bool(found.get(name, False), f'model.test_cfg.{name}')
     found['dtype'] = _DTYPES[found.get('dtype')]
     if found['mode'] == 'slide':

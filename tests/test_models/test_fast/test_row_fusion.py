@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from hmsa_mmseg.models.fast import tiles
+from hmsa_mmseg.models.fast.decisions import classes_of
 from hmsa_mmseg.models.fast.row_fusion import RowFusion
 from hmsa_mmseg.models.fast.row_prediction import (
     classes_in_rows,
-    classes_of,
     fuse_in_rows,
 )
 from hmsa_mmseg.models.fast.tiles import row_tiles

@@ -1,11 +1,13 @@
 """Inference within a number of bytes."""
 
+import math
 import re
 
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 
 from hmsa_mmseg.models.fast import pyramid_conv
 from hmsa_mmseg.models.fast.coarse_levels import CoarseLevels
@@ -19,6 +21,7 @@ from hmsa_mmseg.models.fast.tiles import (
     row_tiles,
 )
 from hmsa_mmseg.models.inference import memory_budget
+from hmsa_mmseg.models.inference.budget_call import places_of
 from hmsa_mmseg.models.inference.memory_budget import plan_for
 from hmsa_mmseg.models.inference.rehearsal import rehearse
 from hmsa_mmseg.models.segmentors.settings import read_test_cfg
@@ -53,12 +56,16 @@ def logits_and_peak(model, inputs, **test_cfg):
     return found[0], peak
 
 
-def plan(model, inputs, classes=False, reserved=0, **test_cfg):
+def plan(model, inputs, ori_shape=None, reserved=0, **test_cfg):
+    """For logits, or for classes at another size."""
     settings = read_test_cfg(
         with_cfg(model, **test_cfg).test_cfg, model.decode_head
     )
+    places = None
+    if ori_shape is not None:
+        places = places_of([dict(ori_shape=ori_shape)] * len(inputs))
     with settings.autocast(inputs.device):
-        return plan_for(model, inputs, settings, classes, reserved)
+        return plan_for(model, inputs, settings, places, reserved)
 
 
 def needed(model, inputs, **test_cfg):
@@ -84,26 +91,62 @@ def test_what_is_foretold_is_what_it_takes(
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize('classes', [False, True])
-def test_images_one_by_one(classes, build_lively, make_batch):
+def test_images_one_by_one(build_lively, make_batch):
     model = build_lively()
     inputs, _ = make_batch(batch_size=4, size=(64, 96))
-    together = plan(model, inputs, classes, memory_budget=LARGE)
-    alone = plan(model, inputs[:1], classes, memory_budget=LARGE)
+    together = plan(model, inputs, memory_budget=LARGE)
+    alone = plan(model, inputs[:1], memory_budget=LARGE)
     assert together.batch == 4
     budget = (together.peak + alone.peak) // 2
-    cut = plan(model, inputs, classes, memory_budget=budget)
+    cut = plan(model, inputs, memory_budget=budget)
     assert cut.batch == 1
     assert alone.peak < cut.peak <= budget
-    with torch.no_grad():
-        expected = with_cfg(model)._combine(classes, inputs)
-        with_cfg(model, memory_budget=budget)
-        found = []
-        peak = peak_live_bytes(
-            lambda: found.append(model._combine(classes, inputs))
-        )
+    expected, _ = logits_and_peak(model, inputs)
+    found, peak = logits_and_peak(model, inputs, memory_budget=budget)
     assert peak <= budget
-    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('confidence', 'ori_shape'), [(True, (64, 96)), (False, (131, 203))]
+)
+def test_results_one_by_one(confidence, ori_shape, build_lively, make_batch):
+    """The class maps, at the size of the files, and confidence count."""
+    model = build_lively()
+    inputs, _ = make_batch(batch_size=3, size=(64, 96))
+    cfg = dict(classes_only=True, confidence=confidence)
+    one = (4 * confidence + 2) * math.prod(ori_shape)
+    large = dict(cfg, memory_budget=LARGE)
+    together = plan(model, inputs, ori_shape, **large)
+    alone = plan(model, inputs[:1], ori_shape, **large)
+    assert together.batch == 3
+    budget = (together.peak + alone.peak) // 2
+    cut = plan(model, inputs, ori_shape, memory_budget=budget, **cfg)
+    assert cut.batch == 1
+    # The first two images' results are held when the last is made.
+    if cut.tile_bytes is None:
+        assert cut.peak == alone.peak + 2 * one
+    assert cut.peak <= budget
+    samples = [SegDataSample(metainfo=dict(ori_shape=ori_shape))] * 3
+
+    def predict():
+        copies = [sample.clone() for sample in samples]
+        with torch.no_grad():
+            return model.predict(inputs, copies)
+
+    expected = with_cfg(model, **cfg) and predict()
+    with_cfg(model, memory_budget=budget, **cfg)
+    found = []
+    peak = peak_live_bytes(lambda: found.extend(predict()))
+    assert 0.8 * cut.peak < peak <= cut.peak
+    for mine, other in zip(found, expected):
+        same = mine.pred_sem_seg.data == other.pred_sem_seg.data
+        assert same.float().mean() > 0.999
+        assert ('confidence' in mine) == confidence
+        if confidence:
+            torch.testing.assert_close(
+                mine.confidence.data, other.confidence.data, rtol=0, atol=1e-5
+            )
 
 
 def test_blend_in_tiles_that_fit(build_lively, make_batch):

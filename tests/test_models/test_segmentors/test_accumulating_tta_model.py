@@ -192,8 +192,8 @@ def test_segmentors_of_mmseg(tiny_model_cfg):
 def test_views_of_one_shape_share_a_batch(build_lively):
     module = build_lively()
     batches = []
-    run = module.inference
-    module.inference = lambda x, metas: (
+    run = module.predict_rows
+    module.predict_rows = lambda x, metas: (
         batches.append(tuple(x.shape)) or run(x, metas)
     )
     data = make_views(num_images=1, ratios=(0.5, 1.0))
