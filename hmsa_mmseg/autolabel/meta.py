@@ -156,6 +156,9 @@ def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
         value = meta.get(key)
         if parts is not None and value is not None:
             value = {part: value.get(part) for part in parts}
+        if key == 'settings':
+            # Colours are for pictures alone.
+            value = {k: v for k, v in value.items() if k != 'palette'}
         identity[key] = value
     # As it is read back: tuples are lists.
     return json.loads(json.dumps(identity))

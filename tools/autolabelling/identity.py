@@ -29,6 +29,8 @@ from hmsa_mmseg.version import __version__
 _MAX_VALUE = 254
 # What results hold beside classes, which does not change those.
 _NOT_PREDICTION = ('scale_maps', 'classes_only', 'confidence')
+# Of the model's config, what is of training; test_cfg is looked at alone.
+_NOT_MODEL = ('test_cfg', 'train_cfg', 'pretrained')
 
 
 def label_ids_of(
@@ -98,7 +100,7 @@ def build_meta(
         if key not in _NOT_PREDICTION
     }
     parts = dict(
-        model={k: v for k, v in cfg.model.items() if k != 'test_cfg'},
+        model={k: v for k, v in cfg.model.items() if k not in _NOT_MODEL},
         test_cfg=test_cfg,
         pipeline=find_test_set(cfg).get('pipeline')
         or cfg.get('test_pipeline'),
