@@ -153,11 +153,12 @@ def worst_part(
         name = found[i].name
         line = tree.lines[tree.names[name]]
         row = dict(name=name, coverage=plain(shares[i]))
+        prob = prob_file(name, tree.layout) if tree.has_confidence else None
         row.update(
-            image=line.get('image'), label=label_file(name, tree.layout)
+            image=line.get('image'),
+            label=label_file(name, tree.layout),
+            prob=prob,
         )
-        if tree.has_confidence:
-            row.update(prob=prob_file(name, tree.layout))
         rows.append(row)
     low = [row for row in rows if (row['coverage'] or 0) < below]
     return dict(

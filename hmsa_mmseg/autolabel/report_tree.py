@@ -86,14 +86,6 @@ class Tree:
         table[list(values)] = np.arange(len(self.classes))
         return table
 
-    def label_path(self, name: str) -> Path:
-        """File of the label of an image."""
-        return self.folder / label_file(name, self.layout)
-
-    def prob_path(self, name: str) -> Path:
-        """File of the confidence of an image."""
-        return self.folder / prob_file(name, self.layout)
-
     def read(self, line: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Read the label and the confidence of an image.
 
@@ -110,20 +102,53 @@ class Tree:
                 or has values that are no class.
         """
         name, size = line['name'], tuple(line['size'])
-        path = self.label_path(name)
-        label = self.table[_read_grey(path, line.get('label_sha256'), size)]
+        file = label_file(name, self.layout)
+        values = self._grey(file, line.get('label_sha256'), size)
+        label = self.table[values]
         if (label == _NO_CLASS).any():
-            known = self.table != _NO_CLASS
-            found = np.unique(_read_grey(path, None, size))
-            strange = found[~known[found]].tolist()
+            strange = np.unique(values[label == _NO_CLASS])
             raise DamagedPairError(
-                f'{path}: values {strange[:10]} are no class; expected '
-                f'label_ids of {META_FILE}'
+                f'{file}: values {strange[:10].tolist()} are no class; '
+                f'expected the label_ids of {META_FILE}'
             )
         if not self.has_confidence:
             return label, np.full(size, 255, np.uint8)
-        path = self.prob_path(name)
-        return label, _read_grey(path, line.get('prob_sha256'), size)
+        file = prob_file(name, self.layout)
+        return label, self._grey(file, line.get('prob_sha256'), size)
+
+    def _grey(
+        self, file: str, digest: str | None, size: tuple[int, ...]
+    ) -> np.ndarray:
+        """Read a grey picture of eight bits, uint8 (H, W)."""
+        try:
+            content = (self.folder / file).read_bytes()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DamagedPairError(f'{file}: {reason}') from error
+        found = hashlib.sha256(content).hexdigest()
+        if digest is not None and found != digest:
+            raise DamagedPairError(
+                f'{file}: {len(content)} bytes with a sha256 of '
+                f'{found[:12]}...; the manifest has {digest[:12]}...'
+            )
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                mode, pixels = image.mode, np.asarray(image)
+        # Its text has the address of the object.
+        except UnidentifiedImageError as error:
+            raise DamagedPairError(f'{file}: no picture') from error
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DamagedPairError(f'{file}: no picture: {error}') from error
+        if mode != 'L':
+            raise DamagedPairError(
+                f'{file}: mode {mode}; expected grey, 8 bits'
+            )
+        if pixels.shape != size:
+            raise DamagedPairError(
+                f'{file}: {pixels.shape[0]}x{pixels.shape[1]}; expected '
+                f'{size[0]}x{size[1]} (height x width)'
+            )
+        return pixels
 
     def unlisted(self) -> list[str]:
         """Labels in the folder that the manifest does not list, sorted.
@@ -193,32 +218,3 @@ def read_tree(folder: Path) -> Tree:
         if line['name'] not in done
     ]
     return Tree(folder, meta, lines, failures, missing)
-
-
-def _read_grey(
-    path: Path, digest: str | None, size: tuple[int, ...]
-) -> np.ndarray:
-    """Read a grey picture of eight bits, uint8 (H, W)."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise DamagedPairError(f'{path}: {reason}') from error
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise DamagedPairError(
-            f'{path}: {len(content)} bytes whose sha256 is not that of the '
-            'manifest'
-        )
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            mode, pixels = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise DamagedPairError(f'{path}: no picture: {error}') from error
-    if mode != 'L':
-        raise DamagedPairError(f'{path}: mode {mode}; expected grey, 8 bits')
-    if pixels.shape != size:
-        raise DamagedPairError(
-            f'{path}: {pixels.shape[0]}x{pixels.shape[1]}; expected '
-            f'{size[0]}x{size[1]} (height x width)'
-        )
-    return pixels

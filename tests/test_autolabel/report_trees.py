@@ -86,7 +86,7 @@ def write_tree(folder, pairs, images=None, meta=None, failures=()):
     return folder
 
 
-def fake_pairs(names, seed=0, size=(32, 64), num_classes=len(CLASSES)):
+def fake_pairs(names, seed=0, size=(32, 64), num_classes=4):
     """Draw true labels, auto-labels and confidence.
 
     Returns:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 #: Frame of a plot, in units of its picture, which is 360 wide.
 LEFT, TOP, WIDTH, HEIGHT = 44, 12, 300, 220
+# Of the width, for the text of a mark.
+_ROOM = 0.25
 
 
 class Line(NamedTuple):
@@ -31,8 +33,7 @@ class Plot(NamedTuple):
 
     Attributes:
         lines (list[tuple[str, str, str]]): Name, style and SVG path.
-        marks (list[dict]): ``x``, ``text`` and its ``row``, so that texts
-            side by side do not cover each other.
+        marks (list[dict]): ``x``, ``text`` and on which ``side`` it is.
     """
 
     lines: list[tuple[str, str, str]]
@@ -53,10 +54,11 @@ class Plot(NamedTuple):
             marks (Mapping[float, str]): Texts by place.
         """
         paths = [(one.name, one.key, _path(places, one)) for one in lines]
-        found = [
-            dict(x=x_of(place), text=marks[place], row=row)
-            for row, place in enumerate(sorted(marks))
-        ]
+        found, order = [], sorted(marks)
+        for place, after in zip(order, [*order[1:], 1.0]):
+            # Where there is room the text stands to the right.
+            side = 'start' if after - place > _ROOM else 'end'
+            found.append(dict(x=x_of(place), text=marks[place], side=side))
         return cls(paths, found)
 
 

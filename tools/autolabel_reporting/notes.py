@@ -100,8 +100,8 @@ def _of_images(images: dict[str, Any], where: str) -> list[str]:
         first = images['damaged'][0]
         notes.append(
             f'{_number(images["damaged"], "pair")} of label and confidence'
-            f'{where} cannot be used and is not counted, for example '
-            f'{first["error"]}.'
+            f'{where} cannot be used, and nothing of it is counted, for '
+            f'example {first["error"]}.'
         )
     if images['failed']:
         count = len(images['failed'])
