@@ -66,11 +66,11 @@ def test_whole_images(save):
     label = rng.integers(0, 34, size, np.uint8)
     coarse = rng.integers(0, 34, size, np.uint8)
     prob = rng.choice(np.array([127, 128, 229, 230], np.uint8), size)
-    arrays = label, prob, coarse
-    sample = save(*arrays)
+    sample = save(label, prob, coarse)
+    read = authors.read_images(label, coarse, UNITED, authors.DROP_MASK)
     for threshold in (0.5, 0.9):
         found = ours(sample, threshold)
-        expected = theirs(arrays, threshold, authors.DROP_MASK)
+        expected = authors.apply_threshold(read, prob, threshold)
         assert found.dtype == expected.dtype == np.uint8
         assert np.array_equal(found, expected)
     # Values that only just pass, and that only just do not.
