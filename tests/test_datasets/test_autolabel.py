@@ -1,9 +1,12 @@
 """`AutoLabelDataset`: any classes, beside any finely labelled data set."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.dataset import ConcatDataset
 from mmseg.registry import DATASETS
 
@@ -331,3 +334,26 @@ def test_the_stock_loader_reads_it_as_well(root, fine):
     load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
     part = build(root, like=fine, pipeline=load)
     assert [part[k]['gt_seg_map'][0, 0] for k in range(3)] == [0, 1, 2]
+
+
+def test_the_config_in_the_documentation(root, write_png):
+    page = Path(__file__).parents[2] / 'docs/coarse_data.md'
+    (text,) = re.findall(
+        r'<!-- config -->\n```python\n(.*?)```', page.read_text(), re.S
+    )
+    assert text.count("'my_data'") == 2
+    cfg = Config.fromstring(text.replace("'my_data'", repr(str(root))), '.py')
+    write_png(root / 'images/train/f.jpg', np.zeros((*SIZE, 3)))
+    write_png(root / 'masks/train/f.png', np.full(SIZE, 2))
+    for path in (root / 'images/a.jpg', *(root / 'images/sub').iterdir()):
+        new = root / 'unlabelled' / path.relative_to(root / 'images')
+        new.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(new)
+    write_meta(root / 'autolabels')
+    (root / 'autolabels/a.png').unlink()
+    # Of the two that are left one is sure.
+    write_png(root / 'autolabels/sub/b_prob.png', np.full(SIZE, 230))
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    labels = [s['data_samples'].gt_sem_seg.data for s in dataset]
+    found = [{*label.unique().tolist()} for label in labels]
+    assert found == [{2}, {255}, {2}]

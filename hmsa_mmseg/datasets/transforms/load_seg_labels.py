@@ -158,7 +158,7 @@ class LoadSegLabels(LoadAnnotations):
         if known == '0 to 18, 255' and values.max() <= 33:
             message += (
                 '. They look like the label ids of Cityscapes: set '
-                "label_format='labelIds' in HMSACityscapesDataset"
+                "label_format='labelIds' in the data set"
             )
         return message
 
