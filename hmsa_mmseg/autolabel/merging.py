@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .json_lines import read_lines, write_lines
-from .layout import FAILURES_FILE, IMAGES_FILE, MANIFEST_FILE, META_FILE
+from .layout import (
+    FAILURES_FILE,
+    IMAGES_FILE,
+    MANIFEST_FILE,
+    META_FILE,
+    REPORT_HTML,
+    REPORT_JSON,
+)
 from .meta import identities_in, identity_of, read_meta
 from .pairs import Hashes, PairFiles
 from .part_files import remove_stale_parts
@@ -96,7 +103,10 @@ def files_of(out: str | Path, meta: Mapping[str, Any]) -> PairFiles:
 
 def own_files(out: Path) -> list[Path]:
     """Paths of the files that are of no single image or process."""
-    names = (META_FILE, IMAGES_FILE, MANIFEST_FILE, FAILURES_FILE, SEEN_FILE)
+    names = (
+        *(META_FILE, IMAGES_FILE, MANIFEST_FILE, FAILURES_FILE, SEEN_FILE),
+        *(REPORT_JSON, REPORT_HTML),
+    )
     return [out / name for name in names]
 
 

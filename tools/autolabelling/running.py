@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,21 +228,30 @@ def _end(args: argparse.Namespace, out: Path) -> int:
     if args.no_report or merged.missing or not merged.labelled:
         return code
     try:
-        page = make_report(
-            out,
-            ReportOptions(
-                config=args.config,
-                labelled=args.check,
-                threshold=args.threshold,
-            ),
-        )
-    except (OSError, ValueError) as error:
+        with _config_file(args) as config:
+            options = ReportOptions(
+                config=config, labelled=args.check, threshold=args.threshold
+            )
+            page = make_report(out, options)
+    except (OSError, ValueError, ImportError) as error:
         raise InferError(
             f'the labels in {out} are complete, the report is not: {error}; '
             'expected --no-report, or tools/autolabel_report.py'
         ) from error
     print(f'report: {page}')
     return code
+
+
+@contextmanager
+def _config_file(args: argparse.Namespace) -> Iterator[str]:
+    """The config as a file, also with what was changed in it."""
+    if not args.cfg_options:
+        yield args.config
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, os.path.basename(args.config))
+        read_config(args.config, args.cfg_options).dump(path)
+        yield path
 
 
 def _say(folder: Path, merged: Merged) -> int:

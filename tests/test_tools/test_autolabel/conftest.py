@@ -146,9 +146,12 @@ def quick(monkeypatch):
 def argv(teacher, tmp_path):
     """Return a function that gives the command line of a run."""
 
-    def argv(source, *args, out='out', checkpoint=None, config=None):
+    def argv(
+        source, *args, out='out', checkpoint=None, config=None, report=False
+    ):
         found = [config or teacher.config, checkpoint or teacher.checkpoint]
-        found += [source, tmp_path / out, '--device', 'cpu', '--no-report']
+        found += [source, tmp_path / out, '--device', 'cpu']
+        found += [] if report else ['--no-report']
         return [str(part) for part in (*found, *args)]
 
     return argv
