@@ -54,13 +54,13 @@ def predict_with_maps(
 ) -> SampleList:
     """Predict, with all that can be drawn in the results.
 
-    ``test_cfg.scale_maps`` is on meanwhile. Where the model has no scales,
-    or a memory budget, only ``confidence`` is added. With test-time
-    augmentation, weights and attention are means over the views, classes of
-    single scales those of the first view, and ``confidence`` is of the
-    averaged probabilities. ``AccumulatingTTAModel`` keeps no view: there the
-    first one is predicted once more for its maps, and there is no
-    ``confidence``.
+    ``test_cfg.scale_maps`` is on meanwhile, or, with a memory budget,
+    ``test_cfg.confidence``. Where the model has no scales, only
+    ``confidence`` is added. With test-time augmentation, weights and
+    attention are means over the views, classes of single scales those of the
+    first view, and ``confidence`` is of the averaged probabilities.
+    ``AccumulatingTTAModel`` keeps no view: there the first one is predicted
+    once more for its maps, and ``confidence`` is of what it averages.
 
     Args:
         model (nn.Module): Of the runner.
@@ -73,8 +73,11 @@ def predict_with_maps(
     outer, segmentor = unwrapped(model), segmentor_of(model)
     is_accumulating = isinstance(outer, AccumulatingTTAModel)
     with ExitStack() as stack:
-        if has_scale_maps(segmentor):
-            stack.enter_context(_scale_maps_on(segmentor))
+        if isinstance(segmentor, MultiScaleAttentionSegmentor):
+            name = 'scale_maps' if has_scale_maps(segmentor) else 'confidence'
+            stack.enter_context(_switched_on(segmentor, name))
+        if is_accumulating:
+            stack.enter_context(_with_confidence(outer))
         if isinstance(outer, BaseTTAModel) and not is_accumulating:
             stack.enter_context(_averaging(outer))
         results = predict(data)
@@ -102,14 +105,24 @@ def add_confidence(result: SegDataSample, views: SampleList) -> None:
 
 
 @contextmanager
-def _scale_maps_on(segmentor: nn.Module) -> Iterator[None]:
+def _switched_on(segmentor: nn.Module, name: str) -> Iterator[None]:
     cfg = segmentor.test_cfg
     # A copy: the model's config may be shared with the runner's.
-    segmentor.test_cfg = type(cfg)({**cfg, 'scale_maps': True})
+    segmentor.test_cfg = type(cfg)({**cfg, name: True})
     try:
         yield
     finally:
         segmentor.test_cfg = cfg
+
+
+@contextmanager
+def _with_confidence(model: AccumulatingTTAModel) -> Iterator[None]:
+    confidence = model.confidence
+    model.confidence = True
+    try:
+        yield
+    finally:
+        model.confidence = confidence
 
 
 @contextmanager

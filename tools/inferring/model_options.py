@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 from hmsa_mmseg.models.segmentors import MultiScaleAttentionSegmentor
 
 from .errors import InferError
-from .products import OF_LOGITS, OF_SCALES
+from .products import OF_SCALES
 
 _CURE = (
     'MultiScaleAverageHead runs a checkpoint of a stock model at several '
@@ -49,7 +49,7 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
             f'{cfg.model.get("type")} has no scales to blend; expected '
             f'MultiScaleAttentionSegmentor. {_CURE}'
         )
-    _check_saves(args, test_cfg)
+    _check_saves(args)
     if is_multi_scale and _shows_scales(args, test_cfg):
         test_cfg['scale_maps'] = True
     if args.slide is not None:
@@ -69,23 +69,17 @@ def _shows_scales(args: argparse.Namespace, test_cfg: Mapping) -> bool:
             'expected one of them'
         )
     # A report shows what there is.
-    return bool(of_scales) or ('report' in args.save and budget is None)
+    can_show = budget is None and not args.flip
+    return bool(of_scales) or ('report' in args.save and can_show)
 
 
-def _check_saves(args: argparse.Namespace, test_cfg: Mapping) -> None:
-    saves = [s for s in args.save if s in (*OF_SCALES, *OF_LOGITS)]
-    named = ', '.join(f'--save {save}' for save in saves)
+def _check_saves(args: argparse.Namespace) -> None:
+    saves = [f'--save {save}' for save in args.save if save in OF_SCALES]
     if args.flip and saves:
         raise InferError(
             '--flip averages the logits of an image and its mirror image, '
-            f'and keeps nothing else, which {named} would show; expected one '
-            'of them, or --save overlay, classes and color only'
-        )
-    of_logits = [save for save in saves if save in OF_LOGITS]
-    if of_logits and test_cfg.get('classes_only'):
-        raise InferError(
-            f'--save {of_logits[0]} needs the logits that '
-            'model.test_cfg.classes_only=True does not keep; remove one'
+            'and keeps nothing of single scales, which '
+            f'{", ".join(saves)} would show; expected one of them'
         )
 
 

@@ -33,7 +33,9 @@ class Predictor:
         device (str): Where it runs.
         flip (bool): Whether logits of an image and its mirror image are
             averaged.
-        confidence (bool): Whether results hold it, also of a stock model.
+        confidence (bool): Whether results hold ``confidence``, also of a
+            stock model. Of a :class:`MultiScaleAttentionSegmentor` no
+            logits are made for it.
 
     Raises:
         InferError: If classes are not known, or cannot be those of the model,
@@ -59,7 +61,12 @@ class Predictor:
         self.classes, self.palette = _read_classes(cfg, checkpoint, model)
         self.model = _prepared(_moved(model, device), cfg)
         self.confidence = confidence
-        self.tta = AccumulatingTTAModel(self.model).eval() if flip else None
+        if isinstance(self.model, MultiScaleAttentionSegmentor):
+            _spare_logits(self.model, confidence)
+        self.tta = None
+        if flip:
+            tta = AccumulatingTTAModel(self.model, confidence=confidence)
+            self.tta = tta.eval()
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -112,8 +119,19 @@ class Predictor:
             if self.confidence and 'confidence' not in result:
                 add_confidence(result, [result])
             # Large, and not needed on the CPU.
-            result.pop('seg_logits', None)
+            if 'seg_logits' in result:
+                del result.seg_logits
         return [result.cpu() for result in results]
+
+
+def _spare_logits(
+    model: MultiScaleAttentionSegmentor, confidence: bool
+) -> None:
+    cfg = model.test_cfg
+    # A copy: it may be shared with the config of the run.
+    model.test_cfg = type(cfg)(
+        {**cfg, 'classes_only': True, 'confidence': confidence}
+    )
 
 
 def _read_classes(

@@ -42,7 +42,7 @@ SAVES = {
 DEFAULT_SAVES = ('overlay', 'classes')
 #: Those that need ``test_cfg.scale_maps``; 'report' shows them if it can.
 OF_SCALES = ('attention', 'weights', 'scales', 'winning')
-#: Those that need logits.
+#: Those that show what logits say beyond classes: the confidence.
 OF_LOGITS = ('confidence', 'report')
 _MAX_PALETTE = 256
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..scale_fusion import Size, scaled_size
-from .row_fusion import RowFusion
+from .row_fusion import RowFusion, shorten
 from .row_resize import resize_rows, source_rows
 from .tiles import rehearsed_part, row_tiles
 
@@ -187,7 +187,7 @@ class WeightedLogits(LogitRows):
         self, x: Tensor, sizes: Sequence[Size], rows: slice
     ) -> Tensor:
         """Some rows of a map that is resized to one size after the other."""
-        sizes = [tuple(x.shape[2:]), *sizes]
+        sizes = shorten((tuple(x.shape[2:]), *sizes), self.align_corners)
         steps = [rows]
         for (height, _), (out_height, _) in zip(sizes[-2::-1], sizes[:0:-1]):
             steps.append(

@@ -59,7 +59,7 @@ class RowFusion:
         self.links.append((self.paths[-1][-1], self.input_size))
         # The highest scale is not multiplied with anything on its way to the
         # first blend: one chain of resizes.
-        first = _shorten(self.paths[0] + self.links[0][1:], align_corners)
+        first = shorten(self.paths[0] + self.links[0][1:], align_corners)
         self.paths[0], self.links[0] = first, first[-1:] * 2
         self._plans: dict[Size, tuple[list, list]] = {}
 
@@ -140,7 +140,7 @@ class RowFusion:
         return x
 
 
-def _shorten(sizes: Sequence[Size], align_corners: bool) -> tuple[Size, ...]:
+def shorten(sizes: Sequence[Size], align_corners: bool) -> tuple[Size, ...]:
     """Leave out sizes of a chain of resizes without which it is the same.
 
     Beside repeated sizes this is one case: enlarged by a multiple of 4 and

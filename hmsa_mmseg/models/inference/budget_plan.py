@@ -237,8 +237,8 @@ def _fit_tile(
     one_row = _row_bytes(model, call, batch)
     need = taken(usual)
     while need > available and limit > one_row:
-        # The result is part of the need, and stays: a fifth less at least.
-        share = min(max(available, 0) / need, 0.8)
+        # The result is part of the need, and stays.
+        share = min(max(available, 0) / need, 0.5)
         limit = max(int(limit * share), one_row)
         need = taken(limit)
     return need, None if limit == usual else limit

@@ -9,7 +9,6 @@ from inferring.inputs import IMAGE_SUFFIXES
 from inferring.predicting import Predictor
 from PIL import Image
 
-CLASSES = 'model.test_cfg.classes_only=True'
 PIPELINE = 'test_dataloader.dataset.pipeline.0.type'
 
 
@@ -177,7 +176,6 @@ def test_classes_from_the_config(run, trained, images, tmp_path):
         ),
         (['--scales', '1,1'], 'model.test_cfg.scales'),
         (['--device', 'moon'], '--device moon'),
-        (['--save', 'confidence', '--cfg-options', CLASSES], CLASSES),
         (
             ['--cfg-options', f'{PIPELINE}=PackSegInputs'],
             'expected LoadImageFromFile',

@@ -7,6 +7,8 @@ import pytest
 import torch
 from inferring.model_options import apply_options
 from inferring.options import parse_args
+from inferring.pipeline import Pipeline
+from inferring.predicting import Predictor
 from mmengine.config import Config
 from mmseg.apis import init_model
 from PIL import Image
@@ -136,14 +138,60 @@ model = dict(type='EncoderDecoder', decode_head=dict(_delete_=True, **head),
     pixels = torch.from_numpy(read(images[0])).permute(2, 0, 1)[None].flip(1)
     inputs = model.data_preprocessor(dict(inputs=pixels))['inputs']
     with torch.no_grad():
-        logits = model.encode_decode(inputs, [dict(img_shape=(64, 128))])
+        meta = dict(img_shape=(64, 128))
+        logits = model.encode_decode(inputs, [meta])
     record = json.loads((tmp_path / 'out/scale_maps/1.json').read_text())
     mean = logits.double().softmax(dim=1).amax(dim=1).mean().item()
     assert record['mean_confidence'] == pytest.approx(mean, rel=1e-5)
     # A bar and its numbers are below the picture.
     height, width, _ = read(tmp_path / 'out/confidence/1.jpg').shape
     assert (height >= 64, width) == (True, 128)
-    run(images[0], '--flip', out='flip', **stock)
+    run(images[0], '--flip', '--save', 'report', out='flip', **stock)
+    with torch.no_grad():
+        mirrored = model.encode_decode(inputs.flip(-1), [meta]).flip(-1)
+    record = json.loads((tmp_path / 'flip/scale_maps/1.json').read_text())
+    mean = ((logits + mirrored) / 2).softmax(dim=1).amax(dim=1).mean().item()
+    assert record['mean_confidence'] == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_confidence_without_logits(
+    flip, run, config, trained, images, tmp_path, read
+):
+    """Of the classes that are written, also with `classes_only`."""
+    cfg = Config.fromfile(config)
+    model = init_model(cfg, str(trained.checkpoint), 'cpu')
+    pixels = torch.from_numpy(read(images[0])).permute(2, 0, 1)[None].flip(1)
+    inputs = model.data_preprocessor(dict(inputs=pixels))['inputs']
+    with torch.no_grad():
+        logits = model.encode_decode(inputs)
+        if flip:
+            mirrored = model.encode_decode(inputs.flip(-1)).flip(-1)
+            logits = (logits + mirrored) / 2
+    cfg.model.test_cfg.classes_only = True
+    predictor = Predictor(
+        cfg, str(trained.checkpoint), 'cpu', flip=flip, confidence=True
+    )
+    made = []
+    head = predictor.model.decode_head
+    head.predict = lambda *args: made.append(args)
+    [result] = predictor([Pipeline(cfg).load(images[0])])
+    assert not made
+    assert {*result.keys()} == {'pred_sem_seg', 'confidence'}
+    torch.testing.assert_close(
+        result.confidence.data,
+        logits.softmax(dim=1).amax(dim=1),
+        rtol=0,
+        atol=1e-5,
+    )
+    run(
+        *(images[0], '--save', 'confidence', 'classes'),
+        *(['--flip'] if flip else []),
+        *('--cfg-options', 'model.test_cfg.classes_only=True'),
+    )
+    assert (tmp_path / 'out/confidence/1.jpg').is_file()
+    found = read(tmp_path / 'out/classes/1.png')
+    assert np.mean(found == logits[0].argmax(0).numpy()) > 0.999
 
 
 def test_label_ids(run, images, tmp_path, read):
