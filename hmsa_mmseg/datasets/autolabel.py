@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import copy
-import os.path as osp
 from collections.abc import Sequence
 
 from mmengine import fileio
 from mmengine.utils import is_abs
 from mmseg.registry import DATASETS
 
-from ..autolabel.layout import (
-    LABEL_SUFFIX,
-    PROB_SUFFIX,
-    label_file,
-    prob_of_label,
-)
+from ..autolabel.layout import LABEL_SUFFIX, PROB_SUFFIX
+from .autolabel_listing import AutoLabelListing
 from .autolabel_settings import (
     LabelSettings,
     build_label_map,
@@ -23,57 +18,8 @@ from .autolabel_settings import (
     read_failures,
     read_label_settings,
 )
-from .folder import IMG_SUFFIXES, FolderListing
+from .folder import IMG_SUFFIXES
 from .sample_choice import SampleChoiceMixin, SampleFile
-
-
-class AutoLabelListing(FolderListing):
-    """Lists images with label, confidence and coarse label."""
-
-    label_settings: LabelSettings
-    file_label_map: dict[int, int]
-    coarse_map_suffix: str
-
-    def _mask(self, name: str) -> str:
-        stem = osp.splitext(name)[0]
-        return label_file(stem, self.label_settings.layout)
-
-    def _info(self, name: str) -> dict:
-        info = super()._info(name)
-        # Of this sample, not in the metainfo: the labels of the data set that
-        # it is concatenated with may be stored in another way.
-        info.update(label_map=self.file_label_map, reduce_zero_label=False)
-        if self.label_settings.prob:
-            info['prob_map_path'] = prob_of_label(info['seg_map_path'])
-        folder = self.data_prefix.get('coarse_map_path')
-        if folder is not None:
-            coarse = self._image_stem(name) + self.coarse_map_suffix
-            label_map, reduce_zero_label = self._coarse_mapping()
-            info.update(
-                coarse_map_path=osp.join(folder, coarse),
-                coarse_label_map=label_map,
-                coarse_reduce_zero_label=reduce_zero_label,
-            )
-        return info
-
-    def _image_stem(self, name: str) -> str:
-        suffixes = self.img_suffix
-        if isinstance(suffixes, str):
-            suffixes = (suffixes,)
-        # Of `.b.png` and `.png` the one that says more.
-        for suffix in sorted(suffixes, key=len, reverse=True):
-            if name.lower().endswith(suffix.lower()):
-                return name[: -len(suffix)]
-        return osp.splitext(name)[0]
-
-    def _coarse_mapping(self) -> tuple[dict[int, int] | None, bool]:
-        """Return label map and reduce_zero_label of the coarse labels."""
-        return self.label_map, self.reduce_zero_label
-
-    @property
-    def file_label_maps(self) -> list:
-        """list: How values become classes, for the index of centroids."""
-        return [self.file_label_map, *self._coarse_mapping()]
 
 
 @DATASETS.register_module()

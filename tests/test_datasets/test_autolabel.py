@@ -357,3 +357,28 @@ def test_the_config_in_the_documentation(root, write_png):
     labels = [s['data_samples'].gt_sem_seg.data for s in dataset]
     found = [{*label.unique().tolist()} for label in labels]
     assert found == [{2}, {255}, {2}]
+
+
+def test_labels_are_matched_by_name(tmp_path, write_png, capture_info):
+    for k in range(9):
+        write_png(tmp_path / f'images/{k}.jpg', np.full((*SIZE, 3), k))
+        for kind in ('', '_prob'):
+            write_png(tmp_path / f'autolabels/{k}{kind}.png', np.zeros(SIZE))
+    for k in (0, 4, 5):
+        (tmp_path / f'autolabels/{k}.png').unlink()
+    (tmp_path / 'images/8.jpg').unlink()
+    write_meta(tmp_path / 'autolabels')
+    dataset = build(tmp_path, missing='drop')
+    for key in ('img_path', 'seg_map_path', 'prob_map_path'):
+        stems = [Path(path).stem[0] for path in paths(dataset, tmp_path, key)]
+        assert stems == [*'12367']
+    assert '3 of 8 images have no label' in capture_info()[0]
+
+
+def test_a_list_of_images(root):
+    write_meta(root / 'autolabels')
+    (root / 'some.txt').write_text('sub/b\na.jpg\n')
+    dataset = build(root, ann_file='some.txt')
+    assert paths(dataset, root, 'img_path') == [
+        *('images/a.jpg', 'images/sub/b.png')
+    ]

@@ -43,15 +43,22 @@ def save(tmp_path):
     return save
 
 
-def ours(sample, threshold=0.5, united=UNITED, **region):
+def build(threshold=0.5, united=UNITED, **region):
     pipeline = [
         dict(type='LoadSegLabels', num_classes=19),
         dict(type='MaskOutRegion', **region),
         dict(type='UniteCoarseLabels', classes=united, required=True),
         dict(type='ApplyConfidence', threshold=threshold, required=True),
     ]
-    steps = Compose([TRANSFORMS.build(step) for step in pipeline])
+    return Compose([TRANSFORMS.build(step) for step in pipeline])
+
+
+def run(steps, sample):
     return steps({**sample, 'seg_fields': []})['gt_seg_map']
+
+
+def ours(sample, *args, **kwargs):
+    return run(build(*args, **kwargs), sample)
 
 
 def theirs(arrays, threshold, drop_mask, united=UNITED):
@@ -87,7 +94,7 @@ def test_many_small_images(save):
     rng = np.random.default_rng(1)
     drop_mask = np.zeros((6, 12))
     drop_mask[1:5, 2:10] = 1.0
-    region = dict(box=(1, 5, 2, 10), ref_size=(6, 12))
+    steps = build(box=(1, 5, 2, 10), ref_size=(6, 12))
     was_united = 0
     for _ in range(100):
         # Few values in each, so that a class is often absent.
@@ -95,7 +102,7 @@ def test_many_small_images(save):
         coarse = rng.choice(rng.choice(IDS, 3), (6, 12))
         prob = rng.integers(100, 156, (6, 12))
         arrays = label, prob, coarse
-        found = ours(save(*arrays), **region)
+        found = run(steps, save(*arrays))
         assert np.array_equal(found, theirs(arrays, 0.5, drop_mask))
         alone = theirs(arrays, 0.5, drop_mask, united=())
         was_united += not np.array_equal(found, alone)
