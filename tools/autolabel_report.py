@@ -127,7 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     options = ReportOptions(labelled=args.pop('check'), **args)
     try:
         path = make_report(out, options)
-    except (ImportError, OSError, ValueError) as error:
+    # RuntimeError: a process that reads was killed.
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         print(f'{out}: no report was written', file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hmsa_mmseg.autolabel.layout import CHECK_FOLDER, META_FILE
 from hmsa_mmseg.autolabel.report_counts import Counts
 from hmsa_mmseg.autolabel.report_tree import Tree
 from hmsa_mmseg.autolabel.report_truths import Truths
@@ -13,6 +14,8 @@ from hmsa_mmseg.autolabel.teacher_record import read_teacher
 
 #: A check on fewer images says little about a threshold.
 FEW_IMAGES = 20
+#: Of classes, so many are named.
+MAX_NAMES = 20
 
 
 def find_seen(folder: Path, truths: Truths, counts: Counts) -> dict[str, Any]:
@@ -68,9 +71,12 @@ def find_notes(
             'The labels have no confidence (--prob none): thresholds change '
             'nothing.'
         )
-    if data['never_predicted']:
+    absent = data['never_predicted']
+    if absent:
+        more = len(absent) - MAX_NAMES
         notes.append(
-            f'Classes that no pixel has: {", ".join(data["never_predicted"])}.'
+            f'Classes that no pixel has: {", ".join(absent[:MAX_NAMES])}'
+            + (f' and {more} more.' if more > 0 else '.')
         )
     if previous_note:
         notes.append(previous_note)
@@ -84,6 +90,12 @@ def find_notes(
         notes += _of_truth(data['coarse'], 'coarse')
     if data['check']:
         notes += _of_check(data['check'], tree, check)
+    elif (tree.folder / CHECK_FOLDER / META_FILE).is_file():
+        notes.append(
+            f'{CHECK_FOLDER} holds labels of a split that nothing is compared '
+            f'with: its true labels are given by --config CONFIG --check '
+            'config:<loader>.'
+        )
     if data['changes'] and data['changes']['missing']:
         missing = data['changes']['missing']
         notes.append(

@@ -81,6 +81,7 @@ def build_page(
             f'#{bytes(c).hex()}' for c in heat(np.linspace(0, 1, 9)[None])[0]
         ),
         max_listed=MAX_LISTED,
+        frame='high' if len(palette) > MAX_MATRIX else 'wide',
     )
 
 

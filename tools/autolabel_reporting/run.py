@@ -97,6 +97,7 @@ def make_report(out: Path, options: ReportOptions) -> Path:
         OSError: If a file that is needed is missing, or none can be written.
         ValueError: If something does not fit; the message names it.
         ImportError: If jinja2 is missing.
+        RuntimeError: If a process that reads was killed.
     """
     out = Path(out)
     tree = read_tree(out)

@@ -3,6 +3,8 @@
 import html.parser
 import importlib.util
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from report_trees import (  # noqa: E402
 )
 
 from hmsa_mmseg.autolabel.meta import link_to  # noqa: E402
+from hmsa_mmseg.autolabel.report_tree import Tree  # noqa: E402
 from hmsa_mmseg.autolabel.seen_images import write_seen  # noqa: E402
 
 NAMES = [f'city/{i:02}' for i in range(6)]
@@ -252,6 +255,30 @@ def test_another_round_before(tmp_path, tool):
     (before / 'autolabel_meta.json').unlink()
     assert tool.main(arguments[:3]) == 0
     assert 'is not compared with' in str(read(out)[0]['notes'])
+
+
+def test_a_killed_process_is_no_report(tmp_path, tool, capsys, monkeypatch):
+    out = write_tree(tmp_path / 'out', fake_pairs(NAMES[:1])[0])
+    here = os.getpid()
+
+    def killed(tree, line):
+        assert os.getpid() != here
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(Tree, 'read', killed)
+    assert tool.main([str(out), '--workers', '1']) == 1
+    assert 'DataLoader worker' in capsys.readouterr().err
+    assert not (out / 'report.html').exists()
+    assert not (out / 'report.json').exists()
+
+
+def test_a_check_that_is_not_asked_for_is_named(root, tool, tmp_path):
+    out = write_tree(tmp_path / 'out', fake_pairs(NAMES[:1])[0])
+    write_tree(out / 'check', fake_pairs(NAMES[:1])[0])
+    assert tool.main([str(out), '--workers', '0']) == 0
+    data, _, text = read(out)
+    assert data['images']['unlisted']['count'] == 0
+    assert 'check holds labels of a split' in text
 
 
 def test_damaged_metadata_leave_the_last_report(tmp_path, tool, capsys):
