@@ -85,6 +85,18 @@ def reliability(hits: np.ndarray, pixels: np.ndarray) -> Reliability:
     )
 
 
+def check_target(target: float) -> None:
+    """Refuse what is no precision to aim at.
+
+    Raises:
+        ValueError: If it is not a number above 0, up to 1.
+    """
+    if isinstance(target, bool) or not 0 < target <= 1:
+        raise ValueError(
+            f'target precision {target!r}; expected a number above 0, up to 1'
+        )
+
+
 def suggest_level(
     hits: np.ndarray, pixels: np.ndarray, target: float
 ) -> np.ndarray:
@@ -107,10 +119,7 @@ def suggest_level(
     Raises:
         ValueError: If ``target`` is not in its range.
     """
-    if isinstance(target, bool) or not 0 < target <= 1:
-        raise ValueError(
-            f'target precision {target!r}; expected a number above 0, up to 1'
-        )
+    check_target(target)
     tail = (hits - target * pixels)[..., ::-1]
     gain = np.cumsum(tail, axis=-1)[..., ::-1]
     gain = np.where(pixels > 0, gain, -np.inf)

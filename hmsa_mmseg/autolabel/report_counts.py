@@ -127,7 +127,7 @@ class _Pairs:
         self.thresholds = thresholds
         self.keep = is_kept(threshold)
         self.truths = truths
-        self.places = truths.match(list(tree.names)) if truths else {}
+        self.places = {} if truths is None else truths.match(list(tree.names))
         self.previous = previous
 
     def __len__(self) -> int:

@@ -20,6 +20,10 @@ sys.path.insert(0, str(HERE.parents[1] / 'test_autolabel'))
 # Last: another tool has a module of the name of this one.
 sys.path.append(str(TOOLS))
 
+from autolabel_reporting.run import (  # noqa: E402
+    ReportOptions,
+    make_report,
+)
 from report_trees import (  # noqa: E402
     CLASSES,
     config_text,
@@ -279,6 +283,18 @@ def test_a_check_that_is_not_asked_for_is_named(root, tool, tmp_path):
     data, _, text = read(out)
     assert data['images']['unlisted']['count'] == 0
     assert 'check holds labels of a split' in text
+
+
+def test_wrong_numbers_are_found_before_the_reading(tmp_path, monkeypatch):
+    out = write_tree(tmp_path / 'out', fake_pairs(NAMES[:1])[0])
+    monkeypatch.setattr(Tree, 'read', None)
+    for options, message in (
+        (dict(target_precision=0), 'target precision 0'),
+        (dict(threshold=2), 'threshold=2'),
+        (dict(prior='config:a'), 'config:a: which config'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_report(out, ReportOptions(**options))
 
 
 def test_damaged_metadata_leave_the_last_report(tmp_path, tool, capsys):
