@@ -298,7 +298,12 @@ def make_data(tmp_path):
             ids = np.zeros(256, np.uint8)
             ids[[*range(19)]] = EVALUATED_IDS
             pixels['seg_map_path'] = pixels['coarse_map_path'] = ids[label]
-        for key, folder in dataset['data_prefix'].items():
+        prefix = dataset.get('data_prefix')
+        if prefix is None:  # Mapillary, as it unpacks
+            split = dataset['split']
+            labels = f'{split}/v1.2/labels'
+            prefix = dict(img_path=f'{split}/images', seg_map_path=labels)
+        for key, folder in prefix.items():
             path = tmp_path / folder / f'a{suffixes[key]}'
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[key]).save(path)
@@ -374,21 +379,31 @@ def test_flips_when_testing(name, make_data):
     )
 
 
-def test_mapillary_at_the_size_of_the_files(make_data, tmp_path):
-    path = tmp_path / 'full_size.py'
-    path.write_text(
-        f'_base_ = {str(HMSA / f"{MAPILLARY}.py")!r}\n'
-        'test_dataloader = dict(\n'
-        '    dataset=dict(pipeline=_base_.full_size_pipeline))\n'
-    )
-    dataset = Config.fromfile(path).test_dataloader.dataset
+@pytest.mark.parametrize(
+    'path',
+    [path for path in CONFIGS if path.stem.endswith('mapillary-1024x1024')],
+    ids=lambda path: path.stem,
+)
+def test_mapillary_at_the_size_of_the_files(path, make_data):
+    """One option, also with the pipeline that `test.py --tta` puts in."""
+    cfg = Config.fromfile(path)
+    # Nothing else makes it possible to score 24 megapixels.
+    assert cfg.tta_model.type == 'AccumulatingTTAModel'
+    is_stock = cfg.model.type == 'EncoderDecoder'
+    assert cfg.model.test_cfg.get('classes_only', False) != is_stock
+    cfg.merge_from_dict({'test_dataloader.dataset.scored_at': 'file'})
+    dataset = cfg.test_dataloader.dataset
     label = label_of((60, 80))
     make_data(dataset, label, (60, 80))
-    (sample,) = DATASETS.build(dataset)
-    assert max(sample['inputs'].shape) == 2177
-    found = sample['data_samples']
-    assert found.ori_shape == (60, 80)
-    np.testing.assert_array_equal(found.gt_sem_seg.data[0], label)
+    for pipeline in (cfg.test_pipeline, cfg.tta_pipeline):
+        dataset.pipeline = pipeline
+        (sample,) = DATASETS.build(dataset)
+        inputs, found = sample['inputs'], sample['data_samples']
+        if pipeline is cfg.tta_pipeline:
+            inputs, found = inputs[0], found[0]
+        assert max(inputs.shape) == 2177
+        assert found.ori_shape == (60, 80)
+        np.testing.assert_array_equal(found.gt_sem_seg.data[0], label)
 
 
 @pytest.mark.parametrize('name', [RECIPE, MAPILLARY])

@@ -12,5 +12,5 @@ model = dict(
         attn_channels=256,  # network/attnscale.py: ASDV3P, bn_head
     ),
     train_cfg=dict(scales=scales),
-    test_cfg=dict(mode='whole', scales=scales),
+    test_cfg=dict(mode='whole', scales=scales, classes_only=True),
 )

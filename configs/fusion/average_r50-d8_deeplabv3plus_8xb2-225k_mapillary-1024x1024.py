@@ -9,5 +9,5 @@ model = dict(
         seg_head=_base_.model.decode_head,
     ),
     train_cfg=dict(scales=(1.0,)),
-    test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0)),
+    test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0), classes_only=True),
 )

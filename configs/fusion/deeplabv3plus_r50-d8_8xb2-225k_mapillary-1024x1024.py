@@ -68,3 +68,7 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
 )
+# Authors' trnval_utils.py, eval_minibatch: the mean of logits. Flips are added
+# up at a long edge of 2177: 65 classes at the size of a file of 24 megapixels
+# would be 6 GB.
+tta_model = dict(type='AccumulatingTTAModel')

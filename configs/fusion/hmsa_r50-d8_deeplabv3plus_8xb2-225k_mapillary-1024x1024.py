@@ -11,5 +11,5 @@ model = dict(
         attn_channels=256,  # authors' config.py: MODEL.SEGATTN_BOT_CH
     ),
     train_cfg=dict(scales=(0.5, 1.0)),
-    test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0)),
+    test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0), classes_only=True),
 )

@@ -1,7 +1,11 @@
 # Mapillary Vistas 1.2, 65 classes, at the authors' size and with their crop
 # and augmentation (NVIDIA/semantic-segmentation: scripts/train_mapillary.yml,
-# defaults of train.py). For the folders of version 1.1, whose labels are in
-# training/labels and validation/labels, set `data_prefix`.
+# defaults of train.py). Labels of 1.1: `version='1.1'` in each `dataset`; the
+# archive of 2.0 holds those of 1.2 as well.
+#
+# Scores are at a long edge of 2177, label and all, as the authors'. At the
+# size of the files, with and without --tta:
+#   --cfg-options test_dataloader.dataset.scored_at=file
 #
 # Differences that remain: sizes after a resize are rounded, theirs cut off,
 # and a padded image moves its centroid with it.
@@ -49,25 +53,14 @@ resize = dict(
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadSegLabels', num_classes=num_classes),
-    resize,
-    # As the authors: scored at a long edge of 2177, label and all.
-    dict(type='EvalAtInputSize'),
-    dict(type='PackSegInputs'),
-]
-# To score at the size of the files instead, in a config of your own:
-#   test_dataloader = dict(dataset=dict(pipeline=_base_.full_size_pipeline))
-full_size_pipeline = [
-    dict(type='LoadImageFromFile'),
-    resize,
-    dict(type='LoadSegLabels', num_classes=num_classes),
+    dict(type='EvalAtInputSize', resize=resize),
     dict(type='PackSegInputs'),
 ]
 # Flips only: the model blends the scales of its own `test_cfg`.
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadSegLabels', num_classes=num_classes),
-    resize,
-    dict(type='EvalAtInputSize'),
+    dict(type='EvalAtInputSize', resize=resize),
     dict(
         type='TestTimeAug',
         transforms=[
@@ -88,9 +81,7 @@ train_dataloader = dict(
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
-        data_prefix=dict(
-            img_path='training/images', seg_map_path='training/v1.2/labels'
-        ),
+        split='training',
         pipeline=train_pipeline,
     ),
 )
@@ -102,10 +93,8 @@ val_dataloader = dict(
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
-        data_prefix=dict(
-            img_path='validation/images',
-            seg_map_path='validation/v1.2/labels',
-        ),
+        split='validation',
+        scored_at='input',  # or 'file'
         pipeline=test_pipeline,
     ),
 )

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmseg.registry import METRICS, TRANSFORMS
@@ -66,6 +67,59 @@ def test_label_loaded_too_late(sample):
         Compose(pipeline)(sample)
 
 
-def test_has_no_arguments():
+RESIZE = dict(type='Resize', scale=(20, 20), keep_ratio=True)
+
+
+def with_resize(sample, scored_at=None):
+    steps = [*PIPELINE[:2], dict(type='EvalAtInputSize', resize=RESIZE)]
+    sample = dict(sample, **({'scored_at': scored_at} if scored_at else {}))
+    return Compose([*steps, PIPELINE[-1]])(sample)
+
+
+@pytest.mark.parametrize('scored_at', [None, 'input'])
+def test_it_may_hold_the_resize(sample, scored_at):
+    found = with_resize(sample, scored_at)
+    expected = Compose(PIPELINE)(sample)
+    assert torch.equal(found['inputs'], expected['inputs'])
+    label, expected = found['data_samples'], expected['data_samples']
+    assert torch.equal(label.gt_sem_seg.data, expected.gt_sem_seg.data)
+    assert label.ori_shape == expected.ori_shape == (10, 20)
+
+
+def test_a_label_may_stay_as_the_file_is(sample):
+    packed = with_resize(sample, 'file')
+    found = packed['data_samples']
+    assert packed['inputs'].shape == (3, 10, 20)
+    assert found.img_shape == (10, 20)
+    assert found.ori_shape == found.gt_sem_seg.shape == (30, 60)
+    label = np.array(Image.open(sample['seg_map_path']))
+    np.testing.assert_array_equal(found.gt_sem_seg.data[0], label)
+    # Later steps flip it as they flip the image.
+    step = TRANSFORMS.build(dict(type='EvalAtInputSize', resize=RESIZE))
+    results = Compose(PIPELINE[:2])(
+        dict(sample, scored_at='file', seg_fields=[])
+    )
+    assert step(results)['seg_fields'] == ['gt_seg_map']
+
+
+def test_a_label_that_should_have_stayed(sample):
+    with pytest.raises(
+        ValueError,
+        match=r'label\.png is 10x20 here, its image 30x60.*resize=dict\(type',
+    ):
+        Compose(PIPELINE)(dict(sample, scored_at='file'))
+
+
+def test_without_label_it_resizes(sample):
+    del sample['seg_map_path']
+    for scored_at in ('input', 'file'):
+        packed = with_resize(sample, scored_at)
+        assert packed['inputs'].shape == (3, 10, 20)
+        assert packed['data_samples'].ori_shape == (30, 60)
+
+
+def test_arguments():
     transform = TRANSFORMS.build(dict(type='EvalAtInputSize'))
     assert repr(transform) == 'EvalAtInputSize()'
+    transform = TRANSFORMS.build(dict(type='EvalAtInputSize', resize=RESIZE))
+    assert repr(transform).startswith('EvalAtInputSize(resize=Resize(')
