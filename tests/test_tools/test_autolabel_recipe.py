@@ -80,6 +80,8 @@ def config(root, tmp_path):
     cfg.optim_wrapper.type = 'OptimWrapper'  # without a GPU
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     cfg.default_hooks.logger.interval = 1
+    # mmengine keeps one for each name in a process, and where it writes to.
+    cfg.visualizer.name = 'autolabel_recipe'
 
     # As of Mapillary: other classes.
     start = copy.deepcopy(cfg.model)
