@@ -9,8 +9,13 @@ from hmsa_mmseg.autolabel.seen_images import SEEN_FILE, write_seen
 
 
 @pytest.fixture
-def run_test(run_stock, config_file, random_weights, tmp_path):
+def run_test(run_stock, config_file, random_weights, tmp_path, monkeypatch):
     """Return a function that tests a student with labels of a teacher."""
+    # Laying out a config takes yapf seconds, each time it is written.
+    monkeypatch.setattr(
+        'mmengine.config.config.FormatCode',
+        lambda text, **kwargs: (text, True),
+    )
 
     def run(name, images):
         labels = tmp_path / name / 'labels'
