@@ -51,12 +51,12 @@ class ImageCounts(NamedTuple):
     Attributes:
         name (str): Of the image.
         error (str | None): Why its pair cannot be used.
-        values (ndarray | None): int64 (256,): pixels of each confidence.
+        values (ndarray | None): int32 (256,): pixels of each confidence.
         truth_error (str | None): Why its true label cannot be used; ''
             if there is none.
-        given (ndarray | None): int64 (256,): as ``values``, where the true
+        given (ndarray | None): int32 (256,): as ``values``, where the true
             label says something.
-        hits (ndarray | None): int64 (256,): the right ones of those.
+        hits (ndarray | None): int32 (256,): the right ones of those.
         change (Change | None): Against the round before.
         change_error (str | None): Why there is none.
     """
@@ -146,7 +146,7 @@ class _Pairs:
             return ImageCounts(line['name'], error=str(error))
         pixels = count_labels(label, confidence, len(counts.pixels))
         counts.pixels += pixels
-        found = ImageCounts(line['name'], values=pixels.sum(0))
+        found = ImageCounts(line['name'], values=_small(pixels))
         if self.truths is not None:
             found = self._compare(found, label, confidence, counts)
         if self.previous is not None:
@@ -170,7 +170,7 @@ class _Pairs:
         )
         counts.truth += counted
         return found._replace(
-            given=counted.given.sum(0), hits=counted.hits.sum(0)
+            given=_small(counted.given), hits=_small(counted.hits)
         )
 
     def _look_back(self, found, label, confidence, counts):
@@ -267,6 +267,11 @@ def count_classes(
         left -= _BLOCK
     assert truths.num_classes <= IGNORE
     return total[: truths.num_classes], failed
+
+
+def _small(table: np.ndarray) -> np.ndarray:
+    """Of all classes; kept of each image, of which there may be many."""
+    return table.sum(0).astype(np.int32)
 
 
 def _loader(dataset: Any, workers: int) -> DataLoader:

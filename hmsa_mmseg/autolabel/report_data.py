@@ -54,8 +54,8 @@ def image_part(tree: Tree, counts: Counts) -> dict[str, Any]:
             {key: line.get(key) for key in ('name', 'reason', 'error')}
             for line in tree.failures
         ],
-        missing=dict(count=len(tree.missing), names=tree.missing[:20]),
-        unlisted=dict(count=len(unlisted), names=unlisted[:20]),
+        missing=dict(count=len(tree.missing), names=tree.missing),
+        unlisted=dict(count=len(unlisted), names=unlisted),
     )
 
 

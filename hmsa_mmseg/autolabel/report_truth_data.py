@@ -82,7 +82,7 @@ def truth_part(
     return dict(
         data_set=truths.key,
         images=len(counts.compared),
-        without=dict(count=len(without), names=without[:20]),
+        without=dict(count=len(without), names=without),
         damaged=[
             dict(name=image.name, error=image.truth_error)
             for image in counts.images
