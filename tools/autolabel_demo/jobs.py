@@ -21,7 +21,7 @@ from demo.running import PROGRESS, tool_environment
 #: Seconds between two looks at the programs.
 PAUSE = 0.25
 #: As tools/autolabel.py writes its progress: images of all.
-IMAGES = re.compile(r'(?P<now>\d+)\s*/\s*(?P<end>\d+)')
+IMAGES = re.compile(r': (?P<now>\d+)/(?P<end>\d+) images')
 
 
 class Job(NamedTuple):

@@ -2,77 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from demo.methods import class_iou, read_ids, to_class_ids
+from demo.methods import class_iou, read_ids
 
 from hmsa_mmseg.autolabel.encoding import is_kept
-from hmsa_mmseg.autolabel.layout import prob_file
 
-from .recipes import ALL_TRUE
+from .recipes import ALL_TRUE, FINE, STUDENTS
 from .truth import dataset_of, read_truth
 
+#: 0 keeps everything.
 THRESHOLDS = (0.0, 0.5, 0.9)
 
 
-def label_quality(data: Path, labels: Path) -> dict:
+class AutoLabel(NamedTuple):
+    """What an image was labelled with.
+
+    Attributes:
+        image (str): Path of the image.
+        truth (ndarray): True classes, uint8 (H, W); 255 is ignored.
+        label (ndarray): Auto-label, likewise.
+        confidence (ndarray): uint8 (H, W), of 255.
+    """
+
+    image: str
+    truth: np.ndarray
+    label: np.ndarray
+    confidence: np.ndarray
+
+
+def read_autolabels(data: Path, labels: str) -> Iterator[AutoLabel]:
+    """Read auto-labels as a student's data set does, and the truth.
+
+    Args:
+        data (Path): Folder of the data set.
+        labels (str): Folder in it with the labels of its ``train_extra``.
+    """
+    true = dataset_of(ALL_TRUE.path, 'train_dataloader', data)
+    found = dataset_of(STUDENTS[0].path, 'train_dataloader', data, labels)
+    for (info, truth), given in zip(read_truth(true), found):
+        if given['img_path'] != info['img_path']:
+            raise RuntimeError(
+                f'{given["img_path"]}: expected {info["img_path"]}'
+            )
+        label = apply_map(read_ids(given['seg_map_path']), given['label_map'])
+        confidence = read_ids(given['prob_map_path'])
+        yield AutoLabel(info['img_path'], truth, label, confidence)
+
+
+def apply_map(values: np.ndarray, label_map: dict) -> np.ndarray:
+    """Map values in a file (H, W) to classes; others are ignored."""
+    table = np.full(256, 255, np.uint8)
+    table[[*label_map]] = [*label_map.values()]
+    return table[values]
+
+
+def label_quality(data: Path, labels: str) -> dict:
     """Compare a folder of auto-labels with the truth.
 
     Args:
         data (Path): Folder of the data set.
-        labels (Path): Folder of the labels of its ``train_extra``.
+        labels (str): Folder in it with the labels of its ``train_extra``.
 
     Returns:
         dict: ``mIoU`` of all of them, in percent; ``coverage`` and
         ``precision`` by threshold, shares of 1: how many of the pixels are
         kept, and how many of those are right.
     """
-    dataset = dataset_of(ALL_TRUE.path, 'train_dataloader', data)
-    classes = dataset.metainfo['classes']
-    total, kept, right, pairs = 0, {}, {}, []
-    for info, truth in read_truth(dataset):
-        name = name_of(info['img_path'])
-        label = read_label(labels, name, dataset)
-        confidence = read_ids(labels / prob_file(name))
-        counts = truth != dataset.ignore_index
-        total += counts.sum()
+    classes = dataset_of(FINE, 'val_dataloader', data).metainfo['classes']
+    total, pairs = 0, []
+    kept, right = (dict.fromkeys(THRESHOLDS, 0) for _ in range(2))
+    for each in read_autolabels(data, labels):
+        counts = each.truth != 255
+        hits = each.label == each.truth
+        total += int(counts.sum())
         for threshold in THRESHOLDS:
-            mask = counts & is_kept(threshold)[confidence]
-            hits = (label == truth)[mask].sum()
-            kept[threshold] = kept.get(threshold, 0) + mask.sum()
-            right[threshold] = right.get(threshold, 0) + hits
-        pairs.append((label, truth))
+            mask = counts & is_kept(threshold)[each.confidence]
+            kept[threshold] += int(mask.sum())
+            right[threshold] += int(hits[mask].sum())
+        pairs.append((each.label, each.truth))
     iou = class_iou(pairs, len(classes))
     return dict(
         mIoU=round(float(iou[iou == iou].mean()), 2),
-        coverage={
-            str(t): round(float(kept[t] / total), 4) for t in THRESHOLDS
-        },
+        coverage={str(t): round(kept[t] / total, 4) for t in THRESHOLDS},
         precision={
-            str(t): round(float(right[t] / max(kept[t], 1)), 4)
-            for t in THRESHOLDS
+            str(t): round(right[t] / max(kept[t], 1), 4) for t in THRESHOLDS
         },
     )
-
-
-def name_of(image: str) -> str:
-    """Name of an image's label: its path below ``train_extra``."""
-    path = Path(image)
-    return f'{path.parent.name}/{path.stem}'
-
-
-def read_label(labels: Path, name: str, dataset) -> np.ndarray:
-    """Read an auto-label as classes, uint8 (H, W).
-
-    Args:
-        labels (Path): Folder of the labels.
-        name (str): From :func:`name_of`.
-        dataset (HMSACityscapesDataset): With the classes.
-    """
-    from hmsa_mmseg.datasets.cityscapes import ID_TO_TRAIN_ID
-
-    table = np.full(256, 255, np.uint8)
-    for label_id, train_id in ID_TO_TRAIN_ID.items():
-        table[label_id] = train_id
-    return to_class_ids(table[read_ids(labels / f'{name}.png')], dataset)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from itertools import islice
 from pathlib import Path
 
 import jinja2
@@ -18,12 +19,11 @@ from demo.methods import read_ids
 from PIL import Image
 
 from hmsa_mmseg.autolabel.encoding import LEVELS, is_kept
-from hmsa_mmseg.autolabel.layout import prob_file
 
 from .bars import draw_bars
-from .label_quality import name_of, read_label
-from .recipes import ALL_TRUE, RECIPES, TEACHER
-from .seed_run import SeedRun
+from .label_quality import AutoLabel, apply_map, read_autolabels
+from .recipes import RECIPES, TEACHER
+from .seed_run import LABELS, SeedRun
 from .summary import (
     SHOWN_THRESHOLDS,
     findings,
@@ -31,10 +31,9 @@ from .summary import (
     markdown,
     table_rows,
 )
-from .truth import dataset_of, read_truth
+from .truth import dataset_of
 
 NUM_SHOWN = 4  # the first of the unlabelled images, not chosen ones
-ZOOM = 2  # the pictures' pixels in the files on disk
 IGNORED = 255
 #: Of pixels that are not trained on.
 NO_COLOUR = (0, 0, 0)
@@ -102,51 +101,51 @@ def _reports(args, runs) -> list[tuple[int, int, str]]:
 
 def _draw_samples(run: SeedRun) -> list[list[tuple[str, np.ndarray]]]:
     """Draw titles and pictures, uint8 (H, W, 3), of the first images."""
-    dataset = dataset_of(ALL_TRUE.path, 'train_dataloader', run.data)
     coarse = dataset_of(TEACHER.path, 'coarse_dataloader', run.data)
     palette = np.full((256, 3), NO_COLOUR, np.uint8)
-    palette[: len(dataset.metainfo['palette'])] = dataset.metainfo['palette']
+    palette[: len(coarse.metainfo['palette'])] = coarse.metainfo['palette']
+    rounds = [
+        read_autolabels(run.data, f'{LABELS}/round_{turn}') for turn in (1, 2)
+    ]
     samples = []
-    for number, (info, truth) in enumerate(read_truth(dataset)):
-        if number == NUM_SHOWN:
-            break
-        name = name_of(info['img_path'])
+    for info, *labels in islice(zip(coarse, *rounds), NUM_SHOWN):
+        polygons = apply_map(read_ids(info['seg_map_path']), info['label_map'])
         pictures = [
             ('image', read_ids(info['img_path'])),
-            ('coarse polygons', palette[_coarse(coarse, number)]),
+            ('coarse polygons', palette[polygons]),
+            # Beside the polygons; the next rows are of the rounds.
+            ('truth, not used', palette[labels[0].truth]),
         ]
-        for turn in (1, 2):
-            folder = run.labels(turn)
-            label = read_label(folder, name, dataset)
-            confidence = read_ids(folder / prob_file(name))
-            for threshold in SHOWN_THRESHOLDS:
-                kept = np.where(is_kept(threshold)[confidence], label, IGNORED)
-                title = f'round {turn}, from {threshold} on'
-                pictures.append((title, palette[kept]))
-            title = f'round {turn}, confidence'
-            pictures.append((title, _heat(LEVELS[confidence])))
-            wrong = (label != truth) & (truth != IGNORED)
-            pictures.append((f'round {turn}, errors', _errors(wrong, truth)))
-        # Beside the polygons: two rows of four follow.
-        pictures.insert(2, ('truth, not used', palette[truth]))
+        for turn, label in enumerate(labels, 1):
+            pictures += _draw_label(f'round {turn}', label, palette)
         samples.append(pictures)
     return samples
 
 
-def _coarse(dataset, number: int) -> np.ndarray:
-    """Read a coarse label as classes, uint8 (H, W)."""
-    info = dataset.get_data_info(number)
-    table = np.full(256, IGNORED, np.uint8)
-    for value, class_id in info['label_map'].items():
-        table[value] = class_id
-    return table[read_ids(info['seg_map_path'])]
+def _draw_label(title: str, label: AutoLabel, palette) -> list:
+    kept = [
+        (
+            f'{title}, from {threshold} on',
+            palette[
+                np.where(
+                    is_kept(threshold)[label.confidence], label.label, IGNORED
+                )
+            ],
+        )
+        for threshold in SHOWN_THRESHOLDS
+    ]
+    return [
+        *kept,
+        (f'{title}, confidence', _heat(LEVELS[label.confidence])),
+        (f'{title}, errors', _errors(label)),
+    ]
 
 
-def _errors(wrong: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _errors(label: AutoLabel) -> np.ndarray:
     """Wrong pixels red, right ones grey, those that do not count black."""
-    colours = np.full((*wrong.shape, 3), 190, np.uint8)
-    colours[wrong] = (200, 30, 30)
-    colours[truth == IGNORED] = NO_COLOUR
+    colours = np.full((*label.truth.shape, 3), 190, np.uint8)
+    colours[label.label != label.truth] = (200, 30, 30)
+    colours[label.truth == IGNORED] = NO_COLOUR
     return colours
 
 

@@ -173,14 +173,14 @@ class SeedRun:
             program = [sys.executable, TOOLS / 'autolabel.py']
             program += [self.config(teacher), self.checkpoint(teacher)]
             program += [self.data / 'leftImg8bit' / EXTRA, self.data / LABELS]
-            program += ['--round', number, '--label-format', 'labelIds']
-            program += ['--check', 'config:val_dataloader', '--no-report']
+            program += ['--round', number, '--no-report']
+            program += ['--check', 'config:val_dataloader']
             return [*program, '--threads', 1, '--device', 'cpu']
 
         def finish():
             self.state['labels'][str(number)] = dict(
                 teacher=self.labeller(number).key,
-                **label_quality(self.data, self.labels(number)),
+                **label_quality(self.data, f'{LABELS}/round_{number}'),
             )
 
         needs = tuple(f'train {key}' for key in after)

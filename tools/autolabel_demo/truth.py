@@ -9,27 +9,38 @@ import numpy as np
 from demo.methods import read_ids, to_class_ids
 
 
-def dataset_of(config: Path, loader: str, data: Path):
+def dataset_of(
+    config: Path, loader: str, data: Path, labels: str | None = None
+):
     """Build the data set of a loader, without a pipeline.
 
     Args:
         config (Path): The config's file.
-        loader (str): Such as ``test_dataloader``.
+        loader (str): Such as ``test_dataloader``. If it joins several data
+            sets, the last one is meant: the first is the fine part.
         data (Path): Folder of the data set.
+        labels (str, optional): Folder in it with the labels, in place of the
+            config's. Defaults to None.
 
     Returns:
-        HMSACityscapesDataset: Its items are dicts of paths.
+        BaseSegDataset: Its items are dicts of paths.
     """
     # First: it makes the rest of the stack importable.
     import hmsa_mmseg  # noqa: F401  # isort: skip
 
-    from hmsa_mmseg.autolabel.config_datasets import build_leaves
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import DATASETS
+
+    from hmsa_mmseg.autolabel.config_datasets import leaf_configs
     from hmsa_mmseg.utils.loading import read_config
 
-    cfg = read_config(str(config))
-    # Of several, the last one: the first is the fine part.
-    *_, leaf = build_leaves(cfg, loader, data_root=str(data), pipeline=[])
-    return leaf
+    init_default_scope('mmseg')
+    *_, leaf = leaf_configs(read_config(str(config))[loader].dataset)
+    leaf.update(data_root=str(data), pipeline=[])
+    if labels is not None:
+        prefix = dict(leaf['data_prefix'], seg_map_path=labels)
+        leaf['data_prefix'] = prefix
+    return DATASETS.build(leaf)
 
 
 def read_truth(dataset) -> Iterator[tuple[dict, np.ndarray]]:

@@ -1,0 +1,61 @@
+"""Programs run by copies of a process that has imported everything.
+
+Importing mmseg takes seconds, and a loop of trainings, labels and tests runs
+two dozen programs.
+"""
+
+import multiprocessing
+import os
+import runpy
+import sys
+
+
+class ForkedProgram:
+    """Stands in for ``subprocess.Popen`` of a Python script.
+
+    Of the options it takes the file of the output alone.
+    """
+
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['hmsa_mmseg', 'mmseg.apis', __name__])
+
+    def __init__(self, command, stdout=None, **_):
+        assert command[0] == sys.executable
+        self.process = self.context.Process(
+            target=run_script, args=(command[1:], stdout.name)
+        )
+        self.process.start()
+        self.pid = self.process.pid
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        self.process.join(0)
+        return self.process.exitcode
+
+    def wait(self):
+        self.process.join()
+        return self.process.exitcode
+
+    def terminate(self):
+        self.process.terminate()
+
+
+def run_script(arguments, log):
+    """Run a script as ``python script ...`` would."""
+    with open(log, 'a') as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = open(1, 'w', buffering=1, closefd=False)  # noqa: SIM115
+    import mmengine.runner.runner as runner
+    import torch
+
+    torch.set_num_threads(1)
+
+    # It asks compilers for their versions, which takes a second.
+    runner.collect_env = dict
+    sys.argv = list(arguments)
+    sys.path.insert(0, os.path.dirname(arguments[0]))
+    runpy.run_path(arguments[0], run_name='__main__')
