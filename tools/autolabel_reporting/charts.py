@@ -33,7 +33,8 @@ class Plot(NamedTuple):
 
     Attributes:
         lines (list[tuple[str, str, str]]): Name, style and SVG path.
-        marks (list[dict]): ``x``, ``text`` and on which ``side`` it is.
+        marks (list[dict]): ``x``, ``text``, on which ``side`` it is, and in
+            which ``row``, so that texts do not cover each other.
     """
 
     lines: list[tuple[str, str, str]]
@@ -55,10 +56,15 @@ class Plot(NamedTuple):
         """
         paths = [(one.name, one.key, _path(places, one)) for one in lines]
         found, order = [], sorted(marks)
-        for place, after in zip(order, [*order[1:], 1.0]):
+        for before, place, after in zip(
+            [0.0, *order], order, [*order[1:], 1.0]
+        ):
             # Where there is room the text stands to the right.
             side = 'start' if after - place > _ROOM else 'end'
-            found.append(dict(x=x_of(place), text=marks[place], side=side))
+            row = int(side == 'end' and place - before < _ROOM)
+            found.append(
+                dict(x=x_of(place), text=marks[place], side=side, row=row)
+            )
         return cls(paths, found)
 
 
