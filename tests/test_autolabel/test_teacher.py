@@ -125,6 +125,20 @@ def test_nothing_is_run(tmp_path, expression):
     assert failed.keys() == {'b', 'c'}
 
 
+@pytest.mark.parametrize(
+    ('line', 'count'),
+    [('x = dict(datasets=[x, x])', 60), ('x = dict(dataset=x)', 3000)],
+    ids=['doubled', 'nested'],
+)
+def test_a_few_lines_do_not_fill_the_memory(save, line, count):
+    text = '\n'.join(['x = dict(type="A")', *[line] * count, 'y = 1'])
+    known, failed = parse_config_text(text)
+    assert known == dict(y=1)
+    assert failed.keys() == {'x'}
+    text += '\ntrain_dataloader = dict(dataset=x)'
+    assert describe_training(save(text), NOTHING).sets is None
+
+
 def test_the_reason_names_the_line():
     _, failed = parse_config_text('a = 1\n\nb = [\n    open("x"),\n]\n')
     assert failed['b'] == 'line 4: Call is not a plain value'
