@@ -16,7 +16,8 @@ from .teacher_record import labels_root, read_teacher
 
 #: Arguments that do not say which images are in a data set.
 _NOT_DESCRIBED = (
-    *('type', 'pipeline', 'metainfo', 'backend_args', 'file_client_args'),
+    *('type', 'source', 'images'),  # have entries of their own
+    *('pipeline', 'metainfo', 'backend_args', 'file_client_args'),
     *('lazy_init', 'test_mode', 'serialize_data', 'max_refetch', 'like'),
 )
 #: Arguments that a data set gets no value of, when it is only listed.
@@ -57,10 +58,19 @@ def read_training_sets(
     dataset = _get(settings, key, 'dataset')
     if dataset is None and key == 'train_dataloader':
         dataset = _get(settings, 'data', 'train')
+    if isinstance(dataset, (list, tuple)):  # as mmseg 0.x also had it
+        dataset = dict(datasets=dataset)
     if not isinstance(dataset, dict):
         return []
+    try:
+        leaves = [_renamed(leaf) for leaf in leaf_configs(dataset)]
+    # A config that is none: numbers in the place of data sets.
+    except (AttributeError, TypeError, ValueError) as error:
+        unknown = dict(type='unknown', source=source, images=None)
+        note = f'{key} is not understood: {type(error).__name__}: {error}'
+        return [TrainingSet(unknown, None, (note,))]
     sets: list[TrainingSet] = []
-    for leaf in map(_renamed, leaf_configs(dataset)):
+    for leaf in leaves:
         images, problem = list_images(leaf)
         description = dict(
             type=str(leaf.get('type')),
@@ -103,6 +113,10 @@ def list_images(
     leaf: dict,
 ) -> tuple[list[tuple[int, str]] | None, str | None]:
     """List the images of a data set.
+
+    Args:
+        leaf (dict): Its config, which may be foreign: no transform and no
+            object within it is built.
 
     Returns:
         tuple[list[tuple[int, str]] | None, str | None]: Size and relative

@@ -288,6 +288,9 @@ def test_checkpoints_of_mmseg_0(make_set, save):
     )
     found = describe_training(save(text, key='config'), NOTHING)
     assert found.images == [(102, '1.png'), (101, 'a/0.png')]
+    both = text.replace('train=', 'train=[').replace(')))\n', '))])\n')
+    listed = describe_training(save(both, key='config'), NOTHING)
+    assert listed.images == found.images
     (described,) = found.sets
     prefix = dict(img_path='images', seg_map_path='masks')
     assert described['data_prefix'] == prefix
@@ -337,6 +340,25 @@ def test_a_foreign_checkpoint_calls_nothing(make_set, save, calls, dataset):
 def test_mmengine_would_call_it(calls):
     DATASETS.build(FOREIGN)
     assert calls == [{}]
+
+
+@pytest.mark.parametrize(
+    'dataset',
+    [
+        3,
+        dict(datasets=[3]),
+        dict(datasets=3),
+        dict(type=['A'], source='x', images=4),
+        dict(type='HMSAFolderDataset', data_prefix=3, img_dir=[2]),
+        dict(type='HMSAFolderDataset', data_prefix=dict(seg_map_path=4)),
+    ],
+)
+def test_what_is_no_config_is_no_error(save, dataset):
+    text = f'train_dataloader = {dict(dataset=dataset)!r}'
+    found = describe_training(save(text), NOTHING)
+    assert found.images is None
+    assert [one['images'] for one in found.sets or ()] in ([], [None])
+    assert 'not ' in found.note or 'no data to train on' in found.note
 
 
 def test_a_foreign_checkpoint_asks_no_server(make_set, save, monkeypatch):
