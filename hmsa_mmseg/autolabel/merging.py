@@ -67,16 +67,15 @@ def merge(out: str | Path) -> Merged:
     shards = [*_shard_files(out, MANIFEST_FILE)]
     known = _by_name(out / MANIFEST_FILE, *shards)
     # Labels of an earlier run with other images stay.
-    images = {**{n: known[n][-1]['image'] for n in known}, **images}
+    images = {**{n: known[n][-1].get('image', '') for n in known}, **images}
+    own, accepted = identity_of(meta), identities_in(meta)
+
+    def line_of(name: str) -> dict[str, Any] | None:
+        lines = known.get(name, [])
+        return _line_of(files, name, images[name], lines, own, accepted)
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        lines = [
-            *pool.map(
-                lambda name: _line_of(
-                    files, name, images[name], known.get(name, ()), meta
-                ),
-                sorted(images),
-            )
-        ]
+        lines = [*pool.map(line_of, sorted(images))]
     labelled = [line for line in lines if line is not None]
     done = {line['name'] for line in labelled}
     wanted = {line['name'] for line in _listed(out)} - done
@@ -133,11 +132,12 @@ def _line_of(
     name: str,
     image: str,
     known: list[dict[str, Any]],
-    meta: Mapping[str, Any],
+    own: str,
+    accepted: set[str],
 ) -> dict[str, Any] | None:
     """Describe the label of an image; None if there is no whole one."""
     pair = files.find(name)
-    if pair is None or pair.identity not in identities_in(meta):
+    if pair is None or pair.identity not in accepted:
         return None
     hashes = files.hashes(
         name,
@@ -146,7 +146,7 @@ def _line_of(
     if hashes is None:
         return None
     line = manifest_line(name, image, pair.size, hashes, pair.mode)
-    if pair.identity != identity_of(meta):
+    if pair.identity != own:
         line['identity'] = pair.identity
     return line
 

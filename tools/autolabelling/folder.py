@@ -21,11 +21,7 @@ from hmsa_mmseg.autolabel.meta import (
     read_meta,
     write_meta,
 )
-from hmsa_mmseg.autolabel.part_files import (
-    part_file,
-    remove_stale_parts,
-    whole_file,
-)
+from hmsa_mmseg.autolabel.part_files import part_file, remove_stale_parts
 from hmsa_mmseg.autolabel.teacher import SEEN_FILE, Training, write_seen
 
 _OF_RUNS = re.compile(rf'\..*|round_\d+|{CHECK_FOLDER}')
@@ -96,20 +92,19 @@ def prepare_folder(
 
 def _check_writable(out: Path) -> None:
     """Find out now, not after the first image."""
-    probe = out / '.writable'
+    # Removed at the next start if this process is killed here.
+    probe = part_file(out / META_FILE)
     try:
-        with whole_file(probe):
+        out.mkdir(parents=True, exist_ok=True)
+        with probe.open('wb'):
             pass
+        probe.unlink()
     except OSError as error:
         raise type(error)(
             error.errno,
             f'{out} cannot be written: {error.strerror}; expected a folder '
             'that labels can be written to',
         ) from error
-    finally:
-        # Not if it could not even be made.
-        if part_file(probe).parent.is_dir():
-            probe.unlink(missing_ok=True)
 
 
 def _refuse_foreign(out: Path, names: Sequence[str]) -> None:

@@ -147,8 +147,8 @@ def _previous(out: Path, number: int | None) -> dict[str, str] | None:
         link = link_to(before, round_folder(out, number))
     except (OSError, ValueError) as error:
         raise InferError(
-            f'--round {number}: {before} is not there: {error}; expected the '
-            'labels of the round before'
+            f'--round {number}: the labels of the round before are not to be '
+            f'read: {error}; expected them in {before}'
         ) from error
     if missing:
         raise InferError(

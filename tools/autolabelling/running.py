@@ -129,6 +129,8 @@ def _label(
 ) -> int:
     """Label the share of this process; return how many images failed."""
     apply_options(cfg, args)
+    # For looking at a model; it takes memory.
+    cfg.model.test_cfg.pop('scale_maps', None)
     # The same bytes each time; by default a GPU may choose by the clock.
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

@@ -9,6 +9,7 @@ import torch
 from autolabelling import identity
 
 from hmsa_mmseg.autolabel.meta import read_meta
+from hmsa_mmseg.models.segmentors import MultiScaleAttentionSegmentor
 from hmsa_mmseg.utils.loading import load_model, read_config
 
 # cityscapesScripts, helpers/labels.py: id of each train id, in their order.
@@ -85,6 +86,24 @@ def test_scales_flip_and_train_ids(run, teacher, draw, tmp_path, read):
     assert settings['flip'] is True
     assert settings['label_ids'] == [*range(19)]
     assert not (tmp_path / 'out/a/1.png').exists()
+
+
+def test_no_logits_of_whole_images(run, monkeypatch):
+    """Classes and confidence are decided a few rows at a time."""
+    seen = []
+    predict = MultiScaleAttentionSegmentor.predict
+
+    def looking(self, inputs, data_samples=None):
+        results = predict(self, inputs, data_samples)
+        seen.append((self.test_cfg.classes_only, {*results[0].keys()}))
+        return results
+
+    monkeypatch.setattr(MultiScaleAttentionSegmentor, 'predict', looking)
+    run(
+        *('--limit', '1', '--cfg-options'),
+        'model.test_cfg.scale_maps=True',
+    )
+    assert seen == [(True, {'pred_sem_seg', 'confidence'})]
 
 
 def test_meta_manifest_and_files(teacher, tree, whole):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 from collections import namedtuple
+from pathlib import Path
 
 import autolabel
 import pytest
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.usefixtures('quick')
 
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize('moment', [1, 4, 9, 12, 15])
+@pytest.mark.parametrize('moment', [1, 3, 8, 11, 14])
 def test_full_disk(run, monkeypatch, tmp_path, tree, done, number, moment):
     """Nothing half written is left; with space the same command goes on.
 
@@ -43,7 +44,7 @@ def test_full_disk(run, monkeypatch, tmp_path, tree, done, number, moment):
         said = run(code=28)
     assert os.strerror(number) in said
     assert not list(out.rglob('*.part'))
-    if 4 < moment < 12:
+    if 3 < moment < 12:
         assert 'of 5 images were labelled now' in said
         assert 'the same command goes on' in said
         # Writers stop: they do not try one file after the other.
@@ -79,11 +80,15 @@ def test_folders_that_cannot_be_written(run, monkeypatch, tmp_path, images):
     said = run(out='file/out', code=1)
     assert 'file/out cannot be written: Not a directory' in said
 
-    def read_only(*args, **kwargs):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    opened = Path.open
+
+    def read_only(self, mode='r', *args, **kwargs):
+        if 'w' in mode:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return opened(self, mode, *args, **kwargs)
 
     (tmp_path / 'out').mkdir()
-    monkeypatch.setattr(os, 'replace', read_only)
+    monkeypatch.setattr(Path, 'open', read_only)
     said = run(code=1)
     assert 'out cannot be written: Read-only file system' in said
     assert [*(tmp_path / 'out').iterdir()] == []
