@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,7 +96,8 @@ def whole(teacher, tmp_path_factory, save):
     images = write_images(folder, save)
     argv = [teacher.config, teacher.checkpoint, images, folder / 'out']
     argv += ['--device', 'cpu', '--no-report']
-    assert autolabel.main([str(part) for part in argv]) == 0
+    with one_thread():
+        assert autolabel.main([str(part) for part in argv]) == 0
     return folder / 'out'
 
 
@@ -110,13 +112,19 @@ def done(whole, tmp_path, images, tree):
     return tree(out)
 
 
-@pytest.fixture(scope='session', autouse=True)
-def _one_thread():
+@contextmanager
+def one_thread():
     """Round as copies of this process do."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
 
 
 @pytest.fixture
