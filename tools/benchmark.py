@@ -47,6 +47,7 @@ SUITES = {
     **TABLE,
     'attention_only': 'benchmarking.attention_only',
     'checkpointing': 'benchmarking.checkpointing',
+    'mapillary': 'benchmarking.mapillary',
     'recipes': 'benchmarking.recipes',
 }
 UNFINISHED = 'unfinished.json'
