@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from .json_lines import read_lines
 from .layout import (
@@ -132,20 +132,20 @@ class Tree:
                 f'{found[:12]}...; the manifest has {digest[:12]}...'
             )
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                mode, pixels = image.mode, np.asarray(image)
-        # Its text has the address of the object.
-        except UnidentifiedImageError as error:
-            raise DamagedPairError(f'{file}: no picture') from error
+            # Not Image.open, which refuses 179 megapixels and more.
+            with PngImageFile(io.BytesIO(content)) as image:
+                mode, found_size = image.mode, image.size[::-1]
+                # Not decoded if it is of another size than is known.
+                pixels = np.asarray(image) if found_size == size else None
         except (OSError, SyntaxError, ValueError) as error:
             raise DamagedPairError(f'{file}: no picture: {error}') from error
         if mode != 'L':
             raise DamagedPairError(
                 f'{file}: mode {mode}; expected grey, 8 bits'
             )
-        if pixels.shape != size:
+        if pixels is None:
             raise DamagedPairError(
-                f'{file}: {pixels.shape[0]}x{pixels.shape[1]}; expected '
+                f'{file}: {found_size[0]}x{found_size[1]}; expected '
                 f'{size[0]}x{size[1]} (height x width)'
             )
         return pixels

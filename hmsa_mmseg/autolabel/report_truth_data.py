@@ -106,7 +106,10 @@ def truth_part(
 
 
 def calibration_part(
-    counts: Counts, classes: Sequence[str], target: float
+    counts: Counts,
+    classes: Sequence[str],
+    target: float,
+    has_confidence: bool = True,
 ) -> dict[str, Any]:
     """Compare confidence with precision on a labelled split.
 
@@ -114,6 +117,8 @@ def calibration_part(
         counts (Counts): Of its images, against true labels.
         classes (Sequence[str]): K names.
         target (float): Precision of the pixels that a threshold lets in.
+        has_confidence (bool): Whether there are files of it. Without them
+            nothing is said about it. Defaults to True.
 
     Returns:
         dict: The ``bins`` of the reliability diagram, ``ece`` and ``excess``,
@@ -130,7 +135,7 @@ def calibration_part(
     )
     tails = (np.cumsum(table[::-1])[::-1] for table in (hits, given))
     images = counts.compared
-    suggestion = suggest_threshold(
+    suggestion = has_confidence and suggest_threshold(
         np.array([i.hits for i in images]).reshape(-1, 256),
         np.array([i.given for i in images]).reshape(-1, 256),
         target,
@@ -140,12 +145,14 @@ def calibration_part(
             dict(pixels=int(n), confidence=plain(c), precision=plain(p))
             for n, c, p in zip(*found[:3])
         ],
-        ece=plain(found.error),
-        excess=plain(found.excess),
-        calibration=dict(zip(classes, plain(by_class))),
+        ece=plain(found.error) if has_confidence else None,
+        excess=plain(found.excess) if has_confidence else None,
+        calibration=dict(zip(classes, plain(by_class)))
+        if has_confidence
+        else dict.fromkeys(classes),
         curve=plain(divide(*tails)),
         target=target,
-        suggestion=_suggested(suggestion, hits, given),
+        suggestion=_suggested(suggestion or None, hits, given),
     )
 
 

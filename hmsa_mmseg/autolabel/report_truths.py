@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,7 +59,8 @@ class Truths:
 
         The folder that names are relative to need not be the same: names
         belong together where all parts of their paths that both have agree,
-        from the end on. A name that fits several labels has none.
+        from the end on. A name that fits several labels has none, and a label
+        that several names fit is only of the one that is the same.
 
         Args:
             names (Sequence[str]): Of images, without suffix.
@@ -66,19 +68,26 @@ class Truths:
         Returns:
             dict[str, int]: Place of the label, of those that have one.
         """
-        exact = {name: i for i, name in enumerate(self.names)}
+        exact: dict[str, list[int]] = {}
         by_base: dict[str, list[int]] = {}
         for i, name in enumerate(self.names):
+            exact.setdefault(name, []).append(i)
             by_base.setdefault(name.rsplit('/', 1)[-1], []).append(i)
         found = {}
         for name in names:
-            fits = [exact[name]] if name in exact else []
-            for i in [] if fits else by_base.get(name.rsplit('/', 1)[-1], []):
-                if _same_end(name, self.names[i]):
-                    fits.append(i)
+            fits = exact.get(name) or [
+                i
+                for i in by_base.get(name.rsplit('/', 1)[-1], ())
+                if _same_end(name, self.names[i])
+            ]
             if len(fits) == 1:
                 found[name] = fits[0]
-        return found
+        times = Counter(found.values())
+        return {
+            name: i
+            for name, i in found.items()
+            if times[i] == 1 or self.names[i] == name
+        }
 
     def read(self, position: int) -> np.ndarray:
         """Read a label.

@@ -252,9 +252,23 @@ def test_worst_images(tree, counts):
 
 
 def test_names_below_other_folders_match(truths):
-    found = truths.match(['train/a/03', '03', 'a/03', 'c/03', 'b/99'])
+    found = truths.match(['train/a/03', '03', 'c/03', 'b/99'])
     # '03' is in a and in b; c is another folder.
-    assert found == {'train/a/03': 3, 'a/03': 3}
+    assert found == {'train/a/03': 3}
+    # One label is of one image: of that whose name is the same, if any.
+    assert truths.match(['train/a/03', 'val/a/03']) == {}
+    assert truths.match(['train/a/03', 'a/03']) == {'a/03': 3}
+
+
+def test_labels_of_one_name_belong_to_nothing(cfg):
+    twice = cfg.copy()
+    part = cfg.val_dataloader.dataset
+    twice.val_dataloader = dict(
+        dataset=dict(type='ConcatDataset', datasets=[part, part])
+    )
+    truths = Truths(twice, 'config:val_dataloader', CLASSES)
+    assert len(truths) == 2 * len(NAMES)
+    assert truths.match(NAMES) == {}
 
 
 def test_labels_that_do_not_fit(tmp_path, cfg):

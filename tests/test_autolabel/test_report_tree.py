@@ -124,6 +124,14 @@ def test_pictures_that_are_no_label(folder, pixels, message):
     assert message in error_of(folder)
 
 
+def test_labels_of_many_pixels(folder, monkeypatch):
+    # Pillow has a limit for what it opens, 179 megapixels.
+    monkeypatch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 100)
+    tree = read_tree(folder)
+    label, _ = tree.read(tree.lines[0])
+    np.testing.assert_array_equal(label, PAIRS[tree.lines[0]['name']][0])
+
+
 def test_labels_beside_the_manifest_are_listed(folder):
     save(folder / 'b/new.png', np.zeros((4, 4), np.uint8))
     save(folder / 'b/new_prob.png', np.zeros((4, 4), np.uint8))

@@ -115,11 +115,17 @@ def collect(tree: Tree, options: ReportOptions) -> dict[str, Any]:
     if checked is not None:
         data['check'] = dict(
             truth_part(labelled, checked, classes, thresholds),
-            **calibration_part(checked, classes, options.target_precision),
+            **calibration_part(
+                *(checked, classes, options.target_precision),
+                check.has_confidence,
+            ),
             pairs=image_part(check, checked),
             seen=find_seen(tree.folder, labelled, checked),
         )
         _add_whole_coverage(data)
+    if not tree.has_confidence:
+        for row in data['class_rows']:
+            row.update(mean_confidence=None, histogram=None)
     data['notes'] = find_notes(data, tree, check, previous_note)
     return data
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from demo.data_uris import data_uri
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from hmsa_mmseg.autolabel.encoding import is_kept
 from hmsa_mmseg.autolabel.report_tree import DamagedPairError, Tree
@@ -82,10 +82,12 @@ def _image(text: str | None, folder: Path) -> str | None:
     for path in (Path(text), folder / text) if text else ():
         try:
             with Image.open(path) as file:
-                file.draft('RGB', (WIDTH, WIDTH * file.height // file.width))
+                height = max(WIDTH * file.height // file.width, 1)
+                file.draft('RGB', (WIDTH, height))
                 # Readers of labels turn the image as its EXIF data say.
                 return _smooth(ImageOps.exif_transpose(file).convert('RGB'))
-        except (OSError, UnidentifiedImageError):
+        # Pillow's readers raise anything, also for what is only too large.
+        except Exception:
             continue
     return None
 

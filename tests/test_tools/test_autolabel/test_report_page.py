@@ -33,6 +33,10 @@ from report_trees import (  # noqa: E402
     write_truths,
 )
 
+from hmsa_mmseg.autolabel.json_lines import (  # noqa: E402
+    read_lines,
+    write_lines,
+)
 from hmsa_mmseg.autolabel.meta import link_to  # noqa: E402
 from hmsa_mmseg.autolabel.report_tree import Tree  # noqa: E402
 from hmsa_mmseg.autolabel.seen_images import write_seen  # noqa: E402
@@ -230,6 +234,42 @@ def test_without_confidence(tmp_path, tool):
     assert data['coverage']['overall'] == [1.0] * 8
     assert 'have no confidence' in ' '.join(data['notes'])
     assert len(page.sources) == 2
+
+
+def test_a_check_without_confidence(tmp_path, tool):
+    pairs, truths = fake_pairs(NAMES[:2])
+    meta = make_meta(settings=dict(prob='none'))
+    out = write_tree(tmp_path / 'out', pairs, meta=meta)
+    write_tree(out / 'check', pairs, meta=meta)
+    write_truths(tmp_path / 'val', truths)
+    config = tmp_path / 'config.py'
+    config.write_text(config_text(val_dataloader=tmp_path / 'val'))
+    options = ['--config', str(config), '--check', 'config:val_dataloader']
+    assert tool.main([str(out), '--workers', '0', *options]) == 0
+    data, _, text = read(out)
+    assert data['check']['thresholds'][0]['precision'] > 0
+    for key in ('suggestion', 'ece', 'excess'):
+        assert data['check'][key] is None
+    assert {*data['check']['calibration'].values()} == {None}
+    assert {row['mean_confidence'] for row in data['class_rows']} == {None}
+    assert 'suggested: the labels have no confidence' in text
+    assert 'Can confidence be trusted' not in text
+
+
+@pytest.mark.parametrize('kind', ['flat', 'large'])
+def test_images_that_cannot_be_drawn(tmp_path, tool, monkeypatch, kind):
+    pairs, _ = fake_pairs(NAMES[:1])
+    out = write_tree(tmp_path / 'out', pairs)
+    (path,) = read_lines(out / 'manifest.jsonl')
+    path['image'] = str(tmp_path / 'x.jpg')
+    write_lines(out / 'manifest.jsonl', [path])
+    Image.new('RGB', (5000, 3)).save(path['image'])
+    if kind == 'large':
+        monkeypatch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 5000)
+    assert tool.main([str(out), '--workers', '0']) == 0
+    _, page, text = read(out)
+    assert len(page.sources) == (3 if kind == 'flat' else 2)
+    assert text.count('not found') == (kind == 'large')
 
 
 def test_no_image_at_all(tmp_path, tool):
