@@ -16,6 +16,25 @@ class AutoLabelListing(FolderListing):
     file_label_map: dict[int, int]
     coarse_map_suffix: str
 
+    def load_data_list(self) -> list[dict]:
+        """List the samples by the names of their images.
+
+        Raises:
+            ValueError: If an image's label would be another's confidence.
+        """
+        data_list = super().load_data_list()
+        images = {i.get('seg_map_path'): i['img_path'] for i in data_list}
+        for info in data_list:
+            prob = info.get('prob_map_path')
+            if prob in images and prob is not None:
+                raise ValueError(
+                    f'{prob!r} would be both the label of {images[prob]!r} '
+                    f'and the confidence of {info["img_path"]!r}; expected '
+                    'no image (data_prefix.img_path) whose name is that of '
+                    "another with '_prob' at its end"
+                )
+        return data_list
+
     def _mask(self, name: str) -> str:
         stem = osp.splitext(name)[0]
         return label_file(stem, self.label_settings.layout)

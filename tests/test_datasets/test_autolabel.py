@@ -382,3 +382,11 @@ def test_a_list_of_images(root):
     assert paths(dataset, root, 'img_path') == [
         *('images/a.jpg', 'images/sub/b.png')
     ]
+
+
+def test_a_label_that_is_the_confidence_of_another(root, write_png):
+    write_meta(root / 'autolabels')
+    write_png(root / 'images/a_prob.jpg', np.zeros((*SIZE, 3)))
+    write_png(root / 'autolabels/a_prob_prob.png', np.full(SIZE, 255))
+    with pytest.raises(ValueError, match=r"a_prob.png' would be both.*a.jpg"):
+        build(root)

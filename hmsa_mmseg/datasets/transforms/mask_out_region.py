@@ -34,7 +34,8 @@ class MaskOutRegion(BaseTransform):
 
     Raises:
         ValueError: When built, if the box is empty or not within
-            ``ref_size``. When called, if the label has another aspect ratio.
+            ``ref_size``. When called, if the label has another aspect ratio,
+            or was flipped already.
     """
 
     def __init__(
@@ -62,6 +63,12 @@ class MaskOutRegion(BaseTransform):
             self.only_with and results.get(self.only_with) is None
         ):
             return results
+        if results.get('flip'):
+            raise ValueError(
+                f'MaskOutRegion: the label {results.get("seg_map_path")} is '
+                'flipped already; expected this transform right after '
+                'LoadSegLabels'
+            )
         rows, columns = self._kept(label.shape, results)
         masked = np.full_like(label, IGNORE)
         masked[rows, columns] = label[rows, columns]

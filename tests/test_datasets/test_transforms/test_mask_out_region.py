@@ -63,6 +63,12 @@ def test_only_samples_with():
     assert kept.tolist() == [[True, True], [False, False]]
 
 
+def test_a_flipped_label_is_refused():
+    # The box is of the image as it is on the disk.
+    with pytest.raises(ValueError, match=r'a.png is flipped already'):
+        mask((1024, 2048), dict(flip=True))
+
+
 def test_samples_without_label():
     assert build()({}) == {}
     assert 'only_with=None' in repr(build())
