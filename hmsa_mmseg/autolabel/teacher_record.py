@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from mmseg.registry import DATASETS
+
 from .layout import META_FILE
 from .seen_images import SEEN_FILE, read_seen
 
@@ -36,7 +38,10 @@ def labels_root(leaf: dict) -> Path | None:
     Returns:
         Path | None: None if no teacher made its labels, or they are not here.
     """
-    prefix = leaf.get('data_prefix')
+    # By name alone: nothing foreign is imported or built.
+    name = str(leaf.get('type')).rsplit('.', 1)[-1]
+    default = getattr(DATASETS.module_dict.get(name), 'DEFAULT_PREFIX', None)
+    prefix = leaf.get('data_prefix') or default
     labels = prefix.get('seg_map_path') if isinstance(prefix, dict) else None
     if not isinstance(labels, str):
         return None

@@ -64,21 +64,29 @@ def read_training_sets(
         return []
     try:
         leaves = [_renamed(leaf) for leaf in leaf_configs(dataset)]
-    # A config that is none: numbers in the place of data sets.
-    except (AttributeError, TypeError, ValueError) as error:
+        # All of them, before images are listed.
+        plain = [_to_json(leaf) for leaf in leaves]
+    # A config that is none: numbers in the place of data sets, or lists in
+    # lists without end.
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         unknown = dict(type='unknown', source=source, images=None)
         note = f'{key} is not understood: {type(error).__name__}: {error}'
         return [TrainingSet(unknown, None, (note,))]
     sets: list[TrainingSet] = []
-    for leaf in leaves:
+    for leaf, arguments in zip(leaves, plain):
         images, problem = list_images(leaf)
         description = dict(
             type=str(leaf.get('type')),
             source=source,
             **{
-                name: _to_json(value)
-                for name, value in leaf.items()
-                if isinstance(name, str) and name not in _NOT_DESCRIBED
+                name: value
+                for name, value in arguments.items()
+                if name not in _NOT_DESCRIBED
             },
             images=None if images is None else len(images),
         )

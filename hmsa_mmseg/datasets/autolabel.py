@@ -81,6 +81,8 @@ class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
 
     #: What holds where neither arguments nor a meta file say anything.
     DEFAULT_SETTINGS = LabelSettings()
+    #: Where images and labels are if that is not said.
+    DEFAULT_PREFIX = dict(img_path='images', seg_map_path='autolabels')
     #: Label ids that are ignored, besides 255.
     VOID_IDS: tuple[int, ...] = ()
 
@@ -104,9 +106,7 @@ class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
     ) -> None:
         self._set_choice(missing, skip_list)
         self.coarse_map_suffix = coarse_map_suffix
-        data_prefix = dict(
-            data_prefix or dict(img_path='images', seg_map_path='autolabels')
-        )
+        data_prefix = dict(data_prefix or self.DEFAULT_PREFIX)
         root = kwargs.get('data_root')
         folder = _join(root, data_prefix, 'seg_map_path')
         found = read_label_settings(folder)

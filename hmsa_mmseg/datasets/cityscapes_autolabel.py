@@ -52,6 +52,10 @@ class CityscapesAutoLabelDataset(AutoLabelDataset):
     DEFAULT_SETTINGS = LabelSettings(
         label_format='labelIds', label_ids=[*EVALUATED_IDS]
     )
+    DEFAULT_PREFIX = dict(
+        img_path='leftImg8bit/train_extra',
+        seg_map_path='refinement_final/train_extra',
+    )
     VOID_IDS = tuple(i for i, k in ID_TO_TRAIN_ID.items() if k == 255)
 
     def __init__(
@@ -71,11 +75,7 @@ class CityscapesAutoLabelDataset(AutoLabelDataset):
                 coarse_label_format, 'gtCoarse', coarse_map_suffix
             ),
             skip_list=skip_list,
-            data_prefix=data_prefix
-            or dict(
-                img_path='leftImg8bit/train_extra',
-                seg_map_path='refinement_final/train_extra',
-            ),
+            data_prefix=data_prefix,
             img_suffix=img_suffix,
             **kwargs,
         )

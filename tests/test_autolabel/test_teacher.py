@@ -18,6 +18,7 @@ from hmsa_mmseg.autolabel.teacher import (
     read_seen,
     write_seen,
 )
+from hmsa_mmseg.autolabel.teacher_record import labels_root
 
 
 @pytest.fixture
@@ -361,6 +362,16 @@ def test_what_is_no_config_is_no_error(save, dataset):
     assert 'not ' in found.note or 'no data to train on' in found.note
 
 
+def test_lists_in_lists_are_no_error(save):
+    # Each line is short enough for Python, all of them are not.
+    deep = [f'a{k} = {"[" * 90}a{k - 1}{"]" * 90}' for k in range(1, 45)]
+    dataset = "train_dataloader = dict(dataset=dict(type='A', x=a44))"
+    text = '\n'.join(['a0 = 1', *deep, dataset])
+    found = describe_training(save(text), NOTHING)
+    assert [one['images'] for one in found.sets] == [None]
+    assert 'train_dataloader is not understood: Recursion' in found.note
+
+
 def test_a_foreign_checkpoint_asks_no_server(make_set, save, monkeypatch):
     dataset = make_set('set', ['0.png'], ann_file='http://a.invalid/list.txt')
     monkeypatch.setattr(
@@ -401,6 +412,22 @@ def test_images_of_the_teachers_teacher_count(relabelled, save):
     found = describe_training(save(config_of(dataset)), NOTHING)
     assert found.images == [(101, '1.png'), (7, 'val/0.png')]
     assert found.sets[1:] == [{**before[0], 'teacher_of': str(labels)}]
+
+
+@pytest.mark.parametrize(
+    ('name', 'labels'),
+    [
+        ('AutoLabelDataset', 'autolabels'),
+        ('CityscapesAutoLabelDataset', 'refinement_final/train_extra'),
+    ],
+)
+def test_labels_where_they_are_by_default(tmp_path, name, labels):
+    (tmp_path / labels).mkdir(parents=True)
+    (tmp_path / labels / META_FILE).write_text('{}')
+    leaf = dict(type=name, data_root=str(tmp_path))
+    assert labels_root(leaf) == tmp_path / labels
+    leaf['data_prefix'] = dict(img_path='images')
+    assert labels_root(leaf) is None
 
 
 @pytest.mark.parametrize(
