@@ -175,7 +175,7 @@ def test_rounds(demo, state, results):
         json.loads((labels / f'round_{k}' / 'autolabel_meta.json').read_text())
         for k in (1, 2)
     )
-    better = max(summary.STUDENTS, key=lambda r: state['val'][r.key])
+    better = max(recipes.STUDENTS, key=lambda r: state['val'][r.key])
     assert results['second'] == {'0': better.key}
     assert better.path.name == second['teacher']['config']
     assert first['teacher']['config'] == recipes.TEACHER.path.name

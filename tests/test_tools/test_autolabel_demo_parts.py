@@ -275,5 +275,5 @@ def test_bars_show_mean_and_range():
     unit = (second.length - first.length) / 10
     assert first.length == pytest.approx(unit * (52 - drawn.start), abs=0.2)
     for bar in drawn.bars:
-        assert 0 < bar.least < bar.length < bar.most <= drawn.width
+        assert 0 < bar.least < bar.length < bar.most <= 100
         assert bar.dots == [bar.least, bar.most]

@@ -1,30 +1,26 @@
-"""Scores as bars, in SVG."""
+"""Scores as bars."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: In units of the drawing.
-WIDTH, ROW, BAR = 600, 34, 14
-#: Of the values' range, left free at each end.
+#: Of the range of all values, left free at each end.
 MARGIN = 0.08
 
 
 class Bar(NamedTuple):
-    """One row of the drawing; lengths in its units.
+    """One bar; lengths in percent of the axis.
 
     Attributes:
         title (str): Name of the row.
-        top (float): Upper edge of the bar.
-        length (float): Of the bar: the mean.
-        least, most (float): Ends of the line of the seeds' range.
+        length (float): The mean.
+        least, most (float): Ends of the seeds' range.
         dots (list[float]): Place of each seed.
         text (str): The mean.
     """
 
     title: str
-    top: float
     length: float
     least: float
     most: float
@@ -33,16 +29,13 @@ class Bar(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """A drawing.
+    """All of them.
 
     Attributes:
-        width, height (float): Its size.
-        bars (list[Bar]): Its rows.
-        start (float): Value at its left edge.
+        bars (list[Bar]): In the order of the rows.
+        start (float): mIoU at the left end of the axis.
     """
 
-    width: float
-    height: float
     bars: list
     start: float
 
@@ -59,19 +52,17 @@ def draw_bars(rows: Sequence[dict]) -> Bars:
     values = [value for row in rows for value in row['test']['values']]
     room = MARGIN * (max(values) - min(values)) + 1
     start = max(0, 5 * ((min(values) - room) // 5))
-    end = max(values) + room
-    unit = WIDTH / (end - start)
+    unit = 100 / (max(values) + room - start)
 
     def place(value: float) -> float:
-        return round((value - start) * unit, 1)
+        return round((value - start) * unit, 2)
 
     bars = []
-    for number, row in enumerate(rows):
+    for row in rows:
         test = row['test']
         bars.append(
             Bar(
                 title=row['title'],
-                top=number * ROW + ROW - BAR,
                 length=place(test['mean']),
                 least=place(test['least']),
                 most=place(test['most']),
@@ -79,4 +70,4 @@ def draw_bars(rows: Sequence[dict]) -> Bars:
                 text=f'{test["mean"]:.1f}',
             )
         )
-    return Bars(WIDTH, ROW * len(rows) + 6, bars, start)
+    return Bars(bars, start)
