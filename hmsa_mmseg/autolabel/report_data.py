@@ -60,17 +60,17 @@ def image_part(tree: Tree, counts: Counts) -> dict[str, Any]:
 
 
 def coverage_part(
-    pixels: np.ndarray, classes: Sequence[str], thresholds: Sequence[float]
+    pixels: np.ndarray, thresholds: Sequence[float]
 ) -> dict[str, Any]:
     """Share of pixels that thresholds keep.
 
     Args:
         pixels (ndarray): int64 (K, 256), by class and confidence.
-        classes (Sequence[str]): K names.
         thresholds (Sequence[float]): T.
 
     Returns:
-        dict: ``overall`` and, by class, ``classes``: T values each; and
+        dict: ``overall`` and, for each class in their order (two may share a
+        name), ``classes``: T values each; and
         ``curve``, the share kept from each of the 256 values on.
     """
     total = pixels.sum(0)
@@ -79,7 +79,7 @@ def coverage_part(
     return dict(
         thresholds=list(thresholds),
         overall=plain(coverage(total, thresholds)),
-        classes=dict(zip(classes, plain(by_class))),
+        classes=plain(by_class),
         curve=plain(curve),
     )
 

@@ -200,6 +200,13 @@ def read_tree(folder: Path) -> Tree:
     meta = read_meta(folder)
     if not meta['settings'].get('classes'):
         raise ValueError(f'{folder / META_FILE}: settings.classes is missing')
+    ids = meta['settings'].get('label_ids')
+    if ids is not None and len(ids) != len(meta['settings']['classes']):
+        raise ValueError(
+            f'{folder / META_FILE}: {len(ids)} label_ids of '
+            f'{len(meta["settings"]["classes"])} classes; expected one for '
+            'each'
+        )
     manifest = folder / MANIFEST_FILE
     stem, suffix = MANIFEST_FILE.rsplit('.', 1)
     if any(folder.glob(f'{stem}.*-of-*.{suffix}')):

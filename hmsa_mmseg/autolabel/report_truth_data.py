@@ -107,7 +107,6 @@ def truth_part(
 
 def calibration_part(
     counts: Counts,
-    classes: Sequence[str],
     target: float,
     has_confidence: bool = True,
 ) -> dict[str, Any]:
@@ -115,7 +114,6 @@ def calibration_part(
 
     Args:
         counts (Counts): Of its images, against true labels.
-        classes (Sequence[str]): K names.
         target (float): Precision of the pixels that a threshold lets in.
         has_confidence (bool): Whether there are files of it. Without them
             nothing is said about it. Defaults to True.
@@ -147,9 +145,9 @@ def calibration_part(
         ],
         ece=plain(found.error) if has_confidence else None,
         excess=plain(found.excess) if has_confidence else None,
-        calibration=dict(zip(classes, plain(by_class)))
+        calibration=plain(by_class)
         if has_confidence
-        else dict.fromkeys(classes),
+        else [None] * len(by_class),
         curve=plain(divide(*tails)),
         target=target,
         suggestion=_suggested(suggestion or None, hits, given),

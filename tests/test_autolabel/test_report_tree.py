@@ -20,6 +20,7 @@ from hmsa_mmseg.autolabel.json_lines import (  # noqa: E402
     read_lines,
     write_lines,
 )
+from hmsa_mmseg.autolabel.meta import write_meta  # noqa: E402
 from hmsa_mmseg.autolabel.report_counts import count_tree  # noqa: E402
 from hmsa_mmseg.autolabel.report_tree import (  # noqa: E402
     DamagedPairError,
@@ -169,4 +170,11 @@ def test_what_is_no_folder_of_labels(tmp_path, folder):
         read_tree(folder)
     (folder / 'autolabel_meta.json').write_text('{')
     with pytest.raises(ValueError, match='is damaged'):
+        read_tree(folder)
+
+
+def test_label_ids_that_do_not_fit_the_classes(folder):
+    write_meta(folder, make_meta(settings=dict(label_ids=[1, 2])))
+    match = r'autolabel_meta.json: 2 label_ids of 4 classes'
+    with pytest.raises(ValueError, match=match):
         read_tree(folder)

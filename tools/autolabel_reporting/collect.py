@@ -86,7 +86,7 @@ def collect(tree: Tree, options: ReportOptions) -> dict[str, Any]:
         round=tree.meta.get('round'),
         settings={k: v for k, v in settings.items() if k != 'palette'},
         images=image_part(tree, counts),
-        coverage=coverage_part(counts.pixels, classes, thresholds),
+        coverage=coverage_part(counts.pixels, thresholds),
         class_rows=class_part(
             counts.pixels, classes, options.threshold, true_pixels
         ),
@@ -116,7 +116,7 @@ def collect(tree: Tree, options: ReportOptions) -> dict[str, Any]:
         data['check'] = dict(
             truth_part(labelled, checked, classes, thresholds),
             **calibration_part(
-                *(checked, classes, options.target_precision),
+                *(checked, options.target_precision),
                 check.has_confidence,
             ),
             pairs=image_part(check, checked),

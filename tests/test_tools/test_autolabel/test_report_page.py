@@ -250,10 +250,23 @@ def test_a_check_without_confidence(tmp_path, tool):
     assert data['check']['thresholds'][0]['precision'] > 0
     for key in ('suggestion', 'ece', 'excess'):
         assert data['check'][key] is None
-    assert {*data['check']['calibration'].values()} == {None}
+    assert {*data['check']['calibration']} == {None}
     assert {row['mean_confidence'] for row in data['class_rows']} == {None}
     assert 'suggested: the labels have no confidence' in text
     assert 'Can confidence be trusted' not in text
+
+
+def test_two_classes_of_one_name(tmp_path, tool):
+    pairs, _ = fake_pairs(NAMES[:1])
+    meta = make_meta(settings=dict(classes=['road', 'tree', 'tree', 'sky']))
+    out = write_tree(tmp_path / 'out', pairs, meta=meta)
+    assert tool.main([str(out), '--workers', '0']) == 0
+    data, _, _ = read(out)
+    label, confidence = pairs[NAMES[0]]
+    for k in range(4):
+        expected = (confidence[label == k] >= 128).mean()
+        found = data['coverage']['classes'][k][1]
+        assert found == pytest.approx(expected, abs=1e-7)
 
 
 @pytest.mark.parametrize('kind', ['flat', 'large'])
