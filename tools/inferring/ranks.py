@@ -13,6 +13,9 @@ from mmengine.device import get_device
 
 from .errors import InferError
 
+# One may have days of work more than another: of videos, or going on.
+_PATIENCE = datetime.timedelta(days=30)
+
 
 def read_ranks() -> tuple[int, int]:
     """Read this process's number and that of all, as torchrun gives them.
@@ -74,9 +77,9 @@ def join_group(world_size: int) -> Any:
     """
     if world_size == 1 or 'MASTER_ADDR' not in os.environ:
         return None
-    dist.init_process_group('gloo')
-    # One may have days of work more than another, of videos for instance.
-    return dist.new_group(timeout=datetime.timedelta(days=30))
+    # The first to come waits here already, by default for half an hour.
+    dist.init_process_group('gloo', timeout=_PATIENCE)
+    return dist.group.WORLD
 
 
 def gather(values: Sequence[Any], group: Any) -> list[Any]:

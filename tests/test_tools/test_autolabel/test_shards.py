@@ -1,11 +1,14 @@
 """Several processes that label the images of one folder."""
 
+import datetime
 import os
 import shutil
 import signal
 import socket
+import time
 
 import pytest
+import torch.distributed as dist
 from autolabelling.shards import Shard, read_shard
 from inferring.errors import InferError
 
@@ -62,12 +65,16 @@ def test_one_shard_is_killed(argv, fork, run, images, tmp_path, tree, whole):
     assert tree(out) == tree(whole)
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
+
+
 def test_processes_of_torchrun(argv, fork, images, tmp_path, lines):
     """They end together, with the same status, when the first has merged."""
     (images / 'a/1.png').write_bytes(b'')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     waits = [
         fork(
             argv(images),
@@ -83,6 +90,32 @@ def test_processes_of_torchrun(argv, fork, images, tmp_path, lines):
     assert len(lines(out / 'manifest.jsonl')) == 4
     assert [x['name'] for x in lines(out / 'failures.jsonl')] == ['a/1']
     assert not list(out.glob('*-of-*'))
+
+
+def test_a_process_of_torchrun_that_comes_late(argv, fork, images):
+    """The others wait longer than torch would by itself."""
+    init = dist.init_process_group
+
+    def impatient(*args, timeout=datetime.timedelta(seconds=1), **kwargs):
+        init(*args, timeout=timeout, **kwargs)
+
+    def prepare(seconds):
+        dist.init_process_group = impatient
+        time.sleep(seconds)
+
+    port = free_port()
+    waits = [
+        fork(
+            argv(images),
+            lambda rank=rank: prepare(3 * rank),
+            RANK=str(rank),
+            WORLD_SIZE='2',
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=str(port),
+        )
+        for rank in range(2)
+    ]
+    assert [wait() for wait in waits] == [0, 0]
 
 
 def test_the_same_shard_twice(argv, fork, images, tmp_path, tree, whole):
