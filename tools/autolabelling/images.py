@@ -75,28 +75,36 @@ class ImageLoader:
                     f'--allow {kind}',
                 )
 
-    def size(self, path: Path) -> tuple[int, int] | None:
-        """Height and width of the image as the loader gives it.
+    def has_size(self, path: Path, size: tuple[int, int]) -> bool:
+        """Whether the loader gives an image this height and width.
 
         Args:
             path (Path): Of the file.
+            size (tuple[int, int]): Height and width.
 
         Returns:
-            tuple[int, int] | None: None if it cannot be read. An image that
-            may be turned is loaded: whether it is is up to the loader.
+            bool: False if it cannot be read. The head of the file tells; an
+            image that may be turned is loaded: whether it is is up to the
+            loader.
         """
         try:
             with Image.open(path) as image:
-                if image.getexif().get(_ORIENTATION) not in _TURNED:
-                    return image.height, image.width
+                head = image.height, image.width
+                # EXIF data may be behind the pixels, which Pillow would
+                # decode to look: only where the head alone is not right.
+                if image.format == 'PNG' and 'exif' not in image.info:
+                    if head == size:
+                        return True
+                elif image.getexif().get(_ORIENTATION) not in _TURNED:
+                    return head == size
         # What only OpenCV knows; and Pillow's readers raise anything.
         except Exception:
             pass
         try:
             results = self.pipeline.loader(dict(img_path=str(path)))
-            return results['img'].shape[:2]
+            return results['img'].shape[:2] == size
         except Exception:
-            return None
+            return False
 
 
 def _kinds_of_file(path: Path) -> list[str]:
@@ -117,7 +125,11 @@ def _kinds_of_file(path: Path) -> list[str]:
         is_deep = _png_depth(path) == 16
         is_grey = mode in ('1', 'L') or mode.startswith('I')
     else:
-        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        try:
+            pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        # Of a head that promises more pixels than OpenCV takes.
+        except cv2.error:
+            pixels = None
         if pixels is None:
             raise BadImageError(
                 'undecodable', f'{path}: no image that OpenCV can read'

@@ -44,7 +44,7 @@ def find_undone(
         confidence is, of an accepted identity and of the image's size.
 
     Raises:
-        OSError: If a file that is there cannot be read.
+        OSError: If a label that is there cannot be read.
     """
 
     def is_done(item: Item) -> bool:
@@ -52,7 +52,7 @@ def find_undone(
         return (
             pair is not None
             and pair.identity in accepted
-            and pair.size == loader.size(item.path)
+            and loader.has_size(item.path, pair.size)
         )
 
     with ThreadPoolExecutor(_LOOKING_THREADS) as pool:

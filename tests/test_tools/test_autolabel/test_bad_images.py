@@ -1,6 +1,8 @@
 """Images that are not labelled, but listed."""
 
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +16,26 @@ pytestmark = pytest.mark.usefixtures('quick')
 
 def as_grey(image):
     return image.convert('L')
+
+
+def huge(path):
+    """A PNG file whose head promises more pixels than any reader takes."""
+
+    def chunk(kind, data):
+        crc = zlib.crc32(kind + data)
+        return (
+            struct.pack('>I4s', len(data), kind)
+            + data
+            + struct.pack('>I', crc)
+        )
+
+    head = struct.pack('>IIBBBBB', 50_000, 50_000, 8, 2, 0, 0, 0)
+    path.write_bytes(
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', head)
+        + chunk(b'IDAT', b'x')
+        + chunk(b'IEND', b'')
+    )
 
 
 def as_deep(image):
@@ -119,6 +141,14 @@ def test_other_formats(run, images, tmp_path, lines, draw):
         alpha_webp='alpha',
         transparent_png='alpha',
     )
+
+
+def test_a_head_that_promises_too_much(run, images, tmp_path, lines):
+    huge(images / 'b/0.png')
+    run(code=1)
+    (line,) = lines(tmp_path / 'out/failures.jsonl')
+    assert (line['name'], line['reason']) == ('b/0', 'undecodable')
+    assert len(lines(tmp_path / 'out/manifest.jsonl')) == 4
 
 
 def test_max_errors(run, images, tmp_path, lines):

@@ -6,7 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import LoadImageFromFile
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from hmsa_mmseg.autolabel.meta import identity_of, read_meta
 
@@ -59,6 +61,24 @@ def test_nothing_is_done_twice(run, tmp_path, tree, done, predicted):
     run()
     assert predicted == []
     assert tree(tmp_path / 'out') == done
+
+
+def test_a_look_decodes_no_image(run, tmp_path, monkeypatch, done):
+    """Of 20,000 PNG files that takes longer than their heads."""
+    decoded = []
+    for owner, name in (
+        (PngImageFile, 'load'),
+        (LoadImageFromFile, '__call__'),
+    ):
+        call = getattr(owner, name)
+
+        def spied(self, *args, call=call):
+            decoded.append(self)
+            return call(self, *args)
+
+        monkeypatch.setattr(owner, name, spied)
+    run()
+    assert decoded == []
 
 
 def test_both_files_of_another_size(
