@@ -8,13 +8,13 @@ Interrupted, the same command goes on where it was.
 
 from __future__ import annotations
 
-import errno
 import sys
 
 import hmsa_mmseg  # noqa: F401  (registers the classes)
 
 # isort: split
 
+from autolabelling.disk import is_full
 from autolabelling.errors import DISK_FULL, SpaceError
 from autolabelling.options import parse_args
 from autolabelling.running import run
@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         return DISK_FULL
     except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
-        number = getattr(error, 'errno', None)
-        is_full = number in (errno.ENOSPC, errno.EDQUOT)
-        return DISK_FULL if is_full else 1
+        # Itself, or what it tells of.
+        chain = (error, error.__cause__)
+        return DISK_FULL if any(map(is_full, chain)) else 1
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ one that tells of an earlier file, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +65,7 @@ def merge(out: str | Path) -> Merged:
     files = files_of(out, meta)
     images = {line['name']: line['image'] for line in _listed(out)}
     shards = [*_shard_files(out, MANIFEST_FILE)]
-    known = _by_name(out / MANIFEST_FILE, *shards)
+    known = _by_name(out / MANIFEST_FILE, shards)
     # Labels of an earlier run with other images stay.
     images = {**{n: known[n][-1].get('image', '') for n in known}, **images}
     own, accepted = identity_of(meta), identities_in(meta)
@@ -80,7 +80,7 @@ def merge(out: str | Path) -> Merged:
     done = {line['name'] for line in labelled}
     wanted = {line['name'] for line in _listed(out)} - done
     failure_shards = [*_shard_files(out, FAILURES_FILE)]
-    found = _by_name(out / FAILURES_FILE, *failure_shards)
+    found = _by_name(out / FAILURES_FILE, failure_shards)
     failures = [found[name][-1] for name in sorted(found) if name in wanted]
     missing = sorted(wanted - {line['name'] for line in failures})
     write_lines(out / MANIFEST_FILE, labelled)
@@ -88,7 +88,7 @@ def merge(out: str | Path) -> Merged:
     if not missing:
         for path in (*shards, *failure_shards):
             path.unlink(missing_ok=True)
-        remove_stale_parts(own_files(out))
+        remove_stale_parts(own_files(out), shared=True)
     return Merged(len(labelled), len(failures), missing)
 
 
@@ -118,12 +118,16 @@ def _shard_files(out: Path, name: str) -> Iterator[Path]:
     yield from sorted(out.glob(f'{stem}.*-of-*.{suffix}'))
 
 
-def _by_name(*paths: Path) -> dict[str, list[dict[str, Any]]]:
-    """Lines of several files, in their order, by the images' names."""
+def _by_name(
+    merged: Path, shards: Sequence[Path]
+) -> dict[str, list[dict[str, Any]]]:
+    """Lines of a merged file, then of single processes, by images' names."""
+    # In this order: who merges at the same time removes the latter when the
+    # former is there.
+    of_shards = [line for path in shards for line in read_lines(path)]
     lines: dict[str, list[dict[str, Any]]] = {}
-    for path in paths:
-        for line in read_lines(path):
-            lines.setdefault(line['name'], []).append(line)
+    for line in (*read_lines(merged), *of_shards):
+        lines.setdefault(line['name'], []).append(line)
     return lines
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ _PART = re.compile(
 )
 # File systems take 255 bytes; host, process and dots need up to 60.
 _MAX_NAME = 190
+# Seconds: more than a small file takes, with clocks that differ.
+_NEW = 3600
 
 
 def part_file(path: Path) -> Path:
@@ -51,15 +54,18 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def remove_stale_parts(paths: Iterable[Path]) -> int:
+def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
     """Remove what killed processes have left of some files.
 
     A part stays if its process, or one of that number, runs on this machine.
-    That of a process on another machine is taken as left: files have one
-    writer, unless somebody has made a mistake.
+    That of a process on another machine is taken as left where files have
+    one writer, unless somebody has made a mistake.
 
     Args:
         paths (Iterable[Path]): Of the files, whether they exist or not.
+        shared (bool): Whether all processes write them, as at the start of a
+            run: what another machine has begun to write within the last hour
+            stays. Defaults to False.
 
     Returns:
         int: How many were removed.
@@ -75,6 +81,8 @@ def remove_stale_parts(paths: Iterable[Path]) -> int:
         for part in folder.glob('.*.part'):
             match = _PART.fullmatch(part.name)
             if match is None or not _is_of(match, keys) or _is_alive(match):
+                continue
+            if shared and _is_foreign(match) and _is_new(part):
                 continue
             part.unlink(missing_ok=True)
             removed += 1
@@ -92,9 +100,20 @@ def _is_of(match: re.Match, keys: set[str]) -> bool:
     return match['name'] in keys or f'{match["name"]}.{match["host"]}' in keys
 
 
+def _is_foreign(match: re.Match) -> bool:
+    return match['host'] not in (None, _HOST)
+
+
+def _is_new(part: Path) -> bool:
+    try:
+        return time.time() - part.stat().st_mtime < _NEW
+    except FileNotFoundError:
+        return False
+
+
 def _is_alive(match: re.Match) -> bool:
     pid = int(match['pid'])
-    if match['host'] not in (None, _HOST) or pid == os.getpid():
+    if _is_foreign(match) or pid == os.getpid():
         return False
     try:
         os.kill(pid, 0)

@@ -156,6 +156,18 @@ def test_stale_parts(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
 
 
+def test_parts_of_files_that_all_machines_write(tmp_path):
+    """What another one has just begun stays, what it has left does not."""
+    new, old = (
+        tmp_path / f'.meta.json.another-machine.{pid}.part' for pid in (1, 2)
+    )
+    for part in (new, old):
+        part.touch()
+    os.utime(old, (1, 1))
+    assert remove_stale_parts([tmp_path / 'meta.json'], shared=True) == 1
+    assert [*tmp_path.iterdir()] == [new]
+
+
 def test_a_pair(tmp_path, pixels):
     files = PairFiles(tmp_path)
     assert files.find('a/1') is None

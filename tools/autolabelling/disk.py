@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 from pathlib import Path
@@ -10,6 +11,12 @@ from .errors import SpaceError
 
 #: Images whose mean tells how much the others will take.
 SAMPLE = 20
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or a quota on it, is full."""
+    number = getattr(error, 'errno', None)
+    return number in (errno.ENOSPC, errno.EDQUOT)
 
 
 class SpaceWatch:

@@ -76,7 +76,7 @@ def prepare_folder(
         if mixed:
             meta['mixed'] = mixed
     files = files_of(out, meta)
-    remove_stale_parts(own_files(out))
+    remove_stale_parts(own_files(out), shared=True)
     remove_stale_parts(path for i in own for path in files.paths(i.name))
     write_meta(out, meta)
     write_lines(
@@ -98,7 +98,7 @@ def _check_writable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         with probe.open('wb'):
             pass
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise type(error)(
             error.errno,

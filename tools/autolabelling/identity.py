@@ -52,6 +52,12 @@ def label_ids_of(
         InferError: If they are not known or do not fit into eight bits.
     """
     count = len(predictor.classes)
+    if count == 1:
+        raise InferError(
+            f'the model has one class, {predictor.classes[0]}: its labels '
+            'would say nothing; expected two or more (mmseg: num_classes=2, '
+            'also with out_channels=1)'
+        )
     if label_format is None:
         label_format = 'trainIds'
         if _is_cityscapes(cfg) and count == 19:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,6 +12,7 @@ from inferring.pipeline import Loaded, prefetch
 
 from hmsa_mmseg.autolabel.pairs import PairFiles
 
+from .disk import is_full
 from .errors import BadImageError, SpaceError
 from .images import ImageLoader
 from .labelling import Labeller
@@ -106,7 +106,7 @@ class Job(NamedTuple):
                     with self.clock.measure('writing'):
                         pool.finish()
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full(error):
                 raise
             raise SpaceError(
                 f'{results.files.folder}: {error.strerror}: '

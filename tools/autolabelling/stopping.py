@@ -27,7 +27,8 @@ class Stopping:
     The first one ends a run at once, or, while images are labelled, when
     the image at hand is done and all is written. A second one ends it at
     once in any case. To be used in a ``with``; only the main thread of a
-    process can take signals, others leave them as they are.
+    process can take signals, others leave them as they are. What is ignored,
+    as SIGINT in the background of a script, stays so.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,8 @@ class Stopping:
         """Take signals from now on."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._before[number] = signal.signal(number, self._take)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._take)
         return self
 
     def __exit__(

@@ -172,3 +172,6 @@ def test_number_of_classes(monkeypatch):
     label_format, label_ids = identity.label_ids_of({}, Model, None)
     assert label_format == 'trainIds'
     assert label_ids.max() == 254
+    Model.classes = ('x',)
+    with pytest.raises(ValueError, match='one class, x'):
+        identity.label_ids_of({}, Model, None)

@@ -1,6 +1,7 @@
 """Several processes that label the images of one folder."""
 
 import datetime
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from autolabelling.shards import Shard, read_shard
 from inferring.errors import InferError
 
+from hmsa_mmseg.autolabel import merging
 from hmsa_mmseg.autolabel.merging import merge
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -184,6 +186,29 @@ def test_lost_lines(run, tmp_path, tree, done):
     (out / 'manifest.0-of-1.jsonl').write_bytes(b'{"torn')
     run()
     assert tree(out) == done
+
+
+@pytest.mark.parametrize('first', ['failures.jsonl', 'failures.0-of-1.jsonl'])
+def test_two_merge_at_once(run, images, tmp_path, lines, monkeypatch, first):
+    """While one reads, the other does all of it: no failure is lost."""
+    (images / 'a/1.png').write_bytes(b'')
+    run('--shard', '0/1', code=1)
+    out = tmp_path / 'out'
+    (out / 'failures.jsonl').unlink()
+    line = dict(name='a/1', image='', reason='empty', error='')
+    (out / 'failures.0-of-1.jsonl').write_text(json.dumps(line) + '\n')
+    read = merging.read_lines
+
+    def reading(path):
+        found = read(path)
+        if path.name == first:
+            monkeypatch.setattr(merging, 'read_lines', read)
+            assert merge(out) == (4, 1, [])
+        return found
+
+    monkeypatch.setattr(merging, 'read_lines', reading)
+    assert merge(out) == (4, 1, [])
+    assert lines(out / 'failures.jsonl') == [line]
 
 
 def test_a_damaged_label_is_missing(run, tmp_path, tree, whole, done):

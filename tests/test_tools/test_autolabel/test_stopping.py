@@ -10,8 +10,9 @@ from pathlib import Path
 
 import autolabel
 import pytest
-from autolabelling import disk
+from autolabelling import disk, running
 from autolabelling.progress import Progress
+from autolabelling.stopping import Stopping
 from inferring.predicting import Predictor
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -51,6 +52,17 @@ def test_full_disk(run, monkeypatch, tmp_path, tree, done, number, moment):
         assert len(calls) <= moment + 4
     run()
     assert tree(out) == done
+
+
+def test_a_disk_that_is_full_at_the_report(run, monkeypatch, tmp_path):
+    """All is labelled; the exit status is that of a full disk."""
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(running, 'make_report', full)
+    said = run(report=True, code=28)
+    assert 'are complete, the report is not' in said
 
 
 def test_space_is_foreseen(run, monkeypatch, tmp_path, lines, save):
@@ -122,6 +134,18 @@ def test_signals(run, monkeypatch, tmp_path, tree, done, number, code):
     ]
     run()
     assert tree(out) == done
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As that of Ctrl-C in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Stopping():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_signal(run, monkeypatch, tmp_path):
