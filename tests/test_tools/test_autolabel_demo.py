@@ -15,13 +15,13 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / 'tools'))
 sys.path.insert(0, str(HERE))
 
-from autolabel_demo import jobs, recipes, run_demo, summary  # noqa: E402
+from autolabel_demo import jobs, recipes, run_demo  # noqa: E402
 from forked_tools import ForkedProgram  # noqa: E402
 
 KEYS = [recipe.key for recipe in recipes.RECIPES]
 NUM_JOBS = 1 + 2 * len(KEYS) + 2 * 2  # data, train, test, label, report
 ARGUMENTS = [
-    *('--iters', '2', '--images', '2', '1', '2', '3', '--seeds', '0'),
+    *('--iters', '2', '1', '--images', '2', '1', '2', '3', '--seeds', '0'),
     *('--jobs', '2'),
 ]
 
@@ -104,7 +104,7 @@ def test_what_is_lost_is_made_again(demo, results):
 
 def test_rows(results):
     assert [row['key'] for row in results['rows']] == KEYS
-    fine = results['rows'][0]['test']['values']
+    fine = results['rows'][1]['test']['values']
     for row in results['rows']:
         found = results['seeds']['0']['test'][row['key']]
         (value,) = row['test']['values']
@@ -120,15 +120,20 @@ def test_rows(results):
 def test_only_the_labels_differ(demo):
     out, *_ = demo
     configs = {key: config_of(out, key).to_dict() for key in KEYS}
+    start = configs.pop('start')
     for cfg in configs.values():
         for key in ('work_dir', 'train_dataloader', 'custom_hooks'):
             cfg.pop(key, None)
         for key in ('autolabel_dataset', 'autolabel_pipeline'):
             cfg.pop(key, None)
-        # Its place in the run.
-        cfg.pop('resume')
+        # How it came to its end.
+        loaded, resumed = cfg.pop('load_from'), cfg.pop('resume')
+        assert resumed or loaded == str(out / 'seed0/start/iter_2.pth')
     assert all(cfg == configs['fine'] for cfg in configs.values())
-    assert configs['fine']['train_cfg']['max_iters'] == 2
+    assert configs['fine']['train_cfg']['max_iters'] == 1
+    assert start['train_cfg']['max_iters'] == 2
+    assert start['load_from'] is None
+    assert start['model'] == configs['fine']['model']
 
 
 def test_what_each_learns_from(demo, state):
@@ -148,6 +153,7 @@ def test_what_each_learns_from(demo, state):
             assert 'val' not in part.data_prefix.img_path
             assert 'test' not in part.data_prefix.img_path
     assert sources == {
+        'start': ['gtFine/train'],
         'fine': ['gtFine/train'],
         'teacher': ['gtFine/train', 'gtCoarse/train_extra'],
         'student-0.5': ['gtFine/train', 'autolabels/round_1'],
@@ -243,4 +249,4 @@ def test_page_stands_alone_and_its_links_work(demo, results):
 def test_other_settings_are_refused(demo):
     out, *_ = demo
     with pytest.raises(SystemExit, match='holds a run with other settings'):
-        run_demo.main(['--out', str(out), *ARGUMENTS, '--iters', '3'])
+        run_demo.main(['--out', str(out), *ARGUMENTS, '--iters', '3', '1'])

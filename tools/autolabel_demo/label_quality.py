@@ -11,7 +11,7 @@ from demo.methods import class_iou, read_ids
 
 from hmsa_mmseg.autolabel.encoding import is_kept
 
-from .recipes import ALL_TRUE, FINE, STUDENTS
+from .recipes import ALL_TRUE, FINE_ONLY, STUDENTS
 from .truth import dataset_of, read_truth
 
 #: 0 keeps everything.
@@ -72,7 +72,9 @@ def label_quality(data: Path, labels: str) -> dict:
         ``precision`` by threshold, shares of 1: how many of the pixels are
         kept, and how many of those are right.
     """
-    classes = dataset_of(FINE, 'val_dataloader', data).metainfo['classes']
+    classes = dataset_of(FINE_ONLY.path, 'val_dataloader', data).metainfo[
+        'classes'
+    ]
     total, pairs = 0, []
     kept, right = (dict.fromkeys(THRESHOLDS, 0) for _ in range(2))
     for each in read_autolabels(data, labels):

@@ -1,7 +1,7 @@
 """What the demo trains, and in which order.
 
-All are trained by one recipe: the same network, first weights, iterations and
-schedule. They differ in the labels that they see.
+All but the first go on from its weights, by one recipe: the same network,
+iterations and schedule. They differ in the labels that they see.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-#: What the names of all configs end with.
-END = '_r18s1_fcn_1xb4-0.8k_street-scenes-96x192.py'
-FINE = CONFIGS / 'demo' / f'autolabel-fine{END}'
+#: What is the same in the names of all configs.
+NAME = 'autolabel-{}_r18s1_fcn_1xb4-{}_street-scenes-128x256.py'
 
 
 class Recipe(NamedTuple):
@@ -24,6 +23,7 @@ class Recipe(NamedTuple):
         labels (str): What it learns from, for people.
         config (str): What is its own in the name of its config.
         round (int): Of the auto-labels that it learns from; 0: of none.
+        length (str): Of its training, in the name of its config.
     """
 
     key: str
@@ -31,13 +31,16 @@ class Recipe(NamedTuple):
     labels: str
     config: str
     round: int = 0
+    length: str = '0.3k'
 
     @property
     def path(self) -> Path:
         """Its config."""
-        return CONFIGS / 'demo' / f'autolabel-{self.config}{END}'
+        return CONFIGS / 'demo' / NAME.format(self.config, self.length)
 
 
+#: In place of weights that were trained on other data.
+START = Recipe('start', 'Start of all others', 'fine', 'start', length='0.6k')
 TEACHER = Recipe('teacher', 'Teacher', 'fine, and coarse polygons', 'teacher')
 FINE_ONLY = Recipe('fine', 'Fine labels only', 'fine', 'fine')
 #: Of round 1, one for each threshold.
@@ -69,7 +72,7 @@ ALL_TRUE = Recipe(
     'all-true', 'True labels of all images', 'fine, and the true ones', 'true'
 )
 #: The rows of the table.
-RECIPES = (FINE_ONLY, TEACHER, *STUDENTS, SECOND, ALL_TRUE)
+RECIPES = (START, FINE_ONLY, TEACHER, *STUDENTS, SECOND, ALL_TRUE)
 
 
 def better_student(val: dict[str, float]) -> Recipe:

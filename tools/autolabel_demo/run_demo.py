@@ -39,12 +39,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=[0, 1, 2],
         help='of the scenes and of the training; one full loop for each',
     )
-    parser.add_argument('--iters', type=int, default=800, help='of a training')
+    parser.add_argument(
+        '--iters',
+        type=int,
+        nargs=2,
+        default=(600, 300),
+        metavar=('START', 'OTHERS'),
+        help='of the training that all others start from, and of each of them',
+    )
     parser.add_argument(
         '--images',
         type=int,
         nargs=4,
-        default=(24, 40, 60, 200),
+        default=(10, 40, 60, 160),
         metavar=('FINE', 'VAL', 'TEST', 'UNLABELLED'),
     )
     parser.add_argument(

@@ -21,7 +21,7 @@ from demo import street_scenes
 
 EXTRA = 'train_extra'
 #: Height and width in px, as the configs expect.
-SIZE = (96, 192)
+SIZE = (128, 256)
 
 
 def generate(out: Path, seed: int, num_images: dict[str, int]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from demo.methods import class_iou, read_ids
 
-from .recipes import FINE
+from .recipes import FINE_ONLY
 from .truth import dataset_of, read_truth
 
 #: Key of ``TeacherLeakageHook`` in the results of test.py.
@@ -48,7 +48,7 @@ def score(data: Path, predictions: Path, result: dict) -> dict:
     Raises:
         RuntimeError: If the two differ.
     """
-    dataset = dataset_of(FINE, 'test_dataloader', data)
+    dataset = dataset_of(FINE_ONLY.path, 'test_dataloader', data)
     classes = dataset.metainfo['classes']
     iou = class_iou(
         (

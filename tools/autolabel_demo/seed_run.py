@@ -19,6 +19,7 @@ from .recipes import (
     FINE_ONLY,
     RECIPES,
     SECOND,
+    START,
     STUDENTS,
     TEACHER,
     Recipe,
@@ -50,7 +51,7 @@ class SeedRun:
         self.data = self.root / 'data'
         settings = dict(
             seed=seed,
-            iters=args.iters,
+            iters=list(args.iters),
             images=list(args.images),
             recipe=recipe,
         )
@@ -88,9 +89,14 @@ class SeedRun:
         )[kind]()
         return key in self.state['done'] and path.exists()
 
+    def iters(self, key: str) -> int:
+        """Iterations of a recipe, without those of its start."""
+        first, others = self.args.iters
+        return first if key == START.key else others
+
     def checkpoint(self, key: str) -> Path:
         """Path of a recipe's last checkpoint."""
-        return self.root / key / f'iter_{self.args.iters}.pth'
+        return self.root / key / f'iter_{self.iters(key)}.pth'
 
     def config(self, key: str) -> Path:
         """Path of a recipe's config, as train.py has written it."""
@@ -121,6 +127,7 @@ class SeedRun:
         students = tuple(recipe.key for recipe in STUDENTS)
         jobs = [
             self._job('data', self._generate, (), sum(self.args.images) / 40),
+            self._train(START),
             self._train(TEACHER),
             self._label(1, (TEACHER.key,)),
             *(self._train(recipe) for recipe in STUDENTS),
@@ -151,20 +158,31 @@ class SeedRun:
         def command():
             labels = f'{LABELS}/round_{recipe.round}'
             config = self._recipe(recipe.key).path
+            work_dir, iters = self.root / recipe.key, self.iters(recipe.key)
             options = training_options(
-                *(config, self.data, labels, self.seed, self.args.iters)
+                *(config, self.data, labels, self.seed, iters)
             )
             program = [sys.executable, mmseg_tools() / 'train.py', config]
-            program += ['--resume', '--work-dir', self.root / recipe.key]
+            program += ['--work-dir', work_dir]
+            if self.checkpoint(recipe.key).exists():
+                # It was stopped in the validation at its end, which train.py
+                # would not repeat.
+                shutil.rmtree(work_dir)
+            if (work_dir / 'last_checkpoint').exists():
+                # Without load_from: mmseg would resume from that.
+                program.append('--resume')
+            elif recipe is not START:
+                options.append(f'load_from={self.checkpoint(START.key)}')
             return [*program, '--cfg-options', *options]
 
         def finish():
             value = val_miou(self.root / recipe.key)
             self.state['val'][recipe.key] = value
 
-        needs = (f'label {recipe.round}' if recipe.round else 'data',)
+        needs = (f'label {recipe.round}',) if recipe.round else ()
+        needs += ('data' if recipe is START else f'train {START.key}',)
         # Seconds on one core of 2.8 GHz, as are the other costs.
-        cost = 10 + 0.16 * self.args.iters
+        cost = 10 + 0.25 * self.iters(recipe.key)
         return self._job(f'train {recipe.key}', command, needs, cost, finish)
 
     def _label(self, number: int, after: tuple) -> Job:

@@ -17,15 +17,15 @@ AUTOLABELS = 'CityscapesAutoLabelDataset'
 
 
 def training_options(
-    config: Path, data: Path, labels: str | None, seed: int, iters: int
+    config: Path, data: Path, labels: str, seed: int, iters: int
 ) -> list[str]:
     """Options of train.py for a config of the demo.
 
     Args:
         config (Path): Its file.
         data (Path): Folder of the data set.
-        labels (str | None): Folder in it with the auto-labels to learn from,
-            if the config has any.
+        labels (str): Folder in it with the auto-labels to learn from, if the
+            config learns from any.
         seed (int): Of the training.
         iters (int): Its length.
 

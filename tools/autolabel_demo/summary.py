@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from demo.methods import mean_rows, write_json
 
 from .label_quality import THRESHOLDS
-from .recipes import FINE_ONLY, RECIPES, SECOND
+from .recipes import FINE_ONLY, RECIPES, SECOND, START
 from .seed_run import SeedRun
 
 #: Of labels, on the page and in the table.
@@ -28,7 +28,7 @@ def summarize(args: Namespace, runs: dict[int, SeedRun]) -> dict:
     states = {seed: run.state for seed, run in runs.items()}
     rows = [_row(recipe, states) for recipe in RECIPES]
     results = dict(
-        iters=args.iters,
+        iters=list(args.iters),
         images=dict(zip(('fine', 'val', 'test', 'unlabelled'), args.images)),
         jobs=args.jobs,
         threads=args.threads,
@@ -122,13 +122,17 @@ def table_rows(results: dict) -> list[list[str]]:
             [
                 row['title'],
                 row['labels'],
-                str(results['iters']),
+                _iterations(row['key'], results['iters']),
                 range_text(row['val']),
                 range_text(row['test']),
                 '' if row['key'] == FINE_ONLY.key else above,
             ]
         )
     return cells
+
+
+def _iterations(key: str, iters: Sequence[int]) -> str:
+    return str(iters[0]) if key == START.key else '{} + {}'.format(*iters)
 
 
 def label_rows(results: dict) -> list[list[str]]:
@@ -164,7 +168,7 @@ def findings(results: dict) -> list[str]:
     count = len(rows[FINE_ONLY.key]['test']['values'])
     texts = []
     for key, row in rows.items():
-        if key == FINE_ONLY.key:
+        if key in (START.key, FINE_ONLY.key):
             continue
         above = row['above_fine']
         wins = sum(value > 0 for value in above['values'])

@@ -2,7 +2,7 @@
 # part, a larger one with coarse polygons and with labels of a teacher. What is
 # trained on is chosen in configs/demo; here it is the fine part alone.
 data_root = 'data/street_scenes_autolabel/'
-crop_size = (96, 192)  # the size of the images
+crop_size = (128, 256)  # the size of the images
 num_classes = 9
 metainfo = dict(
     classes=(
@@ -32,7 +32,7 @@ metainfo = dict(
 augmentation = [
     dict(
         type='RandomResize',
-        scale=(192, 96),
+        scale=(256, 128),
         ratio_range=(0.5, 2.0),  # as for Cityscapes in the zoo
         keep_ratio=True,
     ),
@@ -145,5 +145,5 @@ test_evaluator = val_evaluator
 
 # Not for training or testing: what tools/autolabel_report.py compares
 # auto-labels with.
-fine_dataloader = dict(dataset=fine_dataset)
-coarse_dataloader = dict(dataset=coarse_dataset)
+fine_dataloader = dict(batch_size=1, dataset=fine_dataset)
+coarse_dataloader = dict(batch_size=1, dataset=coarse_dataset)

@@ -1,5 +1,6 @@
-# The start of the loop of tools/autolabel_demo: the network of the demo's
-# hierarchical model, trained on the few scenes that have fine labels.
+# The loop of tools/autolabel_demo: the network of the demo's hierarchical
+# model, trained on the few scenes that have fine labels. Like those that
+# derive from it, it goes on from the weights of autolabel-start (load_from).
 _base_ = [
     '../_base_/datasets/street_scenes_autolabel.py',
     '../_base_/default_runtime.py',
@@ -71,12 +72,12 @@ param_scheduler = [
         eta_min=1e-4,
         power=0.9,
         begin=0,
-        end=800,
+        end=300,
         by_epoch=False,
     )
 ]
 # One validation at the end.
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=800, val_interval=800)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=300, val_interval=300)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
