@@ -2,7 +2,8 @@
 
 Confidence is written first and the label last: a label that is there says
 that both are. It also says, in texts of the PNG file, which teacher and
-settings it is of, and how it was made if not as asked for.
+settings it is of, how long the file of its image is, and how it was made if
+not as asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .png_files import encode_grey, is_intact, read_header
 MODES = ('whole', 'slide', 'cpu')
 _IDENTITY = 'autolabel-identity'
 _MODE = 'autolabel-mode'
+_IMAGE_BYTES = 'autolabel-image-bytes'
 
 
 class Pair(NamedTuple):
@@ -33,11 +35,13 @@ class Pair(NamedTuple):
         size (tuple[int, int]): Height and width of both.
         identity (str): Of teacher and settings, see :mod:`.meta`.
         mode (str): One of :data:`MODES`.
+        image_bytes (int | None): Of the image's file; None if not known.
     """
 
     size: tuple[int, int]
     identity: str
     mode: str
+    image_bytes: int | None = None
 
 
 class Hashes(NamedTuple):
@@ -96,10 +100,12 @@ class PairFiles:
         if None in headers or len({header.size for header in headers}) > 1:
             return None
         label = headers[-1]
+        length = label.text.get(_IMAGE_BYTES, '')
         return Pair(
             label.size,
             label.text.get(_IDENTITY, ''),
             label.text.get(_MODE, 'whole'),
+            int(length) if length.isdecimal() else None,
         )
 
     def write(
@@ -109,6 +115,7 @@ class PairFiles:
         prob: np.ndarray | None,
         identity: str,
         mode: str = 'whole',
+        image_bytes: int | None = None,
     ) -> Hashes:
         """Write label and confidence of an image.
 
@@ -118,6 +125,7 @@ class PairFiles:
             prob (np.ndarray, optional): Likewise.
             identity (str): Of teacher and settings.
             mode (str): One of :data:`MODES`.
+            image_bytes (int, optional): Of the image's file.
 
         Returns:
             Hashes: Of the files.
@@ -129,6 +137,8 @@ class PairFiles:
         text = {_IDENTITY: identity}
         if mode != 'whole':
             text[_MODE] = mode
+        if image_bytes is not None:
+            text[_IMAGE_BYTES] = str(image_bytes)
         contents = [encode_grey(label, text)]
         if self.has_prob:
             contents.insert(0, encode_grey(prob))

@@ -107,6 +107,14 @@ class ImageLoader:
             return False
 
 
+def length_of(path: Path) -> int | None:
+    """Bytes of a file; None if it cannot be looked at."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
 def _kinds_of_file(path: Path) -> list[str]:
     """Find which of :data:`KINDS` an image is, before it is loaded."""
     try:

@@ -14,7 +14,7 @@ from hmsa_mmseg.autolabel.pairs import PairFiles
 
 from .disk import is_full
 from .errors import BadImageError, SpaceError
-from .images import ImageLoader
+from .images import ImageLoader, length_of
 from .labelling import Labeller
 from .progress import Clock
 from .results import Results
@@ -41,7 +41,8 @@ def find_undone(
 
     Returns:
         list[Item]: In their order. Good is a label that is whole, as its
-        confidence is, of an accepted identity and of the image's size.
+        confidence is, of an accepted identity, of the image's size, and of
+        a file as long as the image's is.
 
     Raises:
         OSError: If a label that is there cannot be read.
@@ -52,6 +53,7 @@ def find_undone(
         return (
             pair is not None
             and pair.identity in accepted
+            and pair.image_bytes in (None, length_of(item.path))
             and loader.has_size(item.path, pair.size)
         )
 

@@ -27,6 +27,7 @@ from hmsa_mmseg.autolabel.pairs import PairFiles
 
 from .disk import SpaceWatch
 from .errors import BadImageError
+from .images import length_of
 from .progress import Progress
 from .shards import Shard
 
@@ -96,7 +97,10 @@ class Results:
             )
             return
         label = self.label_ids[classes_of(result)]
-        hashes = self.files.write(item.name, label, prob, self.identity, mode)
+        hashes = self.files.write(
+            *(item.name, label, prob, self.identity, mode),
+            image_bytes=length_of(item.path),
+        )
         path = os.path.abspath(item.path)
         self._manifest.add(
             manifest_line(item.name, path, label.shape, hashes, mode)

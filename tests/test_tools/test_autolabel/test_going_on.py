@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from hmsa_mmseg.autolabel.meta import identity_of, read_meta
 
@@ -90,6 +90,31 @@ def test_both_files_of_another_size(
     assert predicted == ['top.png']
     with Image.open(tmp_path / 'out/top.png') as label:
         assert label.size == (40, 24)
+
+
+def test_another_image_of_that_name_and_size(
+    run, tmp_path, tree, done, predicted, save
+):
+    """Replaced, or of another folder that was given by mistake."""
+    save(tmp_path / 'images/top.png', 9)
+    run()
+    assert predicted == ['top.png']
+    found = tree(tmp_path / 'out')
+    assert found['top_prob.png'] != done['top_prob.png']
+    assert found['b/0.png'] == done['b/0.png']
+
+
+def test_labels_that_tell_no_length(run, tmp_path, predicted, done):
+    """Made before labels did."""
+    path = tmp_path / 'out/top.png'
+    with Image.open(path) as image:
+        text = PngInfo()
+        for key, value in image.text.items():
+            if key != 'autolabel-image-bytes':
+                text.add_text(key, value)
+        image.save(path, pnginfo=text)
+    run()
+    assert predicted == []
 
 
 def test_limit_then_all(run, tmp_path, tree, done, predicted):
