@@ -46,9 +46,9 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
         ValueError: If it is damaged, or of a later version.
     """
     path = Path(folder) / META_FILE
-    text = path.read_text(encoding='utf-8')
+    content = path.read_bytes()
     try:
-        meta = json.loads(text)
+        meta = json.loads(content.decode())
         version = meta['version']
         if not all(
             isinstance(meta[key], dict) for key in ('teacher', 'settings')

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import pytest
 
@@ -117,6 +118,7 @@ def test_links(meta, tmp_path):
     ('text', 'named'),
     [
         ('{', 'is damaged'),
+        ('\udcff', 'is damaged'),
         ('[]', 'is damaged'),
         ('{"version": 1}', 'is damaged'),
         ('{"version": 1, "teacher": 1, "settings": {}}', 'is damaged'),
@@ -124,7 +126,7 @@ def test_links(meta, tmp_path):
     ],
 )
 def test_damaged_files(tmp_path, text, named):
-    (tmp_path / 'autolabel_meta.json').write_text(text)
+    (tmp_path / 'autolabel_meta.json').write_bytes(os.fsencode(text))
     with pytest.raises(ValueError, match=named):
         read_meta(tmp_path)
 

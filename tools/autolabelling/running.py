@@ -225,7 +225,14 @@ def _end(args: argparse.Namespace, out: Path) -> int:
     code = 0
     merged = None
     for folder in (*folders, out):
-        merged = merge(folder)
+        try:
+            merged = merge(folder)
+        except FileNotFoundError as error:
+            raise InferError(
+                f'{error.filename}: there is no such file; expected a folder '
+                'that images have been labelled to, with the same --round and '
+                '--check'
+            ) from error
         code = max(code, _say(folder, merged))
     if args.no_report or merged.missing or not merged.labelled:
         return code

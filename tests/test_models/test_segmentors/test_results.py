@@ -132,11 +132,13 @@ def test_rows_equal_mmsegs_results(num_classes, align_corners, tile_bytes):
         assert source.made[35:].sum() == 0
 
 
+@pytest.mark.parametrize('dtype', [None, 'bfloat16'])
 @pytest.mark.parametrize('seg_head', [None, BINARY], ids=['5', 'binary'])
 @pytest.mark.parametrize('head', HEADS)
 def test_without_logits_as_with_them(
-    head, seg_head, tiny_model_cfg, make_batch
+    head, seg_head, dtype, tiny_model_cfg, make_batch
 ):
+    """Also where backbone and heads compute in fewer bits."""
     inputs, _ = make_batch(batch_size=3, size=(40, 64))
     model = build_head(tiny_model_cfg, inputs, head, seg_head)
     samples = [
@@ -146,12 +148,11 @@ def test_without_logits_as_with_them(
     ]
     with torch.no_grad():
         expected = EncoderDecoder.predict(
-            with_cfg(model), inputs, copy.deepcopy(samples)
+            with_cfg(model, dtype=dtype), inputs, copy.deepcopy(samples)
         )
-    both = predict(with_cfg(model, confidence=True), inputs, samples)
-    lean = predict(
-        with_cfg(model, confidence=True, classes_only=True), inputs, samples
-    )
+    cfg = dict(dtype=dtype, confidence=True)
+    both = predict(with_cfg(model, **cfg), inputs, samples)
+    lean = predict(with_cfg(model, **cfg, classes_only=True), inputs, samples)
     for one, mine, theirs in zip(both, lean, expected):
         check(mine, theirs, 0.45)
         torch.testing.assert_close(

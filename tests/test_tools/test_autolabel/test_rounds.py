@@ -89,6 +89,27 @@ def test_check_and_report(run, config, tmp_path, monkeypatch, lines):
     assert len(lines(out / 'manifest.jsonl')) == 5
 
 
+def test_shards_of_a_check(run, config, tmp_path, tree):
+    """Each labels its share of both; all is listed in the end."""
+    check = '--check', 'config:val_dataloader'
+    run(*check, config=config, out='whole')
+    run(*check, '--shard', '1/2', config=config)
+    said = run(*check, '--merge', config=config, code=1)
+    assert '1 images are not labelled: aachen/aachen_000000' in said
+    run(*check, '--shard', '0/2', config=config)
+    run(*check, '--merge', config=config)
+    assert tree(tmp_path / 'out') == tree(tmp_path / 'whole')
+
+
+def test_nothing_to_merge(run, tmp_path):
+    said = run('--merge', code=1)
+    assert f'{tmp_path}/out/autolabel_meta.json: there is no such file' in said
+    run('--limit', '1')
+    said = run('--merge', '--check', 'config:val_dataloader', code=1)
+    assert 'out/check/autolabel_meta.json: there is no such file' in said
+    assert not (tmp_path / 'out/check').exists()
+
+
 def test_teacher_saw(run, config, tmp_path):
     """What the checkpoint does not tell."""
     run('--teacher-saw', 'config:val_dataloader', config=config)
