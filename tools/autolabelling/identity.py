@@ -6,7 +6,7 @@ import argparse
 import inspect
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +93,14 @@ def build_meta(
 
     Returns:
         dict[str, Any]: ``version``, ``teacher``, ``settings``, ``round``,
-        ``previous`` and ``code_version``, of plain types. Device, threads and
-        what to do without memory are not among it.
+        ``previous`` and ``code_version``, of plain types. Device, threads,
+        what memory may be taken and what to do without are not among it.
 
     Raises:
         InferError: If the round before is not there or not finished.
         OSError: If the checkpoint cannot be read.
     """
-    test_cfg = {
-        key: value
-        for key, value in (cfg.model.get('test_cfg') or {}).items()
-        if key not in _NOT_PREDICTION
-    }
+    test_cfg = _prediction_of(cfg.model.get('test_cfg') or {})
     parts = dict(
         model={k: v for k, v in cfg.model.items() if k not in _NOT_MODEL},
         test_cfg=test_cfg,
@@ -141,6 +137,22 @@ def build_meta(
         previous=_previous(Path(args.out), args.round),
         code_version=__version__,
     )
+
+
+def _prediction_of(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``test_cfg`` labels depend on."""
+    found = {
+        key: value
+        for key, value in test_cfg.items()
+        # None is the default of each.
+        if key not in _NOT_PREDICTION and value is not None
+    }
+    # What fits into a budget is exact, and what does not is an error; but
+    # where windows are asked for instead.
+    if found.get('over_budget', 'error') == 'error':
+        for key in ('memory_budget', 'over_budget'):
+            found.pop(key, None)
+    return found
 
 
 def _previous(out: Path, number: int | None) -> dict[str, str] | None:
