@@ -92,6 +92,19 @@ def merge(out: str | Path) -> Merged:
     return Merged(len(labelled), len(failures), missing)
 
 
+def forget_failures(out: Path) -> None:
+    """Remove the lists of images that could not be labelled.
+
+    Those of another teacher: they are to be tried again, and until then
+    missing.
+
+    Raises:
+        OSError: If one cannot be removed.
+    """
+    for path in (out / FAILURES_FILE, *_shard_files(out, FAILURES_FILE)):
+        path.unlink(missing_ok=True)
+
+
 def files_of(out: str | Path, meta: Mapping[str, Any]) -> PairFiles:
     """Where the files of a folder's images are, by its metadata."""
     settings = meta['settings']

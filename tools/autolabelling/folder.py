@@ -13,7 +13,11 @@ from inferring.inputs import Item
 
 from hmsa_mmseg.autolabel.json_lines import write_lines
 from hmsa_mmseg.autolabel.layout import CHECK_FOLDER, IMAGES_FILE, META_FILE
-from hmsa_mmseg.autolabel.merging import files_of, own_files
+from hmsa_mmseg.autolabel.merging import (
+    files_of,
+    forget_failures,
+    own_files,
+)
 from hmsa_mmseg.autolabel.meta import (
     MEANING,
     differences,
@@ -75,6 +79,8 @@ def prepare_folder(
         mixed = _compare(out, found, meta, allow_mixed)
         if mixed:
             meta['mixed'] = mixed
+    if found is not None and overwrite and differences(found, meta):
+        forget_failures(out)
     files = files_of(out, meta)
     remove_stale_parts(own_files(out), shared=True)
     remove_stale_parts(path for i in own for path in files.paths(i.name))

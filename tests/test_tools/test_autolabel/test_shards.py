@@ -188,6 +188,16 @@ def test_lost_lines(run, tmp_path, tree, done):
     assert tree(out) == done
 
 
+def test_failures_of_another_teacher(run, images, tmp_path):
+    """They do not stand for images that are still to be tried."""
+    (images / 'a/1.png').write_bytes(b'')
+    run(code=1)
+    run('--scales', '0.5,1', '--overwrite', '--shard', '0/2')
+    assert merge(tmp_path / 'out') == (3, 0, ['a/1', 'b/c/2'])
+    run('--scales', '0.5,1', '--overwrite', '--shard', '1/2', code=1)
+    assert merge(tmp_path / 'out') == (4, 1, [])
+
+
 @pytest.mark.parametrize('first', ['failures.jsonl', 'failures.0-of-1.jsonl'])
 def test_two_merge_at_once(run, images, tmp_path, lines, monkeypatch, first):
     """While one reads, the other does all of it: no failure is lost."""
