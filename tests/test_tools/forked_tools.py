@@ -4,6 +4,7 @@ Importing mmseg takes seconds, and a loop of trainings, labels and tests runs
 two dozen programs.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -17,7 +18,13 @@ class ForkedProgram:
     """
 
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['hmsa_mmseg', 'mmseg.apis', __name__])
+    context.set_forkserver_preload(
+        [
+            *('hmsa_mmseg', 'mmseg.apis', 'mmseg.datasets', 'mmseg.models'),
+            # Imported when an optimizer or a visualizer is built.
+            *('torch._dynamo', 'matplotlib.pyplot', 'jinja2', __name__),
+        ]
+    )
 
     def __init__(self, command, stdout=None, **_):
         assert command[0] == sys.executable
@@ -54,6 +61,8 @@ def run_script(arguments, log):
     from mmengine.runner import runner
 
     torch.set_num_threads(1)
+    # mmengine collects garbage when it builds a data set: not what is here.
+    gc.freeze()
     # It lays out configs, which takes seconds each time.
     config.FormatCode = lambda text, **_: (text, True)
 

@@ -45,6 +45,7 @@ def run(out, stop_at=None):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs.subprocess, 'Popen', Program)
+        patch.setattr(jobs, 'PAUSE', 0.02)
         run_demo.main(['--out', str(out), *ARGUMENTS])
     return started
 

@@ -213,7 +213,9 @@ class SeedRun:
             program += ['--config', self.config(self.labeller(number).key)]
             program += ['--check', 'config:val_dataloader']
             program += ['--coarse', 'config:coarse_dataloader']
-            return [*program, '--prior', 'config:fine_dataloader']
+            program += ['--prior', 'config:fine_dataloader']
+            # Few images: they are read before workers have started.
+            return [*program, '--workers', 0]
 
         return self._job(f'report {number}', command, (f'label {number}',), 10)
 

@@ -36,7 +36,8 @@ def dataset_of(
 
     init_default_scope('mmseg')
     *_, leaf = leaf_configs(read_config(str(config))[loader].dataset)
-    leaf.update(data_root=str(data), pipeline=[])
+    # Few images: not packed for workers, which takes longer.
+    leaf.update(data_root=str(data), pipeline=[], serialize_data=False)
     if labels is not None:
         prefix = dict(leaf['data_prefix'], seg_map_path=labels)
         leaf['data_prefix'] = prefix
