@@ -22,6 +22,7 @@ from inferring.predicting import Predictor
 from inferring.ranks import find_device, gather, join_group
 from mmengine.config import Config
 
+from hmsa_mmseg.autolabel.config_datasets import PREFIX
 from hmsa_mmseg.autolabel.encoding import check_threshold
 from hmsa_mmseg.autolabel.layout import CHECK_FOLDER, round_folder
 from hmsa_mmseg.autolabel.merging import Merged, files_of, merge
@@ -106,6 +107,11 @@ def _find_parts(
     args: argparse.Namespace, cfg: Config, out: Path
 ) -> list[Part]:
     """List the images; those to check the teacher with come first."""
+    if not (args.check or PREFIX).startswith(PREFIX):
+        raise InferError(
+            f'--check {args.check}: expected a data set of the config, such '
+            f'as {PREFIX}val_dataloader, whose labels the report reads'
+        )
     files = PairFiles(out, args.layout)
     items = find_images(args.images, Path(args.out), cfg, args.root)
     items = items[: args.limit]

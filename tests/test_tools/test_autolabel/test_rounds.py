@@ -152,6 +152,7 @@ def test_where_the_time_went(run, tmp_path):
             '--label-format labelIds',
         ),
         (['--check', 'config:none'], 'none.dataset is missing'),
+        (['--check', '.'], '--check .: expected a data set of the config'),
     ],
 )
 def test_options_that_make_no_sense(run, tmp_path, options, named):
