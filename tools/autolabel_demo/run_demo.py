@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--seeds',
         type=int,
         nargs='+',
-        default=[0, 1, 2],
+        default=[0, 1],
         help='of the scenes and of the training; one full loop for each',
     )
     parser.add_argument(
