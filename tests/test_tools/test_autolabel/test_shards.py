@@ -62,7 +62,10 @@ def test_one_shard_is_killed(argv, fork, run, images, tmp_path, tree, whole):
     ]
     assert [wait() for wait in waits] == [-signal.SIGKILL, 0, 0]
     out = tmp_path / 'out'
-    assert merge(out).missing == ['a/0', 'b/c/2']
+    missing = merge(out).missing
+    assert missing[0] == 'a/0'
+    # Its second image is another thread's, which may be faster.
+    assert missing[1:] in ([], ['b/c/2'])
     run()
     assert tree(out) == tree(whole)
 

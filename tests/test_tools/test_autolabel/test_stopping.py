@@ -106,6 +106,14 @@ def test_folders_that_cannot_be_written(run, monkeypatch, tmp_path, images):
     assert [*(tmp_path / 'out').iterdir()] == []
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Tests that run in the background of a script inherit an ignored one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
