@@ -77,6 +77,7 @@ def recipe_digest() -> str:
     paths = {recipe.path for recipe in recipes.RECIPES}
     paths |= {
         bases / 'datasets' / 'street_scenes_autolabel.py',
+        bases / 'schedules' / 'schedule_demo.py',
         bases / 'default_runtime.py',
         Path(street_scenes.__file__),
         TOOLS / 'autolabel_demo' / 'coarse.py',

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inferring.errors import InferError
+from inferring.errors import InferError, in_short
 from inferring.inputs import Item
 
 from hmsa_mmseg.autolabel.json_lines import write_lines
@@ -135,7 +135,7 @@ def _compare(
     if not differing:
         return list(found.get('mixed') or ())
     said = ', '.join(
-        f'{key} was {_short(before)}, now it is {_short(now)}'
+        f'{key} was {in_short(before, 100)}, now it is {in_short(now, 100)}'
         for key, (before, now) in differing.items()
     )
     meaning = [f'settings.{key}' for key in MEANING]
@@ -160,8 +160,3 @@ def _write_seen(path: Path, training: Training) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 100 else f'{text[:100]} ...'

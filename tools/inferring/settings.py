@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from hmsa_mmseg.utils.loading import find_test_set
 
-from .errors import InferError
+from .errors import InferError, in_short
 from .finished import write_json
 from .layout import SETTINGS, is_result_folder
 from .predicting import Predictor
@@ -119,15 +119,10 @@ def _compare(path: Path, settings: Mapping[str, Any]) -> None:
         key = other[0]
         raise InferError(
             f'{path}: the results there are of other settings: '
-            f'{", ".join(other)} ({key} was {_short(found[key])}, now it is '
-            f'{_short(settings[key])}); expected the same, another --out, or '
-            '--overwrite'
+            f'{", ".join(other)} ({key} was {in_short(found[key])}, now it is '
+            f'{in_short(settings[key])}); expected the same, another --out, '
+            'or --overwrite'
         )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 150 else f'{text[:150]} ...'
 
 
 def to_text(value: Any) -> str:
