@@ -8,9 +8,10 @@ network/ocrnet.py) without the prefix ``module.``; "ours" those of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
+
+from .key_maps import Conversion, Shapes, State, convert_keys, invert, rename
 
 FCN = 'decode_head.seg_head.0.'
 OCR = 'decode_head.seg_head.1.'
@@ -60,45 +61,6 @@ FOLDED = {
     'ocr.conv3x3_ocr.0.bias': 'ocr.conv3x3_ocr.1.0.running_mean',
 }
 
-KeyMap = tuple[tuple[str, str], ...]
-State = Mapping[str, torch.Tensor]
-Shapes = Mapping[str, torch.Size]
-
-
-@dataclass
-class Conversion:
-    """A converted state dict, and what became of each entry.
-
-    Attributes:
-        state_dict (dict[str, Tensor]): The converted entries.
-        used (dict[str, str]): Key of the source -> what it became.
-        missing (list[str]): Keys that the source should have.
-        left_over (list[str]): Keys of the source that have no place.
-        wrong_shape (list[str]): Keys of the source, with both shapes.
-    """
-
-    state_dict: dict[str, torch.Tensor] = field(default_factory=dict)
-    used: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    left_over: list[str] = field(default_factory=list)
-    wrong_shape: list[str] = field(default_factory=list)
-
-    def check(self, source: str) -> None:
-        """Raise a ValueError that lists all keys that do not fit.
-
-        Args:
-            source (str): Name of the source, for the message.
-        """
-        lines = []
-        for name in ('missing', 'left_over', 'wrong_shape'):
-            keys = getattr(self, name)
-            if keys:
-                lines.append(f'{name.replace("_", " ")} ({len(keys)}):')
-                lines.extend(f'  {key}' for key in keys)
-        if lines:
-            lines.insert(0, f'{source} does not fit the model')
-            raise ValueError('\n'.join(lines))
-
 
 def nvidia_to_ours(state: State, shapes: Shapes) -> Conversion:
     """Convert the authors' state dict to ours.
@@ -122,7 +84,7 @@ def nvidia_to_ours(state: State, shapes: Shapes) -> Conversion:
     missing = [key for key in FOLDED if key not in {*state, *folded}]
     if not any(key.startswith('scale_attn.') for key in state):
         shapes = without_attn(shapes)
-    result = _convert(state, KEY_MAP, shapes)
+    result = convert_keys(state, KEY_MAP, shapes)
     result.used.update(folded)
     result.missing += missing
     return result
@@ -141,9 +103,9 @@ def ours_to_nvidia(state: State, shapes: Shapes) -> Conversion:
     """
     if not any(key.startswith(ATTN) for key in state):
         shapes = without_attn(shapes)
-    inverse = _invert(KEY_MAP)
+    inverse = invert(KEY_MAP)
     shapes = {rename(key, inverse): shape for key, shape in shapes.items()}
-    result = _convert(state, inverse, shapes)
+    result = convert_keys(state, inverse, shapes)
     for bias, mean in FOLDED.items():
         if mean in result.state_dict:
             result.state_dict[bias] = torch.zeros_like(result.state_dict[mean])
@@ -153,32 +115,3 @@ def ours_to_nvidia(state: State, shapes: Shapes) -> Conversion:
 def without_attn(state: Mapping) -> dict:
     """Leave the attention branch out of a mapping with our keys."""
     return {k: v for k, v in state.items() if not k.startswith(ATTN)}
-
-
-def rename(key: str, key_map: KeyMap) -> str | None:
-    """Replace the start of a key; None if no rule knows it."""
-    for old, new in key_map:
-        if key.startswith(old):
-            return new + key[len(old) :]
-    return None
-
-
-def _invert(key_map: KeyMap) -> KeyMap:
-    return tuple((new, old) for old, new in key_map)
-
-
-def _convert(state: State, key_map: KeyMap, shapes: Shapes) -> Conversion:
-    result = Conversion()
-    for key, value in state.items():
-        new_key = rename(key, key_map)
-        if new_key not in shapes or new_key in result.state_dict:
-            result.left_over.append(key)
-            continue
-        result.state_dict[new_key] = value
-        result.used[key] = new_key
-        found, expected = tuple(value.shape), tuple(shapes[new_key])
-        if found != expected:
-            result.wrong_shape.append(f'{key}: {found}, expected {expected}')
-    absent = [key for key in shapes if key not in result.state_dict]
-    result.missing = [rename(key, _invert(key_map)) for key in absent]
-    return result

