@@ -9,6 +9,15 @@ from torch import Tensor, nn
 from ..scale_fusion import in_float32
 
 
+def default_attn_channels(in_channels: int) -> int:
+    """Width of a branch that reads features of ``in_channels`` channels.
+
+    The authors' proportion: ``SEGATTN_BOT_CH`` is 256, for features of 512
+    (NVIDIA/semantic-segmentation, config.py).
+    """
+    return max(in_channels // 2, 1)
+
+
 class AttentionBranch(nn.Sequential):
     """3x3-norm-ReLU, 3x3-norm-ReLU, 1x1, to logits of attention.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..fast.logit_rows import LogitRows, WeightedLogits
 from ..fast.tracing import is_tracing
 from ..scale_fusion import in_float32, resize
-from .attention_branch import AttentionBranch
+from .attention_branch import AttentionBranch, default_attn_channels
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .scale_predictions import ScalePredictions
 from .seg_head_outputs import SegHeadOutputs
@@ -60,8 +60,9 @@ class AttentionToScaleHead(BaseMultiScaleHead):
             ends in a classifier, or of a cascade of them; all
             outputs of a cascade are blended with the same weights.
         num_scales (int): Number of scales, 2 or more. Defaults to 3.
-        attn_channels (int): Width of the attention branch. Defaults to 256
-            (the authors').
+        attn_channels (int, optional): Width of the attention branch.
+            Defaults to None: half of the channels that the classifier reads,
+            as the authors' 256 of 512.
         loss_scale (dict | list[dict], optional): Loss on the main logits of
             every single scale, at the input's size: the extra supervision
             of Chen et al., who give it a weight of 1. Defaults to None.
@@ -78,7 +79,7 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         self,
         seg_head: ConfigType | list[ConfigType],
         num_scales: int = 3,
-        attn_channels: int = 256,
+        attn_channels: int | None = None,
         loss_scale: ConfigType | list[ConfigType] | None = None,
         norm_cfg: OptConfigType = None,
         **kwargs,
@@ -94,7 +95,7 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         owner = classifier.owner
         self.scale_attn = _JointAttentionBranch(
             num_scales * classifier.in_channels,
-            attn_channels,
+            attn_channels or default_attn_channels(classifier.in_channels),
             num_scales,
             owner.conv_cfg,
             norm_cfg or owner.norm_cfg or dict(type='BN'),

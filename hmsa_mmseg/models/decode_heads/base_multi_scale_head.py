@@ -19,7 +19,11 @@ from ..fast.logit_rows import LogitRows, WholeLogits
 from ..fast.ocr import fast_heads
 from ..fast.row_losses import LazyOutput, loss_by_feat
 from .classifiers import Classifier, find_classifier
-from .loading import check_num_classes, map_stock_keys
+from .loading import (
+    check_attn_channels,
+    check_num_classes,
+    map_stock_keys,
+)
 from .scale_predictions import ScalePredictions
 from .seg_head_outputs import (
     SegHeadOutputs,
@@ -271,4 +275,5 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         """Take mmseg's own checkpoints too, and none of other classes."""
         map_stock_keys(state_dict, prefix)
         check_num_classes(self, state_dict, prefix)
+        check_attn_channels(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

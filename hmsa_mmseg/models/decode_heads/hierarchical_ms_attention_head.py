@@ -19,7 +19,7 @@ from ..fast.logit_rows import LogitRows
 from ..fast.row_losses_walk import RowLogits
 from ..fast.row_prediction import fuse_in_rows, fused_logits
 from ..scale_fusion import fuse_scales, in_float32
-from .attention_branch import AttentionBranch
+from .attention_branch import AttentionBranch, default_attn_channels
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .scale_predictions import ScalePredictions, scale_indicators
 from .stages import (
@@ -66,8 +66,9 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         seg_head (dict | list[dict]): Config of a decode head of mmseg that
             ends in a classifier, or of a cascade of them, each
             reading its predecessor's output, as OCRNet's.
-        attn_channels (int): Width of the attention branch. Defaults to 256
-            (the authors' ``SEGATTN_BOT_CH``).
+        attn_channels (int, optional): Width of the attention branch.
+            Defaults to None: half of the channels that the classifier reads,
+            as the authors' 256 (``SEGATTN_BOT_CH``) of 512.
         loss_scale (dict | list[dict], optional): Loss on the main logits of
             every single scale, brought to the input's size; the authors give
             it a weight of 0.05 (``SUPERVISED_MSCALE_WT`` in their recipes).
@@ -90,7 +91,7 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
     def __init__(
         self,
         seg_head: ConfigType | list[ConfigType],
-        attn_channels: int = 256,
+        attn_channels: int | None = None,
         loss_scale: ConfigType | list[ConfigType] | None = None,
         norm_cfg: OptConfigType = None,
         skip_top_scale_attn: bool = False,
@@ -101,7 +102,7 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         owner = classifier.owner
         self.scale_attn = _ScaleAttentionBranch(
             classifier.in_channels,
-            attn_channels,
+            attn_channels or default_attn_channels(classifier.in_channels),
             1,
             owner.conv_cfg,
             norm_cfg or owner.norm_cfg or dict(type='BN'),

@@ -1,6 +1,6 @@
 """What a checkpoint must pass on its way into a head of several scales.
 
-Both functions work on the part of a state dict that belongs to the head, in
+All functions work on the part of a state dict that belongs to the head, in
 ``_load_from_state_dict`` of the head, before its children read theirs.
 """
 
@@ -95,6 +95,33 @@ def check_num_classes(
                     logger='current',
                     level=logging.WARNING,
                 )
+
+
+def check_attn_channels(
+    head: BaseMultiScaleHead, state_dict: StateDict, prefix: str
+) -> None:
+    """Refuse a checkpoint whose attention branch has another width.
+
+    mmengine loads the rest and logs a warning only, and the model goes on
+    with random attention.
+
+    Args:
+        head (BaseMultiScaleHead): The head to load into.
+        state_dict (dict[str, Tensor]): With the keys of this package.
+        prefix (str): What the head's keys begin with.
+
+    Raises:
+        ValueError: If the widths differ.
+    """
+    key = 'scale_attn.conv0.weight'
+    found, own = state_dict.get(prefix + key), head.state_dict().get(key)
+    if found is None or own is None or len(found) == len(own):
+        return
+    raise ValueError(
+        f'the attention branch of the checkpoint has {len(found)} channels '
+        f'({prefix}{key}), that of the model {len(own)}; set '
+        f'model.decode_head.attn_channels={len(found)}'
+    )
 
 
 def _differ_in_classes(

@@ -341,6 +341,18 @@ def test_a_cascade_must_agree_on_its_classes():
         build(seg_head)
 
 
+def test_attention_is_half_as_wide_as_what_the_classifier_reads():
+    wide = build(dict(FCN, channels=10), attn_channels=None)
+    assert wide.scale_attn.conv0.weight.shape[:2] == (5, 10)
+    assert wide.scale_attn.conv1.weight.shape[:2] == (5, 5)
+
+
+def test_checkpoint_of_another_width_is_refused():
+    wide, narrow = build(attn_channels=16), build(attn_channels=None)
+    with pytest.raises(ValueError, match=r'16 .*\n?.*attn_channels=16'):
+        narrow.load_state_dict(wide.state_dict(), strict=False)
+
+
 def test_checkpoint_of_other_classes_is_refused():
     head, other = build(cascade()), build(cascade(), num_classes=7)
     with pytest.raises(ValueError, match=r'holds 7 classes .* model 5'):
