@@ -7,6 +7,7 @@ anything imports ``mmseg.models``.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import warnings
 from importlib import metadata
@@ -130,8 +131,34 @@ def provide_mmcv_ops() -> None:
         sys.modules['mmcv._ext'] = _MissingOps()
 
 
+def provide_torchvision_ops() -> None:
+    """Make timm importable where torchvision was built for another torch.
+
+    mmseg imports timm where it is installed, timm imports torchvision, and
+    torchvision ends with a RuntimeError where its operators cannot be loaded,
+    as those of a CUDA build beside a CPU torch. They are declared, without
+    arguments: neither timm nor anything in this package calls one.
+    """
+    if find_spec('timm') is None or find_spec('torchvision') is None:
+        return
+    declared = set()
+    while True:
+        try:
+            importlib.import_module('torchvision')
+            return
+        except RuntimeError as error:
+            found = re.search(
+                r'operator (torchvision::\w+) does not exist', str(error)
+            )
+            if found is None or found[1] in declared:
+                raise
+        importlib.import_module('torch.library').define(found[1], '() -> ()')
+        declared.add(found[1])
+
+
 def prepare() -> None:
     """Check the stack and make ``mmseg.models`` importable."""
+    provide_torchvision_ops()
     check_requirements()
     warn_about_mixed_stacks()
     provide_mmcv_ops()

@@ -1,6 +1,6 @@
 import importlib
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from mmengine.utils.dl_utils import mmcv_full_available
@@ -98,3 +98,29 @@ def test_the_placeholder_does_not_count_as_operators():
 def test_all_of_mmseg_is_importable():
     apis = importlib.import_module('mmseg.apis')
     assert callable(apis.init_model)
+
+
+def stand_in_for_torchvision(monkeypatch, missing):
+    """Importing torchvision fails until its operators are declared."""
+
+    def load(name):
+        if name == 'torch.library':
+            return SimpleNamespace(define=lambda op, _: missing.remove(op))
+        if missing:
+            raise RuntimeError(f'operator {missing[0]} does not exist')
+
+    monkeypatch.setattr(compat, 'find_spec', lambda name: 'found')
+    monkeypatch.setattr(importlib, 'import_module', load)
+
+
+def test_operators_that_torchvision_cannot_load_are_declared(monkeypatch):
+    missing = ['torchvision::nms', 'torchvision::qnms']
+    stand_in_for_torchvision(monkeypatch, missing)
+    compat.provide_torchvision_ops()
+    assert not missing
+
+
+def test_another_fault_of_torchvision_is_not_papered_over(monkeypatch):
+    stand_in_for_torchvision(monkeypatch, ['aten::add'])
+    with pytest.raises(RuntimeError, match='aten::add'):
+        compat.provide_torchvision_ops()
