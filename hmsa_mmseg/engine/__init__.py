@@ -1,4 +1,5 @@
 from .hooks import (
+    ChannelsLastHook,
     InferencePreparationHook,
     InvalidLossHook,
     IterSeedHook,
@@ -12,6 +13,7 @@ from .process_groups import close_gloo
 from .runners import SafeResumeRunner
 
 __all__ = [
+    'ChannelsLastHook',
     'InferencePreparationHook',
     'InvalidLossHook',
     'IterSeedHook',

@@ -1,3 +1,4 @@
+from .channels_last_hook import ChannelsLastHook
 from .inference_preparation_hook import InferencePreparationHook
 from .invalid_loss_hook import InvalidLossHook
 from .iter_seed_hook import IterSeedHook
@@ -7,6 +8,7 @@ from .signal_checkpoint_hook import SignalCheckpointHook
 from .teacher_leakage_hook import TeacherLeakageHook
 
 __all__ = [
+    'ChannelsLastHook',
     'InferencePreparationHook',
     'InvalidLossHook',
     'IterSeedHook',
