@@ -1,4 +1,5 @@
 from .autolabel import AutoLabelDataset
+from .camvid import HMSACamVidDataset
 from .checks import FileChecksMixin
 from .cityscapes import HMSACityscapesDataset
 from .cityscapes_autolabel import CityscapesAutoLabelDataset
@@ -28,6 +29,7 @@ __all__ = [
     'ClassUniformSampler',
     'EvalAtInputSize',
     'FileChecksMixin',
+    'HMSACamVidDataset',
     'HMSACityscapesDataset',
     'HMSAColorJitter',
     'HMSAFolderDataset',
