@@ -259,7 +259,9 @@ def said_of_next(path: Path, conversion: Conversion) -> str:
         [
             f'Backbone and heads see {work(model.train_cfg.scales)} in '
             'training,',
-            f'{work(model.test_cfg.scales)} at test time.',
+            f'{work(model.test_cfg.scales)} at test time. Attention comes on',
+            'top; what the whole model costs is counted by',
+            f'  python tools/analysis_tools/get_flops.py {path}',
             '',
             'Next:',
             f'  MMSEG={config_root().parent}',

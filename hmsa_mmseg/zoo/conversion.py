@@ -23,8 +23,6 @@ from .refusals import NotConvertible, refuse_head, refuse_segmentor
 from .tta import flips_only
 
 PACKAGE = 'hmsa_mmseg'
-# The authors' config.py, MODEL.SEGATTN_BOT_CH.
-ATTN_CHANNELS = 256
 # What mmseg's EncoderDecoder reads of test_cfg.
 _TEST_KEYS = ('mode', 'crop_size', 'stride')
 # Layers of mmseg made for one size of image, and ours for any.
@@ -70,7 +68,6 @@ def convert(
     *,
     train_scales: Sequence[float] = (0.5, 1.0),
     test_scales: Sequence[float] = (0.5, 1.0, 2.0),
-    attn_channels: int = ATTN_CHANNELS,
 ) -> Conversion:
     """Turn the config of an encoder-decoder into a multi-scale one.
 
@@ -80,7 +77,6 @@ def convert(
             or more. Defaults to (0.5, 1.0), the paper's.
         test_scales (Sequence[float]): Relative image sizes at test time.
             Defaults to (0.5, 1.0, 2.0), the paper's.
-        attn_channels (int): Width of the attention branch. Defaults to 256.
 
     Returns:
         Conversion: The config and what was changed.
@@ -102,7 +98,6 @@ def convert(
     if new.get('data_preprocessor') is not None:
         new.model.setdefault('data_preprocessor', new.data_preprocessor)
     _convert_model(new.model, tuple(train_scales), tuple(test_scales), changes)
-    new.model.decode_head.attn_channels = attn_channels
     _convert_imports(new)
     _convert_optimizer(new, changes)
     _convert_hooks(new, changes)
@@ -134,9 +129,7 @@ def _convert_model(
     model.type = 'MultiScaleAttentionSegmentor'
     changes['model.decode_head.type'] = "the zoo's decode head is its seg_head"
     model.decode_head = ConfigDict(
-        type='HierarchicalMSAttentionHead',
-        seg_head=heads or seg_head,
-        attn_channels=ATTN_CHANNELS,
+        type='HierarchicalMSAttentionHead', seg_head=heads or seg_head
     )
     left_out = {
         f'model.{name}.{key}': value

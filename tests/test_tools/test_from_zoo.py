@@ -74,6 +74,7 @@ def test_a_config_of_the_zoo(from_zoo, tmp_path):
     assert said.startswith(f'{OUT}: ')
     assert 'Backbone and heads see 1.25x the pixels of scale 1' in said
     assert '5.25x the pixels of scale 1 (0.5, 1.0, 2.0) at test time' in said
+    assert f'tools/analysis_tools/get_flops.py {OUT}\n' in said
     (train,) = re.findall(r'python (\$MMSEG/tools/train\.py)', said)
     tool = train.replace('$MMSEG', str(config_root().parent))
     assert Path(tool).is_file()

@@ -21,7 +21,7 @@ WIDTHS = frozenset(
         *('pam_channels', 'post_process_channels', 'ppm_channels'),
         *('project_channels', 'psp_out_channels', 'query_channels'),
         *('semantic_channels', 'spatial_channels', 'stem_channels'),
-        *('up_channels',),
+        *('num_groups', 'up_channels'),
     )
 )
 # What cannot be narrowed: these fix their own widths.
