@@ -24,7 +24,8 @@ class LoadSegLabels(LoadAnnotations):
     image and values that are no class; here each is an error that names the
     file. All mappings are one table of 256 entries: first ``label_map``,
     then the dataset's ``reduce_zero_label`` and ``label_map``. A value
-    without an entry is no class, 255 is ignored.
+    without an entry is no class, 255 is ignored. A ``label_map`` that leads
+    to 255 alone, such as ``{11: 255}``, leaves all other values as they are.
 
     The size is compared with ``ori_shape``, so the image may have been
     resized before; without an image there is nothing to compare. A sample
@@ -124,7 +125,7 @@ class LoadSegLabels(LoadAnnotations):
     def _table(self, results: dict) -> np.ndarray:
         table = list(range(256))
         if self.label_map is not None:
-            table = _compose(table, self.label_map)
+            table = _compose(table, {**self._kept(), **self.label_map})
         if results.get('reduce_zero_label'):
             shifted = {value: value - 1 for value in range(1, IGNORE)}
             table = _compose(table, {0: IGNORE, **shifted})
@@ -139,6 +140,14 @@ class LoadSegLabels(LoadAnnotations):
             ],
             dtype=np.uint8,
         )
+
+    def _kept(self) -> dict[int, int]:
+        """Values that stay beside a map of nothing but pixels to ignore.
+
+        Taken as a whole map, it would leave no pixel with a class.
+        """
+        is_void = set((self.label_map or {}).values()) == {IGNORE}
+        return {value: value for value in range(IGNORE)} if is_void else {}
 
     def _message(
         self,
@@ -160,7 +169,12 @@ class LoadSegLabels(LoadAnnotations):
                 '. They look like the label ids of Cityscapes: set '
                 "label_format='labelIds' in the data set"
             )
-        return message
+        void = {int(value): IGNORE for value in values}
+        cure = {**(self.label_map or {}), **void}
+        return (
+            f'{message}. If they mean "no label", give LoadSegLabels '
+            f'label_map={cure}'
+        )
 
     def __repr__(self) -> str:
         """Return the arguments."""

@@ -1,7 +1,9 @@
+import ast
 import io
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.fileio import LocalBackend, backends
 from mmseg.registry import TRANSFORMS
 from PIL import Image
@@ -98,9 +100,50 @@ def test_values_that_are_no_class(save):
     with pytest.raises(
         ValueError,
         match=r'label\.png: values that are no class: 19 \(1 px\), '
-        r'200 \(2 px\); expected 0 to 18, 255$',
+        r'200 \(2 px\); expected 0 to 18, 255\. If',
     ):
         load(save(label))
+
+
+def offered(error):
+    """The map that an error says to write."""
+    return ast.literal_eval(str(error.value).partition('label_map=')[2])
+
+
+def test_the_cure_for_a_void_value_is_to_be_pasted(save):
+    path = save(np.array([[0, 10, 11, 255]], np.uint8))
+    with pytest.raises(ValueError, match='label_map=') as error:
+        load(path, num_classes=11)
+    label_map = offered(error)
+    assert label_map == {11: 255}
+    found = load(path, num_classes=11, label_map=label_map)
+    np.testing.assert_array_equal(found, [[0, 10, 255, 255]])
+    # As a config keeps it.
+    cfg = Config(dict(load=dict(num_classes=11, label_map=label_map)))
+    again = Config.fromstring(cfg.pretty_text, '.py').load.label_map
+    np.testing.assert_array_equal(
+        load(path, num_classes=11, label_map=again), found
+    )
+    # Beside a map of classes it is one entry more.
+    path = save(np.array([[7, 8, 9]], np.uint8))
+    with pytest.raises(ValueError, match='label_map=') as error:
+        load(path, label_map={7: 0, 8: 1})
+    found = load(path, label_map=offered(error))
+    np.testing.assert_array_equal(found, [[0, 1, 255]])
+
+
+def test_a_map_to_255_alone_lets_nothing_else_through(save):
+    path = save(np.array([[0, 11, 12]], np.uint8))
+    with pytest.raises(ValueError, match=r'class: 12 \(1 px\); expected 0 to'):
+        load(path, num_classes=11, label_map={11: 255})
+    # The data set's map is applied to what stays.
+    found = load(
+        save(np.array([[0, 5, 11]], np.uint8)),
+        dict(label_map={0: 3, 5: 4}),
+        num_classes=11,
+        label_map={11: 255},
+    )
+    np.testing.assert_array_equal(found, [[3, 4, 255]])
 
 
 @pytest.mark.parametrize('value', [19, 253, 254])
