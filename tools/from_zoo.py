@@ -32,12 +32,8 @@ from hmsa_mmseg.zoo.adaptation import (
 from hmsa_mmseg.zoo.checkpoint import CheckpointReport, check_checkpoint
 from hmsa_mmseg.zoo.layout import left_out
 from hmsa_mmseg.zoo.naming import attention_only_name, config_name
-from hmsa_mmseg.zoo.own_data import (
-    read_classes,
-    set_crop_size,
-    set_folder,
-    set_image_scale,
-)
+from hmsa_mmseg.zoo.own_data import read_classes, set_folder
+from hmsa_mmseg.zoo.sizes import set_crop_size, set_image_scale
 from hmsa_mmseg.zoo.table import zoo_table
 from hmsa_mmseg.zoo.writing import read_zoo_config, source_of, write_config
 
@@ -167,8 +163,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def converted(args: argparse.Namespace, path: Path) -> Conversion:
-    """Convert a config as the command line says."""
+def converted(
+    args: argparse.Namespace, path: Path
+) -> tuple[Conversion, list[str]]:
+    """Convert a config as the command line says; with what is to be told."""
+    told: list[str] = []
     conversion = convert(
         read_zoo_config(path),
         train_scales=args.train_scales,
@@ -176,11 +175,12 @@ def converted(args: argparse.Namespace, path: Path) -> Conversion:
     )
     cfg, changes = conversion
     if args.num_classes is not None:
-        set_num_classes(cfg, args.num_classes, changes)
+        told += set_num_classes(cfg, args.num_classes, changes)
     if args.data_root is not None:
         set_data_root(cfg, args.data_root, changes)
     if args.folder is not None:
-        set_folder(cfg, args.folder, read_classes(args.classes), changes)
+        classes = read_classes(args.classes)
+        told += set_folder(cfg, args.folder, classes, changes)
     if args.image_scale is not None:
         set_image_scale(cfg, args.image_scale, changes)
     if args.crop_size is not None:
@@ -194,7 +194,7 @@ def converted(args: argparse.Namespace, path: Path) -> Conversion:
         set_checkpoint(cfg, checkpoint, changes)
     if args.attention_only:
         train_attention_only(cfg, changes)
-    return conversion
+    return conversion, told
 
 
 def out_path(args: argparse.Namespace, conversion: Conversion) -> Path:
@@ -286,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f'{args.table} was written')
             return 0
         source = find_config(args.config)
-        conversion = converted(args, source)
+        conversion, told = converted(args, source)
         path = out_path(args, conversion)
         if args.checkpoint is not None:
             report = check_checkpoint(conversion.cfg, args.checkpoint)
@@ -296,6 +296,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 1
     print(f'{path}: {len(conversion.changes)} settings differ from the zoo')
+    for line in told:
+        print(line)
     dropped = left_out(conversion.cfg, text)
     if dropped:
         print(f'left out, as nothing reads them: {", ".join(dropped)}')

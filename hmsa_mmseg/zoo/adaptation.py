@@ -17,17 +17,25 @@ ATTENTION_SHARE = 4
 
 
 def set_num_classes(
-    cfg: Config, num_classes: int, changes: dict[str, str]
-) -> None:
-    """Set the number of classes of all heads that have the model's.
+    cfg: Config,
+    num_classes: int,
+    changes: dict[str, str],
+    same_classes: bool = True,
+) -> list[str]:
+    """Set the number of classes of all that have the model's.
 
-    Others stay, such as the two of STDC's boundaries. Weights of classes in
-    losses, which are the zoo's data set's, are left out.
+    Others stay, such as the two of STDC's boundaries. Weights of other
+    classes in losses are left out.
 
     Args:
         cfg (Config): A converted config.
         num_classes (int): Of the data set.
         changes (dict[str, str]): Where to note what was changed.
+        same_classes (bool): Whether classes are the config's if their number
+            is. Defaults to True.
+
+    Returns:
+        list[str]: Which weights were left out, a line for each loss.
 
     Raises:
         ValueError: If there is no such number.
@@ -35,6 +43,8 @@ def set_num_classes(
     if num_classes < 2:
         raise ValueError(f'num_classes must be 2 or more, got {num_classes}')
     old = _num_classes(cfg.model.decode_head)
+    keeps_weights = same_classes and num_classes == old
+    told: list[str] = []
 
     def visit(value: Any, key: str) -> None:
         if isinstance(value, (list, tuple)):
@@ -44,18 +54,35 @@ def set_num_classes(
             return
         if value.get('num_classes') == old:
             value['num_classes'] = num_classes
-        if isinstance(value.get('class_weight'), (list, tuple)):
-            count = len(value.pop('class_weight'))
-            changes[f'{key}.class_weight'] = (
-                f'the weights of {count} classes were left out'
-            )
+        if value.get('class_weight') is not None and not keeps_weights:
+            changes[f'{key}.class_weight'] = _without_weights(value)
+            told.append(f'{key}: {changes[f"{key}.class_weight"]}')
         for name in list(value):
             visit(value[name], f'{key}.{name}')
 
     for name in ('decode_head', 'auxiliary_head'):
-        if cfg.model.get(name):
-            visit(cfg.model[name], f'model.{name}')
-    changes['model.decode_head.seg_head.num_classes'] = f'was {old}'
+        visit(cfg.model.get(name), f'model.{name}')
+    for name in cfg:
+        # LoadSegLabels counts classes too.
+        if name.endswith(('_dataloader', '_pipeline')):
+            visit(cfg[name], name)
+    if num_classes != old:
+        changes['model.decode_head.seg_head.num_classes'] = f'was {old}'
+    return told
+
+
+def _without_weights(loss: ConfigDict) -> str:
+    """Take the weights of classes out of a loss, and say so."""
+    weights = loss.pop('class_weight')
+    if isinstance(weights, str):
+        text = f'the weights of classes in {weights} were left out'
+    else:
+        text = f'the weights of {len(weights)} classes were left out'
+    if str(loss.get('type')).endswith('ClassWeightedCrossEntropyLoss'):
+        # It needs weights; with equal ones both are the same.
+        loss.update(type='CrossEntropyLoss', avg_non_ignore=True)
+        text += ', and CrossEntropyLoss takes the place of the weighted one'
+    return text
 
 
 def set_data_root(cfg: Config, root: str, changes: dict[str, str]) -> None:

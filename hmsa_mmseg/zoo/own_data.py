@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
+from mmseg.registry import DATASETS
 
 from .adaptation import set_num_classes
+from .sizes import transforms_of
 
 _SPLITS = dict(
-    train_dataloader='train', val_dataloader='val', test_dataloader='val'
+    train_dataloader='train', val_dataloader='val', test_dataloader='test'
 )
 _NAMES = ('train', 'val')
 _IMAGES, _MASKS = 'images', 'masks'
@@ -22,10 +24,7 @@ LAYOUT = f"""expected
     {_IMAGES}/val/b.jpg       {_MASKS}/val/b.png
 
 or, with all images under {_IMAGES} and masks under {_MASKS}, lists of names
-train.txt and val.txt"""
-_CROPS = ('RandomCrop', 'CentroidRandomCrop')
-# Of the zoo's recipes for Cityscapes and ADE20K.
-_RATIO_RANGE = (0.5, 2.0)
+train.txt and val.txt; test likewise, if there is such a split"""
 
 
 class ClassNames(NamedTuple):
@@ -61,7 +60,7 @@ def read_classes(text: str) -> ClassNames:
         names, colors = [name.strip() for name in text.split(',')], []
     else:
         lines = [line.split() for line in path.read_text().splitlines()]
-        rows = [_class_line(line, text) for line in lines if line]
+        rows = [class_line(line, text) for line in lines if line]
         names = [name for name, _ in rows]
         colors = [color for _, color in rows if color]
     names = [name for name in names if name]
@@ -77,8 +76,20 @@ def read_classes(text: str) -> ClassNames:
     return ClassNames(tuple(names), colors or None)
 
 
-def _class_line(words: Sequence[str], path: str) -> tuple[str, list[int]]:
-    """Split a line into name and colour; names may have several words."""
+def class_line(words: Sequence[str], path: str) -> tuple[str, list[int]]:
+    """Split a line into name and colour.
+
+    Args:
+        words (Sequence[str]): Of the line; a name may have several.
+        path (str): Where it stands, for errors.
+
+    Returns:
+        tuple[str, list[int]]: The name and its colour, RGB, 0 to 255; no
+        numbers where there is no colour.
+
+    Raises:
+        ValueError: If a number of the colour is beyond 255.
+    """
     numbers = words[-3:]
     if len(words) < 4 or not all(word.isdigit() for word in numbers):
         return ' '.join(words), []
@@ -92,11 +103,12 @@ def _class_line(words: Sequence[str], path: str) -> tuple[str, list[int]]:
 
 def set_folder(
     cfg: Config, root: str, classes: ClassNames, changes: dict[str, str]
-) -> None:
+) -> list[str]:
     """Let a config train and test on a folder, in place.
 
     Labels are read by ``LoadSegLabels``, which refuses what is no label, and
-    scored by ``IoUMetric``.
+    scored by ``IoUMetric``. Without a test split the validation split is
+    tested.
 
     Args:
         cfg (Config): A converted config.
@@ -104,42 +116,52 @@ def set_folder(
         classes (ClassNames): What the numbers in its masks mean.
         changes (dict[str, str]): Where to note what was changed.
 
+    Returns:
+        list[str]: What a user has to know: that there is no test split, and
+        which weights of classes were left out.
+
     Raises:
         FileNotFoundError: If the folder has another layout.
         ValueError: If the config's data set is put together of several.
     """
     has_lists = _has_lists(Path(root))
     count = len(classes.names)
+    told: list[str] = []
+    same_classes = True
     metainfo: dict[str, Any] = dict(classes=classes.names)
     if classes.palette is not None:
         metainfo['palette'] = classes.palette
     for loader, split in _SPLITS.items():
         if cfg.get(loader) is None:
             continue
+        place = _place(Path(root), split, has_lists)
+        if place is None:
+            place = _place(Path(root), 'val', has_lists)
+            changes[loader] = (
+                f'no {_IMAGES}/{split} with {_MASKS}/{split} and no '
+                f'{split}.txt, so the validation split is taken'
+            )
+            told.append(f'{loader}: {changes[loader]}')
         [leaf] = _leaves(cfg[loader].dataset, loader)
+        same_classes = same_classes and _class_names(leaf) == classes.names
         old = leaf.type
         pipeline = leaf.get('pipeline') or []
         leaf.clear()
         leaf.type = 'HMSAFolderDataset'
         leaf.data_root = root
         leaf.update(copy.deepcopy(metainfo))
-        where = '' if has_lists else f'/{split}'
-        leaf.data_prefix = ConfigDict(
-            img_path=_IMAGES + where, seg_map_path=_MASKS + where
-        )
-        if has_lists:
-            leaf.ann_file = f'{split}.txt'
+        leaf.update(place)
         leaf.pipeline = pipeline
         changes[f'{loader}.dataset'] = f'was {old}'
     cfg.data_root = root
-    for step in _transforms(cfg):
-        if step.get('type') == 'LoadAnnotations':
+    for step in transforms_of(cfg):
+        if step.get('type') in ('LoadAnnotations', 'LoadSegLabels'):
             step.clear()
             step.update(type='LoadSegLabels', num_classes=count)
     for name in ('val_evaluator', 'test_evaluator'):
         if cfg.get(name) is not None:
             cfg[name] = ConfigDict(type='IoUMetric', iou_metrics=['mIoU'])
-    set_num_classes(cfg, count, changes)
+    return told + set_num_classes(cfg, count, changes, same_classes)
 
 
 def _has_lists(root: Path) -> bool:
@@ -153,6 +175,34 @@ def _has_lists(root: Path) -> bool:
     ):
         return True
     raise FileNotFoundError(f'{root} has another layout: {LAYOUT}')
+
+
+def _place(root: Path, split: str, has_lists: bool) -> ConfigDict | None:
+    """Settings of a data set for a split; None if the folder has it not."""
+    has_list = (root / f'{split}.txt').is_file()
+    folders = [root / kind / split for kind in (_IMAGES, _MASKS)]
+    has_folders = all(path.is_dir() for path in folders)
+    if has_list and (has_lists or not has_folders):
+        where, settings = '', ConfigDict(ann_file=f'{split}.txt')
+    elif has_folders:
+        where, settings = f'/{split}', ConfigDict()
+    else:
+        return None
+    settings.data_prefix = ConfigDict(
+        img_path=_IMAGES + where, seg_map_path=_MASKS + where
+    )
+    return settings
+
+
+def _class_names(dataset: ConfigDict) -> tuple[str, ...]:
+    """Names that a data set has by its settings or its class, if any."""
+    kind = dataset.type
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    return tuple(
+        dataset.get('classes')
+        or (dataset.get('metainfo') or {}).get('classes')
+        or getattr(kind, 'METAINFO', {}).get('classes', ())
+    )
 
 
 def _leaves(dataset: ConfigDict, loader: str) -> list[ConfigDict]:
@@ -170,94 +220,3 @@ def _leaves(dataset: ConfigDict, loader: str) -> list[ConfigDict]:
             'config with one'
         )
     return [inner]
-
-
-def set_image_scale(
-    cfg: Config, scale: Sequence[int], changes: dict[str, str]
-) -> None:
-    """Resize images to another size than the zoo's, in place.
-
-    Args:
-        cfg (Config): A converted config.
-        scale (Sequence[int]): Width and height that an image is fitted into;
-            in training it is varied by the zoo's range.
-        changes (dict[str, str]): Where to note what was changed.
-    """
-    scale = tuple(scale)
-    for step in _transforms(cfg):
-        if step.get('type') in ('Resize', 'RandomResize'):
-            step.scale = scale
-        elif step.get('type') == 'RandomChoiceResize':
-            step.clear()
-            step.update(
-                type='RandomResize',
-                scale=scale,
-                ratio_range=_RATIO_RANGE,
-                keep_ratio=True,
-            )
-    changes['train_dataloader.dataset.pipeline'] = (
-        f'images are resized to {scale[0]} x {scale[1]}'
-    )
-
-
-def set_crop_size(
-    cfg: Config, size: Sequence[int], changes: dict[str, str]
-) -> None:
-    """Train on crops of another size than the zoo's, in place.
-
-    Windows at test time, if there are any, change with them.
-
-    Args:
-        cfg (Config): A converted config.
-        size (Sequence[int]): Height and width.
-        changes (dict[str, str]): Where to note what was changed.
-
-    Raises:
-        ValueError: If the config trains without crops.
-    """
-    size = tuple(size)
-    old = None
-    for step in _transforms(cfg):
-        if step.get('type') in _CROPS:
-            old = tuple(step.crop_size)
-            step.crop_size = size
-    if old is None:
-        raise ValueError(
-            'the training pipeline has none of '
-            f'{", ".join(_CROPS)}; set the size in the written config'
-        )
-    for holder in (cfg, cfg.model):
-        if holder.get('data_preprocessor') is not None:
-            holder.data_preprocessor.size = size
-    cfg.crop_size = size
-    test_cfg = cfg.model.test_cfg
-    if test_cfg.mode == 'slide':
-        stride = [
-            max(round(step * new / before), 1)
-            for step, new, before in zip(
-                test_cfg.stride, size, test_cfg.crop_size
-            )
-        ]
-        test_cfg.crop_size, test_cfg.stride = size, tuple(stride)
-    changes['crop_size'] = f'was {old}'
-
-
-def _transforms(cfg: Config) -> Iterator[ConfigDict]:
-    """All steps of all pipelines, nested ones too."""
-
-    def visit(value: Any) -> Iterator[ConfigDict]:
-        if isinstance(value, Mapping):
-            yield value
-            value = [
-                value.get(key)
-                for key in ('transforms', 'transform', 'pipeline', 'dataset')
-            ]
-        if isinstance(value, (list, tuple)):
-            for item in value:
-                yield from visit(item)
-
-    for loader in _SPLITS:
-        if cfg.get(loader) is not None:
-            yield from visit(cfg[loader].get('dataset'))
-    for name in ('train_pipeline', 'test_pipeline', 'tta_pipeline'):
-        yield from visit(cfg.get(name))

@@ -11,6 +11,7 @@ from mmseg.registry import MODELS
 from hmsa_mmseg.zoo import config_root, find_config
 
 NAME = 'fcn_r18-d8_4xb2-80k_cityscapes-512x1024'
+DDRNET = 'ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024'
 OUT = 'hmsa_r18-d8_fcn_4xb2-80k_cityscapes-512x1024.py'
 SMALL = """
 _base_ = {base!r}
@@ -141,6 +142,19 @@ def test_attention_for_a_trained_model_trains(
     for key, value in stock.items():
         own = key.replace('decode_head.', 'decode_head.seg_head.')
         assert torch.equal(state[own], value), key
+
+
+def test_what_a_folder_changes_is_said(from_zoo, tmp_path):
+    for kind in ('images', 'masks'):
+        for split in ('train', 'val'):
+            (tmp_path / kind / split).mkdir(parents=True)
+    args = ['--folder', tmp_path, '--classes', 'road,tree', '-o', 'own.py']
+    status, said = from_zoo(DDRNET, *args)
+    assert status == 0, said
+    lines = said.splitlines()
+    assert any('so the validation split is taken' in one for one in lines)
+    loss = 'model.decode_head.seg_head.loss_decode.0: the weights of 19'
+    assert any(one.startswith(loss) for one in lines)
 
 
 def test_a_checkpoint_that_does_not_fit(from_zoo, small, tmp_path):

@@ -3,7 +3,9 @@
 import copy
 
 import pytest
+import torch
 from mmengine.config import Config, ConfigDict
+from mmseg.registry import MODELS
 
 from hmsa_mmseg.zoo import NotConvertible
 from hmsa_mmseg.zoo.adaptation import (
@@ -61,12 +63,55 @@ def test_weights_of_other_classes_are_left_out(fresh):
     cfg, changes = fresh(DDRNET), {}
     losses = cfg.model.decode_head.seg_head.loss_decode
     assert any(len(one.class_weight) == 19 for one in losses)
-    set_num_classes(cfg, 7, changes)
+    assert set_num_classes(cfg, 19, changes) == []
+    assert changes == {}
+    assert all(len(one.class_weight) == 19 for one in losses)
+    told = set_num_classes(cfg, 7, changes)
     assert not any('class_weight' in one for one in losses)
     (text,) = {changes[key] for key in changes if 'class_weight' in key}
     assert text == 'the weights of 19 classes were left out'
+    assert told == [
+        f'model.decode_head.seg_head.loss_decode.{i}: {text}'
+        for i in range(len(losses))
+    ]
     with pytest.raises(ValueError, match='num_classes must be 2 or more'):
         set_num_classes(cfg, 1, changes)
+
+
+@pytest.mark.parametrize('weights', [[1.0] * 19, 'weights.npy'])
+def test_a_loss_that_needs_weights_becomes_one_without(weights, fresh):
+    cfg = fresh(FCN)
+    loss = cfg.model.auxiliary_head.loss_decode
+    loss.clear()
+    loss.update(
+        type='ClassWeightedCrossEntropyLoss',
+        class_weight=weights,
+        loss_weight=0.4,
+    )
+    (told,) = set_num_classes(cfg, 7, {})
+    assert told.startswith('model.auxiliary_head.loss_decode: the weights of')
+    weighted = MODELS.build(
+        dict(
+            type='ClassWeightedCrossEntropyLoss',
+            class_weight=[1.0] * 7,
+            loss_weight=0.4,
+        )
+    )
+    logits, labels = torch.randn(2, 7, 4, 4), torch.randint(7, (2, 4, 4))
+    labels[:, :2] = 255
+    found, expected = (
+        one(logits, labels, ignore_index=255)
+        for one in (MODELS.build(loss), weighted)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_labels_of_a_pipeline_are_of_as_many_classes(fresh):
+    cfg = fresh(FCN)
+    load = ConfigDict(type='LoadSegLabels', num_classes=19)
+    cfg.train_dataloader.dataset.pipeline[1] = load
+    set_num_classes(cfg, 7, {})
+    assert load.num_classes == 7
 
 
 def test_data_root(fresh):

@@ -1,15 +1,13 @@
 """A converted config for a folder of images and masks."""
 
 import pytest
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmseg.datasets import CityscapesDataset
 
 from hmsa_mmseg.zoo import convert, find_config
-from hmsa_mmseg.zoo.own_data import (
-    read_classes,
-    set_crop_size,
-    set_folder,
-    set_image_scale,
-)
+from hmsa_mmseg.zoo.layout import config_text
+from hmsa_mmseg.zoo.own_data import ClassNames, read_classes, set_folder
+from hmsa_mmseg.zoo.sizes import set_crop_size, set_image_scale
 
 CLASSES = read_classes('road,tree,sky')
 # Whole images of Cityscapes; windows, and labels that begin with 1.
@@ -18,6 +16,8 @@ CONFIGS = (
     'setr_vit-l_pup_8xb1-80k_cityscapes-768x768',
     'segformer_mit-b0_8xb2-160k_ade20k-512x512',
 )
+
+DDRNET = 'ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024'
 
 
 @pytest.fixture
@@ -77,6 +77,79 @@ def test_lists_of_names(tmp_path):
     dataset = cfg.val_dataloader.dataset
     assert dataset.ann_file == 'val.txt'
     assert dataset.data_prefix == dict(img_path='images', seg_map_path='masks')
+
+
+def add_test_folders(root):
+    for kind in ('images', 'masks'):
+        (root / kind / 'test').mkdir()
+    return dict(img_path='images/test', seg_map_path='masks/test'), None
+
+
+def add_test_list(root):
+    (root / 'test.txt').write_text('a\n')
+    return dict(img_path='images', seg_map_path='masks'), 'test.txt'
+
+
+@pytest.mark.parametrize('add', [add_test_folders, add_test_list])
+def test_a_test_split_is_tested(add, folder):
+    prefix, ann_file = add(folder)
+    cfg, changes = converted(CONFIGS[0])
+    assert set_folder(cfg, str(folder), CLASSES, changes) == []
+    dataset = cfg.test_dataloader.dataset
+    assert dataset.data_prefix == prefix
+    assert dataset.get('ann_file') == ann_file
+    assert cfg.val_dataloader.dataset.data_prefix.img_path == 'images/val'
+
+
+def test_without_a_test_split_the_comment_says_so(folder):
+    # Without masks there is nothing to compare with.
+    (folder / 'images/test').mkdir()
+    cfg, changes = converted(CONFIGS[0])
+    (told,) = set_folder(cfg, str(folder), CLASSES, changes)
+    assert told == f'test_dataloader: {changes["test_dataloader"]}'
+    text = config_text(cfg, [], changes)
+    above = text[: text.index('\ntest_dataloader = val_dataloader')]
+    assert above.replace('\n# ', ' ').endswith(
+        'the validation split is taken.'
+    )
+
+
+@pytest.mark.parametrize(
+    ('given', 'keeps'),
+    [
+        (dict(type='CityscapesDataset'), True),
+        (dict(type='HMSAFolderDataset', classes=('other', 'names')), False),
+        (dict(type='BaseSegDataset', metainfo=dict(classes='ab')), False),
+        (dict(type='SomebodysDataset'), False),
+    ],
+)
+def test_weights_stay_for_the_same_classes(given, keeps, folder):
+    names = CityscapesDataset.METAINFO['classes']
+    cfg, changes = converted(DDRNET)
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[loader].dataset.update(given)
+    told = set_folder(cfg, str(folder), ClassNames(names, None), changes)
+    losses = cfg.model.decode_head.seg_head.loss_decode
+    assert ['class_weight' in one for one in losses] == [keeps, keeps]
+    assert any('weights of 19 classes' in one for one in told) != keeps
+
+
+def test_classes_in_another_order_are_others(folder):
+    names = CityscapesDataset.METAINFO['classes'][::-1]
+    cfg, changes = converted(DDRNET)
+    set_folder(cfg, str(folder), ClassNames(names, None), changes)
+    losses = cfg.model.decode_head.seg_head.loss_decode
+    assert not any('class_weight' in one for one in losses)
+
+
+def test_labels_that_were_checked_already(folder):
+    cfg, changes = converted(CONFIGS[0])
+    load = ConfigDict(
+        type='LoadSegLabels', num_classes=19, label_map={18: 255}
+    )
+    cfg.train_dataloader.dataset.pipeline[1] = load
+    set_folder(cfg, str(folder), CLASSES, changes)
+    assert load == dict(type='LoadSegLabels', num_classes=3)
 
 
 def test_another_layout_is_refused(tmp_path):

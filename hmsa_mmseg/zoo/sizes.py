@@ -1,0 +1,111 @@
+"""Sizes of images and crops in the pipelines of a converted config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_CROPS = ('RandomCrop', 'CentroidRandomCrop')
+# Of the zoo's recipes for Cityscapes and ADE20K.
+_RATIO_RANGE = (0.5, 2.0)
+
+
+def set_image_scale(
+    cfg: Config, scale: Sequence[int], changes: dict[str, str]
+) -> None:
+    """Resize images to another size than the zoo's, in place.
+
+    Args:
+        cfg (Config): A converted config.
+        scale (Sequence[int]): Width and height that an image is fitted into;
+            in training it is varied by the zoo's range.
+        changes (dict[str, str]): Where to note what was changed.
+    """
+    scale = tuple(scale)
+    for step in transforms_of(cfg):
+        if step.get('type') in ('Resize', 'RandomResize'):
+            step.scale = scale
+        elif step.get('type') == 'RandomChoiceResize':
+            step.clear()
+            step.update(
+                type='RandomResize',
+                scale=scale,
+                ratio_range=_RATIO_RANGE,
+                keep_ratio=True,
+            )
+    changes['train_dataloader.dataset.pipeline'] = (
+        f'images are resized to {scale[0]} x {scale[1]}'
+    )
+
+
+def set_crop_size(
+    cfg: Config, size: Sequence[int], changes: dict[str, str]
+) -> None:
+    """Train on crops of another size than the zoo's, in place.
+
+    Windows at test time, if there are any, change with them.
+
+    Args:
+        cfg (Config): A converted config.
+        size (Sequence[int]): Height and width.
+        changes (dict[str, str]): Where to note what was changed.
+
+    Raises:
+        ValueError: If the config trains without crops.
+    """
+    size = tuple(size)
+    old = None
+    for step in transforms_of(cfg):
+        if step.get('type') in _CROPS:
+            old = tuple(step.crop_size)
+            step.crop_size = size
+    if old is None:
+        raise ValueError(
+            'the training pipeline has none of '
+            f'{", ".join(_CROPS)}; set the size in the written config'
+        )
+    for holder in (cfg, cfg.model):
+        if holder.get('data_preprocessor') is not None:
+            holder.data_preprocessor.size = size
+    cfg.crop_size = size
+    test_cfg = cfg.model.test_cfg
+    if test_cfg.mode == 'slide':
+        stride = [
+            max(round(step * new / before), 1)
+            for step, new, before in zip(
+                test_cfg.stride, size, test_cfg.crop_size
+            )
+        ]
+        test_cfg.crop_size, test_cfg.stride = size, tuple(stride)
+    changes['crop_size'] = f'was {old}'
+
+
+def transforms_of(cfg: Config) -> Iterator[ConfigDict]:
+    """Find all steps of all pipelines, nested ones too.
+
+    Args:
+        cfg (Config): A training run's.
+
+    Yields:
+        ConfigDict: A step, which may be changed.
+    """
+
+    def visit(value: Any) -> Iterator[ConfigDict]:
+        if isinstance(value, Mapping):
+            yield value
+            value = [
+                value.get(key)
+                for key in ('transforms', 'transform', 'pipeline', 'dataset')
+            ]
+        if isinstance(value, (list, tuple)):
+            for item in value:
+                yield from visit(item)
+
+    for loader in LOADERS:
+        if cfg.get(loader) is not None:
+            yield from visit(cfg[loader].get('dataset'))
+    for name in ('train_pipeline', 'test_pipeline', 'tta_pipeline'):
+        yield from visit(cfg.get(name))
