@@ -1,0 +1,298 @@
+import importlib.util
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hmsa_mmseg.datasets import LoadSegLabels
+from hmsa_mmseg.zoo.own_data import read_classes
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / 'tools/dataset_converters/colour_masks.py'
+CAMVID = ROOT / 'configs/camvid/camvid32_to_11.txt'
+TABLE = """\
+# red green blue
+128 64 128\troad
+0 0 192\t\tside walk  # a name of two words
+lane 250 170 30
+10 20 30 road
+
+0 0 0 Void
+"""
+ROAD, WALK, LANE, ROAD_2, VOID = (
+    *((128, 64, 128), (0, 0, 192), (250, 170, 30), (10, 20, 30)),
+    (0, 0, 0),
+)
+NUMBERS = {ROAD: 0, WALK: 1, LANE: 2, ROAD_2: 0, VOID: 255}
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('colour_masks', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def picture(seed=0, shape=(13, 17)):
+    """Random colours of the table, (H, W, 3)."""
+    numbers = np.random.default_rng(seed).integers(0, 5, shape)
+    return np.array([*NUMBERS], np.uint8)[numbers]
+
+
+def save(path, pixels, **kwargs):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **kwargs)
+
+
+@pytest.fixture
+def argv(tmp_path):
+    """The command line for two masks, one in a sub-folder."""
+    (tmp_path / 'table.txt').write_text(TABLE)
+    save(tmp_path / 'rgb/a_L.png', picture(0))
+    save(tmp_path / 'rgb/sub/b_L.png', picture(1))
+    return [
+        *(str(tmp_path / 'rgb'), str(tmp_path / 'new/masks')),
+        *('--table', str(tmp_path / 'table.txt')),
+    ]
+
+
+def converted(tool, argv, *options):
+    """The results of a run, by their names."""
+    assert tool.main([*argv, *options]) == 0
+    out = Path(argv[1])
+    return {
+        path.relative_to(out).as_posix(): np.array(Image.open(path))
+        for path in out.rglob('*')
+        if path.is_file()
+    }
+
+
+def fails(tool, capsys, argv, *options):
+    assert tool.main([*argv, *options]) == 1
+    message = capsys.readouterr().err
+    assert 'error: ' in message
+    return message
+
+
+def by_hand(pixels, numbers=NUMBERS):
+    """Look each pixel up on its own."""
+    height, width, _ = pixels.shape
+    result = np.empty((height, width), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            result[y, x] = numbers[tuple(pixels[y, x].tolist())]
+    return result
+
+
+def test_each_pixel_gets_its_class(tool, argv, capsys):
+    results = converted(tool, argv, '--strip-suffix', '_L')
+    assert {*results} == {'a.png', 'sub/b.png'}
+    expected = {'a.png': by_hand(picture(0)), 'sub/b.png': by_hand(picture(1))}
+    for name, labels in expected.items():
+        assert results[name].dtype == np.uint8
+        assert np.array_equal(results[name], labels)
+    file = Path(argv[1]).with_name('classes.txt')
+    assert read_classes(str(file)) == (
+        ('road', 'side walk', 'lane'),
+        [[128, 64, 128], [0, 0, 192], [250, 170, 30]],
+    )
+    # The table of the pixels.
+    both = np.concatenate([*expected.values()])
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines() if line[-1] == '%']
+    assert len(rows) == 4
+    rows = {row[0]: row for row in rows}
+    for value, name in ((0, 'road'), (1, 'walk'), (2, 'lane'), (255, 'Void')):
+        row = rows[str(value)]
+        assert row[-3] == name
+        assert row[-2] == str((both == value).sum())
+    # The label loader takes the result.
+    path = Path(argv[1], 'a.png')
+    loaded = LoadSegLabels(num_classes=3)(
+        dict(seg_map_path=str(path), ori_shape=(13, 17))
+    )
+    assert np.array_equal(loaded['gt_seg_map'], expected['a.png'])
+
+
+def test_classes_that_are_given_number_the_rest_away(tool, argv, tmp_path):
+    names = tmp_path / 'names.txt'
+    names.write_text('Void 1 2 3\nside walk 4 5 6\n')
+    file = tmp_path / 'other.txt'
+    numbers = dict.fromkeys(NUMBERS, 255) | {VOID: 0, WALK: 1}
+    results = converted(
+        tool, argv, '--classes', str(names), '--classes-out', str(file)
+    )
+    assert np.array_equal(results['a_L.png'], by_hand(picture(0), numbers))
+    assert file.read_text() == names.read_text()
+    assert not Path(argv[1]).with_name('classes.txt').exists()
+
+
+def test_camvid_has_the_classes_of_segnet(tool, tmp_path):
+    groups = dict(
+        sky=['128 128 128'],
+        building=[
+            *('128 0 0', '192 0 128', '0 128 64', '64 0 64', '64 192 0'),
+        ],
+        pole=['192 192 128', '0 0 64'],
+        road=['128 64 128', '128 0 192', '192 0 64'],
+        pavement=['0 0 192', '64 192 128', '128 128 192'],
+        tree=['128 128 0', '192 192 0'],
+        sign=['192 128 128', '128 128 64', '0 64 64'],
+        fence=['64 64 128'],
+        car=[
+            *('64 0 128', '64 128 192', '192 128 192', '192 64 128'),
+            '128 64 64',
+        ],
+        pedestrian=['64 64 0', '192 128 64', '64 0 192', '64 128 64'],
+        bicyclist=['0 128 192', '192 0 192'],
+        void=['0 0 0'],
+    )
+    colours = [
+        [int(number) for number in text.split()]
+        for group in groups.values()
+        for text in group
+    ]
+    assert len(colours) == 32
+    expected = [
+        255 if name == 'void' else number
+        for number, (name, group) in enumerate(groups.items())
+        for _ in group
+    ]
+    save(tmp_path / 'rgb/a.png', np.array([colours], np.uint8))
+    argv = [str(tmp_path / 'rgb'), str(tmp_path / 'out'), '--table']
+    results = converted(tool, [*argv, str(CAMVID)])
+    assert results['a.png'].tolist() == [expected]
+    classes = read_classes(str(tmp_path / 'classes.txt'))
+    assert classes.names == tuple(groups)[:-1]
+    firsts = [' '.join(map(str, colour)) for colour in classes.palette]
+    assert firsts == [group[0] for group in groups.values()][:-1]
+
+
+def test_unknown_colours_are_an_error(tool, argv, tmp_path, capsys):
+    pixels = picture(1)
+    pixels[0, :3] = 128, 64, 129
+    pixels[1, 0] = 1, 0, 0
+    source = tmp_path / 'rgb/sub/b_L.png'
+    save(source, pixels)
+    message = fails(tool, capsys, argv)
+    assert f'{source}: colours that are not in {argv[3]}' in message
+    assert '(128, 64, 129): 3 px, nearest (128, 64, 128) road' in message
+    assert '(1, 0, 0): 1 px, nearest (0, 0, 0) Void' in message
+    assert '1 masks before it were written' in message
+    assert not Path(argv[1], 'sub').exists()
+    assert not Path(argv[1]).with_name('classes.txt').exists()
+    results = converted(tool, argv, '--unknown', 'ignore')
+    numbers = {**NUMBERS, (128, 64, 129): 255, (1, 0, 0): 255}
+    assert np.array_equal(results['sub/b_L.png'], by_hand(pixels, numbers))
+    assert '2 colours that are not in' in (printed := capsys.readouterr().out)
+    assert '4 px:\n  (128, 64, 129): 3 px' in printed
+
+
+def test_jpegs_are_refused_before_the_work(tool, argv, tmp_path, capsys):
+    path = tmp_path / 'rgb/z.jpg'
+    save(path, picture())
+    message = fails(tool, capsys, argv)
+    assert f'{path}: a JPEG, whose compression changes colours' in message
+    assert not Path(argv[1]).exists()
+
+
+def test_damaged_masks_give_no_result(tool, argv, tmp_path, capsys):
+    path = tmp_path / 'rgb/sub/b_L.png'
+    path.write_bytes(path.read_bytes()[:-1])
+    assert f'{path}: not a mask of colours: ' in fails(tool, capsys, argv)
+    assert not Path(argv[1], 'sub').exists()
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        (
+            '128 64 128 tree',
+            "line 8: (128, 64, 128) is 'tree' here and 'road'",
+        ),
+        ('tree 1 2', "'tree 1 2'; expected"),
+        ('1 2 3', "'1 2 3'; expected"),
+        ('1 2 3 4', 'a name that is no number'),
+        ('1 2 256 tree', '0 to 255, got [1, 2, 256]'),
+    ],
+)
+def test_tables_that_make_no_sense(tool, argv, capsys, line, message):
+    Path(argv[3]).write_text(TABLE + line + '\n')
+    text = fails(tool, capsys, argv)
+    assert f'{argv[3]}, line 8' in text
+    assert message in text
+    assert not Path(argv[1]).exists()
+
+
+def test_classes_that_make_no_sense(tool, argv, capsys):
+    message = fails(tool, capsys, argv, '--classes', 'road,tree')
+    assert "no colour of the classes ['tree']; expected some of" in message
+    Path(argv[3]).write_text('0 0 0 void\n1 1 1 road\n')
+    assert '1 classes, [' in fails(tool, capsys, argv)
+    lines = [f'{number} 0 0 n{number}\n' for number in range(255)]
+    Path(argv[3]).write_text(''.join(lines))
+    assert '255 classes, [' in fails(tool, capsys, argv)
+
+
+def test_other_classes_are_not_replaced(tool, argv, capsys):
+    file = Path(argv[1]).with_name('classes.txt')
+    converted(tool, argv)
+    file.write_text('road\nside walk\nlane\n')
+    converted(tool, argv)
+    assert file.read_text() == 'road\nside walk\nlane\n'
+    file.write_text('side walk\nroad\n')
+    assert f'{file} has the classes' in fails(tool, capsys, argv)
+    assert file.read_text() == 'side walk\nroad\n'
+
+
+def test_folders_that_make_no_sense(tool, argv, tmp_path, capsys):
+    rgb = argv[0]
+    inside = [rgb, f'{rgb}/sub/out', *argv[2:]]
+    assert 'is in ' in fails(tool, capsys, inside)
+    assert 'is in ' in fails(tool, capsys, [rgb, rgb, *argv[2:]])
+    message = fails(tool, capsys, argv, '--strip-suffix', '_X')
+    assert "a_L.png: expected a name before '_X'" in message
+    save(tmp_path / 'rgb/a_L.PNG', picture())
+    assert 'would both become' in fails(tool, capsys, argv)
+    empty = tmp_path / 'empty'
+    assert 'No such file' in fails(tool, capsys, [str(empty), *argv[1:]])
+    empty.mkdir()
+    assert 'no masks' in fails(tool, capsys, [str(empty), *argv[1:]])
+
+
+def test_a_kill_leaves_whole_files(tool, argv, tmp_path):
+    for number in range(4):
+        save(tmp_path / f'rgb/{number}_L.png', picture(number))
+    pid = os.fork()
+    if pid == 0:
+        replaced = []
+
+        def replace(part, path):
+            replaced.append(path)
+            if len(replaced) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.rename(part, path)
+
+        os.replace = replace
+        tool.main(argv)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    out = Path(argv[1])
+    left = sorted(path.name for path in out.iterdir())
+    assert left[0].endswith('.part')
+    assert left[1:] == ['0_L.png', '1_L.png']
+    results = converted(tool, argv)
+    assert len(results) == 6
+    assert np.array_equal(results['2_L.png'], by_hand(picture(2)))
+
+
+def test_results_are_written_anew(tool, argv, tmp_path):
+    # Names stay as they are without --strip-suffix.
+    assert {*converted(tool, argv)} == {'a_L.png', 'sub/b_L.png'}
+    save(tmp_path / 'rgb/a_L.png', picture(9))
+    after = converted(tool, argv)['a_L.png']
+    assert np.array_equal(after, by_hand(picture(9)))
