@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.registry import init_default_scope
@@ -21,7 +20,7 @@ import hmsa_mmseg  # noqa: F401  (registers the classes)
 
 # isort: split
 
-from hmsa_mmseg.zoo import Conversion, config_root, convert, find_config
+from hmsa_mmseg.zoo import Conversion, convert, find_config, single_scale
 from hmsa_mmseg.zoo.adaptation import (
     set_checkpoint,
     set_data_root,
@@ -29,13 +28,18 @@ from hmsa_mmseg.zoo.adaptation import (
     train_attention_only,
     training_length,
 )
-from hmsa_mmseg.zoo.checkpoint import CheckpointReport, check_checkpoint
+from hmsa_mmseg.zoo.checkpoint import check_checkpoint
 from hmsa_mmseg.zoo.layout import left_out
 from hmsa_mmseg.zoo.naming import attention_only_name, config_name
 from hmsa_mmseg.zoo.own_data import read_classes, set_folder
 from hmsa_mmseg.zoo.sizes import set_crop_size, set_image_scale
 from hmsa_mmseg.zoo.table import zoo_table
-from hmsa_mmseg.zoo.writing import read_zoo_config, source_of, write_config
+from hmsa_mmseg.zoo.writing import (
+    header,
+    next_steps,
+    read_zoo_config,
+    write_config,
+)
 
 TABLE = Path('docs/zoo_families.md')
 
@@ -69,20 +73,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--scales',
         type=float,
         nargs='+',
-        default=[0.5, 1.0, 2.0],
         help='relative image sizes at test time. Default: 0.5 1.0 2.0',
     )
     parser.add_argument(
         '--train-scales',
         type=float,
         nargs='+',
-        default=[0.5, 1.0],
         help='relative image sizes in training. Default: 0.5 1.0',
     )
     parser.add_argument(
         '--attention-only',
         action='store_true',
         help='train the attention branch of a trained model alone',
+    )
+    parser.add_argument(
+        '--single-scale',
+        action='store_true',
+        help="write the zoo's own model instead, to compare with: the same "
+        'data, labels and hooks, no attention',
     )
     parser.add_argument(
         '--num-classes', type=int, help="of your data. Default: the zoo's"
@@ -155,6 +163,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         for name in ('attention_only', 'reinit_classifier'):
             if getattr(args, name):
                 parser.error(f'--{name.replace("_", "-")} needs a CHECKPOINT')
+    for name in ('attention_only', 'scales', 'train_scales'):
+        if args.single_scale and getattr(args, name):
+            parser.error(
+                f'--{name.replace("_", "-")} is of the multi-scale model, '
+                'not of --single-scale'
+            )
     if args.attention_only and args.reinit_classifier:
         parser.error(
             '--attention-only freezes the classifiers, which '
@@ -168,10 +182,11 @@ def converted(
 ) -> tuple[Conversion, list[str]]:
     """Convert a config as the command line says; with what is to be told."""
     told: list[str] = []
-    conversion = convert(
-        read_zoo_config(path),
-        train_scales=args.train_scales,
-        test_scales=args.scales,
+    scales = dict(train_scales=args.train_scales, test_scales=args.scales)
+    given = {key: value for key, value in scales.items() if value is not None}
+    cfg = read_zoo_config(path)
+    conversion = (
+        single_scale(cfg) if args.single_scale else convert(cfg, **given)
     )
     cfg, changes = conversion
     if args.num_classes is not None:
@@ -185,7 +200,7 @@ def converted(
         set_image_scale(cfg, args.image_scale, changes)
     if args.crop_size is not None:
         set_crop_size(cfg, args.crop_size, changes)
-    if args.reinit_classifier:
+    if args.reinit_classifier and not args.single_scale:
         cfg.model.decode_head.reinit_classifier = True
     if args.checkpoint is not None:
         checkpoint = args.checkpoint
@@ -203,7 +218,8 @@ def out_path(args: argparse.Namespace, conversion: Conversion) -> Path:
     Raises:
         ValueError: If there is a file already, and no ``--force``.
     """
-    name = config_name(find_config(args.config).stem)
+    stem = find_config(args.config).stem
+    name = f'single_{stem}' if args.single_scale else config_name(stem)
     if args.attention_only:
         _, new = training_length(conversion.cfg)
         old = training_length(read_zoo_config(find_config(args.config)))[1]
@@ -214,63 +230,6 @@ def out_path(args: argparse.Namespace, conversion: Conversion) -> Path:
     if path.exists() and not args.force:
         raise ValueError(f'{path} exists; --force replaces it')
     return path
-
-
-def header(args: argparse.Namespace, path: Path) -> list[str]:
-    """Paragraphs for the head of the file."""
-    what = (
-        'Attention alone for a trained model of the zoo'
-        if args.attention_only
-        else 'Hierarchical multi-scale attention for a model of the zoo'
-    )
-    return [
-        f'{what}: {source_of(path)}, converted by tools/from_zoo.py.',
-        'What stands below a comment was changed; every other setting is '
-        "the zoo's.",
-    ]
-
-
-def said_of_checkpoint(report: CheckpointReport, checkpoint: str) -> str:
-    """Say what a checkpoint gives."""
-    share = 'all but the classifiers' if report.other_classes else 'all'
-    lines = [
-        f'{checkpoint}: {share} is used, {len(report.used)} tensors with '
-        f'{report.num_values / 1e6:.1f} million numbers',
-        f'new, and to be trained: {", ".join(report.new)}',
-    ]
-    if report.other_classes:
-        lines.append(
-            'of another number of classes, and to be trained again: '
-            f'{", ".join(report.other_classes)}'
-        )
-    return '\n'.join(lines)
-
-
-def work(scales: Sequence[float]) -> str:
-    """Say how many pixels are seen, against one scale."""
-    total = sum(scale * scale for scale in scales)
-    return f'{total:g}x the pixels of scale 1 ({", ".join(map(str, scales))})'
-
-
-def said_of_next(path: Path, conversion: Conversion) -> str:
-    """Say what to run next, and what it costs."""
-    model = conversion.cfg.model
-    return '\n'.join(
-        [
-            f'Backbone and heads see {work(model.train_cfg.scales)} in '
-            'training,',
-            f'{work(model.test_cfg.scales)} at test time. Attention comes on',
-            'top; what the whole model costs is counted by',
-            f'  python tools/analysis_tools/get_flops.py {path}',
-            '',
-            'Next:',
-            f'  MMSEG={config_root().parent}',
-            f'  python $MMSEG/tools/train.py {path} '
-            f'--work-dir work_dirs/{path.stem}',
-            f'  python $MMSEG/tools/test.py {path} CHECKPOINT  '
-            '# --tta adds flips',
-        ]
-    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -289,9 +248,11 @@ def main(argv: list[str] | None = None) -> int:
         conversion, told = converted(args, source)
         path = out_path(args, conversion)
         if args.checkpoint is not None:
-            report = check_checkpoint(conversion.cfg, args.checkpoint)
-            print(said_of_checkpoint(report, args.checkpoint))
-        text = write_config(conversion, path, header(args, source))
+            report = check_checkpoint(
+                conversion.cfg, args.checkpoint, args.reinit_classifier
+            )
+            print(report.describe(args.checkpoint))
+        text = write_config(conversion, path, header(conversion.cfg, source))
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
@@ -301,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     dropped = left_out(conversion.cfg, text)
     if dropped:
         print(f'left out, as nothing reads them: {", ".join(dropped)}')
-    print(said_of_next(path, conversion))
+    print(next_steps(conversion.cfg, path))
     return 0
 
 

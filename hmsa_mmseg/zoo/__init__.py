@@ -1,5 +1,5 @@
 from .configs import config_root, families, find_config, list_configs
-from .conversion import Conversion, convert, to_multi_scale
+from .conversion import Conversion, convert, single_scale, to_multi_scale
 from .refusals import NotConvertible
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     'families',
     'find_config',
     'list_configs',
+    'single_scale',
     'to_multi_scale',
 ]

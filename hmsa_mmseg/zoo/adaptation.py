@@ -42,7 +42,8 @@ def set_num_classes(
     """
     if num_classes < 2:
         raise ValueError(f'num_classes must be 2 or more, got {num_classes}')
-    old = _num_classes(cfg.model.decode_head)
+    head = cfg.model.decode_head
+    old = _num_classes(head)
     keeps_weights = same_classes and num_classes == old
     told: list[str] = []
 
@@ -67,7 +68,8 @@ def set_num_classes(
         if name.endswith(('_dataloader', '_pipeline')):
             visit(cfg[name], name)
     if num_classes != old:
-        changes['model.decode_head.seg_head.num_classes'] = f'was {old}'
+        inside = '.seg_head' if 'seg_head' in head else ''
+        changes[f'model.decode_head{inside}.num_classes'] = f'was {old}'
     return told
 
 
@@ -136,6 +138,8 @@ def set_checkpoint(
     cfg.load_from = checkpoint
     changes['load_from'] = (
         'all weights but those of the attention branch, which is new'
+        if 'seg_head' in cfg.model.decode_head
+        else 'all weights'
     )
     if cfg.model.get('pretrained') is not None:
         cfg.model.pretrained = None
@@ -242,10 +246,10 @@ def _shorten_scheduler(
         ]
 
 
-def _num_classes(head: Mapping) -> int:
-    """The number of classes of a multi-scale head's config."""
-    seg_head = head['seg_head']
-    if isinstance(seg_head, Sequence):
-        seg_head = seg_head[-1]
-    seg_head = seg_head.get('kernel_generate_head', seg_head)
-    return seg_head['num_classes']
+def _num_classes(head: Mapping | Sequence) -> int:
+    """The number of classes of the config of a head, or of a cascade."""
+    if isinstance(head, Mapping):
+        head = head.get('seg_head', head)
+    if isinstance(head, Sequence):
+        head = head[-1]
+    return head.get('kernel_generate_head', head)['num_classes']

@@ -36,9 +36,32 @@ class CheckpointReport(NamedTuple):
     other_classes: list[str]
     num_values: int
 
+    def describe(self, checkpoint: str | os.PathLike) -> str:
+        """Say what the checkpoint gives.
+
+        Args:
+            checkpoint (str | os.PathLike): How it is called.
+
+        Returns:
+            str: A line for each of what is used, new, and of other classes.
+        """
+        share = 'all but the classifiers' if self.other_classes else 'all'
+        lines = [
+            f'{checkpoint}: {share} is used, {len(self.used)} tensors with '
+            f'{self.num_values / 1e6:.1f} million numbers'
+        ]
+        if self.new:
+            lines.append(f'new, and to be trained: {", ".join(self.new)}')
+        if self.other_classes:
+            lines.append(
+                'of another number of classes, and to be trained again: '
+                f'{", ".join(self.other_classes)}'
+            )
+        return '\n'.join(lines)
+
 
 def check_checkpoint(
-    cfg: Config, checkpoint: str | os.PathLike
+    cfg: Config, checkpoint: str | os.PathLike, reinit_classifier: bool = False
 ) -> CheckpointReport:
     """Load a checkpoint into the model of a converted config.
 
@@ -46,6 +69,9 @@ def check_checkpoint(
         cfg (Config): The converted config.
         checkpoint (str | os.PathLike): A file or an address, of mmseg's own
             model.
+        reinit_classifier (bool): Whether mmseg's own model, whose head has
+            no such option, may be of another number of classes there;
+            mmengine leaves such weights out. Defaults to False.
 
     Returns:
         CheckpointReport: What was used.
@@ -59,7 +85,11 @@ def check_checkpoint(
         import_modules_from_strings(**cfg.custom_imports)
     model = MODELS.build(copy.deepcopy(cfg.model))
     state = _read(checkpoint)
-    other_classes = _take_other_classes(model, state)
+    other_classes = (
+        _take_other_classes(model, state)
+        if reinit_classifier or _reinits(model)
+        else []
+    )
     found = {key: state[key].numel() for key in state}
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
@@ -125,15 +155,17 @@ def _reinits(model: nn.Module) -> bool:
 def _take_other_classes(
     model: nn.Module, state: dict[str, Tensor]
 ) -> list[str]:
-    """Take auxiliary classifiers of other classes out, as mmengine does."""
-    if not _reinits(model):
-        return []
+    """Take classifiers of other classes out, as mmengine does.
+
+    But for those that our head takes out itself.
+    """
+    head_does = _reinits(model)
     taken = []
     for key, own in model.state_dict().items():
         other = state.get(key)
         if (
-            key.startswith('auxiliary_head.')
-            and other is not None
+            other is not None
+            and not (head_does and key.startswith('decode_head.'))
             and own.dim() > 0
             and other.shape != own.shape
             and other.shape[1:] == own.shape[1:]
@@ -145,7 +177,8 @@ def _take_other_classes(
 
 def _attention_keys(model: nn.Module) -> set[str]:
     """Keys of what the multi-scale head learns beside its seg heads."""
-    parts = {id(part) for part in model.decode_head.attention_modules}
+    modules = getattr(model.decode_head, 'attention_modules', ())
+    parts = {id(part) for part in modules}
     return {
         f'decode_head.{name}.{key}'
         for name, child in model.decode_head.named_children()

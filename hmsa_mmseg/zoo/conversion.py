@@ -46,6 +46,28 @@ class Conversion(NamedTuple):
     changes: dict[str, str]
 
 
+def single_scale(cfg: Config) -> Conversion:
+    """Prepare the model of a config, as it is, to be compared with.
+
+    The package's hooks draw what the multi-scale model's run draws, and
+    mmcv-lite is enough for mmseg's tools.
+
+    Args:
+        cfg (Config): Of a training run of mmseg; it is left as it is.
+
+    Returns:
+        Conversion: The config and what was changed.
+
+    Raises:
+        NotConvertible: If there is no multi-scale model of it.
+    """
+    convert(cfg)
+    new, changes = _with_preprocessor(cfg), {}
+    _convert_imports(new)
+    _convert_hooks(new, changes)
+    return Conversion(new, changes)
+
+
 def to_multi_scale(cfg: Config, **kwargs) -> Config:
     """Turn the config of an encoder-decoder into a multi-scale one.
 
@@ -87,22 +109,28 @@ def convert(
     """
     check_scales(train_scales, key='train_scales', min_scales=2)
     check_scales(test_scales, key='test_scales', min_scales=1)
-    new = copy.deepcopy(cfg)
-    if not isinstance(new.get('model'), dict):
-        raise NotConvertible(
-            f'model={new.get("model")!r}: expected the config of a training '
-            'run, whose model is a dict'
-        )
+    new = _with_preprocessor(cfg)
     changes: dict[str, str] = {}
-    # As mmengine's Runner: what the model has goes first.
-    if new.get('data_preprocessor') is not None:
-        new.model.setdefault('data_preprocessor', new.data_preprocessor)
     _convert_model(new.model, tuple(train_scales), tuple(test_scales), changes)
     _convert_imports(new)
     _convert_optimizer(new, changes)
     _convert_hooks(new, changes)
     flips_only(new, changes)
     return Conversion(new, changes)
+
+
+def _with_preprocessor(cfg: Config) -> Config:
+    """Copy a config, its preprocessor within the model."""
+    new = copy.deepcopy(cfg)
+    if not isinstance(new.get('model'), dict):
+        raise NotConvertible(
+            f'model={new.get("model")!r}: expected the config of a training '
+            'run, whose model is a dict'
+        )
+    # As mmengine's Runner: what the model has goes first.
+    if new.get('data_preprocessor') is not None:
+        new.model.setdefault('data_preprocessor', new.data_preprocessor)
+    return new
 
 
 def _convert_model(
@@ -243,14 +271,14 @@ def _convert_hooks(cfg: Config, changes: dict[str, str]) -> None:
             'default_hooks.visualization',
             'visualization',
             ('SegVisualizationHook', 'ScaleMapsVisualizationHook'),
-            'draws attention and single scales too',
+            'draws the pictures of tools/report.py',
         ),
         (
             cfg,
             'visualizer',
             'visualizer',
             ('SegLocalVisualizer', 'ScaleMapsVisualizer'),
-            'draws attention and single scales too',
+            'draws the pictures of tools/report.py',
         ),
     ):
         old, new = types

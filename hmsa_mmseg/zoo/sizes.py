@@ -71,8 +71,8 @@ def set_crop_size(
         if holder.get('data_preprocessor') is not None:
             holder.data_preprocessor.size = size
     cfg.crop_size = size
-    test_cfg = cfg.model.test_cfg
-    if test_cfg.mode == 'slide':
+    test_cfg = cfg.model.get('test_cfg') or {}
+    if test_cfg.get('mode') == 'slide':
         stride = [
             max(round(step * new / before), 1)
             for step, new, before in zip(

@@ -71,6 +71,71 @@ def write_config(
     return text
 
 
+def header(cfg: Config, source: Path) -> list[str]:
+    """Say what a config is, for the head of its file.
+
+    Args:
+        cfg (Config): The converted config.
+        source (Path): The config that it was made of.
+
+    Returns:
+        list[str]: Paragraphs.
+    """
+    if not _is_multi_scale(cfg):
+        what = 'A model of the zoo, without attention'
+    elif cfg.model.train_cfg.get('attention_only'):
+        what = 'Attention alone for a trained model of the zoo'
+    else:
+        what = 'Hierarchical multi-scale attention for a model of the zoo'
+    return [
+        f'{what}: {source_of(source)}, converted by tools/from_zoo.py.',
+        'What stands below a comment was changed; every other setting is '
+        "the zoo's.",
+    ]
+
+
+def next_steps(cfg: Config, path: Path) -> str:
+    """Say what to run next, and what it costs.
+
+    Args:
+        cfg (Config): The converted config.
+        path (Path): Its file.
+
+    Returns:
+        str: Lines.
+    """
+    lines, hint = [], ''
+    if _is_multi_scale(cfg):
+        train, test = cfg.model.train_cfg.scales, cfg.model.test_cfg.scales
+        lines = [
+            f'Backbone and heads see {_work(train)} in training,',
+            f'{_work(test)} at test time. Attention comes on top; what the '
+            'whole model',
+            'costs is counted by',
+            f'  python tools/analysis_tools/get_flops.py {path}',
+            '',
+        ]
+        hint = '  # --tta adds flips'
+    lines += [
+        'Next:',
+        f'  MMSEG={config_root().parent}',
+        f'  python $MMSEG/tools/train.py {path} '
+        f'--work-dir work_dirs/{path.stem}',
+        f'  python $MMSEG/tools/test.py {path} CHECKPOINT{hint}',
+    ]
+    return '\n'.join(lines)
+
+
+def _is_multi_scale(cfg: Config) -> bool:
+    return cfg.model.type == 'MultiScaleAttentionSegmentor'
+
+
+def _work(scales: Sequence[float]) -> str:
+    """Say how many pixels are seen, against one scale."""
+    total = sum(scale * scale for scale in scales)
+    return f'{total:g}x the pixels of scale 1 ({", ".join(map(str, scales))})'
+
+
 def source_of(path: Path) -> str:
     """Say where a zoo config is from, for the head of a file."""
     try:

@@ -43,6 +43,31 @@ param_scheduler = [dict(type='PolyLR', end=8, by_epoch=False)]
 train_cfg = dict(max_iters=8, val_interval=8)
 default_hooks = dict(checkpoint=dict(interval=8))
 """
+OWN = """
+_base_ = {base!r}
+custom_imports = dict(imports=['hmsa_mmseg'], allow_failed_imports=False)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadSegLabels', num_classes=19, label_map={{19: 255}}),
+    dict(type='PackSegInputs'),
+]
+dataset = dict(
+    _delete_=True,
+    type='HMSAFolderDataset',
+    classes=tuple('abcdefghijklmnopqrs'),
+    data_root='own',
+    pipeline=train_pipeline,
+)
+train_dataloader = dict(dataset=dataset)
+val_dataloader = dict(dataset=dataset)
+test_dataloader = val_dataloader
+default_hooks = dict(
+    checkpoint=dict(type='SafeCheckpointHook', interval=8),
+    visualization=dict(type='ScaleMapsVisualizationHook'),
+)
+custom_hooks = [dict(type='IterSeedHook')]
+visualizer = dict(type='ScaleMapsVisualizer')
+"""
 
 
 @pytest.fixture
@@ -142,6 +167,58 @@ def test_attention_for_a_trained_model_trains(
     for key, value in stock.items():
         own = key.replace('decode_head.', 'decode_head.seg_head.')
         assert torch.equal(state[own], value), key
+
+
+def test_an_own_config_of_this_package_s_data(from_zoo, small, tmp_path):
+    """As a user writes one: our imports, data set, labels and hooks."""
+    config, checkpoint = small
+    own = tmp_path / 'own_1xb4-8_folder.py'
+    own.write_text(OWN.format(base=config.name))
+    status, said = from_zoo(own.name, checkpoint, '--attention-only')
+    assert status == 0, said
+    out = tmp_path / 'hmsa_own_1xb4-8-attn-only_folder.py'
+    before, after = Config.fromfile(own), Config.fromfile(out)
+    assert after.custom_imports == before.custom_imports
+    for key in ('train_dataloader', 'test_dataloader', 'custom_hooks'):
+        assert after[key] == before[key]
+    assert after.default_hooks.checkpoint.type == 'SafeCheckpointHook'
+    assert after.train_cfg.max_iters == 2
+    assert after.load_from == str(checkpoint)
+    model = MODELS.build(after.model)
+    assert {
+        name.split('.')[1]
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    } == {'scale_attn'}
+
+
+def test_the_zoo_s_own_model(from_zoo, small, tmp_path, capsys):
+    config, checkpoint = small
+    args = ['--num-classes', 7, '--crop-size', 32, 64]
+    status, said = from_zoo(
+        config, checkpoint, *args, '--single-scale', '--reinit-classifier'
+    )
+    assert status == 0, said
+    assert 'scale 1' not in said
+    assert 'all but the classifiers is used' in said
+    single = Config.fromfile(tmp_path / f'single_{config.name}')
+    assert single.model.type == 'EncoderDecoder'
+    assert single.load_from == str(checkpoint)
+    assert from_zoo(config, *args, '-o', 'multi.py')[0] == 0
+    multi = Config.fromfile(tmp_path / 'multi.py')
+    assert single.model.decode_head == multi.model.decode_head.seg_head
+    for key in ('train_dataloader', 'val_dataloader', 'default_hooks'):
+        assert single[key] == multi[key]
+    for option in (
+        ['--attention-only'],
+        ['--scales', 1],
+        ['--train-scales', 0.5, 1],
+    ):
+        with pytest.raises(SystemExit):
+            from_zoo(config, checkpoint, '--single-scale', *option)
+        assert f'{option[0]} is of the multi-scale model' in (
+            capsys.readouterr().err
+        )
 
 
 def test_what_a_folder_changes_is_said(from_zoo, tmp_path):

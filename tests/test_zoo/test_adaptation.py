@@ -7,13 +7,14 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmseg.registry import MODELS
 
-from hmsa_mmseg.zoo import NotConvertible
+from hmsa_mmseg.zoo import NotConvertible, convert, single_scale
 from hmsa_mmseg.zoo.adaptation import (
     set_checkpoint,
     set_data_root,
     set_num_classes,
     train_attention_only,
 )
+from hmsa_mmseg.zoo.sizes import set_crop_size
 
 FCN = 'fcn_r18-d8_4xb2-80k_cityscapes-769x769'
 STDC = 'stdc1_4xb12-80k_cityscapes-512x1024'
@@ -57,6 +58,21 @@ def test_num_classes(name, old, kept, fresh, build_small):
     assert [number for number in after if number != 7] == kept
     assert changes['model.decode_head.seg_head.num_classes'] == f'was {old}'
     assert build_small(cfg).num_classes == 7
+
+
+@pytest.mark.parametrize('name', [STDC, KNET, OCRNET])
+def test_num_classes_of_the_zoo_s_own_model(name, zoo_config, build_small):
+    multi_scale, changes = convert(zoo_config(name))
+    set_num_classes(multi_scale, 7, changes)
+    cfg, changes = single_scale(zoo_config(name))
+    set_num_classes(cfg, 7, changes)
+    assert numbers_of(cfg.model) == numbers_of(multi_scale.model)
+    assert 'model.decode_head.num_classes' in changes
+    set_crop_size(cfg, (32, 64), changes)
+    assert cfg.model.data_preprocessor.size == (32, 64)
+    model = build_small(cfg)
+    assert type(model).__name__.endswith('EncoderDecoder')
+    assert model.num_classes == 7
 
 
 def test_weights_of_other_classes_are_left_out(fresh):

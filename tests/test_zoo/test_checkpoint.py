@@ -1,15 +1,23 @@
 """Every weight of a checkpoint is accounted for."""
 
 import copy
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.runner.checkpoint import load_state_dict
 from mmseg.registry import MODELS
 
 from hmsa_mmseg.zoo.adaptation import set_num_classes
 from hmsa_mmseg.zoo.checkpoint import check_checkpoint
+
+# A module beside the tests.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from small_models import make_tiny
 
 NAMES = (
     'ocrnet_hr18_4xb4-80k_ade20k-512x512',
@@ -23,7 +31,6 @@ OCRNET, FCN = NAMES[:2]
 @pytest.fixture
 def small(zoo_config, converted, tmp_path):
     """Return a function that makes a small stock model's file and config."""
-    from small_models import make_tiny
 
     def make(name):
         stock = MODELS.build(ConfigDict(make_tiny(zoo_config(name).model)))
@@ -107,6 +114,30 @@ def test_another_number_of_classes(name, small):
     assert report.other_classes == sorted(
         key for key in stock if shapes[key] != stock[key]
     )
+
+
+@pytest.mark.parametrize('name', NAMES[:2])
+def test_the_zoo_s_own_model(name, small, zoo_config):
+    case = small(name)
+    model = copy.deepcopy(make_tiny(zoo_config(name).model))
+    cfg = Config(dict(model=model))
+    report = check_checkpoint(cfg, case.path)
+    assert sorted(report.used) == sorted(case.state)
+    assert report.new == report.other_classes == []
+    assert 'to be trained' not in report.describe(case.path)
+    set_num_classes(cfg, 7, {})
+    with pytest.raises(ValueError, match='size mismatch for'):
+        check_checkpoint(cfg, case.path)
+    report = check_checkpoint(cfg, case.path, reinit_classifier=True)
+    # What mmengine, which does not fail, leaves as it was.
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    load_state_dict(model, case.state, strict=False)
+    loaded = model.state_dict()
+    assert report.other_classes == sorted(
+        key for key in loaded if loaded[key].shape != case.state[key].shape
+    )
+    assert 'decode_head' in report.other_classes[-1]
+    assert all(torch.equal(loaded[k], case.state[k]) for k in report.used)
 
 
 def test_no_checkpoint(small, tmp_path):

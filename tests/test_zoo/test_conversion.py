@@ -7,7 +7,12 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 
-from hmsa_mmseg.zoo import NotConvertible, convert, to_multi_scale
+from hmsa_mmseg.zoo import (
+    NotConvertible,
+    convert,
+    single_scale,
+    to_multi_scale,
+)
 from hmsa_mmseg.zoo.layout import plain
 
 CONFIGS = Path(__file__).parents[2] / 'configs/hmsa'
@@ -88,6 +93,26 @@ def test_nothing_else_changes(zoo_config):
     assert cfg.model.test_cfg.crop_size == (1024, 1024)
     assert cfg.model.test_cfg.stride == (768, 768)
     assert changes['model.type'] == 'was EncoderDecoder'
+
+
+def test_the_zoo_s_own_model(zoo_config):
+    before = zoo_config(SEGFORMER)
+    kept = before.to_dict()
+    cfg, changes = single_scale(before)
+    assert before.to_dict() == kept
+    assert set(differences(kept, cfg.to_dict())) == {
+        'custom_imports',
+        'default_hooks.checkpoint.type',
+        'default_hooks.visualization.type',
+        'visualizer.type',
+    }
+    assert cfg.custom_imports.imports == ['hmsa_mmseg']
+    assert changes.keys() == {
+        key for key in differences(kept, cfg.to_dict()) if '.type' in key
+    }
+    # There is nothing to compare a refused model with.
+    with pytest.raises(NotConvertible, match='predicts masks'):
+        single_scale(zoo_config('mask2former_swin-s_8xb2-160k_ade20k-512x512'))
 
 
 def test_scales():
