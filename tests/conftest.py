@@ -101,6 +101,24 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope='session')
+def load():
+    """Return a function that reads a checkpoint as without this package."""
+
+    def load(path):
+        serialization = torch.serialization
+        allowed = getattr(serialization, 'get_safe_globals', list)()
+        if allowed:
+            serialization.clear_safe_globals()
+        try:
+            return torch.load(path, map_location='cpu', weights_only=True)
+        finally:
+            if allowed:
+                serialization.add_safe_globals(allowed)
+
+    return load
+
+
 @pytest.fixture(autouse=True)
 def _scope_and_seed():
     register_all_modules(init_default_scope=True)

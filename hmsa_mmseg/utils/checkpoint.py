@@ -4,39 +4,71 @@ from __future__ import annotations
 
 import inspect
 import os
+import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import (
-    AbstractContextManager,
-    contextmanager,
-    nullcontext,
-    suppress,
-)
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
 
-# A numpy float64 scalar, as the authors store their mean IoU: all that a file
-# may hold beside tensors and plain types. numpy 2 renamed the module.
+
+class _History(HistoryBuffer):
+    """Takes the numbers of mmengine's log history out of a file."""
+
+    def __setstate__(self, state: dict) -> None:
+        # Nothing else: mmengine's lets a file replace methods of the class.
+        names = ('max_length', '_log_history', '_count_history')
+        super().__setstate__({name: state[name] for name in names})
+        self.__class__ = HistoryBuffer
+
+
+def _history_method(owner: object, name: str) -> Callable:
+    """Stand in for ``getattr``, by which files name a history's methods."""
+    is_history = owner in (HistoryBuffer, _History)
+    if not is_history or name not in ('min', 'max', 'current', 'mean'):
+        raise pickle.UnpicklingError(
+            f'Unsupported lookup: GLOBAL getattr({owner}, {name!r}); expected '
+            "min, max, current or mean of mmengine's HistoryBuffer"
+        )
+    return getattr(HistoryBuffer, name)
+
+
+# What a file may hold beside tensors and plain types: numbers of numpy, as
+# the authors store their mean IoU, and mmengine its best score and its log
+# history. numpy 2 renamed the module.
 _scalar = np.float64(0).__reduce__()[0]
+_array = np.zeros(0).__reduce__()[0]
+_CORES = ('numpy.core', 'numpy._core')
 _ALLOWED = [
-    (_scalar, 'numpy.core.multiarray.scalar'),
-    (_scalar, 'numpy._core.multiarray.scalar'),
+    *((_scalar, f'{core}.multiarray.scalar') for core in _CORES),
+    *((_array, f'{core}.multiarray._reconstruct') for core in _CORES),
+    np.ndarray,
     np.dtype,
-    type(np.dtype('float64')),
+    *{type(np.dtype(code)) for code in '?bBhHiIlLqQefd'},
+    (_History, 'mmengine.logging.history_buffer.HistoryBuffer'),
+    (_history_method, 'builtins.getattr'),
 ]
+# Before torch 2.6, whose function this is, nothing can be allowed by its name:
+# such files are refused here, and mmengine reads them without protection.
+CAN_ALLOW = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+# How torch.load names what it refuses.
+_BLOCKED = r"(?:GLOBAL |got <class '|unrecognized function <\w+ )([\w.]+)"
 # Before torch 2.1 a file cannot be mapped, and is read.
 _CAN_MAP = 'mmap' in inspect.signature(torch.load).parameters
 
 
-def _allow_numpy_scalar() -> AbstractContextManager:
-    # Before torch 2.5 there is no such list: a file with a numpy scalar is
-    # refused there.
-    safe_globals = getattr(torch.serialization, 'safe_globals', None)
-    return nullcontext() if safe_globals is None else safe_globals(_ALLOWED)
+def _allow() -> None:
+    if CAN_ALLOW:
+        torch.serialization.add_safe_globals(_ALLOWED)
+
+
+# For mmengine's own torch.load: of test.py, --resume and MMSegInferencer.
+_allow()
 
 
 def check_crc(path: str | os.PathLike) -> None:
@@ -77,7 +109,8 @@ def safe_load(path: str | os.PathLike, mapped: bool = False) -> object:
 
     Args:
         path (str | os.PathLike): A file that holds tensors, plain Python
-            types and numpy float64 scalars.
+            types and, from torch 2.6 on, numbers of numpy and the log history
+            that mmengine's own hook saves.
         mapped (bool): Do not read tensors before they are used, nor compare
             checksums: a quick look at the rest.
 
@@ -93,21 +126,23 @@ def safe_load(path: str | os.PathLike, mapped: bool = False) -> object:
         check_crc(path)
     kwargs = dict(mmap=True) if mapped and _CAN_MAP else {}
     try:
-        with _allow_numpy_scalar():
-            return torch.load(
-                path, map_location='cpu', weights_only=True, **kwargs
-            )
+        # Again: whoever uses torch's safe_globals for the same takes it away.
+        _allow()
+        return torch.load(
+            path, map_location='cpu', weights_only=True, **kwargs
+        )
     except OSError:
         raise
     # What torch.load raises for a file that is none has no common type.
     except Exception as error:
         # Not the whole message: it advises to load without this protection.
-        blocked = re.search(r"(?:GLOBAL |got <class ')([\w.]+)", str(error))
+        blocked = re.search(_BLOCKED, str(error))
         if blocked is not None:
             reason = (
                 f'it holds an object of type or function {blocked.group(1)}, '
                 'which is not loaded, as that could run code; expected '
-                'tensors, plain Python values and numpy float64 scalars'
+                'tensors, plain Python values, numbers of numpy and '
+                "mmengine's HistoryBuffer"
             )
         else:
             reason = 'it is damaged or no file of torch.save'

@@ -12,6 +12,28 @@ from mmengine.logging import print_log
 _PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None))
 
 
+def make_plain(checkpoint: dict) -> None:
+    """Reduce a checkpoint of mmengine to tensors and plain values, in place.
+
+    mmengine's log history is left out: only the smoothing of the first values
+    printed after a resume depends on it.
+
+    Args:
+        checkpoint (dict): Its ``state_dict`` stays as it is.
+    """
+    hub = checkpoint.get('message_hub')
+    if hub is not None:
+        hub['log_scalars'] = OrderedDict()
+        kept = hub['runtime_info']
+        hub['resumed_keys'] = OrderedDict(
+            (key, flag)
+            for key, flag in hub['resumed_keys'].items()
+            if key in kept
+        )
+    for key in checkpoint.keys() - {'state_dict'}:
+        checkpoint[key] = to_plain(checkpoint[key], path=key)
+
+
 def to_plain(value: object, path: str) -> object:
     """Turn numpy values in nested containers into plain Python ones.
 

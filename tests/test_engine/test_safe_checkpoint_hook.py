@@ -1,5 +1,4 @@
 import os
-import pickle
 from collections import OrderedDict
 
 import numpy as np
@@ -16,21 +15,11 @@ def names(folder):
     return sorted(path.name for path in folder.glob('*.pth'))
 
 
-def load(path):
-    return torch.load(path, map_location='cpu', weights_only=True)
-
-
 def test_is_registered():
     assert HOOKS.get('SafeCheckpointHook') is SafeCheckpointHook
 
 
-def test_stock_hook_writes_files_that_do_not_load(run, tmp_path):
-    run('stock', hook='CheckpointHook')
-    with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
-        load(tmp_path / 'stock' / 'iter_4.pth')
-
-
-def test_files_load_with_weights_only(run, tmp_path):
+def test_files_load_with_weights_only(run, tmp_path, load):
     runner = run('safe')
     names = sorted(path.name for path in (tmp_path / 'safe').glob('*.pth'))
     assert names == ['best_score_iter_2.pth', 'iter_2.pth', 'iter_4.pth']
@@ -41,7 +30,7 @@ def test_files_load_with_weights_only(run, tmp_path):
     assert torch.equal(weight['linear.weight'], runner.model.linear.weight)
 
 
-def test_the_running_training_is_left_alone(run, tmp_path):
+def test_the_running_training_is_left_alone(run, tmp_path, load):
     runner = run('safe')
     # The saved file has lost its log history, the run has not.
     assert len(runner.message_hub.get_scalar('train/loss').data[0]) == 4
@@ -102,7 +91,7 @@ def test_runtime_info_of_numpy_values_becomes_plain():
     assert checkpoint['state_dict'] is weights
 
 
-def test_other_back_ends_are_left_to_mmengine(run, tmp_path):
+def test_other_back_ends_are_left_to_mmengine(run, tmp_path, load):
     put = []
 
     class Remote(LocalBackend):
@@ -154,27 +143,27 @@ def test_weights_that_are_not_finite_are_not_saved(run, tmp_path, name, value):
     assert pointer == str(folder / 'iter_2.pth')
 
 
-def test_infinite_masks_are_saved(run, tmp_path):
+def test_infinite_masks_are_saved(run, tmp_path, load):
     run()
     state = load(tmp_path / 'run' / 'iter_4.pth')['state_dict']
     assert state['mask'].tolist() == [0, -torch.inf]
 
 
-def test_by_epoch(run, tmp_path):
+def test_by_epoch(run, tmp_path, load):
     run(max_epochs=4, checkpoint=dict(max_keep_ckpts=1))
     folder = tmp_path / 'run'
     assert names(folder) == ['best_score_epoch_2.pth', 'epoch_4.pth']
     assert load(folder / 'epoch_4.pth')['meta']['epoch'] == 4
 
 
-def test_publishing(run, tmp_path):
+def test_publishing(run, tmp_path, load):
     run(checkpoint=dict(published_keys=['state_dict'], save_best=None))
     (path,) = (tmp_path / 'run').glob('iter_4-????????.pth')
     assert load(path).keys() == {'state_dict'}
 
 
 def test_states_of_scaler_average_and_schedule_return(
-    run, make_runner, tmp_path, monkeypatch
+    run, make_runner, tmp_path, monkeypatch, load
 ):
     # No GPU is needed to keep a scaler's numbers.
     module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
@@ -232,7 +221,7 @@ def test_states_of_scaler_average_and_schedule_return(
         assert torch.equal(found, expected)
 
 
-def test_another_order_of_the_images_is_told(run, tmp_path, messages):
+def test_another_order_of_the_images_is_told(run, tmp_path, messages, load):
     run('first')
     checkpoint = str(tmp_path / 'first' / 'iter_2.pth')
     saved = load(checkpoint)['meta']['data_order']

@@ -227,16 +227,6 @@ def same_maps():
 
 
 @pytest.fixture(scope='session')
-def load():
-    """Return a function that reads a checkpoint."""
-
-    def load(path):
-        return torch.load(path, map_location='cpu', weights_only=True)
-
-    return load
-
-
-@pytest.fixture(scope='session')
 def equal():
     """Return a function that compares nested states, to the last bit."""
 

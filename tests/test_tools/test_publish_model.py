@@ -3,7 +3,11 @@
 import hashlib
 import subprocess
 
+import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
+
+from hmsa_mmseg.utils.checkpoint import CAN_ALLOW
 
 TOOL = 'misc/publish_model.py'
 
@@ -33,7 +37,7 @@ def test_stock_cuts_the_name(run_stock, tmp_path, monkeypatch):
     )
 
 
-def test_name_and_entries(load_tool, tmp_path, capsys):
+def test_name_and_entries(load_tool, tmp_path, capsys, load):
     tool, source = load_tool(TOOL), checkpoint(tmp_path / 'in.pth')
     out = tmp_path / 'made'
     assert tool.main([source, str(out / 'depth.pth')]) == 0
@@ -41,7 +45,7 @@ def test_name_and_entries(load_tool, tmp_path, capsys):
     (path,) = out.iterdir()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert path.name == f'depth-{digest[:8]}.pth'
-    found = torch.load(path, weights_only=True)
+    found = load(path)
     assert found.keys() == {'state_dict', 'meta'}
     assert torch.equal(found['state_dict']['weight'], torch.arange(3.0))
     assert found['meta'] == dict(dataset_meta=dict(classes=['a']))
@@ -49,7 +53,36 @@ def test_name_and_entries(load_tool, tmp_path, capsys):
         tool.main([source, str(out / 'x'), '--save-keys', 'state_dict']) == 0
     )
     (path,) = out.glob('x-*.pth')
-    assert torch.load(path, weights_only=True).keys() == {'state_dict'}
+    assert load(path).keys() == {'state_dict'}
+
+
+def test_all_entries_as_plain_values(load_tool, tmp_path, capsys, load):
+    tool, path = load_tool(TOOL), tmp_path / 'in.pth'
+    runtime = dict(best_score=np.float64(0.5), iter=4)
+    torch.save(
+        dict(
+            state_dict=dict(weight=torch.arange(3.0)),
+            optimizer=dict(state=torch.ones(2)),
+            message_hub=dict(
+                log_scalars=dict(loss=HistoryBuffer([1.0], [1])),
+                runtime_info=runtime,
+                resumed_keys=dict(loss=True, iter=True),
+            ),
+        ),
+        path,
+    )
+    code = tool.main([str(path), str(tmp_path / 'out.pth'), '--all'])
+    if not CAN_ALLOW:
+        assert code == 1  # mmengine itself reads it there
+        return
+    (path,) = tmp_path.glob('out-*.pth')
+    found = load(path)
+    assert torch.equal(found['optimizer']['state'], torch.ones(2))
+    assert torch.equal(found['state_dict']['weight'], torch.arange(3.0))
+    assert found['message_hub'] == dict(
+        log_scalars={}, runtime_info=runtime, resumed_keys=dict(iter=True)
+    )
+    assert 'not published' not in capsys.readouterr().out
 
 
 def test_errors(load_tool, tmp_path, capsys):

@@ -5,8 +5,15 @@ import stat
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 from hmsa_mmseg.utils import atomic_file, atomic_save, check_crc, safe_load
+from hmsa_mmseg.utils.checkpoint import CAN_ALLOW
+
+needs_names = pytest.mark.skipif(
+    not CAN_ALLOW,
+    reason='torch < 2.6 cannot be given names that a file may hold',
+)
 
 
 class _Payload:
@@ -15,6 +22,19 @@ class _Payload:
 
     def __reduce__(self):
         return os.mkdir, (self.path,)
+
+
+class _Call:
+    """What calls any function when a file is read."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+    def __call__(self):
+        """Pickle wants it, where it stands for the function of another."""
 
 
 class _Unwritable:
@@ -43,14 +63,6 @@ def test_safe_load_knows_both_names_of_the_scalar(tmp_path, module):
     assert safe_load(path) == 0.25
 
 
-def test_safe_load_allows_the_scalar_for_itself_only(tmp_path):
-    path = tmp_path / 'file.pth'
-    torch.save(np.float64(0.25), path)
-    assert safe_load(path) == 0.25
-    with pytest.raises(pickle.UnpicklingError, match='scalar'):
-        torch.load(path, weights_only=True)
-
-
 @pytest.mark.parametrize('zipped', [True, False])
 def test_safe_load_runs_no_code(tmp_path, zipped):
     path, touched = tmp_path / 'file.pth', tmp_path / 'touched'
@@ -60,13 +72,67 @@ def test_safe_load_runs_no_code(tmp_path, zipped):
     assert not touched.exists()
 
 
-@pytest.mark.parametrize('value', [np.zeros(2), np.float32(1), _Payload('')])
+@pytest.mark.parametrize(
+    'value',
+    [
+        np.zeros(2, complex),
+        np.zeros(1, dict(names=['a'], formats=['f4'])),
+        np.datetime64(1, 'D'),
+        _Payload(''),
+    ],
+)
 def test_safe_load_names_what_it_refuses(tmp_path, value):
     path = tmp_path / 'file.pth'
     torch.save(dict(entry=value), path)
-    names = r'(_reconstruct|Float32DType|posix\.mkdir)'
+    names = r'(Complex128DType|VoidDType|DateTime64DType|posix\.mkdir)'
     with pytest.raises(ValueError, match=rf'file\.pth.*{names}'):
         safe_load(path)
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        _Call(getattr, torch.Tensor, 'data'),
+        _Call(getattr, HistoryBuffer, '__init__'),
+        _Call(getattr, _Call(getattr, HistoryBuffer, 'min'), '__globals__'),
+        # The method itself may be named, not called.
+        _Call(_Call(getattr, HistoryBuffer, 'min'), 1),
+        _Call(_Call(getattr, _Call(__import__, 'os'), 'mkdir'), 'x'),
+        _Call(eval, '1'),
+    ],
+)
+def test_safe_load_looks_nothing_up(tmp_path, value):
+    path = tmp_path / 'file.pth'
+    torch.save(dict(entry=value), path)
+    names = r'(getattr|min|eval|__import__)'
+    with pytest.raises(ValueError, match=rf'type or function \S*{names},'):
+        safe_load(path)
+    with pytest.raises(pickle.UnpicklingError, match='Weights only load'):
+        torch.load(path, weights_only=True)
+
+
+@needs_names
+def test_safe_load_lets_no_file_replace_methods_of_the_history(
+    tmp_path, monkeypatch
+):
+    path, history = tmp_path / 'file.pth', HistoryBuffer([1.0, 3.0], [1, 1])
+    with monkeypatch.context() as patch:
+        methods = HistoryBuffer._statistics_methods
+        patch.setitem(methods, 'mean', HistoryBuffer.max)
+        history._statistics_methods = dict(methods)
+        torch.save(history, path)
+    loaded = safe_load(path)
+    assert type(loaded) is HistoryBuffer
+    assert loaded.statistics('mean') == 2
+    assert HistoryBuffer([1.0, 3.0], [1, 1]).statistics('mean') == 2
+
+
+@needs_names
+def test_safe_load_after_torch_has_forgotten_what_is_allowed(tmp_path):
+    path = tmp_path / 'file.pth'
+    torch.save(np.float64(0.25), path)
+    torch.serialization.clear_safe_globals()
+    assert safe_load(path) == 0.25
 
 
 @pytest.mark.parametrize('data', [b'', b'no checkpoint', b'PK\x03\x04abc'])

@@ -1,4 +1,7 @@
-"""Make a checkpoint fit to be published.
+"""Make a checkpoint fit to be published, or, with --all, to be resumed.
+
+What is written holds tensors and plain values alone, and so loads with any
+torch and without this package.
 
 Takes the arguments of mmseg's tool of this name. That one cuts letters off
 the name (``depth.pth`` becomes ``de-...``) and names the published file by
@@ -20,19 +23,21 @@ import hmsa_mmseg  # noqa: F401  (prepares the stack)
 # isort: split
 
 from hmsa_mmseg.utils import atomic_file, safe_load
+from hmsa_mmseg.utils.plain import make_plain
 
 SUFFIX = '.pth'
 KEYS = ('meta', 'state_dict')
 
 
-def publish(in_file: str, out_file: str, keys: tuple[str, ...]) -> Path:
+def publish(in_file: str, out_file: str, keys: tuple[str, ...] | None) -> Path:
     """Write the entries of a checkpoint that others need.
 
     Args:
         in_file (str): The checkpoint.
         out_file (str): ``name.pth``, of which ``name-<hash>.pth`` is made
             with the first 8 digits of the written file's SHA-256.
-        keys (tuple[str]): Entries to keep, of those there are.
+        keys (tuple[str] | None): Entries to keep, of those there are; None
+            for all.
 
     Returns:
         Path: The written file.
@@ -47,10 +52,12 @@ def publish(in_file: str, out_file: str, keys: tuple[str, ...]) -> Path:
             f'{in_file} has no entry state_dict; expected a checkpoint of a '
             'training run'
         )
+    keys = [*checkpoint] if keys is None else keys
     kept = {key: checkpoint[key] for key in keys if key in checkpoint}
     dropped = sorted({*checkpoint} - {*kept})
     if dropped:
         print(f'not published: {", ".join(dropped)}')
+    make_plain(kept)
     content = io.BytesIO()
     torch.save(kept, content)
     digest = hashlib.sha256(content.getbuffer()).hexdigest()
@@ -67,11 +74,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('in_file', help='input checkpoint filename')
     parser.add_argument('out_file', help='output checkpoint filename')
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         '--save-keys',
         nargs='+',
         default=KEYS,
         help=f'entries to publish. Default: {" ".join(KEYS)}',
+    )
+    which.add_argument(
+        '--all',
+        action='store_true',
+        help='keep all entries, so that a training can be resumed',
     )
     return parser.parse_args(argv)
 
@@ -80,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     """Publish; 1 on an error."""
     args = parse_args(argv)
     try:
-        path = publish(args.in_file, args.out_file, tuple(args.save_keys))
+        keys = None if args.all else tuple(args.save_keys)
+        path = publish(args.in_file, args.out_file, keys)
     except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ from hmsa_mmseg.utils.nonfinite import (
     constant_infinities,
     nonfinite_names,
 )
-from hmsa_mmseg.utils.plain import to_plain
+from hmsa_mmseg.utils.plain import make_plain
 
 
 @HOOKS.register_module()
@@ -33,10 +32,10 @@ class SafeCheckpointHook(CheckpointHook):
 
     Its files load with ``weights_only=True``, which ``torch.load`` demands by
     default from torch 2.6 on: mmengine 0.10.7 stores its log history as
-    objects of its own, so stock tools cannot resume from or test the files
-    they have written. This hook leaves the log history out (only the
-    smoothing of the first values printed after a resume depends on it) and
-    turns numpy values into plain ones.
+    objects of its own, so stock tools without this package cannot resume
+    from or test the files they have written. This hook leaves the log history
+    out (only the smoothing of the first values printed after a resume depends
+    on it) and turns numpy values into plain ones.
 
     At any time, also after a full disk or a killed process, the folder holds
     the last checkpoint that was written, whole: a new one is written beside
@@ -120,19 +119,9 @@ class SafeCheckpointHook(CheckpointHook):
                     f'{part} hold NaN or infinity, the first are '
                     f'{", ".join(names[:3])}; earlier checkpoints are kept'
                 )
-        hub = checkpoint.get('message_hub')
-        if hub is not None:
-            hub['log_scalars'] = OrderedDict()
-            kept = hub['runtime_info']
-            hub['resumed_keys'] = OrderedDict(
-                (key, flag)
-                for key, flag in hub['resumed_keys'].items()
-                if key in kept
-            )
         if 'meta' in checkpoint:
             checkpoint['meta']['data_order'] = _data_order(runner)
-        for key in checkpoint.keys() - {'state_dict'}:
-            checkpoint[key] = to_plain(checkpoint[key], path=key)
+        make_plain(checkpoint)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Warn if a resumed run cannot see the images it would have seen."""

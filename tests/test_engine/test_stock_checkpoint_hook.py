@@ -1,0 +1,73 @@
+"""Checkpoints of mmengine's own hook, which hold its log history."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from hmsa_mmseg.utils import safe_load
+from hmsa_mmseg.utils.checkpoint import CAN_ALLOW
+from hmsa_mmseg.utils.plain import make_plain
+
+needs_names = pytest.mark.skipif(
+    not CAN_ALLOW,
+    reason='torch < 2.6 cannot be given names that a file may hold',
+)
+
+
+@pytest.fixture
+def stock(run, tmp_path):
+    """Return the file of half a run, and the whole run."""
+    runner = run('stock', hook='CheckpointHook')
+    return tmp_path / 'stock' / 'iter_2.pth', runner
+
+
+def test_torch_alone_refuses_them(stock, load):
+    with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
+        load(stock[0])
+
+
+@needs_names
+def test_history_is_read_and_changes_nothing_else(stock):
+    methods = copy.copy(HistoryBuffer._statistics_methods)
+    checkpoint = safe_load(stock[0])
+    whole = stock[1].message_hub.log_scalars
+    assert checkpoint['message_hub']['log_scalars'].keys() <= whole.keys()
+    found = checkpoint['message_hub']['log_scalars']['train/loss']
+    assert type(found) is HistoryBuffer
+    for part, expected in zip(found.data, whole['train/loss'].data):
+        assert len(part) == 2
+        np.testing.assert_array_equal(part, expected[:2])
+    assert found.statistics('mean') == found.data[0].mean()
+    assert checkpoint['message_hub']['runtime_info']['best_score'] == 61.25
+    assert HistoryBuffer._statistics_methods == methods
+
+
+@needs_names
+def test_mmengine_resumes_from_them(stock, run):
+    path, whole = stock
+    resumed = run(
+        'resumed', hook='CheckpointHook', load_from=str(path), resume=True
+    )
+    assert resumed.iter == 4
+    loss = resumed.message_hub.get_scalar('train/loss').data[0]
+    assert len(loss) == 4
+    state = resumed.model.state_dict()
+    torch.testing.assert_close(state, whole.model.state_dict())
+
+
+@needs_names
+def test_a_plain_one_is_resumed_from(stock, run, tmp_path, load):
+    checkpoint = safe_load(stock[0])
+    make_plain(checkpoint)
+    path = tmp_path / 'plain.pth'
+    torch.save(checkpoint, path)
+    assert load(path).keys() == checkpoint.keys()
+    resumed = run('resumed', load_from=str(path), resume=True)
+    assert resumed.iter == 4
+    assert resumed.message_hub.get_info('best_score') == 61.25
+    state = resumed.model.state_dict()
+    torch.testing.assert_close(state, stock[1].model.state_dict())
