@@ -278,15 +278,16 @@ def test_a_kill_leaves_whole_files(tool, argv, tmp_path):
             os.rename(part, path)
 
         os.replace = replace
-        tool.main(argv)
-        os._exit(1)
+        try:
+            tool.main(argv)
+        finally:
+            os._exit(1)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
     out = Path(argv[1])
     left = sorted(path.name for path in out.iterdir())
     assert left[0].endswith('.part')
     assert left[1:] == ['0_L.png', '1_L.png']
-    results = converted(tool, argv)
-    assert len(results) == 6
+    assert len(results := converted(tool, argv)) == 6
     assert np.array_equal(results['2_L.png'], by_hand(picture(2)))
 
 
