@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f'{args.out} was not written', file=sys.stderr)
         return 1
     for note in page.notes:
-        print(f'note: {note}', file=sys.stderr)
+        print(f'warning: {note}', file=sys.stderr)
     limit = f', limited by {page.limit}' if page.limit else ''
     print(
         f'{args.out}: {os.path.getsize(args.out) / 1e6:.1f} MB, '

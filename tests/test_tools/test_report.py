@@ -347,24 +347,32 @@ def test_iou_by_class_and_against_other_runs(page, run, other):
     pixels = np.bincount(truths[truths != IGNORED], minlength=4)
     rows = page.table('class-iou')
     assert [*rows] == ['mean', *CLASSES]
+    # The other run has three of the four images.
+    three = {image: run[image] for image in IMAGES[:3]}
+    same = literal_iou(arrays(three, 'pred_sem_seg'), arrays(three, GT))
     gains = [
-        f'{round(a - b, 1) + 0.0:+.1f}' for a, b in zip(iou[:3], there[:3])
+        f'{round(a - b, 1) + 0.0:+.1f}' for a, b in zip(same[:3], there[:3])
+    ]
+    header = page.find('thead', page.find('table', id='class-iou')[0])[0]
+    assert [th['text'] for th in page.find('th', header)][2:5] == [
+        *('this run', 'this run, 3 images of stock & co'),
+        'stock & co, 3 images',
     ]
     for k, name in enumerate(CLASSES[:3]):
         share = 100 * pixels[k] / pixels.sum()
         here, full = iou[k], [10.0, 20.0, 60.0][k]
         assert rows[name] == [
-            *written([share, here, there[k]]),
+            *written([share, here, same[k], there[k]]),
             gains[k],
             *written([full]),
             f'{here - full:+.1f}',
         ]
-    assert rows['sky'] == ['0.0', *['\N{EN DASH}'] * 5]
-    here, stock = np.mean(iou[:3]), np.mean(there[:3])
+    assert rows['sky'] == ['0.0', *['\N{EN DASH}'] * 6]
+    here, mean, stock = (np.mean(one[:3]) for one in (iou, same, there))
     assert rows['mean'] == [
         '',
-        *written([here, stock]),
-        f'{here - stock:+.1f}',
+        *written([here, mean, stock]),
+        f'{mean - stock:+.1f}',
         '30.0',
         f'{here - 30:+.1f}',
     ]
@@ -381,7 +389,7 @@ def test_the_bars_are_as_long_as_their_numbers(page):
             for b in bars
         ]
         texts = [bar['text'].strip() for bar in bars]
-        columns = (1, 2, 4)
+        columns = (1, 2, 3, 5)
         assert texts == [rows[name][k] for k in columns]
         for length, text in zip(lengths, texts):
             expected = 0 if text == '\N{EN DASH}' else float(text)
@@ -403,10 +411,11 @@ def test_summary_of_the_runs(page, run):
         for entry in page.find('th', scope='row')
         if entry['text'] == 'this run'
     ]
-    assert [cell['text'] for cell in page.find('td', row)] == written(
-        [np.mean(iou), np.mean(by_class), accuracy], 2
-    )
-    assert 'mean44.2555.5066.75' in re.sub(
+    assert [cell['text'] for cell in page.find('td', row)] == [
+        '4',
+        *written([np.mean(iou), np.mean(by_class), accuracy], 2),
+    ]
+    assert 'mean\N{EN DASH}44.2555.5066.75' in re.sub(
         r'\s', '', page.find('section', id='summary')[0]['text']
     )
 
@@ -513,10 +522,36 @@ def test_iou_within_one_image(page, run):
 
 def test_other_images_are_noted(page):
     (note,) = (e for e in page.tags if e['attrs'].get('role') == 'note')
-    assert note['text'].strip() == (
-        'stock & co was tested on other images: 3, of which 3 are among the '
-        '4 of this run.'
-    )
+    assert [line['text'] for line in page.find('li', note)] == [
+        'Not the same images: this run has 4, stock & co 3. Compared are the '
+        '3 that both have.',
+        *(
+            f'{name}: {file} does not tell its images, so they may be others '
+            'than the 4 of this run.'
+            for name, file in (
+                ('full', 'full.json'),
+                ('mean', 'scalars.json'),
+            )
+        ),
+    ]
+
+
+def test_a_run_of_more_images_is_compared_on_those_of_this(report, folders):
+    run, stock = folders / 'run', folders / 'stock'
+    page, said = report(stock, '--compare', f'all={run}', '--max-images', 0)
+    assert 'warning: Not the same images: this run has 3, all 4.' in said.err
+    cells = page.table('class-iou')['mean']
+    assert cells[1] == cells[2]
+    swapped, _ = report(run, '--compare', f'few={stock}', '--max-images', 0)
+    assert cells[3] == swapped.table('class-iou')['mean'][2]
+    _, said = report(run, '--compare', f'same={run}', '--max-images', 0)
+    assert 'warning' not in said.err
+
+
+def test_no_image_in_common(report, folders, tmp_path):
+    write_show_dir(tmp_path, {'c/1.png': make_sample(0)})
+    said = report(folders / 'run', '--compare', f'a={tmp_path}', code=1)
+    assert 'none of its 1 images (c/1.png, ...) is among the 4 of' in said
 
 
 def test_limits(report, folders):
@@ -587,7 +622,7 @@ def test_a_test_that_has_not_ended(report, tmp_path):
     assert 'The test has not ended' in said.err
     write_run(tmp_path, {'mode': 'test', 'num_images': 1, 'metrics': {}})
     _, said = report(tmp_path, '--max-images', 0)
-    assert 'note:' not in said.err
+    assert 'warning:' not in said.err
 
 
 def test_a_plain_average_prefers_no_scale(report, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,12 @@ import numpy as np
 from .run import ReportError, Run, read_run
 from .scores import Scores, score
 
+#: Blue, orange, green, purple, sky blue and vermillion of Okabe and Ito, whom
+#: people with a colour blindness can tell apart; later runs begin again.
+RUN_COLOURS = (
+    *('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00'),
+)
+
 
 class Other(NamedTuple):
     """A run beside the one of the page.
@@ -23,14 +30,39 @@ class Other(NamedTuple):
     Attributes:
         name (str): What the page calls it.
         scores (Scores): Its ``iou`` is all nan where only the mean is known.
+            Of a show-dir on the images that the run of the page has too.
         run (Run | None): Its records, of a show-dir.
         notes (list[str]): What limits the comparison.
+        here (Scores | None): Of the run of the page on these images; None
+            if they are all that it has, or are not known.
+        num_images (int | None): How many these are, if known.
     """
 
     name: str
     scores: Scores
     run: Run | None = None
     notes: list[str] = []
+    here: Scores | None = None
+    num_images: int | None = None
+
+
+class Column(NamedTuple):
+    """A run in the tables.
+
+    Attributes:
+        name (str): What the page calls it.
+        colour (str): Of its bars, for CSS.
+        scores (Scores): On its images.
+        num_images (int | None): How many these are, if known.
+        base (Scores | None): Of the run of the page, on the same images;
+            None for that run itself.
+    """
+
+    name: str
+    colour: str
+    scores: Scores
+    num_images: int | None
+    base: Scores | None = None
 
 
 def read_other(text: str, run: Run) -> Other:
@@ -47,7 +79,7 @@ def read_other(text: str, run: Run) -> Other:
         Other: To be compared.
 
     Raises:
-        ReportError: If it is neither, or of other classes.
+        ReportError: If it is neither, of other classes or other images.
     """
     name, equals, path = text.partition('=')
     if not (name and equals and path):
@@ -58,8 +90,48 @@ def read_other(text: str, run: Run) -> Other:
     if path.is_dir():
         return _read_folder(name, path, run)
     if path.is_file():
-        return Other(name, _read_metrics(path, run.classes))
+        note = (
+            f'{name}: {path.name} does not tell its images, so they may be '
+            f'others than the {len(run.labelled)} of {run.name}.'
+        )
+        return Other(name, _read_metrics(path, run.classes), notes=[note])
     raise ReportError(f'--compare {text}: no such file or folder')
+
+
+def columns(
+    run: Run, others: Sequence[Other], scores: Scores | None
+) -> list[Column]:
+    """List a run and those beside it, which may have fewer images.
+
+    Args:
+        run (Run): The run of the page.
+        others (Sequence[Other]): To compare it with.
+        scores (Scores | None): Of the run; None without ground truth.
+
+    Returns:
+        list[Column]: The run first; before another run that has not all of
+        its images, it stands again, with those images alone. Empty without
+        ground truth.
+    """
+    if scores is None:
+        return []
+    found = [Column(run.name, RUN_COLOURS[0], scores, len(run.labelled))]
+    for i, other in enumerate(others, 1):
+        name, count = other.name, other.num_images
+        if other.here is not None:
+            found.append(
+                Column(
+                    f'{run.name}, {count} images of {name}',
+                    RUN_COLOURS[0],
+                    other.here,
+                    count,
+                )
+            )
+            name = f'{name}, {count} images'
+        colour = RUN_COLOURS[i % len(RUN_COLOURS)]
+        base = other.here or scores
+        found.append(Column(name, colour, other.scores, count, base))
+    return found
 
 
 def _read_folder(name: str, folder: Path, run: Run) -> Other:
@@ -70,19 +142,30 @@ def _read_folder(name: str, folder: Path, run: Run) -> Other:
             f'{", ".join(other.classes)}; those of {run.folder} '
             f'{", ".join(run.classes)}'
         )
-    scores = score(other.records)
-    if scores is None:
+    if not other.labelled:
         raise ReportError(
             f'--compare {name}={folder}: no image has a ground truth'
         )
     here, there = ({r.image for r in one.labelled} for one in (run, other))
-    notes = []
-    if here != there:
-        notes.append(
-            f'{name} was tested on other images: {len(there)}, of which '
-            f'{len(here & there)} are among the {len(here)} of this run.'
+    common = here & there
+    if here and not common:
+        raise ReportError(
+            f'--compare {name}={folder}: none of its {len(there)} images '
+            f'({min(there)}, ...) is among the {len(here)} of {run.folder} '
+            f'({min(here)}, ...); expected a test of the same images. The '
+            'JSON file of that test can be compared without them'
         )
-    return Other(name, scores, other, notes)
+    scores, scores_here = (
+        score([one.by_image[image] for image in sorted(common)])
+        for one in (other, run)
+    )
+    if here == there:
+        return Other(name, scores, other, num_images=len(common))
+    note = (
+        f'Not the same images: {run.name} has {len(here)}, {name} '
+        f'{len(there)}. Compared are the {len(common)} that both have.'
+    )
+    return Other(name, scores, other, [note], scores_here, len(common))
 
 
 def _read_metrics(path: Path, classes: tuple[str, ...]) -> Scores:

@@ -21,17 +21,12 @@ from hmsa_mmseg.visualization.colours import (
     text_colour,
 )
 
-from .compare import Other
+from .compare import Other, columns
 from .images import ImageRow, Options, image_rows
 from .run import ReportError, Run
-from .scores import Scores, mean, scale_iou, score
+from .scores import mean, scale_iou, score
 from .shares import class_shares
 
-#: Blue, orange, green, purple, sky blue and vermillion of Okabe and Ito, whom
-#: people with a colour blindness can tell apart; later runs begin again.
-RUN_COLOURS = (
-    *('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00'),
-)
 #: A share with less room than this has no number in its bar.
 MIN_LABELLED = 0.13
 #: Differences of mIoU, in percent, that are more than rounding.
@@ -91,11 +86,11 @@ def build_page(
     )
     shown = [row for row in rows if row.pictures]
     notes = _notes(run, others, scores)
-    runs = _runs(run, others, scores)
+    runs = columns(run, others, scores)
     # Of others only the mean may be known.
     class_runs = [
         *runs[:1],
-        *(one for one in runs[1:] if not np.isnan(one[2].iou).all()),
+        *(one for one in runs[1:] if not np.isnan(one.scores.iou).all()),
     ]
     html = template.render(
         title=options.title,
@@ -191,25 +186,21 @@ def _choices(shown: list[ImageRow]) -> list[tuple[str, str]]:
     ]
 
 
-def _runs(run, others, scores) -> list[tuple[str, str, Scores]]:
-    """Name, colour and scores of this run and of those beside it."""
-    if scores is None:
-        return []
-    named = [(run.name, scores), *((o.name, o.scores) for o in others)]
-    return [
-        (name, RUN_COLOURS[i % len(RUN_COLOURS)], one)
-        for i, (name, one) in enumerate(named)
-    ]
-
-
-def _class_rows(run, class_runs) -> list[tuple[str, float, list[float]]]:
-    """Name, share of the labelled pixels, and IoU in each run."""
+def _class_rows(run, class_runs) -> list[tuple[str, float, list[tuple]]]:
+    """Name, share of the labelled pixels, and IoU and gain in each run."""
     if not class_runs:
         return []
     labelled = np.sum([r.labelled for r in run.labelled], axis=0)
     shares = 100 * labelled / max(labelled.sum(), 1)
     return [
-        (name, shares[k], [float(one.iou[k]) for _, _, one in class_runs])
+        (
+            name,
+            shares[k],
+            [
+                (iou := float(c.scores.iou[k]), c.base and c.base.iou[k] - iou)
+                for c in class_runs
+            ],
+        )
         for k, name in enumerate(run.classes)
     ]
 
