@@ -7,6 +7,8 @@ hook, no other wiring.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import FCNHead, OCRHead
 from mmseg.models.decode_heads.ocr_head import (
@@ -108,15 +110,22 @@ def can_fold(module: ConvModule) -> bool:
     return norm is None or isinstance(norm, nn.Identity)
 
 
-def is_fixed_batch_norm(module: nn.Module) -> bool:
+def is_fixed_batch_norm(
+    module: nn.Module, forwards: tuple[Callable, ...] = ()
+) -> bool:
     """Whether a module is batch normalisation with fixed statistics.
 
     And nothing else: subclasses may do more, as timm's, which go on with an
     activation.
+
+    Args:
+        module (nn.Module): Any module.
+        forwards (tuple[Callable]): Methods ``forward`` of subclasses whose
+            surplus the caller knows. Defaults to none.
     """
     return (
         isinstance(module, _BatchNorm)
-        and type(module).forward in _BATCH_NORM_FORWARDS
+        and type(module).forward in (*_BATCH_NORM_FORWARDS, *forwards)
         and module.running_mean is not None
         and not module.training
         and is_untouched(module)

@@ -8,6 +8,7 @@ registered, and folds across activations and into layers that are used twice.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +23,11 @@ from ..fast.head_structure import is_fixed_batch_norm, is_untouched
 
 # Their subclasses may compute weights of their own.
 _CONVS = (nn.Conv2d, WrappedConv2d)
+# Batch normalisation, dropout and an activation in one layer.
+_TIMM_NORMS = ('BatchNormAct2d', 'SyncBatchNormAct')
 
 
-class FoldedNorm(nn.Identity):
+class FoldedNorm(nn.Module):
     """In place of a norm layer that its convolution has taken over."""
 
     def train(self, mode: bool = True) -> FoldedNorm:
@@ -41,13 +44,21 @@ class FoldedNorm(nn.Identity):
         self, state_dict: dict, prefix: str, *args, **kwargs
     ) -> None:
         """Refuse weights that have not been folded."""
-        if any(key.startswith(prefix) for key in state_dict):
+        if f'{prefix}running_mean' in state_dict:
             raise RuntimeError(
                 f'{prefix}*: a checkpoint with batch normalisation cannot be '
                 'loaded into a model prepared for inference with '
                 'fold_bn=True; load it before'
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class _FoldedNorm(FoldedNorm, nn.Identity):
+    """In place of a layer that does nothing else, as the fast ways expect."""
+
+
+class _FoldedTimmNorm(FoldedNorm, nn.Sequential):
+    """Goes on with the dropout and the activation of a layer of timm."""
 
 
 def fold_batch_norm(
@@ -85,7 +96,11 @@ def fold_batch_norm(
                 )
                 for one in weights
             )
-            _replace(model, norm, FoldedNorm().eval())
+            if isinstance(norm, _of_timm(*_TIMM_NORMS)):
+                folded = _FoldedTimmNorm(norm.drop, norm.act)
+            else:
+                folded = _FoldedNorm()
+            _replace(model, norm, folded.eval())
     return [(names[conv], names[norm]) for conv, norm in pairs]
 
 
@@ -120,12 +135,16 @@ def _watch(
 ) -> list[tuple[nn.Module, nn.Module]]:
     """Find convolutions and norm layers that always go together."""
     modules = list(model.modules())
+    conv_types = (*_CONVS, *_of_timm('Conv2dSame'))
+    forwards = tuple(norm.forward for norm in _of_timm(*_TIMM_NORMS))
     convs = [
         module
         for module in modules
-        if type(module) in _CONVS and is_untouched(module)
+        if type(module) in conv_types and is_untouched(module)
     ]
-    norms = [module for module in modules if is_fixed_batch_norm(module)]
+    norms = [
+        module for module in modules if is_fixed_batch_norm(module, forwards)
+    ]
     uses = _Uses()
     made: list[tuple[nn.Module, int]] = []
     read: list[tuple[nn.Module, int]] = []
@@ -165,6 +184,14 @@ def _watch(
         if is_pair and partners[norm] == {conv}:
             pairs.append((conv, norm))
     return pairs
+
+
+def _of_timm(*names: str) -> tuple[type[nn.Module], ...]:
+    """Classes of timm, which is optional, if anything has imported it."""
+    layers = sys.modules.get('timm.layers')
+    return tuple(
+        getattr(layers, name) for name in names if hasattr(layers, name)
+    )
 
 
 def _doubled(*tensors: Tensor | None) -> list[Tensor | None]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
 from mmengine.logging import print_log
 from mmseg.models.segmentors import EncoderDecoder
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
 from .cuda_graphs import GraphedForward
 from .folding import fold_batch_norm
 from .memory_budget import forget_plans
+
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def prepare_for_inference(
@@ -31,7 +35,8 @@ def prepare_for_inference(
         model (EncoderDecoder): In evaluation mode, its weights loaded, on
             the device where it will run.
         fold_bn (bool): Whether batch normalisation becomes part of the
-            convolutions before it. Defaults to True.
+            convolutions before it; the log says of how many layers, and
+            which norm layers are left. Defaults to True.
         channels_last (bool): Whether convolutions keep channels together in
             memory, which most kernels prefer. Defaults to True.
         compile (bool | dict): Whether ``torch.compile`` compiles the
@@ -72,9 +77,15 @@ def prepare_for_inference(
         del model.backbone.forward
     if fold_bn:
         pairs = fold_batch_norm(model, lambda: _run_plainly(model))
+        left = Counter(
+            type(module).__name__
+            for module in model.modules()
+            if isinstance(module, _NORMS)
+        )
+        kinds = ', '.join(f'{left[kind]} {kind}' for kind in sorted(left))
         print_log(
             f'prepare_for_inference: {len(pairs)} norm layers folded into '
-            'convolutions',
+            f'convolutions, left as they are: {kinds or "none"}',
             logger='current',
         )
     if channels_last:

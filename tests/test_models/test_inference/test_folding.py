@@ -174,6 +174,41 @@ def test_other_layers_stay(first, norm):
     assert type(folded[2]) is type(norm)
 
 
+def test_efficientnet_of_timm():
+    timm = pytest.importorskip('timm')
+    model = timm.create_model('tf_efficientnet_lite0', features_only=True)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {type(norm).__name__ for norm in norms} == {'BatchNormAct2d'}
+    names, folded = fold(model, channels=3)
+    assert len(names) == len(norms) > 40
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    # One with padding as TensorFlow has it, and the activation after it.
+    assert type(folded.conv_stem) is type(model.conv_stem) is not nn.Conv2d
+    assert isinstance(folded.bn1[1], nn.ReLU6)
+
+
+@pytest.mark.parametrize('kind', ['BatchNormAct2d', 'SyncBatchNormAct'])
+def test_activations_of_timm_stay(kind):
+    layers = pytest.importorskip('timm.layers')
+    # With weights of its own, and what timm calls dropout, after it.
+    norm = layers.BatchNormAct2d(
+        4, act_layer=nn.PReLU, drop_layer=nn.Softplus, inplace=False
+    )
+    assert norm.act.weight.shape == (1,)
+    norm.act.weight.data.fill_(-2)
+    if kind == 'SyncBatchNormAct':
+        norm = layers.convert_sync_batchnorm(norm)
+    assert type(norm).__name__ == kind
+    names, folded = fold(nn.Sequential(conv(), norm, conv()))
+    assert names == [('0', '1')]
+    x = torch.randn(1, 4, 5, 5, dtype=torch.float64)
+    again = copy.deepcopy(folded)
+    again.load_state_dict(folded.state_dict())
+    assert torch.equal(again(x), folded(x))
+    with pytest.raises(RuntimeError, match='cannot be trained'):
+        folded.train()
+
+
 def test_layers_that_do_not_run_stay():
     names, folded = fold(
         _Model(

@@ -9,6 +9,7 @@ from mmseg.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hmsa_mmseg.models import prepare_for_inference
+from hmsa_mmseg.models.inference import preparation
 from hmsa_mmseg.models.inference.cuda_graphs import GraphedForward
 
 SCALES = (0.5, 1.0, 2.0)
@@ -75,13 +76,23 @@ def test_every_norm_layer_is_folded_at_any_number_of_scales(build_lively):
     assert norms(model) == norms(model.decode_head.scale_attn) != []
 
 
-def test_auxiliary_heads_stay(build_lively):
+def test_auxiliary_heads_stay(build_lively, monkeypatch):
     aux = dict(
         type='FCNHead', in_channels=8, in_index=0, channels=8, num_classes=5
     )
     aux.update(norm_cfg=dict(type='BN'), num_convs=1)
-    model = prepare_for_inference(build_lively(auxiliary_head=aux))
+    model = build_lively(auxiliary_head=aux)
+    model.auxiliary_head.add_module('other', torch.nn.GroupNorm(2, 8))
+    said = []
+    monkeypatch.setattr(
+        preparation, 'print_log', lambda text, **kwargs: said.append(text)
+    )
+    prepare_for_inference(model)
     assert norms(model) == norms(model.auxiliary_head) != []
+    count = len(norms(model))
+    prepare_for_inference(build_lively())
+    left = [text.partition('left as they are: ')[2] for text in said]
+    assert left == [f'{count} BatchNorm2d, 1 GroupNorm', 'none']
 
 
 def test_settings_are_as_before(build_lively, make_batch):
