@@ -29,6 +29,7 @@ from hmsa_mmseg.zoo.adaptation import (
     training_length,
 )
 from hmsa_mmseg.zoo.checkpoint import check_checkpoint
+from hmsa_mmseg.zoo.conversion import DEFAULT_SCALES
 from hmsa_mmseg.zoo.layout import left_out
 from hmsa_mmseg.zoo.naming import attention_only_name, config_name
 from hmsa_mmseg.zoo.own_data import read_classes, set_folder
@@ -79,7 +80,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--train-scales',
         type=float,
         nargs='+',
-        help='relative image sizes in training. Default: 0.5 1.0',
+        help='relative image sizes in training. Default: 0.5 1.0; with '
+        '--attention-only those of --scales',
     )
     parser.add_argument(
         '--attention-only',
@@ -184,6 +186,8 @@ def converted(
     told: list[str] = []
     scales = dict(train_scales=args.train_scales, test_scales=args.scales)
     given = {key: value for key, value in scales.items() if value is not None}
+    if args.attention_only:
+        given.setdefault('train_scales', args.scales or DEFAULT_SCALES)
     cfg = read_zoo_config(path)
     conversion = (
         single_scale(cfg) if args.single_scale else convert(cfg, **given)

@@ -12,8 +12,9 @@ from .refusals import NotConvertible
 # Their losses read outputs that they and their backbones give in training
 # mode alone; what is frozen is not in it.
 NO_FROZEN_LOSS = ('DDRHead', 'PIDHead')
-# As configs/hmsa/hmsa_hr48_ocr_4xb2-attn-only-40k_*.py; not tuned.
-ATTENTION_SHARE = 4
+# Part of a training's length in which attention alone is trained: measured
+# on CamVid (docs/camvid.md).
+ATTENTION_SHARE = 1 / 20
 
 
 def set_num_classes(
@@ -162,12 +163,16 @@ def _drop_pretrained(value: Any, key: str, changes: dict[str, str]) -> None:
         _drop_pretrained(value[name], f'{key}.{name}', changes)
 
 
-def train_attention_only(cfg: Config, changes: dict[str, str]) -> None:
-    """Train the attention branch alone, in a quarter of the iterations.
+def train_attention_only(
+    cfg: Config, changes: dict[str, str], length: int | None = None
+) -> None:
+    """Train the attention branch alone, in a part of the iterations.
 
     Args:
         cfg (Config): A converted config, with ``load_from``.
         changes (dict[str, str]): Where to note what was changed.
+        length (int, optional): Iterations, or epochs where the config counts
+            those. Defaults to None, :data:`ATTENTION_SHARE` of the config's.
 
     Raises:
         NotConvertible: If the losses need parts that would be frozen.
@@ -185,20 +190,33 @@ def train_attention_only(cfg: Config, changes: dict[str, str]) -> None:
     changes['model.train_cfg'] = (
         'backbone, heads and statistics stay as they are'
     )
-    old, new = _shorten(cfg)
-    changes['train_cfg'] = (
-        f'a quarter of {old}, with the learning rate of the whole; neither '
-        'has been tuned'
-    )
-    hook = cfg.default_hooks.checkpoint
-    for holder, name in ((cfg.train_cfg, 'val_interval'), (hook, 'interval')):
-        value = holder.get(name)
+    found = training_length(cfg)
+    if found is None:
+        raise ValueError(
+            f'train_cfg={cfg.get("train_cfg")!r}: expected max_iters or '
+            'max_epochs to shorten for --attention-only'
+        )
+    name, old = found
+    new = length or max(round(old * ATTENTION_SHARE), 1)
+    cfg.train_cfg[name] = new
+    changes['train_cfg'] = f'was {old}; the schedule is shortened with it'
+
+    def shorten(holder: ConfigDict, key: str) -> None:
+        value = holder.get(key)
         if isinstance(value, int) and value > 0:
-            holder[name] = max(value // ATTENTION_SHARE, 1)
+            holder[key] = max(round(value * new / old), 1)
+
+    for key in ('val_interval', 'val_begin'):
+        shorten(cfg.train_cfg, key)
+    shorten(cfg.default_hooks.checkpoint, 'interval')
     schedulers = cfg.get('param_scheduler') or []
-    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
-    for i, scheduler in enumerate(schedulers):
-        _shorten_scheduler(scheduler, old, new, i)
+    for one in schedulers if isinstance(schedulers, list) else [schedulers]:
+        for key in ('begin', 'end', 'T_max'):
+            shorten(one, key)
+        if 'milestones' in one:
+            one['milestones'] = [
+                max(round(step * new / old), 1) for step in one['milestones']
+            ]
 
 
 def training_length(cfg: Config) -> tuple[str, int] | None:
@@ -208,42 +226,6 @@ def training_length(cfg: Config) -> tuple[str, int] | None:
         if isinstance(value, int):
             return name, value
     return None
-
-
-def _shorten(cfg: Config) -> tuple[int, int]:
-    found = training_length(cfg)
-    if found is None:
-        raise ValueError(
-            f'train_cfg={cfg.get("train_cfg")!r}: expected max_iters or '
-            'max_epochs to shorten for --attention-only'
-        )
-    name, old = found
-    new = max(old // ATTENTION_SHARE, 1)
-    cfg.train_cfg[name] = new
-    return old, new
-
-
-def _shorten_scheduler(
-    scheduler: ConfigDict, old: int, new: int, index: int
-) -> None:
-    """End with the training; a warm-up keeps its length."""
-    begin = scheduler.get('begin', 0)
-    if begin >= new:
-        raise ValueError(
-            f'param_scheduler.{index}.begin={begin} is beyond the {new} '
-            'iterations or epochs of --attention-only; shorten the schedule '
-            'in the zoo config first'
-        )
-    for name in ('end', 'T_max'):
-        value = scheduler.get(name)
-        if isinstance(value, int) and value > new:
-            whole = old if name == 'end' else old - begin
-            share = new if name == 'end' else new - begin
-            scheduler[name] = round(value * share / whole)
-    if 'milestones' in scheduler:
-        scheduler['milestones'] = [
-            max(round(one * new / old), 1) for one in scheduler['milestones']
-        ]
 
 
 def _num_classes(head: Mapping | Sequence) -> int:

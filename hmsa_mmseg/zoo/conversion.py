@@ -23,6 +23,8 @@ from .refusals import NotConvertible, refuse_head, refuse_segmentor
 from .tta import flips_only
 
 PACKAGE = 'hmsa_mmseg'
+#: At test time, the paper's.
+DEFAULT_SCALES = (0.5, 1.0, 2.0)
 # What mmseg's EncoderDecoder reads of test_cfg.
 _TEST_KEYS = ('mode', 'crop_size', 'stride')
 # Layers of mmseg made for one size of image, and ours for any.
@@ -89,7 +91,7 @@ def convert(
     cfg: Config,
     *,
     train_scales: Sequence[float] = (0.5, 1.0),
-    test_scales: Sequence[float] = (0.5, 1.0, 2.0),
+    test_scales: Sequence[float] = DEFAULT_SCALES,
 ) -> Conversion:
     """Turn the config of an encoder-decoder into a multi-scale one.
 

@@ -48,7 +48,7 @@ def test_folders_instead_of_a_split(root):
 
 
 def test_faults_are_named(root):
-    with pytest.raises(ValueError, match="split='vall'.*'val'"):
+    with pytest.raises(ValueError, match=r"split='vall'.*'val'"):
         build(root, split='vall')
     with pytest.raises(FileNotFoundError, match=r'train.*does not exist'):
         build(root, split='train')

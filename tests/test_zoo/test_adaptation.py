@@ -160,12 +160,12 @@ def test_a_checkpoint_replaces_what_backbones_load(fresh):
 def test_attention_only(fresh, build_small):
     cfg, changes = fresh(SEGFORMER), {}
     train_attention_only(cfg, changes)
-    assert cfg.train_cfg.max_iters == 40000
-    assert cfg.train_cfg.val_interval == 4000
-    assert cfg.default_hooks.checkpoint.interval == 4000
+    assert cfg.train_cfg.max_iters == 8000
+    assert cfg.train_cfg.val_interval == 800
+    assert cfg.default_hooks.checkpoint.interval == 800
     warmup, decay = cfg.param_scheduler
-    assert (warmup.begin, warmup.end) == (0, 1500)
-    assert (decay.begin, decay.end) == (1500, 40000)
+    assert (warmup.begin, warmup.end) == (0, 75)
+    assert (decay.begin, decay.end) == (75, 8000)
     model = build_small(cfg)
     trained = {
         name.split('.')[1]
@@ -194,16 +194,13 @@ def test_other_schedules():
     steps = dict(type='MultiStepLR', milestones=[60, 72], end=80)
     cosine = dict(type='CosineAnnealingLR', T_max=70, begin=10, end=80)
     cfg = make(steps, cosine, max_epochs=80, val_interval=1)
-    train_attention_only(cfg, {})
+    train_attention_only(cfg, {}, 20)
     assert cfg.train_cfg == dict(max_epochs=20, val_interval=1)
     assert cfg.default_hooks.checkpoint.interval == -1
     found = [dict(one) for one in cfg.param_scheduler]
     assert found == [
         dict(type='MultiStepLR', milestones=[15, 18], end=20),
-        dict(type='CosineAnnealingLR', T_max=10, begin=10, end=20),
+        dict(type='CosineAnnealingLR', T_max=18, begin=2, end=20),
     ]
-    late = ConfigDict(type='PolyLR', begin=50, end=80)
-    with pytest.raises(ValueError, match=r'param_scheduler\.0\.begin=50'):
-        train_attention_only(make(late, max_iters=80), {})
     with pytest.raises(ValueError, match='expected max_iters or max_epochs'):
         train_attention_only(make(type='Loop'), {})
