@@ -106,7 +106,10 @@ def test_what_the_guide_promises_is_there(followed):
     page = (work / 'show' / 'report.html').read_text()
     assert all(f'val_{i}' in page for i in range(3))
     compared = (work / 'comparison.html').read_text()
-    assert 'single' in compared
+    assert all(name in compared for name in ('single', 'zoo'))
+    config = (work / 'zoo_config.py').read_text()
+    assert "type='EncoderDecoder'" in config
+    assert (work / 'work_zoo' / 'iter_12.pth').is_file()
     pictures = {path.stem for path in (work / 'show').rglob('val_1/*')}
     assert {'overlay', 'attn_0.5', 'weight_2', 'winning_scale'} <= pictures
 
