@@ -151,15 +151,33 @@ def source_of(path: Path) -> str:
     return inside.as_posix()
 
 
-def _check(cfg: Config, path: Path) -> None:
+def differing_keys(cfg: Config, path: str | os.PathLike) -> list[str]:
+    """Compare a config with what a file of it says.
+
+    Args:
+        cfg (Config): The config.
+        path (str | os.PathLike): Of a file that :func:`write_config` wrote.
+
+    Returns:
+        list[str]: The settings that differ.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no config.
+    """
     found = read_zoo_config(path)
-    for key in KEPT:
-        expected = plain(cfg.get(key))
-        if key in cfg and not _same(plain(found.get(key)), expected):
-            raise RuntimeError(
-                f'{path}: {key} would be written as {found.get(key)!r}, not '
-                f'{cfg[key]!r}'
-            )
+    return [
+        key
+        for key in KEPT
+        if key in cfg and not _same(plain(found.get(key)), plain(cfg[key]))
+    ]
+
+
+def _check(cfg: Config, path: Path) -> None:
+    for key in differing_keys(cfg, path):
+        raise RuntimeError(
+            f'{path}: {key} would be written otherwise than {cfg[key]!r}'
+        )
 
 
 def _same(a: object, b: object) -> bool:

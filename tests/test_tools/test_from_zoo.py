@@ -1,12 +1,14 @@
 """tools/from_zoo.py: from a zoo config and its weights to a training."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
-from mmseg.registry import MODELS
+from mmengine.runner import Runner
+from mmseg.registry import METRICS, MODELS
 
 from hmsa_mmseg.zoo import config_root, find_config
 
@@ -294,3 +296,45 @@ def test_the_table(from_zoo, monkeypatch, tmp_path):
     assert '| dpt | 1 | yes |  |\n| vpd | 2 | no | ' in text
     assert text.endswith('1 of 3 configs are converted.\n')
     assert '| dpt | 1 | yes |' in said
+
+
+def test_attention_in_one_command(
+    load_tool, small, data_root, tmp_path, capsys, monkeypatch
+):
+    """Trained, scored, not trained again; the single scale is as it was."""
+    monkeypatch.chdir(tmp_path)
+    config, checkpoint = small
+    roots = [
+        f'{name}_dataloader.dataset.data_root={data_root}'
+        for name in ('train', 'val', 'test')
+    ]
+    args = [config, checkpoint, '--work-dir', 'work', '--iters', 2]
+    args = [*map(str, args), '--cfg-options', *roots]
+    tool = load_tool('add_attention.py')
+    assert tool.main(args) == 0
+    found = json.loads((tmp_path / 'work' / 'scores.json').read_text())
+    last = tmp_path / 'work' / 'iter_2.pth'
+    trained = last.read_bytes()
+    assert tool.main(args) == 0
+    assert last.read_bytes() == trained
+    # The single scale is the stock model.
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(dict(option.split('=') for option in roots))
+    model = MODELS.build(ConfigDict(cfg.model)).eval()
+    model.load_state_dict(torch.load(checkpoint)['state_dict'])
+    metric = METRICS.build(cfg.val_evaluator)
+    loader = Runner.build_dataloader(cfg.val_dataloader)
+    metric.dataset_meta = loader.dataset.metainfo
+    for batch in loader:
+        results = model.val_step(batch)
+        metric.process(batch, [result.to_dict() for result in results])
+    scores = metric.evaluate(len(loader.dataset))
+    single = found.pop('single scale, as it was')
+    assert single == pytest.approx(scores['mIoU'], abs=0.01)
+    assert len(found) == 2
+    capsys.readouterr()
+    args[args.index('--iters') + 1] = '3'
+    assert tool.main(args) == 1
+    assert 'cityscapes.py differs in param_scheduler, train_cfg' in (
+        capsys.readouterr().err
+    )
