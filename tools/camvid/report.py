@@ -1,0 +1,236 @@
+"""Tables and plots of the experiment on CamVid."""
+
+import json
+from statistics import mean
+
+from demo.methods import write_json
+
+# What each line of the table is called: job, row, name.
+LINES = (
+    ('single', 'logits 1', 'single scale'),
+    ('single', 'probs 1 flip', 'single scale, flip'),
+    ('single', 'logits 0.5/1/2', 'average of logits, 0.5/1/2'),
+    ('single', 'probs 0.5/1/2', 'average of probabilities, 0.5/1/2'),
+    ('single', 'logits 0.5/1/2 flip', 'average of logits, 0.5/1/2, flip'),
+    ('single', 'probs 0.5/1/2 flip', 'average of probabilities, flip'),
+    ('explicit', 'blend 0.5/1/2', 'explicit attention, 0.5/1/2'),
+    ('hierarchical', 'logits 1', 'hierarchical, 1 alone'),
+    ('hierarchical', 'blend 0.5/1', 'hierarchical, 0.5/1'),
+    ('hierarchical', 'blend 0.5/1/2', 'hierarchical, 0.5/1/2'),
+    ('hierarchical', 'blend 0.25/0.5/1/2', 'hierarchical, 0.25/0.5/1/2'),
+    ('hierarchical', 'blend 0.5/1/2 flip', 'hierarchical, 0.5/1/2, flip'),
+    ('attention', 'blend 0.5/1', 'attention alone, 0.5/1'),
+    ('attention', 'blend 0.5/1/2', 'attention alone, 0.5/1/2'),
+    ('attention', 'blend 0.25/0.5/1/2', 'attention alone, 0.25/0.5/1/2'),
+    ('attention', 'blend 0.5/1/2 flip', 'attention alone, 0.5/1/2, flip'),
+)
+# Lines whose classes and plot are shown.
+SHOWN = {
+    ('single', 'logits 1'): '#000000',
+    ('single', 'probs 0.5/1/2'): '#E69F00',
+    ('explicit', 'blend 0.5/1/2'): '#D55E00',
+    ('attention', 'blend 0.5/1/2'): '#009E73',
+    ('hierarchical', 'blend 0.5/1/2'): '#0072B2',
+}
+
+
+def collect(root):
+    """Read all that a folder of runs holds.
+
+    Args:
+        root (Path): With ``<job>-<seed>`` folders.
+
+    Returns:
+        dict: By job, then seed, the scores by split, and ``seconds``.
+    """
+    results = {}
+    for folder in sorted(root.glob('*-[0-9]*')):
+        key, seed = folder.name.rsplit('-', 1)
+        run = {
+            name: json.loads((folder / f'{name}.json').read_text())
+            for name in ('val', 'test', 'seconds')
+            if (folder / f'{name}.json').exists()
+        }
+        if run:
+            results.setdefault(key, {})[seed] = run
+    return results
+
+
+def values(results, key, row, split, class_index=None):
+    """Scores of a line, one for each seed that has it.
+
+    Args:
+        results (dict): Of :func:`collect`.
+        key (str): Of the job.
+        row (str): Name of the row.
+        split (str): ``val`` or ``test``.
+        class_index (int, optional): Of the class whose IoU is wanted.
+            Defaults to None, the mean.
+
+    Returns:
+        list[float]: In percent.
+    """
+    found = []
+    for run in results.get(key, {}).values():
+        scores = run.get(split, {}).get('rows', {}).get(row)
+        if scores is not None:
+            iou = scores['IoU']
+            value = scores['mIoU'] if class_index is None else iou[class_index]
+            found.append(value)
+    return found
+
+
+def _cell(found):
+    if not found:
+        return '-'
+    text = f'{mean(found):.1f}'
+    if len(found) > 1:
+        text += f' ({min(found):.1f} to {max(found):.1f})'
+    return text
+
+
+def _gain(results, key, row, split, against):
+    """Differences to another line, seed by seed."""
+    pairs = zip(
+        values(results, key, row, split), values(results, *against, split)
+    )
+    return [own - other for own, other in pairs]
+
+
+def score_table(results):
+    """Format the scores of all lines that there are.
+
+    Args:
+        results (dict): Of :func:`collect`.
+
+    Returns:
+        str: Markdown: mean and range over the seeds on both splits, and on
+        the test split the difference to the single scale.
+    """
+    lines = [
+        '| method | val mIoU | test mIoU | test, over single scale | seeds |',
+        '| :-- | --: | --: | --: | --: |',
+    ]
+    for key, row, title in LINES:
+        val, test = (values(results, key, row, s) for s in ('val', 'test'))
+        if val or test:
+            gain = _gain(results, key, row, 'test', LINES[0][:2])
+            cells = [title, _cell(val), _cell(test), _cell(gain)]
+            cells.append(str(max(len(val), len(test))))
+            lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def class_table(results, split):
+    """Format the IoU of each class, mean over the seeds, as Markdown."""
+    shown = [line for line in LINES if values(results, *line[:2], split)]
+    shown = [line for line in shown if line[:2] in SHOWN]
+    names = _classes(results)
+    lines = [
+        '| class | ' + ' | '.join(title for *_, title in shown) + ' |',
+        '| :-- |' + ' --: |' * len(shown),
+    ]
+    for i, name in enumerate(names):
+        cells = [
+            f'{mean(values(results, key, row, split, i)):.1f}'
+            for key, row, _ in shown
+        ]
+        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def weight_table(results, split):
+    """Format the weight of each scale by true class, in percent."""
+    jobs = [key for key in ('attention', 'hierarchical') if key in results]
+    lines = [
+        '| class | '
+        + ' | '.join(f'{key}: {s}' for key in jobs for s in ('0.5', '1', '2'))
+        + ' |',
+        '| :-- |' + ' --: |' * 3 * len(jobs),
+    ]
+    for i, name in enumerate(_classes(results)):
+        cells = [
+            f'{100 * mean(weights[s][i] for weights in found):.0f}'
+            for key in jobs
+            for found in [_weights(results, key, split)]
+            for s in range(3)
+        ]
+        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def _weights(results, key, split):
+    return [
+        run[split]['weights']['blend 0.5/1/2']
+        for run in results[key].values()
+        if split in run
+    ]
+
+
+def _classes(results):
+    for runs in results.values():
+        for run in runs.values():
+            for split in ('val', 'test'):
+                if split in run:
+                    return run[split]['classes']
+    return []
+
+
+def draw(results, split, path):
+    """Plot the mIoU of each method, a mark for each seed.
+
+    Args:
+        results (dict): Of :func:`collect`.
+        split (str): ``val`` or ``test``.
+        path (Path): PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [
+        (key, row, title)
+        for key, row, title in LINES
+        if values(results, key, row, split)
+    ]
+    figure = Figure(figsize=(7, 0.32 * len(shown) + 1), layout='constrained')
+    axes = figure.subplots()
+    for y, (key, row, _) in enumerate(shown):
+        found = values(results, key, row, split)
+        color = SHOWN.get((key, row), '#999999')
+        axes.plot(found, [y] * len(found), 'o', color=color, alpha=0.6)
+        axes.plot([mean(found)], [y], '|', color=color, ms=18, mew=2)
+    axes.set_yticks(range(len(shown)), [title for *_, title in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel(f'mIoU, {split} split; bar: mean of the seeds')
+    axes.grid(axis='x', alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def write_report(root, out):
+    """Write ``results.json``, ``results.md`` and a plot for each split.
+
+    Args:
+        root (Path): Folder of the runs.
+        out (Path): Folder of the report.
+
+    Returns:
+        list[Path]: The files.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    results = collect(root)
+    files = [out / 'results.md', out / 'results.json']
+    parts = ['# CamVid: results', score_table(results)]
+    for split in ('val', 'test'):
+        if any(
+            split in run for one in results.values() for run in one.values()
+        ):
+            parts += [
+                f'## IoU of each class, {split}',
+                class_table(results, split),
+                f'## Weight of each scale at 0.5/1/2, percent, {split}',
+                weight_table(results, split),
+            ]
+            files.append(out / f'{split}.png')
+            draw(results, split, files[-1])
+    files[0].write_text('\n\n'.join(parts) + '\n')
+    write_json(files[1], results)
+    return files
