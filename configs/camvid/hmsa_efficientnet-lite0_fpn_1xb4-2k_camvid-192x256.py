@@ -8,9 +8,7 @@ model = dict(
         _delete_=True,
         type='HierarchicalMSAttentionHead',
         seg_head=_base_.model.decode_head,
-        loss_scale=dict(
-            _base_.model.decode_head.loss_decode, loss_weight=0.4
-        ),
+        loss_scale=dict(_base_.model.decode_head.loss_decode, loss_weight=0.4),
     ),
     # As in the paper: two scales in training, any number when testing.
     train_cfg=dict(scales=(0.5, 1.0)),

@@ -2,7 +2,9 @@
 # test uses: what tools/add_attention.py makes of that model's config.
 _base_ = './fpn_efficientnet-lite0_1xb4-2k_camvid-192x256.py'
 # Where train.py puts it unless it is told otherwise.
-load_from = 'work_dirs/fpn_efficientnet-lite0_1xb4-2k_camvid-192x256/iter_2000.pth'
+load_from = (
+    'work_dirs/fpn_efficientnet-lite0_1xb4-2k_camvid-192x256/iter_2000.pth'
+)
 model = dict(
     type='MultiScaleAttentionSegmentor',
     backbone=dict(init_cfg=None),  # load_from has these weights
