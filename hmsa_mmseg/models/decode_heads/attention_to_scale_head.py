@@ -233,7 +233,7 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         scales, seg_outputs = [], []
         for scale, feats in inputs:
             scales.append(scale)
-            seg_outputs.append(self.forward_seg_heads(feats))
+            seg_outputs.append(self.forward_scale(scale, feats))
         self.check_scales(scales, key)
         return scales, seg_outputs
 

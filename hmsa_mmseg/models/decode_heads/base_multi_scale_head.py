@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..fast.logit_rows import LogitRows, WholeLogits
 from ..fast.ocr import fast_heads
 from ..fast.row_losses import LazyOutput, loss_by_feat
+from ..utils import FrozenStatistics
 from .classifiers import Classifier, find_classifier
 from .loading import (
     check_attn_channels,
@@ -70,6 +71,8 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
 
     #: The least number of scales this head can be trained with.
     min_train_scales = 1
+    #: ``model.train_cfg.stats_scale``, which the segmentor hands on.
+    stats_scale: float | None = None
 
     def __init__(
         self,
@@ -169,6 +172,25 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             stages, classifier_feats = run_fast(feats, with_classifier_feats)
             return SegHeadOutputs(stages, stages[-1], classifier_feats)
         return call_seg_heads(self.seg_heads, feats)
+
+    def forward_scale(
+        self, scale: float, feats: Sequence[Tensor], **kwargs
+    ) -> SegHeadOutputs:
+        """Run the seg heads at one scale, in training too.
+
+        Args:
+            scale (float): The relative image size. Running statistics follow
+                those of ``stats_scale`` alone, unless it is None.
+            feats (Sequence[Tensor]): Features of backbone and neck.
+            **kwargs: As for :meth:`forward_seg_heads`.
+
+        Returns:
+            SegHeadOutputs: Those of :meth:`forward_seg_heads`.
+        """
+        if self.stats_scale in (None, scale):
+            return self.forward_seg_heads(feats, **kwargs)
+        with FrozenStatistics(self.seg_head):
+            return self.forward_seg_heads(feats, **kwargs)
 
     def loss_by_stage(
         self,

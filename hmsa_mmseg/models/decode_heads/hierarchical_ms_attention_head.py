@@ -238,7 +238,7 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         scales, seg_outputs, attns = [], [], []
         # Lowest first: BN sees the scales in the authors' order.
         for i, (scale, feats) in enumerate(inputs):
-            outputs = self.forward_seg_heads(feats)
+            outputs = self.forward_scale(scale, feats)
             attn = self._train_attn(
                 outputs.classifier_feats, is_top=i == len(inputs) - 1
             )

@@ -108,7 +108,9 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
         scales, seg_outputs = [], []
         for scale, feats in inputs:
             scales.append(scale)
-            seg_outputs.append(self.forward_seg_heads(feats, False))
+            seg_outputs.append(
+                self.forward_scale(scale, feats, with_classifier_feats=False)
+            )
         stages = combine_stages(
             seg_outputs,
             lambda maps: self._mean(zip(scales, maps), input_size),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
@@ -19,7 +21,12 @@ from ..inference.memory_budget import (
     results_within_budget,
 )
 from ..scale_fusion import resize_image
-from ..utils import checkpoint_modules, checkpointable_blocks, recompute
+from ..utils import (
+    FrozenStatistics,
+    checkpoint_modules,
+    checkpointable_blocks,
+    recompute,
+)
 from .results import results_of_logits, results_of_rows
 from .scale_maps import predict_with_scale_maps
 from .settings import (
@@ -51,7 +58,11 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
             backbone's blocks at all scales; by default nothing.
             ``attention_only=True`` freezes everything but the attention of
             the decode head: no gradients, fixed BN statistics, no dropout,
-            no auxiliary heads. None for a model that is not trained.
+            no auxiliary heads. ``stats_scale`` names the scale whose batches
+            the running statistics of batch normalisation in backbone, neck
+            and seg heads are taken from; by default all scales', as in the
+            authors' code, which fit none of them. None for a model that is
+            not trained.
         test_cfg (dict, optional): With ``scales``, the relative sizes at
             test time, (0.5, 1.0, 2.0) in the paper, beside ``mode`` and the
             settings of ``slide`` inference, whose windows are sized at 1.0.
@@ -94,8 +105,9 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
                 'with this head as its seg_head'
             )
         if self.train_cfg is not None:
-            self._scales('train_cfg')
-            check_train_cfg(self.train_cfg, self.backbone)
+            scales = self._scales('train_cfg')
+            check_train_cfg(self.train_cfg, scales, self.backbone)
+            self.decode_head.stats_scale = self.train_cfg.get('stats_scale')
         if self.test_cfg is not None:
             read_test_cfg(self.test_cfg, self.decode_head)
         if self._attention_only:
@@ -161,8 +173,10 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
         if 'backbone' in names:
             blocks = checkpointable_blocks(self.backbone)
 
-        def extract(scaled: Tensor) -> Sequence[Tensor]:
-            with checkpoint_modules(blocks):
+        def extract(scale: float, scaled: Tensor) -> Sequence[Tensor]:
+            counts = self.decode_head.stats_scale in (None, scale)
+            statistics = nullcontext() if counts else FrozenStatistics(self)
+            with statistics, checkpoint_modules(blocks):
                 return self.extract_feat(scaled)
 
         scale_feats = []
@@ -171,9 +185,9 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
             # The highest comes first in the backward pass: computed again
             # it would take the same memory again, at once.
             if 'scales' in names and scale < top:
-                feats = recompute(self, extract, scaled)
+                feats = recompute(self, partial(extract, scale), scaled)
             else:
-                feats = extract(scaled)
+                feats = extract(scale, scaled)
             scale_feats.append((scale, feats))
         return scale_feats
 

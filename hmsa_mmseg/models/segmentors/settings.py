@@ -15,7 +15,7 @@ from ..scale_fusion import Size, check_scales
 from ..utils import CAN_CHECKPOINT, checkpointable_blocks
 
 _CHECKPOINT = ('scales', 'backbone')
-_TRAIN_CFG_KEYS = ('scales', 'checkpoint', 'attention_only')
+_TRAIN_CFG_KEYS = ('scales', 'checkpoint', 'attention_only', 'stats_scale')
 _DTYPES = {
     None: None,
     'bfloat16': torch.bfloat16,
@@ -93,11 +93,14 @@ def read_scales(
     return scales
 
 
-def check_train_cfg(cfg: Mapping, backbone: nn.Module) -> None:
+def check_train_cfg(
+    cfg: Mapping, scales: Sequence[float], backbone: nn.Module
+) -> None:
     """Refuse a ``train_cfg`` that asks for what there is not.
 
     Args:
-        cfg (Mapping): The config; its scales are :func:`read_scales`'s.
+        cfg (Mapping): The config.
+        scales (Sequence[float]): Its scales, of :func:`read_scales`.
         backbone (nn.Module): Of the model.
 
     Raises:
@@ -106,6 +109,12 @@ def check_train_cfg(cfg: Mapping, backbone: nn.Module) -> None:
     _refuse_unknown(cfg, 'train_cfg', _TRAIN_CFG_KEYS)
     attention_only = cfg.get('attention_only', False)
     _check_bool(attention_only, 'model.train_cfg.attention_only')
+    stats_scale = cfg.get('stats_scale')
+    if stats_scale is not None and stats_scale not in scales:
+        raise ValueError(
+            f'model.train_cfg.stats_scale must be one of the scales {scales} '
+            f'or None, got {stats_scale!r}'
+        )
     names = cfg.get('checkpoint') or ()
     is_list = isinstance(names, (list, tuple))
     if not is_list or not all(name in _CHECKPOINT for name in names):

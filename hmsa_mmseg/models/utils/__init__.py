@@ -1,5 +1,6 @@
 from .checkpointing import (
     CAN_CHECKPOINT,
+    FrozenStatistics,
     checkpoint_modules,
     checkpointable_blocks,
     recompute,
@@ -8,6 +9,7 @@ from .precision import no_autocast
 
 __all__ = [
     'CAN_CHECKPOINT',
+    'FrozenStatistics',
     'checkpoint_modules',
     'checkpointable_blocks',
     'no_autocast',

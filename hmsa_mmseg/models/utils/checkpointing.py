@@ -23,11 +23,14 @@ from torch.utils.checkpoint import checkpoint
 CAN_CHECKPOINT = 'context_fn' in signature(checkpoint).parameters
 
 
-class _FrozenStatistics(AbstractContextManager):
+class FrozenStatistics(AbstractContextManager):
     """Within it, normalisation layers do not update running statistics.
 
     They still normalise with the statistics of the batch. A class and not a
     generator, because a backward pass with ``retain_graph`` enters it again.
+
+    Args:
+        module (nn.Module): Holds the layers.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -35,6 +38,7 @@ class _FrozenStatistics(AbstractContextManager):
         self.saved: list[tuple[_NormBase, dict[str, Any]]] = []
 
     def __enter__(self) -> None:
+        """Let running statistics stand still."""
         scratch = None
         for layer in self.module.modules():
             if isinstance(layer, _NormBase) and layer.training:
@@ -52,6 +56,7 @@ class _FrozenStatistics(AbstractContextManager):
                     layer.num_batches_tracked = scratch
 
     def __exit__(self, *exc_info) -> None:
+        """Let them follow again."""
         while self.saved:
             layer, saved = self.saved.pop()
             for name, value in saved.items():
@@ -86,7 +91,7 @@ def recompute(module: nn.Module, function: Callable, *args, **kwargs) -> Any:
         run,
         *args,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _FrozenStatistics(module)),
+        context_fn=lambda: (nullcontext(), FrozenStatistics(module)),
         **kwargs,
     )
 

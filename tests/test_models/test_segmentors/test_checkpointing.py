@@ -209,11 +209,11 @@ def test_without_gradients_nothing_changes(build_tiny, make_batch):
 
 def test_synchronised_statistics_are_frozen_too():
     """Their layer asserts that it has a counter, on any device."""
-    from hmsa_mmseg.models.utils.checkpointing import _FrozenStatistics
+    from hmsa_mmseg.models.utils import FrozenStatistics
 
     layer = nn.SyncBatchNorm(2)
     counter = layer.num_batches_tracked
-    with _FrozenStatistics(layer):
+    with FrozenStatistics(layer):
         assert layer.momentum == 0
         layer.num_batches_tracked.add_(1)
     assert layer.momentum == 0.1

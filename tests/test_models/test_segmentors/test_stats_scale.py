@@ -1,0 +1,89 @@
+"""`model.train_cfg.stats_scale`: whose statistics a trained model keeps."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmseg.registry import MODELS
+
+from hmsa_mmseg.models.scale_fusion import resize_image
+
+SCALES = (0.5, 1.0)
+HEADS = {
+    'hierarchical': {},
+    'plain': dict(fast=False),
+    'attention-to-scale': dict(type='AttentionToScaleHead', num_scales=2),
+    'average': dict(type='MultiScaleAverageHead', attn_channels=None),
+}
+
+
+@pytest.fixture
+def build(tiny_model_cfg):
+    """Return a function that builds a model for training."""
+
+    def make(name, **train_cfg):
+        cfg = tiny_model_cfg(
+            decode_head=HEADS[name], test_cfg=dict(mode='whole', scales=SCALES)
+        )
+        if name == 'average':
+            del cfg['decode_head']['attn_channels']
+        cfg['train_cfg'] = dict(scales=SCALES, **train_cfg)
+        torch.manual_seed(0)
+        return MODELS.build(ConfigDict(cfg)).train().double()
+
+    return make
+
+
+def statistics(model):
+    return {
+        name: buffer.clone()
+        for name, buffer in model.named_buffers()
+        if 'scale_attn' not in name
+    }
+
+
+def step(model, inputs, samples):
+    model.zero_grad()
+    losses = model.loss(inputs.double(), copy.deepcopy(samples))
+    loss = sum(v for key, v in losses.items() if 'loss' in key)
+    loss.backward()
+    return loss, [p.grad.clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize('checkpoint', [(), ('scales', 'backbone')])
+@pytest.mark.parametrize('name', HEADS)
+def test_statistics_are_those_of_one_scale(
+    name, checkpoint, build, make_batch
+):
+    inputs, samples = make_batch()
+    for scale in SCALES:
+        model = build(name, stats_scale=scale, checkpoint=checkpoint)
+        other = copy.deepcopy(model)
+        plain = build(name)
+        # Only what is remembered differs, not what is learned.
+        torch.testing.assert_close(
+            step(model, inputs, samples), step(plain, inputs, samples)
+        )
+        feats = other.extract_feat(resize_image(inputs.double(), scale, False))
+        other.decode_head.forward_seg_heads(feats)
+        found, expected = statistics(model), statistics(other)
+        assert found.keys() == expected.keys()
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        mixed = statistics(plain)
+        assert any(not found[key].equal(mixed[key]) for key in found)
+
+
+def test_attention_sees_all_scales(build, make_batch):
+    models = [build('hierarchical', stats_scale=s) for s in (None, 1.0)]
+    for model in models:
+        step(model, *make_batch())
+    branches = [dict(m.decode_head.scale_attn.named_buffers()) for m in models]
+    assert branches[0]
+    torch.testing.assert_close(*branches, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('scale', [2.0, 'top', 0])
+def test_another_scale_is_refused(build, scale):
+    with pytest.raises(ValueError, match=r'stats_scale must be one of'):
+        build('hierarchical', stats_scale=scale)
