@@ -57,7 +57,7 @@ def collect(root):
 
 
 def values(results, key, row, split, class_index=None):
-    """Scores of a line, one for each seed that has it.
+    """Scores of a line.
 
     Args:
         results (dict): Of :func:`collect`.
@@ -68,33 +68,45 @@ def values(results, key, row, split, class_index=None):
             Defaults to None, the mean.
 
     Returns:
-        list[float]: In percent.
+        dict[str, float]: In percent, of each seed that has it.
     """
-    found = []
-    for run in results.get(key, {}).values():
+    found = {}
+    for seed, run in results.get(key, {}).items():
         scores = run.get(split, {}).get('rows', {}).get(row)
         if scores is not None:
             iou = scores['IoU']
-            value = scores['mIoU'] if class_index is None else iou[class_index]
-            found.append(value)
+            found[seed] = (
+                scores['mIoU'] if class_index is None else iou[class_index]
+            )
     return found
+
+
+def gains(results, key, row, split, against):
+    """Differences to another line, of each seed that both have.
+
+    Args:
+        results (dict): Of :func:`collect`.
+        key (str): Of the job.
+        row (str): Name of the row.
+        split (str): ``val`` or ``test``.
+        against (tuple[str, str]): Job and row of the other line.
+
+    Returns:
+        dict[str, float]: In points of mIoU.
+    """
+    own = values(results, key, row, split)
+    other = values(results, *against, split)
+    return {seed: own[seed] - other[seed] for seed in own if seed in other}
 
 
 def _cell(found):
     if not found:
         return '-'
+    found = [*found.values()]
     text = f'{mean(found):.1f}'
     if len(found) > 1:
         text += f' ({min(found):.1f} to {max(found):.1f})'
     return text
-
-
-def _gain(results, key, row, split, against):
-    """Differences to another line, seed by seed."""
-    pairs = zip(
-        values(results, key, row, split), values(results, *against, split)
-    )
-    return [own - other for own, other in pairs]
 
 
 def score_table(results):
@@ -114,7 +126,7 @@ def score_table(results):
     for key, row, title in LINES:
         val, test = (values(results, key, row, s) for s in ('val', 'test'))
         if val or test:
-            gain = _gain(results, key, row, 'test', LINES[0][:2])
+            gain = gains(results, key, row, 'test', LINES[0][:2])
             cells = [title, _cell(val), _cell(test), _cell(gain)]
             cells.append(str(max(len(val), len(test))))
             lines.append('| ' + ' | '.join(cells) + ' |')
@@ -132,7 +144,7 @@ def class_table(results, split):
     ]
     for i, name in enumerate(names):
         cells = [
-            f'{mean(values(results, key, row, split, i)):.1f}'
+            f'{mean(values(results, key, row, split, i).values()):.1f}'
             for key, row, _ in shown
         ]
         lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
@@ -194,7 +206,7 @@ def draw(results, split, path):
     figure = Figure(figsize=(7, 0.32 * len(shown) + 1), layout='constrained')
     axes = figure.subplots()
     for y, (key, row, _) in enumerate(shown):
-        found = values(results, key, row, split)
+        found = [*values(results, key, row, split).values()]
         color = SHOWN.get((key, row), '#999999')
         axes.plot(found, [y] * len(found), 'o', color=color, alpha=0.6)
         axes.plot([mean(found)], [y], '|', color=color, ms=18, mew=2)
