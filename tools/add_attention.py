@@ -24,7 +24,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.utils import ProgressBar
 
 import hmsa_mmseg  # noqa: F401  (registers the classes)
@@ -130,7 +130,8 @@ def train(path: Path, work_dir: Path) -> Path:
     cfg = Config(read_config(str(path)).to_dict())
     cfg.work_dir = str(work_dir)
     cfg.runner_type = 'SafeResumeRunner'
-    cfg.resume = True
+    # A first start would resume from the checkpoint of the trained model.
+    cfg.resume = find_latest_checkpoint(str(work_dir)) is not None
     # The scores below say more, in one pass.
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     name, length = training_length(cfg)

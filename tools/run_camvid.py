@@ -124,8 +124,11 @@ class Experiment:
             options.append(f'load_from={self.checkpoint(job.start, seed)}')
         tool, config = mmseg_tools() / 'train.py', CONFIGS / job.train
         command = [sys.executable, tool, config, '--work-dir', folder]
-        command += ['--resume', '--cfg-options', *options]
         folder.mkdir(parents=True, exist_ok=True)
+        # The first start would resume from what `load_from` names.
+        if (folder / 'last_checkpoint').exists():
+            command.append('--resume')
+        command += ['--cfg-options', *options]
         before = _child_seconds()
         try:
             run_logged(

@@ -304,6 +304,11 @@ def test_attention_in_one_command(
     """Trained, scored, not trained again; the single scale is as it was."""
     monkeypatch.chdir(tmp_path)
     config, checkpoint = small
+    # As a training leaves it.
+    state = torch.load(checkpoint, weights_only=True)
+    state['optimizer'] = dict(state={}, param_groups=[dict(params=[0])])
+    state.update(meta=dict(iter=8, epoch=0), message_hub={})
+    torch.save(state, checkpoint)
     roots = [
         f'{name}_dataloader.dataset.data_root={data_root}'
         for name in ('train', 'val', 'test')
