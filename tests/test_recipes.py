@@ -280,6 +280,12 @@ SUFFIXES = {
         coarse_map_path='_gtCoarse_labelIds.png',
     ),
     'HMSAMapillaryDataset': dict(img_path='.jpg', seg_map_path='.png'),
+    'HMSACamVidDataset': dict(img_path='.png', seg_map_path='.png'),
+}
+# Folders of a split, as the data unpack.
+FOLDERS = {
+    'HMSAMapillaryDataset': ('{}/images', '{}/v1.2/labels'),
+    'HMSACamVidDataset': ('{}', '{}annot'),
 }
 
 
@@ -299,10 +305,12 @@ def make_data(tmp_path):
             ids[[*range(19)]] = EVALUATED_IDS
             pixels['seg_map_path'] = pixels['coarse_map_path'] = ids[label]
         prefix = dataset.get('data_prefix')
-        if prefix is None:  # Mapillary, as it unpacks
-            split = dataset['split']
-            labels = f'{split}/v1.2/labels'
-            prefix = dict(img_path=f'{split}/images', seg_map_path=labels)
+        if prefix is None:
+            folders = FOLDERS[dataset['type']]
+            prefix = {
+                key: folder.format(dataset['split'])
+                for key, folder in zip(pixels, folders)
+            }
         for key, folder in prefix.items():
             path = tmp_path / folder / f'a{suffixes[key]}'
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -319,9 +327,9 @@ def innermost(dataset):
     return innermost(dataset.dataset) if 'dataset' in dataset else dataset
 
 
-def label_of(size):
-    """One quarter unlabelled, one of class 0, the others of class 13."""
-    label = np.full(size, 13, np.uint8)
+def label_of(size, other=13):
+    """One quarter unlabelled, one of class 0, the others of another one."""
+    label = np.full(size, other, np.uint8)
     half_h, half_w = size[0] // 2, size[1] // 2
     label[:half_h, :half_w] = 255
     label[half_h:, half_w:] = 0
@@ -337,13 +345,15 @@ def test_pipelines_on_images(path, make_data):
             is_mapillary = dataset['type'] == 'HMSAMapillaryDataset'
             size = (60, 80) if is_mapillary else (64, 128)
             dataset.pop('cv', None)  # all cities would have to be there
-            make_data(dataset, label_of(size), size)
+            # CamVid has 11 classes.
+            other = 10 if dataset['type'] == 'HMSACamVidDataset' else 13
+            make_data(dataset, label_of(size, other), size)
             dataset = DATASETS.build(dataset)
             (sample,) = dataset
             sample = preprocessor(pseudo_collate([sample]), split == 'train')
             found = sample['data_samples'][0].gt_sem_seg.data
             # The demo has a part of the classes, with numbers of their own.
-            names = [dataset.METAINFO['classes'][value] for value in (0, 13)]
+            names = [dataset.METAINFO['classes'][i] for i in (0, other)]
             classes = {
                 dataset.metainfo['classes'].index(name) for name in names
             }

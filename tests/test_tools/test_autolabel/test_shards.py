@@ -26,7 +26,9 @@ def test_one_and_three_shards(run, tmp_path, tree, whole, lines):
     assert 'share 1/3 is done' in said
     assert '--merge' in said
     found = lines(out / 'manifest.1-of-3.jsonl')
-    assert [line['name'] for line in found] == ['a/1', 'top']
+    # In the order in which they were written, by several threads.
+    assert {line['name'] for line in found} == {'a/1', 'top'}
+    assert len(found) == 2
     assert not (out / 'manifest.jsonl').exists()
     # Not all of them are there.
     said = run('--merge', code=1)
