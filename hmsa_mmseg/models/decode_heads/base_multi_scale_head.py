@@ -176,16 +176,13 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
     def forward_scale(
         self, scale: float, feats: Sequence[Tensor], **kwargs
     ) -> SegHeadOutputs:
-        """Run the seg heads at one scale, in training too.
+        """Run :meth:`forward_seg_heads`, also in training.
 
         Args:
             scale (float): The relative image size. Running statistics follow
                 those of ``stats_scale`` alone, unless it is None.
-            feats (Sequence[Tensor]): Features of backbone and neck.
-            **kwargs: As for :meth:`forward_seg_heads`.
-
-        Returns:
-            SegHeadOutputs: Those of :meth:`forward_seg_heads`.
+            feats (Sequence[Tensor]): As there.
+            **kwargs: As there.
         """
         if self.stats_scale in (None, scale):
             return self.forward_seg_heads(feats, **kwargs)
