@@ -72,6 +72,7 @@ class _View:
         self.model = model
         self.inputs = inputs
         self.outputs: dict[float, Any] = {}
+        self.alone: dict[float, Tensor] = {}
 
     def _output(self, scale: float) -> Any:
         """What the decode head takes of a scale: features, or their maps."""
@@ -88,6 +89,12 @@ class _View:
 
     def _falling(self, scales: Scales) -> list[tuple[float, Any]]:
         return [(scale, self._output(scale)) for scale in scales[::-1]]
+
+    def logits_alone(self, scale: float) -> Tensor:
+        """Logits of one scale, which several rows read, (1, K, H, W)."""
+        if scale not in self.alone:
+            self.alone[scale] = self.logits((scale,))
+        return self.alone[scale]
 
     def logits(self, scales: Scales) -> Tensor:
         """Blend scales, (1, K, H, W)."""
@@ -183,7 +190,7 @@ def _predict(row: Row, view: _View, flipped: _View) -> Tensor:
 def _predict_view(row: Row, view: _View) -> Tensor:
     if row.kind == 'blend':
         return view.logits(row.scales)
-    alone = [view.logits((scale,)) for scale in row.scales]
+    alone = [view.logits_alone(scale) for scale in row.scales]
     if row.kind == 'probs':
         alone = [logits.softmax(1) for logits in alone]
     return torch.stack(alone).mean(0)
