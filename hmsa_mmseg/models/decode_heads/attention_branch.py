@@ -9,13 +9,29 @@ from torch import Tensor, nn
 from ..scale_fusion import in_float32
 
 
-def default_attn_channels(in_channels: int) -> int:
+def attn_width(attn_channels: int | None, in_channels: int) -> int:
     """Width of a branch that reads features of ``in_channels`` channels.
 
-    The authors' proportion: ``SEGATTN_BOT_CH`` is 256, for features of 512
-    (NVIDIA/semantic-segmentation, config.py).
+    Args:
+        attn_channels (int, optional): As a config says. None is the authors'
+            proportion, half: ``SEGATTN_BOT_CH`` is 256, for features of 512
+            (NVIDIA/semantic-segmentation, config.py).
+        in_channels (int): Of the features.
+
+    Returns:
+        int: 1 or more.
+
+    Raises:
+        ValueError: If ``attn_channels`` is below 1.
     """
-    return max(in_channels // 2, 1)
+    if attn_channels is None:
+        return max(in_channels // 2, 1)
+    if attn_channels < 1:
+        raise ValueError(
+            f'model.decode_head.attn_channels={attn_channels!r}; expected 1 '
+            'or more, or None for half of what the classifier reads'
+        )
+    return attn_channels
 
 
 class AttentionBranch(nn.Sequential):

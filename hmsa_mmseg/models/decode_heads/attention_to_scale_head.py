@@ -18,7 +18,7 @@ from torch import Tensor
 from ..fast.logit_rows import LogitRows, WeightedLogits
 from ..fast.tracing import is_tracing
 from ..scale_fusion import in_float32, resize
-from .attention_branch import AttentionBranch, default_attn_channels
+from .attention_branch import AttentionBranch, attn_width
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .scale_predictions import ScalePredictions
 from .seg_head_outputs import SegHeadOutputs
@@ -95,7 +95,7 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         owner = classifier.owner
         self.scale_attn = _JointAttentionBranch(
             num_scales * classifier.in_channels,
-            attn_channels or default_attn_channels(classifier.in_channels),
+            attn_width(attn_channels, classifier.in_channels),
             num_scales,
             owner.conv_cfg,
             norm_cfg or owner.norm_cfg or dict(type='BN'),

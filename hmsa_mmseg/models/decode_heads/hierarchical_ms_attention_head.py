@@ -19,7 +19,7 @@ from ..fast.logit_rows import LogitRows
 from ..fast.row_losses_walk import RowLogits
 from ..fast.row_prediction import fuse_in_rows, fused_logits
 from ..scale_fusion import fuse_scales, in_float32
-from .attention_branch import AttentionBranch, default_attn_channels
+from .attention_branch import AttentionBranch, attn_width
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .scale_predictions import ScalePredictions, scale_indicators
 from .stages import (
@@ -102,7 +102,7 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         owner = classifier.owner
         self.scale_attn = _ScaleAttentionBranch(
             classifier.in_channels,
-            attn_channels or default_attn_channels(classifier.in_channels),
+            attn_width(attn_channels, classifier.in_channels),
             1,
             owner.conv_cfg,
             norm_cfg or owner.norm_cfg or dict(type='BN'),

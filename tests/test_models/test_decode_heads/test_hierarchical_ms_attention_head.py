@@ -347,6 +347,11 @@ def test_attention_is_half_as_wide_as_what_the_classifier_reads():
     assert wide.scale_attn.conv1.weight.shape[:2] == (5, 5)
 
 
+def test_a_branch_without_channels_is_refused():
+    with pytest.raises(ValueError, match='attn_channels=0; expected 1'):
+        build(attn_channels=0)
+
+
 def test_checkpoint_of_another_width_is_refused():
     wide, narrow = build(attn_channels=16), build(attn_channels=None)
     with pytest.raises(ValueError, match=r'16 .*\n?.*attn_channels=16'):
