@@ -2,12 +2,13 @@
 
     python tools/add_attention.py my_config.py my_checkpoint.pth
 
-trains nothing but an attention branch, at all scales that the test uses, and
-scores the model on the validation split: at one scale as it was, averaged
-over the scales, and blended by attention. It takes any config of mmseg whose
-model ends in a classifier, and a checkpoint of it. The work folder then holds
-the config of the new model and its checkpoint, for train.py, test.py and all
-tools. What was interrupted goes on where it was.
+trains nothing but an attention branch, at all scales that the test uses and
+half of the lowest, on images of the size of the test, and scores the model on
+the validation split: at one scale as it was, averaged over the scales, and
+blended by attention. It takes any config of mmseg whose model ends in a
+classifier, and a checkpoint of it. The work folder then holds the config of
+the new model and its checkpoint, for train.py, test.py and all tools. What
+was interrupted goes on where it was.
 
 On several GPUs: from_zoo.py --attention-only writes the same config for
 train.py.
@@ -39,6 +40,7 @@ from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.loading import load_model, read_config
 from hmsa_mmseg.zoo import convert, find_config
 from hmsa_mmseg.zoo.adaptation import (
+    attention_scales,
     set_checkpoint,
     train_attention_only,
     training_length,
@@ -97,7 +99,9 @@ def make_config(args: argparse.Namespace, work_dir: Path) -> Path:
     source = find_config(args.config)
     scales = check_scales(tuple(args.scales), '--scales', min_scales=2)
     conversion = convert(
-        read_zoo_config(source), train_scales=scales, test_scales=scales
+        read_zoo_config(source),
+        train_scales=attention_scales(scales),
+        test_scales=scales,
     )
     cfg, changes = conversion
     checkpoint = args.checkpoint

@@ -22,6 +22,7 @@ import hmsa_mmseg  # noqa: F401  (registers the classes)
 
 from hmsa_mmseg.zoo import Conversion, convert, find_config, single_scale
 from hmsa_mmseg.zoo.adaptation import (
+    attention_scales,
     set_checkpoint,
     set_data_root,
     set_num_classes,
@@ -81,7 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         nargs='+',
         help='relative image sizes in training. Default: 0.5 1.0; with '
-        '--attention-only those of --scales',
+        '--attention-only those of --scales and half of the lowest',
     )
     parser.add_argument(
         '--attention-only',
@@ -187,7 +188,9 @@ def converted(
     scales = dict(train_scales=args.train_scales, test_scales=args.scales)
     given = {key: value for key, value in scales.items() if value is not None}
     if args.attention_only:
-        given.setdefault('train_scales', args.scales or DEFAULT_SCALES)
+        given.setdefault(
+            'train_scales', attention_scales(args.scales or DEFAULT_SCALES)
+        )
     cfg = read_zoo_config(path)
     conversion = (
         single_scale(cfg) if args.single_scale else convert(cfg, **given)

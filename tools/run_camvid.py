@@ -86,10 +86,10 @@ def parse_args(argv=None):
     parser.add_argument('--jobs', nargs='+', choices=JOBS, default=[*JOBS])
     parser.add_argument(
         '--splits',
-        nargs='+',
+        nargs='*',
         choices=('val', 'test'),
         default=['val', 'test'],
-        help='to score',
+        help='to score; none: train only',
     )
     parser.add_argument(
         '--out', type=Path, help='of the report; default: the work dir'
@@ -118,6 +118,9 @@ class Experiment:
         job, checkpoint = JOBS[key], self.checkpoint(key, seed)
         if checkpoint.exists():
             return
+        if job.start is not None:
+            self.train(job.start, seed, lock)
+        print(f'{key}, seed {seed}: train', flush=True)
         folder = checkpoint.parent
         options = [f'randomness.seed={seed}']
         if job.start is not None:
@@ -140,11 +143,17 @@ class Experiment:
             write_json(path, round(spent + _child_seconds() - before, 1))
 
     def score(self, key, seed, split):
-        """Score the model of a job on a split, unless it was done."""
-        checkpoint = self.checkpoint(key, seed)
-        path = checkpoint.parent / f'{split}.json'
-        if not path.exists():
-            write_json(path, score(JOBS[key], checkpoint, split))
+        """Score the model of a job on a split."""
+        print(f'{key}, seed {seed}: score on {split}', flush=True)
+        scores = score(JOBS[key], self.checkpoint(key, seed), split)
+        write_json(self._scores(key, seed, split), scores)
+
+    def unscored(self, key, seed, splits):
+        """List those of some splits that a job was not scored on."""
+        return [s for s in splits if not self._scores(key, seed, s).exists()]
+
+    def _scores(self, key, seed, split):
+        return self.root / f'{key}-{seed}' / f'{split}.json'
 
 
 def score(job, checkpoint, split):
@@ -218,12 +227,17 @@ def main(argv=None):
     experiment = Experiment(args.work_dir)
     for seed in args.seeds:
         for key in JOBS:
-            if key in args.jobs:
-                print(f'{key}, seed {seed}', flush=True)
+            if key not in args.jobs:
+                continue
+            left = experiment.unscored(key, seed, args.splits)
+            # A model whose scores are there is not needed.
+            if left or not args.splits:
                 experiment.train(key, seed, lock)
-                for split in args.splits:
-                    experiment.score(key, seed, split)
-    for path in write_report(args.work_dir, args.out or args.work_dir):
+            for split in left:
+                experiment.score(key, seed, split)
+    starts = {key: job.start for key, job in JOBS.items()}
+    out = args.out or args.work_dir
+    for path in write_report(args.work_dir, out, starts):
         print(path)
 
 

@@ -1,5 +1,6 @@
 # Attention alone for the trained single-scale model, at every scale that the
-# test uses: what tools/add_attention.py makes of that model's config.
+# test uses and half of the lowest: what tools/add_attention.py makes of that
+# model's config, but for the lr.
 _base_ = './fpn_efficientnet-lite0_1xb4-2k_camvid-192x256.py'
 # Where train.py puts it unless it is told otherwise.
 load_from = (
@@ -16,6 +17,12 @@ model = dict(
     train_cfg=dict(scales=(0.25, 0.5, 1.0, 2.0), attention_only=True),
     test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0)),
 )
+# Images in the size that they are tested at.
+train_pipeline = [
+    dict(step, ratio_range=(1.0, 1.0)) if 'ratio_range' in step else step
+    for step in _base_.train_pipeline
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
 # A twentieth of the single scale's.
 param_scheduler = [

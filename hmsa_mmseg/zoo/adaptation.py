@@ -7,14 +7,35 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from hmsa_mmseg.models.scale_fusion import check_scales
+
 from .refusals import NotConvertible
 
 # Their losses read outputs that they and their backbones give in training
 # mode alone; what is frozen is not in it.
 NO_FROZEN_LOSS = ('DDRHead', 'PIDHead')
 # Part of a training's length in which attention alone is trained: measured
-# on CamVid (docs/camvid.md).
+# on CamVid (docs/camvid.md), as are scales and sizes of images below.
 ATTENTION_SHARE = 1 / 20
+
+
+def attention_scales(test_scales: Sequence[float]) -> tuple[float, ...]:
+    """Scales at which attention alone is trained for a test.
+
+    Half of the lowest is among them, so that adding it later is no guess; it
+    costs a quarter of the cheapest.
+
+    Args:
+        test_scales (Sequence[float]): Relative image sizes.
+
+    Returns:
+        tuple[float]: One more, lowest first.
+
+    Raises:
+        ValueError: If the scales make no sense.
+    """
+    test_scales = check_scales(test_scales, 'test_scales')
+    return (test_scales[0] / 2, *test_scales)
 
 
 def set_num_classes(
@@ -168,6 +189,9 @@ def train_attention_only(
 ) -> None:
     """Train the attention branch alone, in a part of the iterations.
 
+    Images are seen in the size that they are tested at: a random size, times
+    each scale, would teach what no test asks.
+
     Args:
         cfg (Config): A converted config, with ``load_from``.
         changes (dict[str, str]): Where to note what was changed.
@@ -190,6 +214,7 @@ def train_attention_only(
     changes['model.train_cfg'] = (
         'backbone, heads and statistics stay as they are'
     )
+    _resize_as_tested(cfg, changes)
     found = training_length(cfg)
     if found is None:
         raise ValueError(
@@ -217,6 +242,23 @@ def train_attention_only(
             one['milestones'] = [
                 max(round(step * new / old), 1) for step in one['milestones']
             ]
+
+
+def _resize_as_tested(cfg: Config, changes: dict[str, str]) -> None:
+    def visit(value: Any, key: str) -> None:
+        if isinstance(value, (list, tuple)):
+            for i, item in enumerate(value):
+                visit(item, f'{key}.{i}')
+        if not isinstance(value, Mapping):
+            return
+        if value.get('type') == 'RandomResize' and 'ratio_range' in value:
+            changes[f'{key}.ratio_range'] = f'was {value["ratio_range"]}'
+            value['ratio_range'] = (1.0, 1.0)
+        for name in value:
+            visit(value[name], f'{key}.{name}')
+
+    for name in ('train_pipeline', 'train_dataloader'):
+        visit(cfg.get(name), name)
 
 
 def training_length(cfg: Config) -> tuple[str, int] | None:

@@ -185,7 +185,7 @@ def test_an_own_config_of_this_package_s_data(from_zoo, small, tmp_path):
         assert after[key] == before[key]
     assert after.default_hooks.checkpoint.type == 'SafeCheckpointHook'
     assert after.train_cfg.max_iters == 1
-    assert after.model.train_cfg.scales == (0.5, 1.0, 2.0)
+    assert after.model.train_cfg.scales == (0.25, 0.5, 1.0, 2.0)
     assert after.load_from == str(checkpoint)
     model = MODELS.build(after.model)
     assert {

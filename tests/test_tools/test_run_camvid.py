@@ -8,7 +8,13 @@ from PIL import Image
 
 from hmsa_mmseg.analysis.scale_scores import Row
 
-SINGLE = {'logits 1': (50.0, 60.0), 'probs 0.5/1/2': (52.0, 61.0)}
+SINGLE = {
+    'logits 0.25': (40.0, 40.0),
+    'logits 0.5': (44.0, 46.0),
+    'logits 1': (50.0, 60.0),
+    'logits 2': (50.0, 50.0),
+    'probs 0.5/1/2': (52.0, 61.0),
+}
 ATTENTION = {'blend 0.5/1/2': (54.0, 66.0)}
 
 
@@ -42,7 +48,8 @@ def write(folder, seed, rows):
 
 
 def test_report(tool, root, tmp_path):
-    written = tool.write_report(root, tmp_path / 'out')
+    starts = dict(single=None, attention='single')
+    written = tool.write_report(root, tmp_path / 'out', starts)
     files = {path.name: path for path in written}
     assert files.keys() == {'results.md', 'results.json', 'test.png'}
     text = files['results.md'].read_text()
@@ -50,6 +57,9 @@ def test_report(tool, root, tmp_path):
         '| single scale | - | 55.0 (50.0 to 60.0) | 0.0 (0.0 to 0.0) | 2 |',
         # Against the single scale of the same seed.
         '| attention alone, 0.5/1/2 | - | 66.0 | 6.0 | 1 |',
+        '| attention alone, 0.5/1/2 - single | - | +6.0 | +6.0 |',
+        '| single | 40.0 | 45.0 | 55.0 | 50.0 |',
+        '| attention | 12 | 25 | 2.00 |',
         '| sky | 54.0 | 55.5 | 65.0 |',
         '| road | 10 | 20 | 70 |',
     ):

@@ -9,6 +9,7 @@ from mmseg.registry import MODELS
 
 from hmsa_mmseg.zoo import NotConvertible, convert, single_scale
 from hmsa_mmseg.zoo.adaptation import (
+    attention_scales,
     set_checkpoint,
     set_data_root,
     set_num_classes,
@@ -166,6 +167,17 @@ def test_attention_only(fresh, build_small):
     warmup, decay = cfg.param_scheduler
     assert (warmup.begin, warmup.end) == (0, 75)
     assert (decay.begin, decay.end) == (75, 8000)
+    # Both the data set and the pipeline that it was made of.
+    for pipeline, key in (
+        (cfg.train_pipeline, 'train_pipeline'),
+        (cfg.train_dataloader.dataset.pipeline, 'train_dataloader.dataset'),
+    ):
+        (resize,) = [one for one in pipeline if one.type == 'RandomResize']
+        assert resize.ratio_range == (1.0, 1.0)
+        assert any(
+            name.startswith(key) and text == 'was (0.5, 2.0)'
+            for name, text in changes.items()
+        )
     model = build_small(cfg)
     trained = {
         name.split('.')[1]
@@ -176,6 +188,12 @@ def test_attention_only(fresh, build_small):
     for name in (DDRNET, 'pidnet-s_2xb6-120k_1024x1024-cityscapes'):
         with pytest.raises(NotConvertible, match='cannot be frozen'):
             train_attention_only(fresh(name), {})
+
+
+def test_scales_of_attention():
+    assert attention_scales((2.0, 0.5, 1)) == (0.25, 0.5, 1.0, 2.0)
+    with pytest.raises(ValueError, match='test_scales must be a list of 1'):
+        attention_scales((0.5, 0.5))
 
 
 def test_other_schedules():

@@ -24,6 +24,20 @@ LINES = (
     ('attention', 'blend 0.25/0.5/1/2', 'attention alone, 0.25/0.5/1/2'),
     ('attention', 'blend 0.5/1/2 flip', 'attention alone, 0.5/1/2, flip'),
 )
+# Differences in mIoU that are shown for each seed: name, job and row, and
+# job and row of what it is compared with.
+DIFFERENCES = tuple(
+    (f'{title}, {what}', (key, f'blend {scales}'), other)
+    for key, title in (
+        ('hierarchical', 'hierarchical'),
+        ('attention', 'attention alone'),
+    )
+    for what, scales, other in (
+        ('0.5/1/2 - single', '0.5/1/2', ('single', 'logits 1')),
+        ('0.5/1/2 - average', '0.5/1/2', ('single', 'probs 0.5/1/2')),
+        ('0.25 added', '0.25/0.5/1/2', (key, 'blend 0.5/1/2')),
+    )
+)
 # Lines whose classes and plot are shown.
 SHOWN = {
     ('single', 'logits 1'): '#000000',
@@ -133,6 +147,71 @@ def score_table(results):
     return '\n'.join(lines)
 
 
+def difference_table(results, split):
+    """Format :data:`DIFFERENCES` for each seed and their mean."""
+    seeds = sorted({seed for runs in results.values() for seed in runs})
+    lines = [
+        '| difference in mIoU | '
+        + ' | '.join(f'seed {seed}' for seed in seeds)
+        + ' | mean |',
+        '| :-- |' + ' --: |' * (len(seeds) + 1),
+    ]
+    for title, line, other in DIFFERENCES:
+        found = gains(results, *line, split, other)
+        if found:
+            cells = [f'{found[s]:+.1f}' if s in found else '-' for s in seeds]
+            cells.append(f'{mean(found.values()):+.1f}')
+            lines.append(f'| {title} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def alone_table(results, split):
+    """Format the mIoU of each scale by itself, mean over the seeds."""
+    rows = [f'logits {scale}' for scale in ('0.25', '0.5', '1', '2')]
+    lines = [
+        '| model | 0.25 | 0.5 | 1 | 2 |',
+        '| :-- | --: | --: | --: | --: |',
+    ]
+    for key in results:
+        found = [values(results, key, row, split) for row in rows]
+        if all(found):
+            cells = [f'{mean(one.values()):.1f}' for one in found]
+            lines.append(f'| {key} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def cost_table(results, starts):
+    """Format what training took.
+
+    Args:
+        results (dict): Of :func:`collect`.
+        starts (dict[str, str | None]): For each job the one whose model it
+            starts from.
+
+    Returns:
+        str: Markdown: mean processor seconds of the training itself and with
+        those before it, and these over the single scale's.
+    """
+    spent = {
+        key: mean(run['seconds'] for run in runs.values() if 'seconds' in run)
+        for key, runs in results.items()
+        if any('seconds' in run for run in runs.values())
+    }
+    lines = [
+        '| model | processor seconds | with what it starts from | of single |',
+        '| :-- | --: | --: | --: |',
+    ]
+    for key, own in spent.items():
+        chain = [key]
+        while starts[chain[-1]] is not None:
+            chain.append(starts[chain[-1]])
+        if all(one in spent for one in [*chain, 'single']):
+            total = sum(spent[one] for one in chain)
+            share = total / spent['single']
+            lines.append(f'| {key} | {own:.0f} | {total:.0f} | {share:.2f} |')
+    return '\n'.join(lines)
+
+
 def class_table(results, split):
     """Format the IoU of each class, mean over the seeds, as Markdown."""
     shown = [line for line in LINES if values(results, *line[:2], split)]
@@ -217,12 +296,14 @@ def draw(results, split, path):
     figure.savefig(path, dpi=120)
 
 
-def write_report(root, out):
+def write_report(root, out, starts):
     """Write ``results.json``, ``results.md`` and a plot for each split.
 
     Args:
         root (Path): Folder of the runs.
         out (Path): Folder of the report.
+        starts (dict[str, str | None]): For each job the one whose model it
+            starts from.
 
     Returns:
         list[Path]: The files.
@@ -231,11 +312,16 @@ def write_report(root, out):
     results = collect(root)
     files = [out / 'results.md', out / 'results.json']
     parts = ['# CamVid: results', score_table(results)]
+    parts += ['## Training', cost_table(results, starts)]
     for split in ('val', 'test'):
         if any(
             split in run for one in results.values() for run in one.values()
         ):
             parts += [
+                f'## Differences, {split}',
+                difference_table(results, split),
+                f'## Each scale by itself, {split}',
+                alone_table(results, split),
                 f'## IoU of each class, {split}',
                 class_table(results, split),
                 f'## Weight of each scale at 0.5/1/2, percent, {split}',

@@ -10,6 +10,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptSampleList, SampleList
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
 from ..decode_heads.base_multi_scale_head import (
     BaseMultiScaleHead,
@@ -61,8 +62,11 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
             no auxiliary heads. ``stats_scale`` names the scale whose batches
             the running statistics of batch normalisation in backbone, neck
             and seg heads are taken from; by default all scales', as in the
-            authors' code, which fit none of them. None for a model that is
-            not trained.
+            authors' code, which fit none of them. ``norm_eval=True``
+            normalises with running statistics and leaves them as they are,
+            everywhere but in the attention, as a trained model needs when it
+            is trained on at several scales. None for a model that is not
+            trained.
         test_cfg (dict, optional): With ``scales``, the relative sizes at
             test time, (0.5, 1.0, 2.0) in the paper, beside ``mode`` and the
             settings of ``slide`` inference, whose windows are sized at 1.0.
@@ -139,12 +143,16 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
 
     def train(self, mode: bool = True) -> MultiScaleAttentionSegmentor:
         """Set the mode; what is frozen stays in evaluation mode."""
-        if not (mode and self._attention_only):
-            return super().train(mode)
-        super().train(False)
-        self.training = True
-        for part in self.decode_head.attention_modules:
-            part.train()
+        norm_eval = (self.train_cfg or {}).get('norm_eval', False)
+        super().train(mode and not self._attention_only)
+        self.training = mode
+        if mode and norm_eval:
+            for layer in self.modules():
+                if isinstance(layer, _NormBase):
+                    layer.eval()
+        if mode and (norm_eval or self._attention_only):
+            for part in self.decode_head.attention_modules:
+                part.train()
         return self
 
     def _scales(self, cfg_name: str) -> tuple[float, ...]:

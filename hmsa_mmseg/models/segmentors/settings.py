@@ -15,7 +15,9 @@ from ..scale_fusion import Size, check_scales
 from ..utils import CAN_CHECKPOINT, checkpointable_blocks
 
 _CHECKPOINT = ('scales', 'backbone')
-_TRAIN_CFG_KEYS = ('scales', 'checkpoint', 'attention_only', 'stats_scale')
+_TRAIN_CFG_KEYS = (
+    *('scales', 'checkpoint', 'attention_only', 'norm_eval', 'stats_scale'),
+)
 _DTYPES = {
     None: None,
     'bfloat16': torch.bfloat16,
@@ -109,11 +111,19 @@ def check_train_cfg(
     _refuse_unknown(cfg, 'train_cfg', _TRAIN_CFG_KEYS)
     attention_only = cfg.get('attention_only', False)
     _check_bool(attention_only, 'model.train_cfg.attention_only')
+    norm_eval = cfg.get('norm_eval', False)
+    _check_bool(norm_eval, 'model.train_cfg.norm_eval')
     stats_scale = cfg.get('stats_scale')
     if stats_scale is not None and stats_scale not in scales:
         raise ValueError(
             f'model.train_cfg.stats_scale must be one of the scales {scales} '
             f'or None, got {stats_scale!r}'
+        )
+    if norm_eval and stats_scale is not None:
+        raise ValueError(
+            f'model.train_cfg.stats_scale={stats_scale!r} takes no statistics '
+            'with model.train_cfg.norm_eval=True, which leaves them as they '
+            'are; remove one'
         )
     names = cfg.get('checkpoint') or ()
     is_list = isinstance(names, (list, tuple))

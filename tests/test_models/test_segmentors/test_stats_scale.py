@@ -1,4 +1,4 @@
-"""`model.train_cfg.stats_scale`: whose statistics a trained model keeps."""
+"""`model.train_cfg.stats_scale` and `norm_eval`: whose statistics count."""
 
 import copy
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
+from torch import nn
 
 from hmsa_mmseg.models.scale_fusion import resize_image
 
@@ -81,6 +82,41 @@ def test_attention_sees_all_scales(build, make_batch):
     branches = [dict(m.decode_head.scale_attn.named_buffers()) for m in models]
     assert branches[0]
     torch.testing.assert_close(*branches, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('checkpoint', [(), ('scales', 'backbone')])
+@pytest.mark.parametrize('name', HEADS)
+def test_norm_eval(name, checkpoint, build, make_batch):
+    inputs, samples = make_batch()
+    model, plain = (
+        build(name, norm_eval=flag, checkpoint=checkpoint)
+        for flag in (True, False)
+    )
+    # As a test normalises: with each layer by itself in evaluation mode.
+    for key, layer in plain.named_modules():
+        if isinstance(layer, nn.BatchNorm2d) and 'scale_attn' not in key:
+            layer.eval()
+    before = statistics(model)
+    torch.testing.assert_close(
+        step(model, inputs, samples), step(plain, inputs, samples)
+    )
+    after = statistics(model)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    torch.testing.assert_close([*model.buffers()], [*plain.buffers()])
+    # mmseg's loops switch after each validation.
+    modes = [module.training for module in model.modules()]
+    model.eval()
+    assert not any(module.training for module in model.modules())
+    model.train()
+    assert [module.training for module in model.modules()] == modes
+    assert model.training
+
+
+def test_norm_eval_and_other_settings(build):
+    with pytest.raises(ValueError, match='stats_scale=1.0 takes no stat'):
+        build('hierarchical', norm_eval=True, stats_scale=1.0)
+    with pytest.raises(ValueError, match='norm_eval must be True or False'):
+        build('hierarchical', norm_eval='yes')
 
 
 @pytest.mark.parametrize('scale', [2.0, 'top', 0])
