@@ -10,8 +10,11 @@ classifier, and a checkpoint of it. The work folder then holds the config of
 the new model and its checkpoint, for train.py, test.py and all tools. What
 was interrupted goes on where it was.
 
-On several GPUs: from_zoo.py --attention-only writes the same config for
-train.py.
+--finetune trains all of the model on, at the scales of the test, which takes
+longer and gains more.
+
+On several GPUs: from_zoo.py --attention-only or --finetune writes the same
+config for train.py.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from hmsa_mmseg.utils.loading import load_model, read_config
 from hmsa_mmseg.zoo import convert, find_config
 from hmsa_mmseg.zoo.adaptation import (
     attention_scales,
+    finetune,
     set_checkpoint,
     train_attention_only,
     training_length,
@@ -77,6 +81,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='relative image sizes. Default: 0.5 1.0 2.0',
     )
     parser.add_argument(
+        '--finetune',
+        action='store_true',
+        help='train all of the model, not attention alone',
+    )
+    parser.add_argument(
         '--iters',
         type=int,
         help='iterations, or epochs where the config counts those. Default: '
@@ -100,7 +109,7 @@ def make_config(args: argparse.Namespace, work_dir: Path) -> Path:
     scales = check_scales(tuple(args.scales), '--scales', min_scales=2)
     conversion = convert(
         read_zoo_config(source),
-        train_scales=attention_scales(scales),
+        train_scales=scales if args.finetune else attention_scales(scales),
         test_scales=scales,
     )
     cfg, changes = conversion
@@ -108,7 +117,8 @@ def make_config(args: argparse.Namespace, work_dir: Path) -> Path:
     if os.path.exists(checkpoint):
         checkpoint = os.path.abspath(checkpoint)
     set_checkpoint(cfg, checkpoint, changes)
-    train_attention_only(cfg, changes, args.iters)
+    adapt = finetune if args.finetune else train_attention_only
+    adapt(cfg, changes, args.iters)
     cfg.merge_from_dict(args.cfg_options or {})
     if cfg.get('val_dataloader') is None:
         raise ValueError(
@@ -149,12 +159,28 @@ def score(path: Path, checkpoint: Path) -> dict[str, float]:
     """Score the model on the validation split, in three ways."""
     cfg = read_config(str(path))
     scales = tuple(cfg.model.test_cfg.scales)
-    rows = {
+    before = {
         'single scale, as it was': Row('logits', (1.0,)),
         'average over the scales': Row('probs', scales),
-        'attention over the scales': Row('blend', scales),
     }
-    model = load_model(cfg, str(checkpoint)).to(get_device())
+    after = {'attention over the scales': Row('blend', scales)}
+    if cfg.model.train_cfg.get('attention_only'):
+        # Its scales by themselves are those of the model that it was.
+        return _score(cfg, str(checkpoint), before | after)
+    old = Config(cfg.to_dict())
+    seg_head = cfg.model.decode_head.seg_head
+    old.model.decode_head = dict(
+        type='MultiScaleAverageHead', seg_head=seg_head
+    )
+    return _score(old, cfg.load_from, before) | _score(
+        cfg, str(checkpoint), after
+    )
+
+
+def _score(
+    cfg: Config, checkpoint: str, rows: dict[str, Row]
+) -> dict[str, float]:
+    model = load_model(cfg, checkpoint).to(get_device())
     loader = Runner.build_dataloader(cfg.val_dataloader)
     progress = ProgressBar(len(loader.dataset))
     found = score_scales(model, loader, [*rows.values()], progress.update)

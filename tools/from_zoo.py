@@ -23,6 +23,7 @@ import hmsa_mmseg  # noqa: F401  (registers the classes)
 from hmsa_mmseg.zoo import Conversion, convert, find_config, single_scale
 from hmsa_mmseg.zoo.adaptation import (
     attention_scales,
+    finetune,
     set_checkpoint,
     set_data_root,
     set_num_classes,
@@ -32,7 +33,7 @@ from hmsa_mmseg.zoo.adaptation import (
 from hmsa_mmseg.zoo.checkpoint import check_checkpoint
 from hmsa_mmseg.zoo.conversion import DEFAULT_SCALES
 from hmsa_mmseg.zoo.layout import left_out
-from hmsa_mmseg.zoo.naming import attention_only_name, config_name
+from hmsa_mmseg.zoo.naming import config_name, shortened_name
 from hmsa_mmseg.zoo.own_data import read_classes, set_folder
 from hmsa_mmseg.zoo.sizes import set_crop_size, set_image_scale
 from hmsa_mmseg.zoo.table import zoo_table
@@ -82,12 +83,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         nargs='+',
         help='relative image sizes in training. Default: 0.5 1.0; with '
-        '--attention-only those of --scales and half of the lowest',
+        '--finetune those of --scales, with --attention-only half of the '
+        'lowest, too',
     )
     parser.add_argument(
         '--attention-only',
         action='store_true',
         help='train the attention branch of a trained model alone',
+    )
+    parser.add_argument(
+        '--finetune',
+        action='store_true',
+        help='train all of a trained model on, at the scales of the test',
     )
     parser.add_argument(
         '--single-scale',
@@ -163,15 +170,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                 f'--{name.replace("_", "-")}: expected sides of 1 or more'
             )
     if args.checkpoint is None:
-        for name in ('attention_only', 'reinit_classifier'):
+        for name in ('attention_only', 'finetune', 'reinit_classifier'):
             if getattr(args, name):
                 parser.error(f'--{name.replace("_", "-")} needs a CHECKPOINT')
-    for name in ('attention_only', 'scales', 'train_scales'):
+    for name in ('attention_only', 'finetune', 'scales', 'train_scales'):
         if args.single_scale and getattr(args, name):
             parser.error(
                 f'--{name.replace("_", "-")} is of the multi-scale model, '
                 'not of --single-scale'
             )
+    if args.attention_only and args.finetune:
+        parser.error('--attention-only and --finetune exclude each other')
     if args.attention_only and args.reinit_classifier:
         parser.error(
             '--attention-only freezes the classifiers, which '
@@ -191,6 +200,8 @@ def converted(
         given.setdefault(
             'train_scales', attention_scales(args.scales or DEFAULT_SCALES)
         )
+    if args.finetune:
+        given.setdefault('train_scales', args.scales or DEFAULT_SCALES)
     cfg = read_zoo_config(path)
     conversion = (
         single_scale(cfg) if args.single_scale else convert(cfg, **given)
@@ -216,6 +227,8 @@ def converted(
         set_checkpoint(cfg, checkpoint, changes)
     if args.attention_only:
         train_attention_only(cfg, changes)
+    if args.finetune:
+        finetune(cfg, changes)
     return conversion, told
 
 
@@ -227,10 +240,11 @@ def out_path(args: argparse.Namespace, conversion: Conversion) -> Path:
     """
     stem = find_config(args.config).stem
     name = f'single_{stem}' if args.single_scale else config_name(stem)
-    if args.attention_only:
+    if args.attention_only or args.finetune:
         _, new = training_length(conversion.cfg)
         old = training_length(read_zoo_config(find_config(args.config)))[1]
-        name = attention_only_name(name, old, new)
+        what = 'finetune' if args.finetune else 'attn-only'
+        name = shortened_name(name, what, old, new)
     path = args.out or Path()
     if path.is_dir() or path.suffix != '.py':
         path = path / f'{name}.py'

@@ -20,8 +20,12 @@ from demo.methods import write_json
 from demo.running import lock_folder, mmseg_tools, run_logged
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'camvid'
-NAME = '{}_efficientnet-lite0_fpn_1xb4-{}_camvid-192x256.py'
+SUFFIX = 'camvid-192x256.py'
+NAME = '{}_efficientnet-lite0_fpn_1xb4-{}_' + SUFFIX
+SINGLE = 'fpn_efficientnet-lite0_1xb4-{}_' + SUFFIX
 THREE, FOUR = (0.5, 1.0, 2.0), (0.25, 0.5, 1.0, 2.0)
+
+VALIDATION = ('cfg', 'dataloader', 'evaluator')
 
 
 class Job(NamedTuple):
@@ -42,37 +46,35 @@ class Job(NamedTuple):
 
 
 ALONE = tuple(('logits', (scale,)) for scale in FOUR)
-BLENDS = (
-    *ALONE,
-    ('blend', (0.5, 1.0)),
-    ('blend', THREE),
-    ('blend', FOUR),
-    ('blend', THREE, True),
+MEANS = (*ALONE, ('logits', THREE), ('probs', THREE))
+BLENDS = (('blend', (0.5, 1.0)), ('blend', THREE), ('blend', FOUR))
+FINETUNED = SINGLE.format('finetune-0.4k')
+HIER, ATTN, JOINT = (
+    NAME.format('hmsa', what)
+    for what in ('finetune-0.1k', 'attn-only-0.08k', '2k')
 )
-MEANS = (
-    *ALONE,
-    ('logits', THREE),
-    ('probs', THREE),
-    ('probs', (1.0,), True),
-    ('logits', THREE, True),
-    ('probs', THREE, True),
-)
-HIER, ATTN = NAME.format('hmsa', '2k'), NAME.format('hmsa', 'attn-only-0.1k')
+EXPLICIT = NAME.format('attnscale', 'finetune-0.1k')
 JOBS = {
-    'single': Job(
-        'fpn_efficientnet-lite0_1xb4-2k_camvid-192x256.py',
-        NAME.format('average', '2k'),
-        None,
-        MEANS,
+    'single': Job(SINGLE.format('2k'), FINETUNED, None, MEANS),
+    'finetuned': Job(
+        FINETUNED,
+        FINETUNED,
+        'single',
+        (
+            *MEANS,
+            ('probs', (1.0,), True),
+            ('logits', THREE, True),
+            ('probs', THREE, True),
+        ),
     ),
-    'attention': Job(ATTN, ATTN, 'single', BLENDS),
-    'hierarchical': Job(HIER, HIER, None, BLENDS),
-    'explicit': Job(
-        NAME.format('attnscale', '2k'),
-        NAME.format('attnscale', '2k'),
-        None,
-        (('blend', THREE), ('blend', THREE, True)),
+    'attention': Job(
+        ATTN, ATTN, 'finetuned', (*BLENDS, ('blend', THREE, True))
     ),
+    'hierarchical': Job(
+        HIER, HIER, 'single', (*ALONE, *BLENDS, ('blend', THREE, True))
+    ),
+    'explicit': Job(EXPLICIT, EXPLICIT, 'single', (('blend', THREE),)),
+    'joint': Job(JOINT, JOINT, None, (*ALONE, *BLENDS)),
 }
 
 
@@ -123,6 +125,8 @@ class Experiment:
         print(f'{key}, seed {seed}: train', flush=True)
         folder = checkpoint.parent
         options = [f'randomness.seed={seed}']
+        # Scored afterwards, which is no part of what training takes.
+        options += [f'val_{part}=None' for part in VALIDATION]
         if job.start is not None:
             options.append(f'load_from={self.checkpoint(job.start, seed)}')
         tool, config = mmseg_tools() / 'train.py', CONFIGS / job.train

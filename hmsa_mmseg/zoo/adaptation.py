@@ -14,9 +14,11 @@ from .refusals import NotConvertible
 # Their losses read outputs that they and their backbones give in training
 # mode alone; what is frozen is not in it.
 NO_FROZEN_LOSS = ('DDRHead', 'PIDHead')
-# Part of a training's length in which attention alone is trained: measured
-# on CamVid (docs/camvid.md), as are scales and sizes of images below.
-ATTENTION_SHARE = 1 / 20
+# Of a training's length, for attention alone and for fine-tuning; of its
+# learning rate, when fine-tuning, for what is trained and what is new.
+# Measured on CamVid (docs/camvid.md), as are scales and sizes below.
+SHARE = 1 / 20
+FINETUNE_LR, NEW_LR = 0.3, 3.0
 
 
 def attention_scales(test_scales: Sequence[float]) -> tuple[float, ...]:
@@ -187,7 +189,7 @@ def _drop_pretrained(value: Any, key: str, changes: dict[str, str]) -> None:
 def train_attention_only(
     cfg: Config, changes: dict[str, str], length: int | None = None
 ) -> None:
-    """Train the attention branch alone, in a part of the iterations.
+    """Train the attention branch of a trained model alone, and shortly.
 
     Images are seen in the size that they are tested at: a random size, times
     each scale, would teach what no test asks.
@@ -196,7 +198,7 @@ def train_attention_only(
         cfg (Config): A converted config, with ``load_from``.
         changes (dict[str, str]): Where to note what was changed.
         length (int, optional): Iterations, or epochs where the config counts
-            those. Defaults to None, :data:`ATTENTION_SHARE` of the config's.
+            those. Defaults to None, :data:`SHARE` of the config's.
 
     Raises:
         NotConvertible: If the losses need parts that would be frozen.
@@ -215,14 +217,60 @@ def train_attention_only(
         'backbone, heads and statistics stay as they are'
     )
     _resize_as_tested(cfg, changes)
+    _shorten(cfg, changes, length)
+
+
+def finetune(
+    cfg: Config, changes: dict[str, str], length: int | None = None
+) -> None:
+    """Train all of a trained model, and shortly, as it will be tested.
+
+    Beside images of the test's size: statistics of batch normalisation stay
+    as they are, for those of a batch of one scale are not the trained
+    model's; a lower learning rate, but for the attention, which is new.
+
+    Args:
+        cfg (Config): A converted config, with ``load_from``.
+        changes (dict[str, str]): Where to note what was changed.
+        length (int, optional): Iterations, or epochs where the config counts
+            those. Defaults to None, :data:`SHARE` of the config's.
+
+    Raises:
+        ValueError: If the config has no schedule.
+    """
+    cfg.model.train_cfg.norm_eval = True
+    changes['model.train_cfg'] = 'statistics stay as they are'
+    _resize_as_tested(cfg, changes)
+    _shorten(cfg, changes, length)
+    wrapper = cfg.optim_wrapper
+    lr = wrapper.optimizer.lr
+    wrapper.optimizer.lr = lr * FINETUNE_LR
+    changes['optim_wrapper.optimizer.lr'] = f'was {lr}'
+    paramwise = wrapper.get('paramwise_cfg') or ConfigDict()
+    if 'constructor' in wrapper:  # of rates by layer, not by name
+        return
+    custom = paramwise.setdefault('custom_keys', ConfigDict())
+    name = 'decode_head.scale_attn.conv0.weight'
+    # mmengine takes the longest key that fits.
+    keys = sorted((key for key in custom if key in name), key=len)
+    usual = custom[keys[-1]].get('lr_mult', 1.0) if keys else 1.0
+    custom.scale_attn = ConfigDict(lr_mult=usual * NEW_LR / FINETUNE_LR)
+    wrapper.paramwise_cfg = paramwise
+    changes['optim_wrapper.paramwise_cfg.custom_keys.scale_attn'] = (
+        'the attention is new'
+    )
+
+
+def _shorten(cfg: Config, changes: dict[str, str], length: int | None) -> None:
+    """Shorten the schedule to ``length``, by default to a share of it."""
     found = training_length(cfg)
     if found is None:
         raise ValueError(
             f'train_cfg={cfg.get("train_cfg")!r}: expected max_iters or '
-            'max_epochs to shorten for --attention-only'
+            'max_epochs to shorten'
         )
     name, old = found
-    new = length or max(round(old * ATTENTION_SHARE), 1)
+    new = length or max(round(old * SHARE), 1)
     cfg.train_cfg[name] = new
     changes['train_cfg'] = f'was {old}; the schedule is shortened with it'
 

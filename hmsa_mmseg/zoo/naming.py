@@ -45,16 +45,19 @@ def config_name(stem: str) -> str:
     return '_'.join(['hmsa', *components, *rest])
 
 
-def attention_only_name(name: str, old: int | None, new: int | None) -> str:
-    """Name of the recipe that trains attention alone.
+def shortened_name(
+    name: str, what: str, old: int | None, new: int | None
+) -> str:
+    """Name of a recipe for a trained model.
 
     Args:
         name (str): Of the converted config.
-        old (int, optional): Its iterations.
+        what (str): Of the recipe, such as ``attn-only``.
+        old (int, optional): Iterations of the converted config.
         new (int, optional): Those of the recipe.
 
     Returns:
-        str: With ``attn-only`` before the iterations in the training part.
+        str: With ``what`` before the iterations in the training part.
     """
     parts = name.split('_')
     for i, part in enumerate(parts):
@@ -62,8 +65,8 @@ def attention_only_name(name: str, old: int | None, new: int | None) -> str:
             if old and new and part.endswith(f'-{old // 1000}k'):
                 part = part[: part.rindex('-')]
                 length = f'{new // 1000}k' if new % 1000 == 0 else str(new)
-                parts[i] = f'{part}-attn-only-{length}'
+                parts[i] = f'{part}-{what}-{length}'
             else:
-                parts[i] = f'{part}-attn-only'
+                parts[i] = f'{part}-{what}'
             return '_'.join(parts)
-    return f'{name}_attn-only'
+    return f'{name}_{what}'

@@ -85,6 +85,8 @@ def header(cfg: Config, source: Path) -> list[str]:
         what = 'A model of the zoo, without attention'
     elif cfg.model.train_cfg.get('attention_only'):
         what = 'Attention alone for a trained model of the zoo'
+    elif cfg.model.train_cfg.get('norm_eval'):
+        what = 'A trained model of the zoo, trained on with attention'
     else:
         what = 'Hierarchical multi-scale attention for a model of the zoo'
     return [

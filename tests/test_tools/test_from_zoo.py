@@ -298,8 +298,9 @@ def test_the_table(from_zoo, monkeypatch, tmp_path):
     assert '| dpt | 1 | yes |' in said
 
 
+@pytest.mark.parametrize('option', [[], ['--finetune']])
 def test_attention_in_one_command(
-    load_tool, small, data_root, tmp_path, capsys, monkeypatch
+    option, load_tool, small, data_root, tmp_path, capsys, monkeypatch
 ):
     """Trained, scored, not trained again; the single scale is as it was."""
     monkeypatch.chdir(tmp_path)
@@ -313,13 +314,23 @@ def test_attention_in_one_command(
         f'{name}_dataloader.dataset.data_root={data_root}'
         for name in ('train', 'val', 'test')
     ]
-    args = [config, checkpoint, '--work-dir', 'work', '--iters', 2]
+    args = [config, checkpoint, '--work-dir', 'work', '--iters', 2, *option]
     args = [*map(str, args), '--cfg-options', *roots]
     tool = load_tool('add_attention.py')
     assert tool.main(args) == 0
     found = json.loads((tmp_path / 'work' / 'scores.json').read_text())
     last = tmp_path / 'work' / 'iter_2.pth'
     trained = last.read_bytes()
+    weights = torch.load(last, weights_only=True)['state_dict']
+    is_same = {
+        key: torch.equal(weights[key], value)
+        for key, value in state['state_dict'].items()
+        if key.startswith('backbone')
+    }
+    assert is_same
+    # Fine-tuning leaves the statistics as they are, and nothing else.
+    for key, same in is_same.items():
+        assert same == (not option or 'running' in key or 'num_b' in key), key
     assert tool.main(args) == 0
     assert last.read_bytes() == trained
     # The single scale is the stock model.

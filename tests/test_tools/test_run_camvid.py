@@ -30,6 +30,7 @@ def root(tmp_path):
     """Two seeds of the single scale, one of attention alone, two classes."""
     for seed in (0, 1):
         write(tmp_path / f'single-{seed}', seed, SINGLE)
+        write(tmp_path / f'finetuned-{seed}', seed, SINGLE)
     write(tmp_path / 'attention-1', 1, ATTENTION)
     (tmp_path / 'hierarchical-0').mkdir()
     return tmp_path
@@ -48,19 +49,19 @@ def write(folder, seed, rows):
 
 
 def test_report(tool, root, tmp_path):
-    starts = dict(single=None, attention='single')
+    starts = dict(single=None, finetuned='single', attention='finetuned')
     written = tool.write_report(root, tmp_path / 'out', starts)
     files = {path.name: path for path in written}
     assert files.keys() == {'results.md', 'results.json', 'test.png'}
     text = files['results.md'].read_text()
     for line in (
         '| single scale | - | 55.0 (50.0 to 60.0) | 0.0 (0.0 to 0.0) | 2 |',
-        # Against the single scale of the same seed.
+        # Against the fine-tuned single scale of the same seed.
         '| attention alone, 0.5/1/2 | - | 66.0 | 6.0 | 1 |',
         '| attention alone, 0.5/1/2 - single | - | +6.0 | +6.0 |',
         '| single | 40.0 | 45.0 | 55.0 | 50.0 |',
-        '| attention | 12 | 25 | 2.00 |',
-        '| sky | 54.0 | 55.5 | 65.0 |',
+        '| attention | 12 | 38 | 1.50 |',
+        '| sky | 54.0 | 54.0 | 55.5 | 65.0 |',
         '| road | 10 | 20 | 70 |',
     ):
         assert line in text.splitlines()

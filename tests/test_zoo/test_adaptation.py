@@ -5,11 +5,14 @@ import copy
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
+from torch import nn
 
 from hmsa_mmseg.zoo import NotConvertible, convert, single_scale
 from hmsa_mmseg.zoo.adaptation import (
     attention_scales,
+    finetune,
     set_checkpoint,
     set_data_root,
     set_num_classes,
@@ -188,6 +191,40 @@ def test_attention_only(fresh, build_small):
     for name in (DDRNET, 'pidnet-s_2xb6-120k_1024x1024-cityscapes'):
         with pytest.raises(NotConvertible, match='cannot be frozen'):
             train_attention_only(fresh(name), {})
+
+
+def test_finetune(fresh, build_small):
+    for name, usual in ((SEGFORMER, 10.0), (FCN, 1.0)):
+        cfg, changes = fresh(name), {}
+        lr, length = cfg.optim_wrapper.optimizer.lr, cfg.train_cfg.max_iters
+        finetune(cfg, changes)
+        assert cfg.train_cfg.max_iters == length / 20
+        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.3 * lr)
+        model = build_small(cfg)
+        assert all(p.requires_grad for p in model.parameters())
+        training = {
+            name
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.BatchNorm2d) and layer.training
+        }
+        assert training == {f'decode_head.scale_attn.bn{i}' for i in range(2)}
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        names = {id(p): name for name, p in model.named_parameters()}
+        rates = {
+            names[id(p)]: group['lr']
+            for group in wrapper.optimizer.param_groups
+            for p in group['params']
+        }
+        # Three times that of the head, which the fine-tuning lowers.
+        attn = rates['decode_head.scale_attn.conv0.weight']
+        assert attn == pytest.approx(3 * usual * lr)
+        seg = rates['decode_head.seg_head.conv_seg.weight']
+        assert seg == pytest.approx(0.3 * usual * lr)
+    beit = 'beit-base_upernet_8xb2-160k_ade20k-640x640'
+    cfg, changes = fresh(beit), {}
+    finetune(cfg, changes)
+    assert 'custom_keys' not in cfg.optim_wrapper.paramwise_cfg
+    assert 'model.train_cfg' in changes
 
 
 def test_scales_of_attention():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hmsa_mmseg.zoo.naming import attention_only_name, config_name
+from hmsa_mmseg.zoo.naming import config_name, shortened_name
 
 TAIL = '4xb2-80k_cityscapes-512x1024'
 NAMES = {
@@ -34,14 +34,17 @@ def test_names(stem):
 
 def test_attention_only():
     name = NAMES['ocrnet_hr48_4xb2-160k_cityscapes-512x1024']
-    assert attention_only_name(name, 160000, 40000) == (
+    assert shortened_name(name, 'attn-only', 160000, 40000) == (
         # That of our own config.
         'hmsa_hr48_ocr_4xb2-attn-only-40k_cityscapes-512x1024'
     )
-    assert attention_only_name(name, 100000, 12500) == (
+    assert shortened_name(name, 'attn-only', 100000, 12500) == (
         'hmsa_hr48_ocr_4xb2-160k-attn-only_cityscapes-512x1024'
     )
-    assert attention_only_name('hmsa_x_4xb2-10k_y', 10000, 2500) == (
+    assert shortened_name('hmsa_x_4xb2-10k_y', 'attn-only', 10000, 2500) == (
         'hmsa_x_4xb2-attn-only-2500_y'
     )
-    assert attention_only_name('hmsa_voc', 20000, 5000) == 'hmsa_voc_attn-only'
+    assert (
+        shortened_name('hmsa_voc', 'finetune', 20000, 5000)
+        == 'hmsa_voc_finetune'
+    )

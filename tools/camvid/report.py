@@ -8,12 +8,19 @@ from demo.methods import write_json
 # What each line of the table is called: job, row, name.
 LINES = (
     ('single', 'logits 1', 'single scale'),
-    ('single', 'probs 1 flip', 'single scale, flip'),
-    ('single', 'logits 0.5/1/2', 'average of logits, 0.5/1/2'),
-    ('single', 'probs 0.5/1/2', 'average of probabilities, 0.5/1/2'),
-    ('single', 'logits 0.5/1/2 flip', 'average of logits, 0.5/1/2, flip'),
-    ('single', 'probs 0.5/1/2 flip', 'average of probabilities, flip'),
+    ('single', 'logits 0.5/1/2', 'its average 0.5/1/2, of logits'),
+    ('single', 'probs 0.5/1/2', 'its average 0.5/1/2, of probabilities'),
+    ('finetuned', 'logits 1', 'single scale, fine-tuned'),
+    ('finetuned', 'probs 1 flip', 'the same, flip'),
+    ('finetuned', 'logits 0.5/1/2', 'its average, of logits'),
+    ('finetuned', 'probs 0.5/1/2', 'its average, of probabilities'),
+    ('finetuned', 'logits 0.5/1/2 flip', 'its average, of logits, flip'),
+    ('finetuned', 'probs 0.5/1/2 flip', 'its average, of probabilities, flip'),
     ('explicit', 'blend 0.5/1/2', 'explicit attention, 0.5/1/2'),
+    ('joint', 'logits 1', 'hierarchical, from ImageNet, 1 alone'),
+    ('joint', 'blend 0.5/1', 'hierarchical, from ImageNet, 0.5/1'),
+    ('joint', 'blend 0.5/1/2', 'hierarchical, from ImageNet, 0.5/1/2'),
+    ('joint', 'blend 0.25/0.5/1/2', 'hierarchical, from ImageNet, with 0.25'),
     ('hierarchical', 'logits 1', 'hierarchical, 1 alone'),
     ('hierarchical', 'blend 0.5/1', 'hierarchical, 0.5/1'),
     ('hierarchical', 'blend 0.5/1/2', 'hierarchical, 0.5/1/2'),
@@ -24,6 +31,8 @@ LINES = (
     ('attention', 'blend 0.25/0.5/1/2', 'attention alone, 0.25/0.5/1/2'),
     ('attention', 'blend 0.5/1/2 flip', 'attention alone, 0.5/1/2, flip'),
 )
+# What others are compared with.
+BASE = ('finetuned', 'logits 1')
 # Differences in mIoU that are shown for each seed: name, job and row, and
 # job and row of what it is compared with.
 DIFFERENCES = tuple(
@@ -34,14 +43,16 @@ DIFFERENCES = tuple(
     )
     for what, scales, other in (
         ('0.5/1/2 - single', '0.5/1/2', ('single', 'logits 1')),
-        ('0.5/1/2 - average', '0.5/1/2', ('single', 'probs 0.5/1/2')),
+        ('0.5/1/2 - fine-tuned', '0.5/1/2', BASE),
+        ('0.5/1/2 - average', '0.5/1/2', ('finetuned', 'probs 0.5/1/2')),
         ('0.25 added', '0.25/0.5/1/2', (key, 'blend 0.5/1/2')),
     )
 )
 # Lines whose classes and plot are shown.
 SHOWN = {
     ('single', 'logits 1'): '#000000',
-    ('single', 'probs 0.5/1/2'): '#E69F00',
+    ('finetuned', 'logits 1'): '#56B4E9',
+    ('finetuned', 'probs 0.5/1/2'): '#E69F00',
     ('explicit', 'blend 0.5/1/2'): '#D55E00',
     ('attention', 'blend 0.5/1/2'): '#009E73',
     ('hierarchical', 'blend 0.5/1/2'): '#0072B2',
@@ -131,16 +142,16 @@ def score_table(results):
 
     Returns:
         str: Markdown: mean and range over the seeds on both splits, and on
-        the test split the difference to the single scale.
+        the test split the difference to :data:`BASE`.
     """
     lines = [
-        '| method | val mIoU | test mIoU | test, over single scale | seeds |',
+        '| method | val mIoU | test mIoU | test, over fine-tuned | seeds |',
         '| :-- | --: | --: | --: | --: |',
     ]
     for key, row, title in LINES:
         val, test = (values(results, key, row, s) for s in ('val', 'test'))
         if val or test:
-            gain = gains(results, key, row, 'test', LINES[0][:2])
+            gain = gains(results, key, row, 'test', BASE)
             cells = [title, _cell(val), _cell(test), _cell(gain)]
             cells.append(str(max(len(val), len(test))))
             lines.append('| ' + ' | '.join(cells) + ' |')
@@ -190,7 +201,8 @@ def cost_table(results, starts):
 
     Returns:
         str: Markdown: mean processor seconds of the training itself and with
-        those before it, and these over the single scale's.
+        those before it, and these over those of the single scale,
+        fine-tuned.
     """
     spent = {
         key: mean(run['seconds'] for run in runs.values() if 'seconds' in run)
@@ -198,16 +210,17 @@ def cost_table(results, starts):
         if any('seconds' in run for run in runs.values())
     }
     lines = [
-        '| model | processor seconds | with what it starts from | of single |',
+        '| model | processor seconds | with what it starts from | of that of '
+        'fine-tuned |',
         '| :-- | --: | --: | --: |',
     ]
     for key, own in spent.items():
         chain = [key]
         while starts[chain[-1]] is not None:
             chain.append(starts[chain[-1]])
-        if all(one in spent for one in [*chain, 'single']):
+        if all(one in spent for one in (*chain, 'single', 'finetuned')):
             total = sum(spent[one] for one in chain)
-            share = total / spent['single']
+            share = total / (spent['single'] + spent['finetuned'])
             lines.append(f'| {key} | {own:.0f} | {total:.0f} | {share:.2f} |')
     return '\n'.join(lines)
 
@@ -232,7 +245,11 @@ def class_table(results, split):
 
 def weight_table(results, split):
     """Format the weight of each scale by true class, in percent."""
-    jobs = [key for key in ('attention', 'hierarchical') if key in results]
+    jobs = [
+        key
+        for key in ('attention', 'hierarchical')
+        if _weights(results, key, split)
+    ]
     lines = [
         '| class | '
         + ' | '.join(f'{key}: {s}' for key in jobs for s in ('0.5', '1', '2'))
@@ -253,7 +270,7 @@ def weight_table(results, split):
 def _weights(results, key, split):
     return [
         run[split]['weights']['blend 0.5/1/2']
-        for run in results[key].values()
+        for run in results.get(key, {}).values()
         if split in run
     ]
 

@@ -24,6 +24,11 @@ train_pipeline = [
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
+# For a model that is trained on: images of the size that they are tested at.
+finetune_pipeline = [
+    dict(step, ratio_range=(1.0, 1.0)) if 'ratio_range' in step else step
+    for step in train_pipeline
+]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadSegLabels', num_classes=11),

@@ -116,6 +116,7 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
             read_test_cfg(self.test_cfg, self.decode_head)
         if self._attention_only:
             self._freeze_all_but_attention()
+        self.train(self.training)
 
     @property
     def _attention_only(self) -> bool:
@@ -139,7 +140,6 @@ class MultiScaleAttentionSegmentor(EncoderDecoder):
         self.requires_grad_(False)
         for part in parts:
             part.requires_grad_(True)
-        self.train(self.training)
 
     def train(self, mode: bool = True) -> MultiScaleAttentionSegmentor:
         """Set the mode; what is frozen stays in evaluation mode."""

@@ -113,7 +113,7 @@ def test_norm_eval(name, checkpoint, build, make_batch):
 
 
 def test_norm_eval_and_other_settings(build):
-    with pytest.raises(ValueError, match='stats_scale=1.0 takes no stat'):
+    with pytest.raises(ValueError, match=r'stats_scale=1\.0 takes no stat'):
         build('hierarchical', norm_eval=True, stats_scale=1.0)
     with pytest.raises(ValueError, match='norm_eval must be True or False'):
         build('hierarchical', norm_eval='yes')

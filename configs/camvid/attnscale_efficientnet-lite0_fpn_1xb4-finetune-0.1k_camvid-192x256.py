@@ -1,6 +1,5 @@
-# Attention alone for the trained single-scale model, at every scale that the
-# test uses and half of the lowest: what tools/add_attention.py makes of that
-# model's config, but for the lr.
+# Explicit attention to scale (https://arxiv.org/abs/1511.03339), trained as
+# the hierarchical one.
 _base_ = './fpn_efficientnet-lite0_1xb4-2k_camvid-192x256.py'
 # Where train.py puts it unless it is told otherwise.
 load_from = (
@@ -11,20 +10,20 @@ model = dict(
     backbone=dict(init_cfg=None),  # load_from has these weights
     decode_head=dict(
         _delete_=True,
-        type='HierarchicalMSAttentionHead',
+        type='AttentionToScaleHead',
+        num_scales=3,
         seg_head=_base_.model.decode_head,
+        loss_scale=dict(_base_.model.decode_head.loss_decode, loss_weight=0.4),
     ),
-    train_cfg=dict(scales=(0.25, 0.5, 1.0, 2.0), attention_only=True),
+    train_cfg=dict(scales=(0.5, 1.0, 2.0), norm_eval=True),
     test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0)),
 )
-# Images in the size that they are tested at.
-train_pipeline = [
-    dict(step, ratio_range=(1.0, 1.0)) if 'ratio_range' in step else step
-    for step in _base_.train_pipeline
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-optim_wrapper = dict(optimizer=dict(lr=3e-3))
-# A twentieth of the single scale's.
+train_dataloader = dict(dataset=dict(pipeline=_base_.finetune_pipeline))
+optim_wrapper = dict(
+    optimizer=dict(lr=3e-4),
+    # The attention is new.
+    paramwise_cfg=dict(custom_keys=dict(scale_attn=dict(lr_mult=10.0))),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=10, by_epoch=False),
     dict(
@@ -32,4 +31,3 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(max_iters=100, val_interval=100)
-default_hooks = dict(checkpoint=dict(interval=50))
