@@ -10,8 +10,7 @@ classifier, and a checkpoint of it. The work folder then holds the config of
 the new model and its checkpoint, for train.py, test.py and all tools. What
 was interrupted goes on where it was.
 
---finetune trains all of the model on, at the scales of the test, which takes
-longer and gains more.
+--finetune trains all of the model on, which takes longer.
 
 On several GPUs: from_zoo.py --attention-only or --finetune writes the same
 config for train.py.
@@ -43,8 +42,8 @@ from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.loading import load_model, read_config
 from hmsa_mmseg.zoo import convert, find_config
 from hmsa_mmseg.zoo.adaptation import (
-    attention_scales,
     finetune,
+    finetune_scales,
     set_checkpoint,
     train_attention_only,
     training_length,
@@ -109,7 +108,7 @@ def make_config(args: argparse.Namespace, work_dir: Path) -> Path:
     scales = check_scales(tuple(args.scales), '--scales', min_scales=2)
     conversion = convert(
         read_zoo_config(source),
-        train_scales=scales if args.finetune else attention_scales(scales),
+        train_scales=finetune_scales(scales),
         test_scales=scales,
     )
     cfg, changes = conversion

@@ -22,8 +22,8 @@ import hmsa_mmseg  # noqa: F401  (registers the classes)
 
 from hmsa_mmseg.zoo import Conversion, convert, find_config, single_scale
 from hmsa_mmseg.zoo.adaptation import (
-    attention_scales,
     finetune,
+    finetune_scales,
     set_checkpoint,
     set_data_root,
     set_num_classes,
@@ -83,8 +83,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         nargs='+',
         help='relative image sizes in training. Default: 0.5 1.0; with '
-        '--finetune those of --scales, with --attention-only half of the '
-        'lowest, too',
+        '--attention-only or --finetune those of --scales and half of the '
+        'lowest',
     )
     parser.add_argument(
         '--attention-only',
@@ -196,12 +196,10 @@ def converted(
     told: list[str] = []
     scales = dict(train_scales=args.train_scales, test_scales=args.scales)
     given = {key: value for key, value in scales.items() if value is not None}
-    if args.attention_only:
+    if args.attention_only or args.finetune:
         given.setdefault(
-            'train_scales', attention_scales(args.scales or DEFAULT_SCALES)
+            'train_scales', finetune_scales(args.scales or DEFAULT_SCALES)
         )
-    if args.finetune:
-        given.setdefault('train_scales', args.scales or DEFAULT_SCALES)
     cfg = read_zoo_config(path)
     conversion = (
         single_scale(cfg) if args.single_scale else convert(cfg, **given)

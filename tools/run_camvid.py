@@ -67,12 +67,9 @@ JOBS = {
             ('probs', THREE, True),
         ),
     ),
-    'attention': Job(
-        ATTN, ATTN, 'finetuned', (*BLENDS, ('blend', THREE, True))
-    ),
-    'hierarchical': Job(
-        HIER, HIER, 'single', (*ALONE, *BLENDS, ('blend', THREE, True))
-    ),
+    'attention-single': Job(ATTN, ATTN, 'single', BLENDS),
+    'attention': Job(ATTN, ATTN, 'finetuned', BLENDS),
+    'hierarchical': Job(HIER, HIER, 'single', (*ALONE, *BLENDS)),
     'explicit': Job(EXPLICIT, EXPLICIT, 'single', (('blend', THREE),)),
     'joint': Job(JOINT, JOINT, None, (*ALONE, *BLENDS)),
 }

@@ -13,7 +13,6 @@ model = dict(
         type='AttentionToScaleHead',
         num_scales=3,
         seg_head=_base_.model.decode_head,
-        loss_scale=dict(_base_.model.decode_head.loss_decode, loss_weight=0.4),
     ),
     train_cfg=dict(scales=(0.5, 1.0, 2.0), norm_eval=True),
     test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0)),

@@ -1,6 +1,7 @@
 # Hierarchical attention: all of the trained single-scale model trained on at
-# the scales of the test, as by `tools/add_attention.py --finetune`, for as
-# long as 530 iterations at one scale take.
+# the scales of the test and half of the lowest, as by
+# `tools/add_attention.py --finetune`, for as long as 530 iterations at one
+# scale take.
 _base_ = './fpn_efficientnet-lite0_1xb4-2k_camvid-192x256.py'
 # Where train.py puts it unless it is told otherwise.
 load_from = (
@@ -13,9 +14,8 @@ model = dict(
         _delete_=True,
         type='HierarchicalMSAttentionHead',
         seg_head=_base_.model.decode_head,
-        loss_scale=dict(_base_.model.decode_head.loss_decode, loss_weight=0.4),
     ),
-    train_cfg=dict(scales=(0.5, 1.0, 2.0), norm_eval=True),
+    train_cfg=dict(scales=(0.25, 0.5, 1.0, 2.0), norm_eval=True),
     test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0)),
 )
 train_dataloader = dict(dataset=dict(pipeline=_base_.finetune_pipeline))

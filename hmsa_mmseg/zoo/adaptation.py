@@ -21,8 +21,8 @@ SHARE = 1 / 20
 FINETUNE_LR, NEW_LR = 0.3, 3.0
 
 
-def attention_scales(test_scales: Sequence[float]) -> tuple[float, ...]:
-    """Scales at which attention alone is trained for a test.
+def finetune_scales(test_scales: Sequence[float]) -> tuple[float, ...]:
+    """Scales at which a trained model is trained on for a test.
 
     Half of the lowest is among them, so that adding it later is no guess; it
     costs a quarter of the cheapest.

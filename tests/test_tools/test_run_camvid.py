@@ -15,7 +15,10 @@ SINGLE = {
     'logits 2': (50.0, 50.0),
     'probs 0.5/1/2': (52.0, 61.0),
 }
-ATTENTION = {'blend 0.5/1/2': (54.0, 66.0)}
+ATTENTION = {
+    'blend 0.5/1/2': (54.0, 66.0),
+    'blend 0.25/0.5/1/2': (54.0, 66.5),
+}
 
 
 @pytest.fixture
@@ -57,8 +60,8 @@ def test_report(tool, root, tmp_path):
     for line in (
         '| single scale | - | 55.0 (50.0 to 60.0) | 0.0 (0.0 to 0.0) | 2 |',
         # Against the fine-tuned single scale of the same seed.
-        '| attention alone, 0.5/1/2 | - | 66.0 | 6.0 | 1 |',
-        '| attention alone, 0.5/1/2 - single | - | +6.0 | +6.0 |',
+        '| attention alone on it, 0.5/1/2 | - | 66.0 | 6.0 | 1 |',
+        '| attention alone on fine-tuned: 0.25 added | - | +0.5 | +0.5 |',
         '| single | 40.0 | 45.0 | 55.0 | 50.0 |',
         '| attention | 12 | 38 | 1.50 |',
         '| sky | 54.0 | 54.0 | 55.5 | 65.0 |',

@@ -11,8 +11,8 @@ from torch import nn
 
 from hmsa_mmseg.zoo import NotConvertible, convert, single_scale
 from hmsa_mmseg.zoo.adaptation import (
-    attention_scales,
     finetune,
+    finetune_scales,
     set_checkpoint,
     set_data_root,
     set_num_classes,
@@ -228,9 +228,9 @@ def test_finetune(fresh, build_small):
 
 
 def test_scales_of_attention():
-    assert attention_scales((2.0, 0.5, 1)) == (0.25, 0.5, 1.0, 2.0)
+    assert finetune_scales((2.0, 0.5, 1)) == (0.25, 0.5, 1.0, 2.0)
     with pytest.raises(ValueError, match='test_scales must be a list of 1'):
-        attention_scales((0.5, 0.5))
+        finetune_scales((0.5, 0.5))
 
 
 def test_other_schedules():

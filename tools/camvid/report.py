@@ -10,12 +10,21 @@ LINES = (
     ('single', 'logits 1', 'single scale'),
     ('single', 'logits 0.5/1/2', 'its average 0.5/1/2, of logits'),
     ('single', 'probs 0.5/1/2', 'its average 0.5/1/2, of probabilities'),
+    ('attention-single', 'blend 0.5/1', 'attention alone on it, 0.5/1'),
+    ('attention-single', 'blend 0.5/1/2', 'attention alone on it, 0.5/1/2'),
+    (
+        *('attention-single', 'blend 0.25/0.5/1/2'),
+        'attention alone on it, 0.25/0.5/1/2',
+    ),
     ('finetuned', 'logits 1', 'single scale, fine-tuned'),
     ('finetuned', 'probs 1 flip', 'the same, flip'),
     ('finetuned', 'logits 0.5/1/2', 'its average, of logits'),
     ('finetuned', 'probs 0.5/1/2', 'its average, of probabilities'),
     ('finetuned', 'logits 0.5/1/2 flip', 'its average, of logits, flip'),
     ('finetuned', 'probs 0.5/1/2 flip', 'its average, of probabilities, flip'),
+    ('attention', 'blend 0.5/1', 'attention alone on it, 0.5/1'),
+    ('attention', 'blend 0.5/1/2', 'attention alone on it, 0.5/1/2'),
+    ('attention', 'blend 0.25/0.5/1/2', 'attention alone on it, 0.25/0.5/1/2'),
     ('explicit', 'blend 0.5/1/2', 'explicit attention, 0.5/1/2'),
     ('joint', 'logits 1', 'hierarchical, from ImageNet, 1 alone'),
     ('joint', 'blend 0.5/1', 'hierarchical, from ImageNet, 0.5/1'),
@@ -25,26 +34,22 @@ LINES = (
     ('hierarchical', 'blend 0.5/1', 'hierarchical, 0.5/1'),
     ('hierarchical', 'blend 0.5/1/2', 'hierarchical, 0.5/1/2'),
     ('hierarchical', 'blend 0.25/0.5/1/2', 'hierarchical, 0.25/0.5/1/2'),
-    ('hierarchical', 'blend 0.5/1/2 flip', 'hierarchical, 0.5/1/2, flip'),
-    ('attention', 'blend 0.5/1', 'attention alone, 0.5/1'),
-    ('attention', 'blend 0.5/1/2', 'attention alone, 0.5/1/2'),
-    ('attention', 'blend 0.25/0.5/1/2', 'attention alone, 0.25/0.5/1/2'),
-    ('attention', 'blend 0.5/1/2 flip', 'attention alone, 0.5/1/2, flip'),
 )
 # What others are compared with.
 BASE = ('finetuned', 'logits 1')
 # Differences in mIoU that are shown for each seed: name, job and row, and
 # job and row of what it is compared with.
 DIFFERENCES = tuple(
-    (f'{title}, {what}', (key, f'blend {scales}'), other)
-    for key, title in (
-        ('hierarchical', 'hierarchical'),
-        ('attention', 'attention alone'),
+    (f'{title}: {what}', (key, f'blend {scales}'), other)
+    for key, title, base in (
+        ('hierarchical', 'hierarchical', 'finetuned'),
+        ('attention', 'attention alone on fine-tuned', 'finetuned'),
+        ('attention-single', 'attention alone on single', 'single'),
     )
     for what, scales, other in (
         ('0.5/1/2 - single', '0.5/1/2', ('single', 'logits 1')),
         ('0.5/1/2 - fine-tuned', '0.5/1/2', BASE),
-        ('0.5/1/2 - average', '0.5/1/2', ('finetuned', 'probs 0.5/1/2')),
+        ('0.5/1/2 - average', '0.5/1/2', (base, 'probs 0.5/1/2')),
         ('0.25 added', '0.25/0.5/1/2', (key, 'blend 0.5/1/2')),
     )
 )

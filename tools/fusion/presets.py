@@ -122,7 +122,7 @@ PRESETS = {
             single=CONFIGS / 'demo' / f'fcn_{DEMO.replace("_fcn", "", 1)}',
             average=CONFIGS / 'fusion' / f'average_{DEMO}',
             explicit=CONFIGS / 'fusion' / f'attnscale_{DEMO}',
-            hierarchical=CONFIGS / 'demo' / f'hmsa_{DEMO}',
+            hierarchical=CONFIGS / 'fusion' / f'hmsa_{DEMO}',
         ),
         cpu_size=(128, 256),
         batch_size=4,
