@@ -21,6 +21,7 @@ from mmseg.registry import (
 )
 
 from hmsa_mmseg.autolabel.config_datasets import leaf_configs
+from hmsa_mmseg.zoo.adaptation import finetune_scales
 
 ROOT = Path(__file__).parents[1]
 ALL_FILES = sorted((ROOT / 'configs').rglob('*.py'))
@@ -250,4 +251,8 @@ def test_scales_are_the_papers(path):
     assert ('attn-only' in path.stem) == alone
     tested = (0.5, 1.0, 2.0)
     assert model.test_cfg.scales == tested
-    assert model.train_cfg.scales == (tested if alone else (0.5, 1.0))
+    expected = finetune_scales(tested) if alone else (0.5, 1.0)
+    assert model.train_cfg.scales == expected
+    # The authors' recipes, with RMI, have their statistics, too.
+    stats_scale = None if 'rmi' in path.stem else 1.0
+    assert model.train_cfg.stats_scale == stats_scale

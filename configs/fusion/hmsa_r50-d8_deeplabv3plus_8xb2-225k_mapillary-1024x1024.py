@@ -10,6 +10,6 @@ model = dict(
         seg_head=_base_.model.decode_head,
         attn_channels=256,  # authors' config.py: MODEL.SEGATTN_BOT_CH
     ),
-    train_cfg=dict(scales=(0.5, 1.0)),
+    train_cfg=dict(scales=(0.5, 1.0), stats_scale=None),
     test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0), classes_only=True),
 )

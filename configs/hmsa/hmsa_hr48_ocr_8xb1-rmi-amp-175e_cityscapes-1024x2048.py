@@ -49,7 +49,7 @@ model = dict(
         ),
     ),
     # config.py: MODEL.MSCALE_LO_SCALE and 1.0
-    train_cfg=dict(scales=(0.5, 1.0)),
+    train_cfg=dict(scales=(0.5, 1.0), stats_scale=None),
     # train_cityscapes.yml and eval_cityscapes.yml: n_scales
     test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0)),
 )

@@ -40,7 +40,7 @@ model = dict(
         # No `loss_scale`: config.py's LOSS.SUPERVISED_MSCALE_WT is 0.
     ),
     # config.py: MODEL.MSCALE_LO_SCALE and 1.0
-    train_cfg=dict(scales=(0.5, 1.0)),
+    train_cfg=dict(scales=(0.5, 1.0), stats_scale=None),
     # train_mapillary.yml: n_scales. 65 classes at the size of a file of 24
     # megapixels would be 6 GB of logits.
     test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0), classes_only=True),

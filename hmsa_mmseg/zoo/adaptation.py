@@ -212,6 +212,7 @@ def train_attention_only(
                 'it gives in training mode alone; convert it to be trained '
                 'as a whole'
             )
+    cfg.model.train_cfg.pop('stats_scale', None)
     cfg.model.train_cfg.attention_only = True
     changes['model.train_cfg'] = (
         'backbone, heads and statistics stay as they are'
@@ -238,6 +239,7 @@ def finetune(
     Raises:
         ValueError: If the config has no schedule.
     """
+    cfg.model.train_cfg.pop('stats_scale', None)
     cfg.model.train_cfg.norm_eval = True
     changes['model.train_cfg'] = 'statistics stay as they are'
     _resize_as_tested(cfg, changes)

@@ -170,6 +170,9 @@ def _convert_model(
     for key, value in left_out.items():
         changes[key] = f'{value!r} was left out: no head here reads it'
     model.train_cfg = ConfigDict(scales=train_scales)
+    if 1.0 in train_scales:
+        # Those of all scales fit none: docs/training.md.
+        model.train_cfg.stats_scale = 1.0
     changes['model.train_cfg'] = 'sizes at which an image is seen'
 
     test_cfg = {

@@ -81,6 +81,7 @@ def test_nothing_else_changes(zoo_config):
     assert {key for key in found if not key.startswith('model.decode')} == {
         'model.type',
         'model.train_cfg.scales',
+        'model.train_cfg.stats_scale',
         'model.test_cfg.scales',
         'custom_imports',
         'default_hooks.checkpoint.type',
@@ -151,7 +152,8 @@ def test_settings_that_nothing_reads_are_noted(zoo_config):
     assert plain(new.model.test_cfg) == dict(
         mode='whole', scales=(0.5, 1.0, 2.0)
     )
-    assert plain(new.model.train_cfg) == dict(scales=(0.5, 1.0))
+    train_cfg = dict(scales=(0.5, 1.0), stats_scale=1.0)
+    assert plain(new.model.train_cfg) == train_cfg
     assert 'left out' in changes['model.train_cfg.sampler']
 
 

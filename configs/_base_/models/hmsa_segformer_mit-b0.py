@@ -47,6 +47,7 @@ model = dict(
         attn_channels=256,  # authors' config.py: MODEL.SEGATTN_BOT_CH
     ),
     # As in the paper: two scales in training, any number when testing.
-    train_cfg=dict(scales=(0.5, 1.0)),
+    # Statistics of both scales fit neither (docs/training.md).
+    train_cfg=dict(scales=(0.5, 1.0), stats_scale=1.0),
     test_cfg=dict(mode='whole', scales=(0.5, 1.0, 2.0)),
 )
