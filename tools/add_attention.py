@@ -26,6 +26,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.fileio import get_local_path
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.utils import ProgressBar
@@ -166,14 +167,14 @@ def score(path: Path, checkpoint: Path) -> dict[str, float]:
     if cfg.model.train_cfg.get('attention_only'):
         # Its scales by themselves are those of the model that it was.
         return _score(cfg, str(checkpoint), before | after)
-    old = Config(cfg.to_dict())
+    old = Config(cfg.to_dict(), filename=cfg.filename)
     seg_head = cfg.model.decode_head.seg_head
     old.model.decode_head = dict(
         type='MultiScaleAverageHead', seg_head=seg_head
     )
-    return _score(old, cfg.load_from, before) | _score(
-        cfg, str(checkpoint), after
-    )
+    with get_local_path(cfg.load_from) as file:
+        found = _score(old, str(file), before)
+    return found | _score(cfg, str(checkpoint), after)
 
 
 def _score(

@@ -181,11 +181,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             )
     if args.attention_only and args.finetune:
         parser.error('--attention-only and --finetune exclude each other')
-    if args.attention_only and args.reinit_classifier:
-        parser.error(
-            '--attention-only freezes the classifiers, which '
-            '--reinit-classifier leaves untrained'
-        )
+    if args.reinit_classifier:
+        for name in ('attention_only', 'finetune'):
+            if getattr(args, name):
+                parser.error(
+                    f'--{name.replace("_", "-")} is for a trained model, '
+                    'whose classifiers --reinit-classifier leaves untrained'
+                )
     return args
 
 

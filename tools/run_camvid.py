@@ -1,9 +1,10 @@
 """Train, score and compare ways to fuse scales on CamVid, on the CPU.
 
-Every model starts from the same ImageNet weights and has the same recipe and
-seed; attention alone starts from the trained single-scale model. Trainings
-are mmseg's train.py, one thread each; what was interrupted goes on where it
-was, and what is done is not done again.
+A single scale and a hierarchical model from the same ImageNet weights; and
+what comes of the trained single scale: trained on for the same time at one
+scale or at several, or with attention alone. Trainings are mmseg's train.py,
+one thread each; what was interrupted goes on where it was, and what is done
+is not done again.
 """
 
 import argparse
@@ -130,8 +131,10 @@ class Experiment:
         command = [sys.executable, tool, config, '--work-dir', folder]
         folder.mkdir(parents=True, exist_ok=True)
         # The first start would resume from what `load_from` names.
-        if (folder / 'last_checkpoint').exists():
+        if any(folder.glob('iter_*.pth')):
             command.append('--resume')
+        else:
+            (folder / 'seconds.json').unlink(missing_ok=True)
         command += ['--cfg-options', *options]
         before = _child_seconds()
         try:

@@ -1,20 +1,24 @@
 # Multi-scale attention for a trained OCRNet of the zoo: everything but the
 # attention branch stays as it is. It is trained at the scales of the test and
 # half of the lowest, on images of the test's size, in a twentieth of the zoo
-# model's iterations, as was found on CamVid (docs/camvid.md), with its lr.
+# model's iterations, as was found on CamVid (docs/camvid.md).
 _base_ = './hmsa_hr48_ocr_4xb2-160k_cityscapes-512x1024.py'
 # The zoo's ocrnet_hr48_4xb2-160k_cityscapes-512x1024 (its metafile); a local
 # file of any OCRNet-HRNet48 with the same classes serves as well.
 load_from = 'https://download.openmmlab.com/mmsegmentation/v0.5/ocrnet/ocrnet_hr48_512x1024_160k_cityscapes/ocrnet_hr48_512x1024_160k_cityscapes_20200602_191037-dfbf1b0c.pth'
 model = dict(
     pretrained=None,
-    train_cfg=dict(scales=(0.25, 0.5, 1.0, 2.0), attention_only=True),
+    train_cfg=dict(
+        scales=(0.25, 0.5, 1.0, 2.0), attention_only=True, stats_scale=None
+    ),
 )
 train_pipeline = [
-    dict(step, ratio_range=(1.0, 1.0)) if 'ratio_range' in step else step
+    _base_.test_pipeline[1] if step['type'] == 'RandomResize' else step
     for step in _base_.train_pipeline
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+# Three times the zoo model's: the attention is new.
+optim_wrapper = dict(optimizer=dict(lr=0.03))
 param_scheduler = [
     dict(
         type='PolyLR',

@@ -10,13 +10,14 @@ from mmengine.config import Config, ConfigDict
 from hmsa_mmseg.models.scale_fusion import check_scales
 
 from .refusals import NotConvertible
+from .sizes import resize_as_tested
 
 # Their losses read outputs that they and their backbones give in training
 # mode alone; what is frozen is not in it.
 NO_FROZEN_LOSS = ('DDRHead', 'PIDHead')
-# Of a training's length, for attention alone and for fine-tuning; of its
-# learning rate, when fine-tuning, for what is trained and what is new.
-# Measured on CamVid (docs/camvid.md), as are scales and sizes below.
+# Of a training's length; of its learning rate, for what is trained and for
+# what is new. Measured on CamVid (docs/camvid.md), as are scales and sizes
+# below.
 SHARE = 1 / 20
 FINETUNE_LR, NEW_LR = 0.3, 3.0
 
@@ -202,7 +203,7 @@ def train_attention_only(
 
     Raises:
         NotConvertible: If the losses need parts that would be frozen.
-        ValueError: If the config has no schedule.
+        ValueError: If the config has no schedule, or no learning rate.
     """
     head = cfg.model.decode_head.seg_head
     for one in head if isinstance(head, list) else [head]:
@@ -217,8 +218,9 @@ def train_attention_only(
     changes['model.train_cfg'] = (
         'backbone, heads and statistics stay as they are'
     )
-    _resize_as_tested(cfg, changes)
+    resize_as_tested(cfg, changes)
     _shorten(cfg, changes, length)
+    _scale_lr(cfg, changes, NEW_LR)
 
 
 def finetune(
@@ -237,30 +239,43 @@ def finetune(
             those. Defaults to None, :data:`SHARE` of the config's.
 
     Raises:
-        ValueError: If the config has no schedule.
+        ValueError: If the config has no schedule, or no learning rate.
     """
     cfg.model.train_cfg.pop('stats_scale', None)
     cfg.model.train_cfg.norm_eval = True
     changes['model.train_cfg'] = 'statistics stay as they are'
-    _resize_as_tested(cfg, changes)
+    resize_as_tested(cfg, changes)
     _shorten(cfg, changes, length)
+    _scale_lr(cfg, changes, FINETUNE_LR)
     wrapper = cfg.optim_wrapper
-    lr = wrapper.optimizer.lr
-    wrapper.optimizer.lr = lr * FINETUNE_LR
-    changes['optim_wrapper.optimizer.lr'] = f'was {lr}'
-    paramwise = wrapper.get('paramwise_cfg') or ConfigDict()
-    if 'constructor' in wrapper:  # of rates by layer, not by name
+    key = 'optim_wrapper.paramwise_cfg.custom_keys.decode_head.scale_attn'
+    if 'Decay' in str(wrapper.get('constructor')):
+        changes['optim_wrapper.constructor'] = (
+            'by layer, not by name: the attention, which is new, learns no '
+            'faster than the rest'
+        )
         return
+    paramwise = wrapper.setdefault('paramwise_cfg', ConfigDict())
     custom = paramwise.setdefault('custom_keys', ConfigDict())
     name = 'decode_head.scale_attn.conv0.weight'
     # mmengine takes the longest key that fits.
     keys = sorted((key for key in custom if key in name), key=len)
-    usual = custom[keys[-1]].get('lr_mult', 1.0) if keys else 1.0
-    custom.scale_attn = ConfigDict(lr_mult=usual * NEW_LR / FINETUNE_LR)
-    wrapper.paramwise_cfg = paramwise
-    changes['optim_wrapper.paramwise_cfg.custom_keys.scale_attn'] = (
-        'the attention is new'
-    )
+    usual = custom[keys[-1]] if keys else {}
+    factor = usual.get('lr_mult', 1.0) * NEW_LR / FINETUNE_LR
+    custom['decode_head.scale_attn'] = ConfigDict(usual, lr_mult=factor)
+    changes[key] = 'the attention is new'
+
+
+def _scale_lr(cfg: Config, changes: dict[str, str], factor: float) -> None:
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    lr = optimizer.get('lr')
+    if not isinstance(lr, (int, float)):
+        raise ValueError(
+            f'optim_wrapper.optimizer.lr={lr!r}: expected a learning rate, '
+            f'of which {factor:g} times are taken'
+        )
+    optimizer.lr = lr * factor
+    changes['optim_wrapper.optimizer.lr'] = f'was {lr}'
 
 
 def _shorten(cfg: Config, changes: dict[str, str], length: int | None) -> None:
@@ -292,23 +307,6 @@ def _shorten(cfg: Config, changes: dict[str, str], length: int | None) -> None:
             one['milestones'] = [
                 max(round(step * new / old), 1) for step in one['milestones']
             ]
-
-
-def _resize_as_tested(cfg: Config, changes: dict[str, str]) -> None:
-    def visit(value: Any, key: str) -> None:
-        if isinstance(value, (list, tuple)):
-            for i, item in enumerate(value):
-                visit(item, f'{key}.{i}')
-        if not isinstance(value, Mapping):
-            return
-        if value.get('type') == 'RandomResize' and 'ratio_range' in value:
-            changes[f'{key}.ratio_range'] = f'was {value["ratio_range"]}'
-            value['ratio_range'] = (1.0, 1.0)
-        for name in value:
-            visit(value[name], f'{key}.{name}')
-
-    for name in ('train_pipeline', 'train_dataloader'):
-        visit(cfg.get(name), name)
 
 
 def training_length(cfg: Config) -> tuple[str, int] | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_PIPELINES = ('train_pipeline', 'test_pipeline', 'tta_pipeline')
 _CROPS = ('RandomCrop', 'CentroidRandomCrop')
 # Of the zoo's recipes for Cityscapes and ADE20K.
 _RATIO_RANGE = (0.5, 2.0)
@@ -39,6 +41,32 @@ def set_image_scale(
     changes['train_dataloader.dataset.pipeline'] = (
         f'images are resized to {scale[0]} x {scale[1]}'
     )
+
+
+def resize_as_tested(cfg: Config, changes: dict[str, str]) -> None:
+    """Train on images of the size of the validation, in place.
+
+    Args:
+        cfg (Config): A converted config.
+        changes (dict[str, str]): Where to note what was changed.
+    """
+    tested = [
+        step
+        for step in transforms_of(cfg, ('val_dataloader', 'test_pipeline'))
+        if step.get('type') == 'Resize'
+    ]
+    for step in transforms_of(cfg, ('train_dataloader', 'train_pipeline')):
+        if step.get('type') in ('RandomResize', 'RandomChoiceResize'):
+            step.clear()
+            # Without one, images are tested as they are.
+            step.update(
+                copy.deepcopy(tested[0])
+                if tested
+                else dict(type='Resize', scale_factor=1.0, keep_ratio=True)
+            )
+            changes['train_dataloader.dataset.pipeline'] = (
+                "images have the size of the test's"
+            )
 
 
 def set_crop_size(
@@ -83,11 +111,15 @@ def set_crop_size(
     changes['crop_size'] = f'was {old}'
 
 
-def transforms_of(cfg: Config) -> Iterator[ConfigDict]:
-    """Find all steps of all pipelines, nested ones too.
+def transforms_of(
+    cfg: Config, names: Sequence[str] = (*LOADERS, *_PIPELINES)
+) -> Iterator[ConfigDict]:
+    """Find all steps of pipelines, nested ones too.
 
     Args:
         cfg (Config): A training run's.
+        names (Sequence[str]): Where to look. Defaults to all loaders and
+            pipelines.
 
     Yields:
         ConfigDict: A step, which may be changed.
@@ -98,14 +130,14 @@ def transforms_of(cfg: Config) -> Iterator[ConfigDict]:
             yield value
             value = [
                 value.get(key)
-                for key in ('transforms', 'transform', 'pipeline', 'dataset')
+                for key in (
+                    *('transforms', 'transform', 'pipeline'),
+                    *('dataset', 'datasets'),
+                )
             ]
         if isinstance(value, (list, tuple)):
             for item in value:
                 yield from visit(item)
 
-    for loader in LOADERS:
-        if cfg.get(loader) is not None:
-            yield from visit(cfg[loader].get('dataset'))
-    for name in ('train_pipeline', 'test_pipeline', 'tta_pipeline'):
+    for name in names:
         yield from visit(cfg.get(name))

@@ -170,17 +170,18 @@ def test_attention_only(fresh, build_small):
     warmup, decay = cfg.param_scheduler
     assert (warmup.begin, warmup.end) == (0, 75)
     assert (decay.begin, decay.end) == (75, 8000)
-    # Both the data set and the pipeline that it was made of.
-    for pipeline, key in (
-        (cfg.train_pipeline, 'train_pipeline'),
-        (cfg.train_dataloader.dataset.pipeline, 'train_dataloader.dataset'),
+    # In the size of the test: not of the training, with these images.
+    loveda, changes = fresh('fcn_hr18_4xb4-80k_loveda-512x512'), {}
+    train_attention_only(loveda, changes)
+    for pipeline in (
+        loveda.train_pipeline,
+        loveda.train_dataloader.dataset.pipeline,
     ):
-        (resize,) = [one for one in pipeline if one.type == 'RandomResize']
-        assert resize.ratio_range == (1.0, 1.0)
-        assert any(
-            name.startswith(key) and text == 'was (0.5, 2.0)'
-            for name, text in changes.items()
+        (resize,) = [one for one in pipeline if 'Resize' in one.type]
+        assert resize == dict(
+            type='Resize', scale=(1024, 1024), keep_ratio=True
         )
+    assert 'train_dataloader.dataset.pipeline' in changes
     model = build_small(cfg)
     trained = {
         name.split('.')[1]
@@ -224,7 +225,45 @@ def test_finetune(fresh, build_small):
     cfg, changes = fresh(beit), {}
     finetune(cfg, changes)
     assert 'custom_keys' not in cfg.optim_wrapper.paramwise_cfg
-    assert 'model.train_cfg' in changes
+    assert 'by layer' in changes['optim_wrapper.constructor']
+
+
+@pytest.mark.parametrize('key', ['head', 'decode_head', 'decode_head.'])
+def test_the_attention_is_new_to_any_custom_key(key, fresh):
+    cfg = fresh(FCN)
+    custom = {key: dict(lr_mult=10.0, decay_mult=0.0)}
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=custom)
+    finetune(cfg, {})
+    keys = cfg.optim_wrapper.paramwise_cfg.custom_keys
+    name = 'decode_head.scale_attn.conv0.weight'
+    longest = max((one for one in keys if one in name), key=len)
+    assert keys[longest].lr_mult == pytest.approx(100.0)
+    assert keys[longest].decay_mult == 0
+
+
+def test_images_that_are_tested_as_they_are(fresh):
+    cfg = fresh(FCN)
+    for pipeline in (cfg.test_pipeline, cfg.val_dataloader.dataset.pipeline):
+        pipeline[:] = [one for one in pipeline if one.type != 'Resize']
+    cfg.train_dataloader.dataset.pipeline[2] = dict(
+        type='RandomChoiceResize', scales=[256, 512], resize_type='Resize'
+    )
+    cfg.train_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[cfg.train_dataloader.dataset]
+    )
+    finetune(cfg, {})
+    pipeline = cfg.train_dataloader.dataset.datasets[0].pipeline
+    assert pipeline[2] == dict(
+        type='Resize', scale_factor=1.0, keep_ratio=True
+    )
+
+
+def test_a_config_without_a_learning_rate(fresh):
+    cfg = fresh(FCN)
+    del cfg.optim_wrapper.optimizer['lr']
+    for adapt in (finetune, train_attention_only):
+        with pytest.raises(ValueError, match=r'optimizer\.lr=None: expected'):
+            adapt(copy.deepcopy(cfg), {})
 
 
 def test_scales_of_attention():
@@ -235,12 +274,14 @@ def test_scales_of_attention():
 
 def test_other_schedules():
     def make(*schedulers, **train_cfg):
+        optimizer = dict(type='SGD', lr=0.1)
         model = dict(decode_head=dict(seg_head=dict(type='FCNHead')))
         model['train_cfg'] = dict(scales=(0.5, 1.0))
         return Config(
             dict(
                 model=model,
                 train_cfg=train_cfg,
+                optim_wrapper=dict(optimizer=optimizer),
                 param_scheduler=list(schedulers),
                 default_hooks=dict(checkpoint=dict(interval=-1)),
             )

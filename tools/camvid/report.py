@@ -220,6 +220,8 @@ def cost_table(results, starts):
         '| :-- | --: | --: | --: |',
     ]
     for key, own in spent.items():
+        if key not in starts:
+            continue
         chain = [key]
         while starts[chain[-1]] is not None:
             chain.append(starts[chain[-1]])

@@ -123,7 +123,7 @@ def check_train_cfg(
         raise ValueError(
             f'model.train_cfg.stats_scale={stats_scale!r} takes no statistics '
             'with model.train_cfg.norm_eval=True, which leaves them as they '
-            'are; remove one'
+            'are; set stats_scale=None or norm_eval=False'
         )
     names = cfg.get('checkpoint') or ()
     is_list = isinstance(names, (list, tuple))
