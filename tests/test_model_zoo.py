@@ -96,6 +96,7 @@ def test_recipe_differs_from_the_zoo_in_the_method_alone(name, zoo_name):
         'model.type': ('MultiScaleAttentionSegmentor', zoo['model.type']),
         'model.train_cfg.scales.0': (0.5, None),
         'model.train_cfg.scales.1': (1.0, None),
+        'model.train_cfg.stats_scale': (1.0, None),
         'model.test_cfg.scales.0': (0.5, None),
         'model.test_cfg.scales.1': (1.0, None),
         'model.test_cfg.scales.2': (2.0, None),
