@@ -58,9 +58,9 @@ def test_report(tool, root, tmp_path):
     assert files.keys() == {'results.md', 'results.json', 'test.png'}
     text = files['results.md'].read_text()
     for line in (
-        '| single scale | - | 55.0 (50.0 to 60.0) | 0.0 (0.0 to 0.0) | 2 |',
+        '| single scale | 55.0 (50.0 to 60.0) | 0.0 (0.0 to 0.0) | 2 |',
         # Against the fine-tuned single scale of the same seed.
-        '| attention alone on it, 0.5/1/2 | - | 66.0 | 6.0 | 1 |',
+        '| attention alone on it, 0.5/1/2 | 66.0 | 6.0 | 1 |',
         '| attention alone on fine-tuned: 0.25 added | - | +0.5 | +0.5 |',
         '| single | 40.0 | 45.0 | 55.0 | 50.0 |',
         '| attention | 12 | 38 | 1.50 |',

@@ -146,19 +146,27 @@ def score_table(results):
         results (dict): Of :func:`collect`.
 
     Returns:
-        str: Markdown: mean and range over the seeds on both splits, and on
-        the test split the difference to :data:`BASE`.
+        str: Markdown: mean and range over the seeds on each split, and the
+        difference to :data:`BASE`, on the test split if it was scored.
     """
+    splits = [
+        split
+        for split in ('val', 'test')
+        if any(values(results, *line[:2], split) for line in LINES)
+    ]
+    last = splits[-1] if splits else 'test'
+    heads = [*(f'{split} mIoU' for split in splits)]
+    heads += [f'{last}, over fine-tuned', 'seeds']
     lines = [
-        '| method | val mIoU | test mIoU | test, over fine-tuned | seeds |',
-        '| :-- | --: | --: | --: | --: |',
+        '| method | ' + ' | '.join(heads) + ' |',
+        '| :-- |' + ' --: |' * len(heads),
     ]
     for key, row, title in LINES:
-        val, test = (values(results, key, row, s) for s in ('val', 'test'))
-        if val or test:
-            gain = gains(results, key, row, 'test', BASE)
-            cells = [title, _cell(val), _cell(test), _cell(gain)]
-            cells.append(str(max(len(val), len(test))))
+        found = [values(results, key, row, split) for split in splits]
+        if any(found):
+            cells = [title, *map(_cell, found)]
+            cells.append(_cell(gains(results, key, row, last, BASE)))
+            cells.append(str(max(map(len, found))))
             lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
