@@ -47,6 +47,8 @@ def test_configs_differ_in_the_method_alone(preset):
         assert differ == {'type', 'train_cfg', 'test_cfg'}
         trained = {m.trained for m in METHODS if m.tested == key}
         (trained,) = trained
+        # As in the paper: none.
+        assert model['train_cfg'].pop('stats_scale', None) is None
         assert model['train_cfg'] == dict(scales=TRAINED[trained])
     # What the two ways of attention have beside the method.
     names = ('attn_channels', 'loss_scale')
