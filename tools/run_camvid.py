@@ -1,10 +1,9 @@
 """Train, score and compare ways to fuse scales on CamVid, on the CPU.
 
 A single scale and a hierarchical model from the same ImageNet weights; and
-what comes of the trained single scale: trained on for the same time at one
-scale or at several, or with attention alone. Trainings are mmseg's train.py,
-one thread each; what was interrupted goes on where it was, and what is done
-is not done again.
+what comes of the trained single scale: trained on at one scale or at several,
+or with attention alone. Trainings are mmseg's train.py, one thread each; what
+was interrupted goes on where it was, and what is done is not done again.
 """
 
 import argparse
@@ -21,12 +20,9 @@ from demo.methods import write_json
 from demo.running import lock_folder, mmseg_tools, run_logged
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'camvid'
-SUFFIX = 'camvid-192x256.py'
-NAME = '{}_efficientnet-lite0_fpn_1xb4-{}_' + SUFFIX
-SINGLE = 'fpn_efficientnet-lite0_1xb4-{}_' + SUFFIX
+NAME = '{}_efficientnet-lite0_fpn_1xb4-{}_camvid-192x256.py'
+SINGLE = 'fpn_efficientnet-lite0_1xb4-{}_camvid-192x256.py'
 THREE, FOUR = (0.5, 1.0, 2.0), (0.25, 0.5, 1.0, 2.0)
-
-VALIDATION = ('cfg', 'dataloader', 'evaluator')
 
 
 class Job(NamedTuple):
@@ -124,7 +120,8 @@ class Experiment:
         folder = checkpoint.parent
         options = [f'randomness.seed={seed}']
         # Scored afterwards, which is no part of what training takes.
-        options += [f'val_{part}=None' for part in VALIDATION]
+        for part in ('cfg', 'dataloader', 'evaluator'):
+            options.append(f'val_{part}=None')
         if job.start is not None:
             options.append(f'load_from={self.checkpoint(job.start, seed)}')
         tool, config = mmseg_tools() / 'train.py', CONFIGS / job.train
