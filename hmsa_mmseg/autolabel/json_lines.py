@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .part_files import whole_file
+from hmsa_mmseg.utils import atomic_file
 
 
 class LineWriter:
@@ -102,6 +102,6 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         for line in lines:
             file.write(json.dumps(line).encode() + b'\n')

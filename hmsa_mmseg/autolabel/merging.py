@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hmsa_mmseg.utils.files import remove_stale_parts
+
 from .json_lines import read_lines, write_lines
 from .layout import (
     FAILURES_FILE,
@@ -22,7 +24,6 @@ from .layout import (
 )
 from .meta import identities_in, identity_of, read_meta
 from .pairs import Hashes, PairFiles
-from .part_files import remove_stale_parts
 from .seen_images import SEEN_FILE
 
 # Reading and hashing wait for the disk.

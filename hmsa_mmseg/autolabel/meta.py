@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hmsa_mmseg.utils import atomic_file
+
 from .layout import META_FILE
-from .part_files import whole_file
 
 VERSION = 1
 #: What makes the identity. Names of files do not: files are renamed.
@@ -73,7 +74,7 @@ def write_meta(folder: str | Path, meta: Mapping[str, Any]) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    with whole_file(Path(folder) / META_FILE) as file:
+    with atomic_file(Path(folder) / META_FILE) as file:
         file.write(json.dumps(meta, indent=1).encode() + b'\n')
 
 

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hmsa_mmseg.utils import atomic_file
+from hmsa_mmseg.utils.png_files import encode_grey, is_intact, read_header
+
 from .layout import label_file, prob_file
-from .part_files import whole_file
-from .png_files import encode_grey, is_intact, read_header
 
 #: How labels can be made: as asked for; in windows or on the CPU, where
 #: memory did not last otherwise.
@@ -185,7 +186,7 @@ class PairFiles:
 def _write(path: Path, content: bytes) -> None:
     for is_last in (False, True):
         try:
-            with whole_file(path) as file:
+            with atomic_file(path) as file:
                 file.write(content)
             return
         # A process on another machine has taken the part for one that was

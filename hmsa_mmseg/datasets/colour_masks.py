@@ -10,8 +10,8 @@ import numpy as np
 from mmengine import fileio
 from PIL import Image
 
-from hmsa_mmseg.autolabel.part_files import whole_file
-from hmsa_mmseg.autolabel.png_files import encode_grey, is_intact
+from hmsa_mmseg.utils import atomic_file
+from hmsa_mmseg.utils.png_files import encode_grey, is_intact
 
 from .colour_table import ColourTable
 from .folder import IMG_SUFFIXES
@@ -56,7 +56,7 @@ def convert_mask(
             'expected those of the table: add them to it, or ignore them '
             'with --unknown ignore, which counts those of all masks'
         )
-    with whole_file(Path(out)) as file:
+    with atomic_file(out) as file:
         file.write(encode_grey(labels))
     return np.bincount(labels.ravel(), minlength=256), others
 

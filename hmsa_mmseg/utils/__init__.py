@@ -1,3 +1,4 @@
-from .checkpoint import atomic_file, atomic_save, check_crc, safe_load
+from .checkpoint import check_crc, safe_load
+from .files import atomic_file, atomic_save
 
 __all__ = ['atomic_file', 'atomic_save', 'check_crc', 'safe_load']

@@ -1,4 +1,4 @@
-"""Reading and writing checkpoint files that may be foreign or large."""
+"""Reading checkpoint files that may be foreign or large."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -147,70 +144,3 @@ def safe_load(path: str | os.PathLike, mapped: bool = False) -> object:
         else:
             reason = 'it is damaged or no file of torch.save'
         raise ValueError(f'cannot load {path}: {reason}') from error
-
-
-@contextmanager
-def atomic_file(
-    path: str | os.PathLike,
-    check: Callable[[Path], None] | None = None,
-    part: Path | None = None,
-) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of ``path`` when all is written.
-
-    Whatever interrupts it leaves what stood at ``path`` before; a killed
-    process leaves the part it has written as well.
-
-    Args:
-        path (str | os.PathLike): Its folder is made if it does not exist.
-        check (Callable, optional): Given the path of the written file, it
-            raises an error if that must not take the place.
-        part (Path, optional): Where to write meanwhile, on the same file
-            system. Defaults to None, ``.<name>.<process>.part`` beside it.
-
-    Yields:
-        BinaryIO: The file to write to.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target: os.replace is atomic within one file system only.
-    if part is None:
-        part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        with part.open('wb') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if check is not None:
-            check(part)
-        os.replace(part, path)
-        _sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def atomic_save(obj: object, path: str | os.PathLike) -> None:
-    """Save with ``torch.save`` so that the file is either whole or absent.
-
-    Args:
-        obj (object): What ``torch.save`` takes.
-        path (str | os.PathLike): Its folder is made if it does not exist.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    with atomic_file(path) as file:
-        torch.save(obj, file)
-
-
-def _sync_folder(path: Path) -> None:
-    """Let a rename within the folder survive a loss of power."""
-    # The file itself is in place; not all systems can open or flush folders.
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

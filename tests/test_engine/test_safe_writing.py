@@ -6,6 +6,7 @@ import shutil
 import stat
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 
 from hmsa_mmseg.engine import atomic_backend
-from hmsa_mmseg.utils import checkpoint as files
+from hmsa_mmseg.utils import check_crc
 
 
 def load(path):
@@ -82,13 +83,13 @@ def fail_from_now_on(monkeypatch, fault):
             def __exit__(self, *args):
                 self.file.close()
 
-        real = files.Path.open
+        real = Path.open
 
         def open_full(path, *args, **kwargs):
             file = real(path, *args, **kwargs)
             return Full(file) if path.suffix == '.part' else file
 
-        monkeypatch.setattr(files.Path, 'open', open_full)
+        monkeypatch.setattr(Path, 'open', open_full)
     elif fault == 'fsync':
 
         def fsync(descriptor):
@@ -139,7 +140,7 @@ def test_failed_save_leaves_the_last_checkpoint(
     folder = tmp_path / 'run'
     assert names(folder) == ['iter_2.pth']
     assert pointed_at(folder) == 'iter_2.pth'
-    files.check_crc(folder / 'iter_2.pth')
+    check_crc(folder / 'iter_2.pth')
     assert load(folder / 'iter_2.pth')['meta']['iter'] == 2
 
 
@@ -160,7 +161,7 @@ def test_stock_hook_loses_everything_then(run, tmp_path, monkeypatch):
         )
     assert names(tmp_path / 'run') == ['iter_4.pth']
     with pytest.raises(ValueError, match='damaged'):
-        files.check_crc(tmp_path / 'run' / 'iter_4.pth')
+        check_crc(tmp_path / 'run' / 'iter_4.pth')
     assert pointed_at(tmp_path / 'run') == 'iter_2.pth'
 
 
@@ -185,7 +186,7 @@ def test_failed_best_checkpoint_leaves_the_best_so_far(
     assert pointed_at(folder) == 'iter_4.pth'
     info = load(folder / 'iter_4.pth')['message_hub']['runtime_info']
     assert os.path.basename(info['best_ckpt']) == 'best_score_iter_2.pth'
-    files.check_crc(folder / 'best_score_iter_2.pth')
+    check_crc(folder / 'best_score_iter_2.pth')
 
 
 def test_better_checkpoint_replaces_the_best_so_far(run, tmp_path, set_scores):

@@ -1,13 +1,12 @@
 import os
 import pickle
-import stat
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from hmsa_mmseg.utils import atomic_file, atomic_save, check_crc, safe_load
+from hmsa_mmseg.utils import check_crc, safe_load
 from hmsa_mmseg.utils.checkpoint import CAN_ALLOW
 
 needs_names = pytest.mark.skipif(
@@ -35,11 +34,6 @@ class _Call:
 
     def __call__(self):
         """Pickle wants it, where it stands for the function of another."""
-
-
-class _Unwritable:
-    def __reduce__(self):
-        raise OSError('half way')
 
 
 @pytest.mark.parametrize('zipped', [True, False])
@@ -148,27 +142,6 @@ def test_safe_load_lets_a_missing_file_be_known(tmp_path):
         safe_load(tmp_path / 'none.pth')
 
 
-def test_atomic_save_writes_what_torch_save_would(tmp_path):
-    path = tmp_path / 'new' / 'file.pth'
-    atomic_save(dict(w=torch.arange(3)), path)
-    assert torch.equal(torch.load(path)['w'], torch.arange(3))
-    assert os.listdir(path.parent) == ['file.pth']
-    # As open() gives them, not the private ones of a temporary file.
-    other = tmp_path / 'other'
-    other.touch()
-    mode = stat.S_IMODE(path.stat().st_mode)
-    assert mode == stat.S_IMODE(other.stat().st_mode)
-
-
-def test_atomic_save_keeps_the_old_file_on_failure(tmp_path):
-    path = tmp_path / 'file.pth'
-    path.write_bytes(b'old')
-    with pytest.raises(OSError, match='half way'):
-        atomic_save(dict(w=torch.ones(9), entry=_Unwritable()), path)
-    assert path.read_bytes() == b'old'
-    assert os.listdir(tmp_path) == ['file.pth']
-
-
 def flip_a_bit(path):
     weight = np.arange(3).tobytes()
     data = path.read_bytes()
@@ -213,39 +186,3 @@ def test_mapped_load_runs_no_code(tmp_path):
     with pytest.raises(ValueError, match=r'mkdir, which is not loaded'):
         safe_load(path, mapped=True)
     assert not touched.exists()
-
-
-def test_atomic_file_is_checked_first(tmp_path):
-    def refuse(part):
-        assert part.read_bytes() == b'new'
-        assert path.read_bytes() == b'old'
-        raise ValueError('not this one')
-
-    path = tmp_path / 'file'
-    path.write_bytes(b'old')
-    refused = pytest.raises(ValueError, match='not this one')
-    with refused, atomic_file(path, check=refuse) as file:
-        file.write(b'new')
-    assert path.read_bytes() == b'old'
-    assert os.listdir(tmp_path) == ['file']
-
-
-def test_atomic_file_is_on_the_disk_before_it_has_its_name(
-    tmp_path, monkeypatch
-):
-    synced = []
-    fsync = os.fsync
-
-    def watch(descriptor):
-        target = os.readlink(f'/proc/self/fd/{descriptor}')
-        synced.append((os.path.basename(target), path.exists()))
-        fsync(descriptor)
-
-    if not os.path.isdir('/proc/self/fd'):
-        pytest.skip('needs the names of open files')
-    path = tmp_path / 'file'
-    monkeypatch.setattr(os, 'fsync', watch)
-    with atomic_file(path) as file:
-        file.write(b'new')
-    part = f'.file.{os.getpid()}.part'
-    assert synced == [(part, False), (tmp_path.name, True)]

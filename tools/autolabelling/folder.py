@@ -25,8 +25,8 @@ from hmsa_mmseg.autolabel.meta import (
     read_meta,
     write_meta,
 )
-from hmsa_mmseg.autolabel.part_files import part_file, remove_stale_parts
 from hmsa_mmseg.autolabel.teacher import SEEN_FILE, Training, write_seen
+from hmsa_mmseg.utils.files import part_file, remove_stale_parts
 
 _OF_RUNS = re.compile(rf'\..*|round_\d+|{CHECK_FOLDER}')
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from hmsa_mmseg.autolabel.part_files import whole_file
+from hmsa_mmseg.utils import atomic_file
 
 # Seconds between two lines in a log, and between two looks at a terminal.
 _PAUSE_LOG = 30.0
@@ -124,5 +124,5 @@ class Clock:
             seconds=self.seconds,
             outside_model=self.outside,
         )
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             file.write(json.dumps(content, indent=1).encode() + b'\n')

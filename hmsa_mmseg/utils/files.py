@@ -1,0 +1,171 @@
+"""Files that are written whole or not at all.
+
+While it is written, a file is ``.<name>.<host>.<process>.part`` beside its
+place: of one process alone, wherever others run, and hidden from anything
+that looks for ``*.png``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+_HOST = re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:40] or 'host'
+# Earlier versions wrote no host.
+_PART = re.compile(
+    r'\.(?P<name>.+?)(?:\.(?P<host>[A-Za-z0-9-]+))?\.(?P<pid>\d+)\.part'
+)
+# File systems take 255 bytes; host, process and dots need up to 60.
+_MAX_NAME = 190
+# Seconds: more than a small file takes, with clocks that differ.
+_NEW = 3600
+
+
+def part_file(path: Path) -> Path:
+    """Return where this process writes a file until it is whole."""
+    return path.with_name(f'.{_key(path.name)}.{_HOST}.{os.getpid()}.part')
+
+
+@contextmanager
+def atomic_file(
+    path: str | os.PathLike,
+    check: Callable[[Path], None] | None = None,
+    part: Path | None = None,
+) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of ``path`` when all is written.
+
+    Whatever interrupts it leaves what stood at ``path`` before; a killed
+    process leaves the part it has written as well. Of processes that write
+    the same file, on one machine or several, the last one wins.
+
+    Args:
+        path (str | os.PathLike): Its folder is made if it does not exist.
+        check (Callable, optional): Given the path of the written file, it
+            raises an error if that must not take the place.
+        part (Path, optional): Where to write meanwhile, on the same file
+            system. Defaults to None: :func:`part_file`.
+
+    Yields:
+        BinaryIO: The file to write to.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target: os.replace is atomic within one file system only.
+    part = part_file(path) if part is None else part
+    try:
+        with part.open('wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if check is not None:
+            check(part)
+        os.replace(part, path)
+        _sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def atomic_save(obj: object, path: str | os.PathLike) -> None:
+    """Save with ``torch.save`` so that the file is either whole or absent.
+
+    Args:
+        obj (object): What ``torch.save`` takes.
+        path (str | os.PathLike): Its folder is made if it does not exist.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with atomic_file(path) as file:
+        torch.save(obj, file)
+
+
+def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
+    """Remove what killed processes have left of some files.
+
+    A part stays if its process, or one of that number, runs on this machine.
+    That of a process on another machine is taken as left where files have
+    one writer, unless somebody has made a mistake.
+
+    Args:
+        paths (Iterable[Path]): Of the files, whether they exist or not.
+        shared (bool): Whether all processes write them, as at the start of a
+            run: what another machine has begun to write within the last hour
+            stays. Defaults to False.
+
+    Returns:
+        int: How many were removed.
+
+    Raises:
+        OSError: If one cannot be removed.
+    """
+    folders: dict[Path, set[str]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, set()).add(_key(path.name))
+    removed = 0
+    for folder, keys in folders.items():
+        for part in folder.glob('.*.part'):
+            match = _PART.fullmatch(part.name)
+            if match is None:
+                continue
+            name, host, pid = match.group('name', 'host', 'pid')
+            # A name may end like a host: `a.b` of `.a.b.12.part`.
+            if keys.isdisjoint((name, f'{name}.{host}')):
+                continue
+            if host in (None, _HOST):
+                stays = _runs(int(pid))
+            else:
+                stays = shared and _is_new(part)
+            if not stays:
+                part.unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+def _key(name: str) -> str:
+    if len(os.fsencode(name)) <= _MAX_NAME:
+        return name
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+
+
+def _is_new(part: Path) -> bool:
+    try:
+        return time.time() - part.stat().st_mtime < _NEW
+    except FileNotFoundError:
+        return False
+
+
+def _runs(pid: int) -> bool:
+    """Whether another process of this number runs here."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # Another user's; or a number that is too large for one.
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def _sync_folder(path: Path) -> None:
+    """Let a rename within the folder survive a loss of power."""
+    # The file itself is in place; not all systems can open or flush folders.
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
