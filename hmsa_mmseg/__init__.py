@@ -10,10 +10,11 @@ from .version import __version__
 
 compat.prepare()
 
-from . import datasets, engine, models, visualization  # noqa: E402
+from . import autolabel, datasets, engine, models, visualization  # noqa: E402
 
 __all__ = [
     '__version__',
+    'autolabel',
     'compat',
     'datasets',
     'engine',

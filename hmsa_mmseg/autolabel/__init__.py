@@ -1,0 +1,3 @@
+from .teacher_leakage_hook import TeacherLeakageHook
+
+__all__ = ['TeacherLeakageHook']

@@ -6,7 +6,6 @@ from .hooks import (
     SafeCheckpointHook,
     ScaleMapsVisualizationHook,
     SignalCheckpointHook,
-    TeacherLeakageHook,
 )
 from .loops import ResumableIterBasedTrainLoop
 from .process_groups import close_gloo
@@ -22,6 +21,5 @@ __all__ = [
     'SafeResumeRunner',
     'ScaleMapsVisualizationHook',
     'SignalCheckpointHook',
-    'TeacherLeakageHook',
     'close_gloo',
 ]

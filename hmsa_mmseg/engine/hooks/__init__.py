@@ -5,7 +5,6 @@ from .iter_seed_hook import IterSeedHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .scale_maps_visualization_hook import ScaleMapsVisualizationHook
 from .signal_checkpoint_hook import SignalCheckpointHook
-from .teacher_leakage_hook import TeacherLeakageHook
 
 __all__ = [
     'ChannelsLastHook',
@@ -15,5 +14,4 @@ __all__ = [
     'SafeCheckpointHook',
     'ScaleMapsVisualizationHook',
     'SignalCheckpointHook',
-    'TeacherLeakageHook',
 ]

@@ -8,11 +8,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 from mmseg.registry import HOOKS
 
-from hmsa_mmseg.autolabel.config_datasets import leaf_configs
-from hmsa_mmseg.autolabel.seen_images import count_seen
-from hmsa_mmseg.autolabel.teacher_record import labels_root, read_teacher
-from hmsa_mmseg.autolabel.training_sets import list_images
 from hmsa_mmseg.visualization import leaf_datasets
+
+from .config_datasets import leaf_configs
+from .seen_images import count_seen
+from .teacher_record import labels_root, read_teacher
+from .training_sets import list_images
 
 #: Beside mIoU in the logs of train.py and in the result of test.py.
 METRIC = 'teacher_saw_images'
