@@ -1,8 +1,8 @@
 """How far confidence can be trusted, and from where on labels are kept.
 
 ``hits`` and ``pixels`` below are right pixels and all pixels of a labelled
-split by the value of their confidence, int64 (256,); see :mod:`.encoding` for
-these values.
+split by the value of their confidence, int64 (256,); see
+:mod:`hmsa_mmseg.datasets.confidence` for these values.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .encoding import LEVELS
+from hmsa_mmseg.datasets.confidence import LEVELS
+
 from .statistics import divide
 
 #: Bins of a reliability diagram, as in Guo et al., "On Calibration of Modern

@@ -11,10 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hmsa_mmseg.utils.files import remove_stale_parts
-
-from .json_lines import read_lines, write_lines
-from .layout import (
+from hmsa_mmseg.datasets.autolabel_files import (
     FAILURES_FILE,
     IMAGES_FILE,
     MANIFEST_FILE,
@@ -22,6 +19,9 @@ from .layout import (
     REPORT_HTML,
     REPORT_JSON,
 )
+from hmsa_mmseg.utils.files import remove_stale_parts
+from hmsa_mmseg.utils.json_lines import read_lines, write_lines
+
 from .meta import identities_in, identity_of, read_meta
 from .pairs import Hashes, PairFiles
 from .seen_images import SEEN_FILE

@@ -13,11 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hmsa_mmseg.datasets.autolabel_files import META_FILE, read_meta
 from hmsa_mmseg.utils import atomic_file
 
-from .layout import META_FILE
-
-VERSION = 1
 #: What makes the identity. Names of files do not: files are renamed.
 _IDENTITY = (
     ('teacher', ('checkpoint_sha256', 'config_sha256')),
@@ -30,46 +28,8 @@ _IDENTITY = (
 MEANING = ('label_format', 'label_ids', 'prob', 'layout', 'classes')
 
 
-def read_meta(folder: str | Path) -> dict[str, Any]:
-    """Read what a folder of auto-labels was made with.
-
-    Args:
-        folder (str | Path): Of all labels.
-
-    Returns:
-        dict[str, Any]: With ``teacher``, ``settings``, ``trained_on``,
-        ``round``, ``previous``, ``code_version`` and ``images``; in a folder
-        of several identities the others are in ``mixed``.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        OSError: If it cannot be read.
-        ValueError: If it is damaged, or of a later version.
-    """
-    path = Path(folder) / META_FILE
-    content = path.read_bytes()
-    try:
-        meta = json.loads(content.decode())
-        version = meta['version']
-        if not all(
-            isinstance(meta[key], dict) for key in ('teacher', 'settings')
-        ):
-            raise TypeError('teacher and settings are no objects')
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f'{path} is damaged or of another program ({error!r}); expected '
-            'what tools/autolabel.py writes'
-        ) from error
-    if version != VERSION:
-        raise ValueError(
-            f'{path}: version={version!r}; expected {VERSION}: labels of '
-            'another version of this package'
-        )
-    return meta
-
-
 def write_meta(folder: str | Path, meta: Mapping[str, Any]) -> None:
-    """Write it, whole or not at all.
+    """Write the file, whole or not at all.
 
     Raises:
         OSError: If it cannot be written.

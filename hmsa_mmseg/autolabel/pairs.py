@@ -16,10 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hmsa_mmseg.datasets.autolabel_files import label_file, prob_file
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.png_files import encode_grey, is_intact, read_header
-
-from .layout import label_file, prob_file
 
 #: How labels can be made: as asked for; in windows or on the CPU, where
 #: memory did not last otherwise.
@@ -57,7 +56,7 @@ class PairFiles:
 
     Args:
         folder (str | Path): Of all labels.
-        layout (str): One of :data:`.layout.LAYOUTS`.
+        layout (str): One of :data:`LAYOUTS`.
         has_prob (bool): Whether there is confidence.
     """
 

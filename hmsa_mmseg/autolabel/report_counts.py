@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from .encoding import is_kept
+from hmsa_mmseg.datasets.confidence import is_kept
+
 from .report_tree import DamagedPairError, Tree
 from .report_truths import Truths
 from .statistics import (

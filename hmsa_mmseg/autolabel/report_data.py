@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from hmsa_mmseg.datasets.autolabel_files import label_file, prob_file
+
 from .calibration import CONFIDENCE
-from .layout import label_file, prob_file
 from .report_counts import Counts
 from .report_tree import Tree
 from .statistics import coverage, divide, kept_counts

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
-from .json_lines import read_lines
-from .layout import (
+from hmsa_mmseg.datasets.autolabel_files import (
     FAILURES_FILE,
     IMAGES_FILE,
     LABEL_SUFFIX,
@@ -28,6 +27,8 @@ from .layout import (
     label_file,
     prob_file,
 )
+from hmsa_mmseg.utils.json_lines import read_lines
+
 from .merging import merge
 from .meta import read_meta
 
@@ -94,8 +95,8 @@ class Tree:
 
         Returns:
             tuple[ndarray, ndarray]: Classes, and confidence as in
-            :mod:`.encoding`, both uint8 (H, W). Without files of it
-            confidence is 255 everywhere.
+            :mod:`hmsa_mmseg.datasets.confidence`, both uint8 (H, W).
+            Without files of it confidence is 255 everywhere.
 
         Raises:
             DamagedPairError: If one is missing, damaged, of another size,

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from hmsa_mmseg.datasets.confidence import is_kept
+
 from .calibration import (
     CONFIDENCE,
     Suggestion,
     reliability,
     suggest_threshold,
 )
-from .encoding import is_kept
 from .report_counts import Counts
 from .report_data import plain
 from .report_truths import Truths

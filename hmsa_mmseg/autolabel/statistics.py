@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .encoding import check_threshold, is_kept
+from hmsa_mmseg.datasets.confidence import check_threshold, is_kept
 
 #: Where coverage and precision are given.
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -69,7 +69,8 @@ def count_labels(
 
     Args:
         label (ndarray): uint8 (H, W), classes only.
-        confidence (ndarray): uint8 (H, W), as in :mod:`.encoding`.
+        confidence (ndarray): uint8 (H, W), as in
+            :mod:`hmsa_mmseg.datasets.confidence`.
         num_classes (int): K.
 
     Returns:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from mmseg.registry import DATASETS
 
-from .layout import META_FILE
+from hmsa_mmseg.datasets.autolabel_files import META_FILE
+
 from .seen_images import SEEN_FILE, read_seen
 
 

@@ -9,7 +9,7 @@ from mmengine import fileio
 from mmengine.utils import is_abs
 from mmseg.registry import DATASETS
 
-from ..autolabel.layout import LABEL_SUFFIX, PROB_SUFFIX
+from .autolabel_files import LABEL_SUFFIX, PROB_SUFFIX
 from .autolabel_listing import AutoLabelListing
 from .autolabel_settings import (
     LabelSettings,

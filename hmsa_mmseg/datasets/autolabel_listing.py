@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path as osp
 
-from ..autolabel.layout import label_file, prob_of_label
+from .autolabel_files import label_file, prob_of_label
 from .autolabel_settings import LabelSettings
 from .folder import FolderListing
 

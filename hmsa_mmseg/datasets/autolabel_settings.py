@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..autolabel.json_lines import read_lines
-from ..autolabel.layout import FAILURES_FILE, LAYOUTS, META_FILE, label_file
-from ..autolabel.meta import read_meta
+from hmsa_mmseg.utils.json_lines import read_lines
+
+from .autolabel_files import (
+    FAILURES_FILE,
+    LAYOUTS,
+    META_FILE,
+    label_file,
+    read_meta,
+)
 
 LABEL_FORMATS = ('trainIds', 'labelIds')
 

@@ -11,7 +11,7 @@ from hmsa_mmseg.autolabel.calibration import (
     suggest_threshold,
     threshold_of,
 )
-from hmsa_mmseg.autolabel.encoding import encode_confidence, is_kept
+from hmsa_mmseg.datasets.confidence import encode_confidence, is_kept
 
 
 def draw(precision_of, count=200_000, seed=0):

@@ -10,7 +10,6 @@ from mmengine.config import Config
 from mmseg.registry import DATASETS
 
 from hmsa_mmseg.autolabel.config_text import parse_config_text
-from hmsa_mmseg.autolabel.layout import META_FILE
 from hmsa_mmseg.autolabel.teacher import (
     SEEN_FILE,
     count_seen,
@@ -19,6 +18,7 @@ from hmsa_mmseg.autolabel.teacher import (
     write_seen,
 )
 from hmsa_mmseg.autolabel.teacher_record import labels_root
+from hmsa_mmseg.datasets.autolabel_files import META_FILE
 
 
 @pytest.fixture

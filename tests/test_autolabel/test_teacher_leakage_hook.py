@@ -9,8 +9,8 @@ from mmengine.config import ConfigDict
 from mmseg.registry import DATASETS
 
 from hmsa_mmseg.autolabel import TeacherLeakageHook
-from hmsa_mmseg.autolabel.layout import META_FILE
 from hmsa_mmseg.autolabel.seen_images import SEEN_FILE, write_seen
+from hmsa_mmseg.datasets.autolabel_files import META_FILE
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 from PIL import Image
 
-from hmsa_mmseg.autolabel.encoding import encode_confidence
-from hmsa_mmseg.autolabel.layout import label_file, prob_file
 from hmsa_mmseg.autolabel.meta import write_meta
+from hmsa_mmseg.datasets.autolabel_files import label_file, prob_file
 from hmsa_mmseg.datasets.cityscapes import EVALUATED_IDS, ID_TO_TRAIN_ID
+from hmsa_mmseg.datasets.confidence import encode_confidence
 
 CLASSES = CityscapesDataset.METAINFO['classes']
 LOAD = [

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from hmsa_mmseg.autolabel.layout import META_FILE
 from hmsa_mmseg.autolabel.seen_images import SEEN_FILE, write_seen
+from hmsa_mmseg.datasets.autolabel_files import META_FILE
 
 
 @pytest.fixture

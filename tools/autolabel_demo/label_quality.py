@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from demo.methods import class_iou, read_ids
 
-from hmsa_mmseg.autolabel.encoding import is_kept
+from hmsa_mmseg.datasets.confidence import is_kept
 
 from .recipes import ALL_TRUE, FINE_ONLY, STUDENTS
 from .truth import dataset_of, read_truth

@@ -18,7 +18,7 @@ from demo.data_uris import data_uri
 from demo.methods import read_ids
 from PIL import Image
 
-from hmsa_mmseg.autolabel.encoding import LEVELS, is_kept
+from hmsa_mmseg.datasets.confidence import LEVELS, is_kept
 
 from .bars import draw_bars
 from .label_quality import AutoLabel, apply_map, read_autolabels

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hmsa_mmseg.autolabel.layout import CHECK_FOLDER, META_FILE
 from hmsa_mmseg.autolabel.report_counts import Counts
 from hmsa_mmseg.autolabel.report_tree import Tree
 from hmsa_mmseg.autolabel.report_truths import Truths
 from hmsa_mmseg.autolabel.seen_images import count_seen
 from hmsa_mmseg.autolabel.teacher_record import read_teacher
+from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER, META_FILE
 
 #: A check on fewer images says little about a threshold.
 FEW_IMAGES = 20

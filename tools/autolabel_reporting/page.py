@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from hmsa_mmseg.autolabel.encoding import LEVELS, is_kept
 from hmsa_mmseg.autolabel.report_tree import Tree
 from hmsa_mmseg.autolabel.statistics import divide
+from hmsa_mmseg.datasets.confidence import LEVELS, is_kept
 from hmsa_mmseg.visualization.colours import as_palette, heat
 
 from .charts import Line, Plot, draw_bars, histogram_path

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hmsa_mmseg.autolabel.layout import REPORT_HTML, REPORT_JSON
 from hmsa_mmseg.autolabel.report_tree import read_tree
+from hmsa_mmseg.datasets.autolabel_files import REPORT_HTML, REPORT_JSON
 from hmsa_mmseg.utils import atomic_file
 
 from .collect import collect

@@ -14,8 +14,8 @@ import numpy as np
 from demo.data_uris import data_uri
 from PIL import Image, ImageOps
 
-from hmsa_mmseg.autolabel.encoding import is_kept
 from hmsa_mmseg.autolabel.report_tree import DamagedPairError, Tree
+from hmsa_mmseg.datasets.confidence import is_kept
 from hmsa_mmseg.visualization.colours import as_palette, heat, paint
 
 #: Width of pictures, px, at most.

@@ -11,8 +11,6 @@ from typing import Any
 from inferring.errors import InferError, in_short
 from inferring.inputs import Item
 
-from hmsa_mmseg.autolabel.json_lines import write_lines
-from hmsa_mmseg.autolabel.layout import CHECK_FOLDER, IMAGES_FILE, META_FILE
 from hmsa_mmseg.autolabel.merging import (
     files_of,
     forget_failures,
@@ -26,7 +24,13 @@ from hmsa_mmseg.autolabel.meta import (
     write_meta,
 )
 from hmsa_mmseg.autolabel.teacher import SEEN_FILE, Training, write_seen
+from hmsa_mmseg.datasets.autolabel_files import (
+    CHECK_FOLDER,
+    IMAGES_FILE,
+    META_FILE,
+)
 from hmsa_mmseg.utils.files import part_file, remove_stale_parts
+from hmsa_mmseg.utils.json_lines import write_lines
 
 _OF_RUNS = re.compile(rf'\..*|round_\d+|{CHECK_FOLDER}')
 

@@ -19,9 +19,9 @@ from mmengine.config import Config
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
-from hmsa_mmseg.autolabel.layout import round_folder
 from hmsa_mmseg.autolabel.merging import merge
-from hmsa_mmseg.autolabel.meta import VERSION, link_to
+from hmsa_mmseg.autolabel.meta import link_to
+from hmsa_mmseg.datasets.autolabel_files import VERSION, round_folder
 from hmsa_mmseg.utils.loading import find_test_set
 from hmsa_mmseg.version import __version__
 

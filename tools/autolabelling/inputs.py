@@ -22,8 +22,8 @@ from hmsa_mmseg.autolabel.config_datasets import (
     build_leaves,
     images_of,
 )
-from hmsa_mmseg.autolabel.layout import CHECK_FOLDER, META_FILE
 from hmsa_mmseg.autolabel.pairs import PairFiles
+from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER, META_FILE
 
 
 def find_images(

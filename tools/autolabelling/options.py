@@ -7,7 +7,7 @@ import argparse
 from autolabel_reporting.run import DEFAULT_THRESHOLD
 from inferring.options import add_prediction, count, positive
 
-from hmsa_mmseg.autolabel.layout import LAYOUTS
+from hmsa_mmseg.datasets.autolabel_files import LAYOUTS
 
 from .images import KINDS
 

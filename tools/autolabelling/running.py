@@ -23,12 +23,12 @@ from inferring.ranks import find_device, gather, join_group
 from mmengine.config import Config
 
 from hmsa_mmseg.autolabel.config_datasets import PREFIX
-from hmsa_mmseg.autolabel.encoding import check_threshold
-from hmsa_mmseg.autolabel.layout import CHECK_FOLDER, round_folder
 from hmsa_mmseg.autolabel.merging import Merged, files_of, merge
 from hmsa_mmseg.autolabel.meta import identities_in, identity_of
 from hmsa_mmseg.autolabel.pairs import PairFiles
 from hmsa_mmseg.autolabel.teacher import Training, describe_training
+from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER, round_folder
+from hmsa_mmseg.datasets.confidence import check_threshold
 from hmsa_mmseg.utils.loading import read_config
 
 from .disk import SpaceWatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from mmseg.registry import TRANSFORMS
 
-from ...autolabel.encoding import is_kept
+from ..confidence import is_kept
 from .label_companion import LabelCompanion
 from .load_seg_labels import IGNORE, read_grey
 
@@ -15,7 +15,7 @@ class ApplyConfidence(LabelCompanion):
     """Ignore a label where its confidence is below a threshold.
 
     The confidence lies beside the label in ``prob_map_path``, in eight bits,
-    see :mod:`hmsa_mmseg.autolabel.encoding`: 0.5 keeps values from 128 on,
+    see :mod:`hmsa_mmseg.datasets.confidence`: 0.5 keeps values from 128 on,
     0.9 from 230 on. The comparison is the authors'
     (NVIDIA/semantic-segmentation, datasets/base_loader.py).
 

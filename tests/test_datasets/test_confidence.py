@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hmsa_mmseg.autolabel.encoding import (
+from hmsa_mmseg.datasets.confidence import (
     LEVELS,
     check_threshold,
     encode_confidence,

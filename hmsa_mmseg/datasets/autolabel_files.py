@@ -1,4 +1,4 @@
-"""Names of the files of auto-labels, below one folder.
+"""The files of auto-labels, below one folder: names, and what they say.
 
 ``<name>.png`` holds the label of an image and ``<name>_prob.png`` its
 confidence. ``<name>`` is the path of the image relative to the folder of all
@@ -9,13 +9,15 @@ utils/misc.py: ``ImageDumper``), their published archive has folders.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 #: What :func:`label_file` takes: sub-folders kept, or the base name alone.
 LAYOUTS = ('folders', 'authors-flat')
 LABEL_SUFFIX = '.png'
 PROB_SUFFIX = '_prob.png'
-#: What the labels were made with, see :mod:`.meta`.
+#: What the labels were made with, see :func:`read_meta`.
 META_FILE = 'autolabel_meta.json'
 #: One line for each labelled image, and for each that could not be.
 MANIFEST_FILE = 'manifest.jsonl'
@@ -26,6 +28,8 @@ REPORT_JSON = 'report.json'
 REPORT_HTML = 'report.html'
 #: Labels of images that have true ones, to check the teacher with.
 CHECK_FOLDER = 'check'
+#: Of the format of :data:`META_FILE`.
+VERSION = 1
 
 
 def label_file(name: str, layout: str = 'folders') -> str:
@@ -62,6 +66,44 @@ def shard_file(name: str, index: int, count: int) -> str:
     """
     stem, suffix = name.rsplit('.', 1)
     return f'{stem}.{index}-of-{count}.{suffix}'
+
+
+def read_meta(folder: str | Path) -> dict[str, Any]:
+    """Read what a folder of auto-labels was made with.
+
+    Args:
+        folder (str | Path): Of all labels.
+
+    Returns:
+        dict[str, Any]: With ``teacher``, ``settings``, ``trained_on``,
+        ``round``, ``previous``, ``code_version`` and ``images``; in a folder
+        of several identities the others are in ``mixed``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read.
+        ValueError: If it is damaged, or of a later version.
+    """
+    path = Path(folder) / META_FILE
+    content = path.read_bytes()
+    try:
+        meta = json.loads(content.decode())
+        version = meta['version']
+        if not all(
+            isinstance(meta[key], dict) for key in ('teacher', 'settings')
+        ):
+            raise TypeError('teacher and settings are no objects')
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is damaged or of another program ({error!r}); expected '
+            'what tools/autolabel.py writes'
+        ) from error
+    if version != VERSION:
+        raise ValueError(
+            f'{path}: version={version!r}; expected {VERSION}: labels of '
+            'another version of this package'
+        )
+    return meta
 
 
 def _based(name: str, layout: str) -> str:
