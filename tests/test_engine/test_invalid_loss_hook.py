@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -33,6 +35,22 @@ class Record(Hook):
         self.note(runner)
 
     after_train = note
+
+
+@pytest.fixture
+def amp(monkeypatch):
+    """An optimizer wrapper with a loss scaler, which needs no GPU here."""
+    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
+    monkeypatch.setattr(
+        f'{module}.GradScaler',
+        lambda **kwargs: torch.amp.GradScaler('cpu', **kwargs),
+    )
+    return dict(
+        type='AmpOptimWrapper',
+        dtype='bfloat16',
+        loss_scale=dict(init_scale=64.0, growth_interval=2),
+    )
 
 
 def parameters(state):
@@ -96,9 +114,7 @@ def test_dump_holds_the_batch(make_runner, tmp_path, rows, monkeypatch):
     path = tmp_path / 'run' / 'invalid_loss_rank0_iter3.pth'
     assert f'batch written to {path}' in str(e.value)
     dump = torch.load(path, weights_only=True)
-    first, second = (
-        (i for i in rows.reads if True) if False else rows.reads[-2:]
-    )
+    first, second = rows.reads[-2:]
     batch = dump['batch']
     torch.testing.assert_close(
         batch['inputs'][1],
@@ -136,7 +152,7 @@ def test_finite_losses_are_left_alone(run):
     )
     assert equal(plain.model.state_dict(), guarded.model.state_dict())
     # Taken away at the end.
-    assert 'update_params' not in vars(guarded.optim_wrapper)
+    assert not {'backward', 'update_params'} & {*vars(guarded.optim_wrapper)}
     assert not guarded.model._forward_hooks
 
 
@@ -195,13 +211,7 @@ def test_skip_within_accumulated_gradients(run, bad):
     assert moved == [False, True, False, bad == 3, False, True]
 
 
-def test_amp(make_runner, tmp_path, monkeypatch):
-    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
-    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
-    monkeypatch.setattr(
-        f'{module}.GradScaler',
-        lambda **kwargs: torch.amp.GradScaler('cpu', **kwargs),
-    )
+def test_amp(make_runner, tmp_path, amp):
     record = Record()
     runner = make_runner(
         max_iters=6,
@@ -210,11 +220,7 @@ def test_amp(make_runner, tmp_path, monkeypatch):
             Poison([3, 5]),
             dict(type='InvalidLossHook', max_skips=1),
         ],
-        optim_wrapper=dict(
-            type='AmpOptimWrapper',
-            dtype='bfloat16',
-            loss_scale=dict(init_scale=64.0, growth_interval=2),
-        ),
+        optim_wrapper=amp,
     )
     with pytest.raises(FloatingPointError, match='scale 128'):
         runner.train()
@@ -222,6 +228,103 @@ def test_amp(make_runner, tmp_path, monkeypatch):
     assert not equal(record.states[3], record.states[4])
     dump = torch.load(tmp_path / 'run' / 'invalid_loss_rank0_iter5.pth')
     assert dump['loss_scale'] == 128.0  # two good steps before iteration 3
+
+
+def test_loss_is_read_behind_the_backward_pass(make_runner, monkeypatch):
+    calls = []
+    module = 'hmsa_mmseg.engine.hooks.invalid_loss_hook.any_process'
+
+    def read(flag):
+        # Read by bool() or item(), a tensor makes a GPU's host wait.
+        calls.append('read' if isinstance(flag, torch.Tensor) else 'told')
+        return bool(flag)
+
+    monkeypatch.setattr(module, read)
+    runner = make_runner(
+        max_iters=2,
+        custom_hooks=[dict(type='InvalidLossHook')],
+        optim_wrapper=dict(clip_grad=dict(max_norm=1.0)),
+    )
+    runner.model.linear.weight.register_hook(
+        lambda grad: calls.append('backward')
+    )
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    step = runner.optim_wrapper.optimizer.step
+    monkeypatch.setattr(
+        runner.optim_wrapper.optimizer,
+        'step',
+        lambda: (calls.append('step'), step()),
+    )
+    runner.train()
+    assert calls == ['backward', 'read', 'step'] * 2
+
+
+def copy_of(runner):
+    """Copy all that a training step changes."""
+    return copy.deepcopy(
+        dict(
+            weights=parameters(runner.model.state_dict()),
+            buffers=dict(runner.model.named_buffers()),
+            optimizer=runner.optim_wrapper.state_dict(),
+        )
+    )
+
+
+@pytest.mark.parametrize('max_skips', [0, 1])
+@pytest.mark.parametrize('accumulated', [1, 2])
+@pytest.mark.parametrize('scaled', [False, True])
+def test_bad_batch_leaves_nothing_behind(
+    make_runner, amp, scaled, accumulated, max_skips
+):
+    class Watch(Hook):
+        priority = 'VERY_HIGH'  # before the learning rate changes
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter + 1 == 4:
+                self.before = copy_of(runner)
+                grads = [p.grad for p in runner.model.parameters()]
+                self.has_grads = all(grad is not None for grad in grads)
+
+        def after_train_iter(
+            self, runner, batch_idx, data_batch=None, outputs=None
+        ):
+            if runner.iter + 1 == 4:
+                self.check(runner)
+
+        def check(self, runner, but=()):
+            found = copy_of(runner)
+            for key in found.keys() - {*but}:
+                torch.testing.assert_close(
+                    found[key], self.before[key], rtol=0, atol=0
+                )
+            assert all(p.grad is None for p in runner.model.parameters())
+            self.checked = True
+
+    watch = Watch()
+    runner = make_runner(
+        max_iters=6,
+        checkpoint=dict(interval=9, save_best=None),
+        val_cfg=None,
+        val_dataloader=None,
+        val_evaluator=None,
+        custom_hooks=[
+            watch,
+            Poison([4]),
+            dict(type='InvalidLossHook', max_skips=max_skips),
+        ],
+        optim_wrapper=dict(
+            accumulative_counts=accumulated, **(amp if scaled else {})
+        ),
+    )
+    if max_skips:
+        runner.train()
+    else:
+        with pytest.raises(FloatingPointError, match='iteration 4'):
+            runner.train()
+        watch.check(runner, but=['buffers'])
+    assert watch.checked
+    # Batch 3 had left gradients that wait for a step.
+    assert watch.has_grads == (accumulated == 2)
 
 
 @pytest.mark.parametrize(('interval', 'stops_at'), [(2, 4), (1, 3)])

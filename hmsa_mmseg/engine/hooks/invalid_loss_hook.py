@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from mmseg.registry import HOOKS
 
 from hmsa_mmseg.utils import atomic_save
+from hmsa_mmseg.utils.checks import check_integer
 from hmsa_mmseg.utils.nonfinite import (
     any_process,
     constant_infinities,
@@ -20,8 +19,14 @@ from hmsa_mmseg.utils.nonfinite import (
 )
 from hmsa_mmseg.utils.plain import to_plain
 
+from ..unwrapping import unwrapped
+
 #: How the names of written batches begin, which are no checkpoints.
 DUMP_PREFIX = 'invalid_loss_'
+
+
+class _InvalidLossError(Exception):
+    """Leaves ``update_params`` between the backward pass and the step."""
 
 
 @HOOKS.register_module()
@@ -35,30 +40,25 @@ class InvalidLossHook(Hook):
     ``weights_only=True``: images, labels, paths and losses. Gradients are not
     looked at: where those are not finite, weights go wrong first, but the
     next loss stops the run, and ``SafeCheckpointHook`` saves no such weights.
-    On a GPU, each iteration waits once more for the forward pass.
+    The loss is read, and the processes agree on it, when the backward pass
+    has been launched: a GPU does not wait between the two passes.
 
     Args:
         max_skips (int): How many batches may be skipped instead, counted
-            since the (re)start. A skipped batch changes no weight and no
-            buffer; with gradient accumulation it takes with it what was
-            accumulated so far. Defaults to 0.
+            since the (re)start. A skipped batch changes no weight, no buffer
+            and no state of the optimizer or the loss scaler; with gradient
+            accumulation it takes with it what was accumulated so far.
+            Defaults to 0.
         buffer_interval (int): Every how many iterations the buffers, such as
             running statistics, are checked: a NaN in the input can enter them
             past the loss. 0 is never. Defaults to 100.
     """
 
     def __init__(self, max_skips: int = 0, buffer_interval: int = 100):
-        for name, value in (
-            ('max_skips', max_skips),
-            ('buffer_interval', buffer_interval),
-        ):
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(
-                    f'InvalidLossHook: {name} must be an integer of 0 or '
-                    f'more, got {value!r}'
-                )
-        self.max_skips = max_skips
-        self.buffer_interval = buffer_interval
+        self.max_skips = check_integer('InvalidLossHook: max_skips', max_skips)
+        self.buffer_interval = check_integer(
+            'InvalidLossHook: buffer_interval', buffer_interval
+        )
         self.skips = 0
         self._losses = None
         self._batch = None
@@ -66,14 +66,13 @@ class InvalidLossHook(Hook):
         self._undo = []
 
     def before_train(self, runner) -> None:
-        """Put the guard between the forward pass and the backward pass.
+        """Put the guard between the backward pass and the optimizer's step.
 
         No hook of mmengine is called there. ``update_params`` of the
-        optimizer wrapper is the one thing that every model, wrapped or not,
-        and every precision pass through; replacing it on the instance keeps
-        ``optim_wrapper.type``, which ``train.py --amp`` wants to set, as it
-        is. Before the backward pass, because in that the gradients of one
-        process spread to all.
+        optimizer wrapper and the ``backward`` that it calls are what every
+        model, wrapped or not, and every precision pass through; replacing
+        them on the instance keeps ``optim_wrapper.type``, which ``train.py
+        --amp`` wants to set, as it is.
 
         Raises:
             TypeError: If there are several optimizers.
@@ -84,22 +83,33 @@ class InvalidLossHook(Hook):
                 'InvalidLossHook needs an optim_wrapper with one optimizer, '
                 f'got {type(wrapper).__name__}'
             )
-        self._model = runner.model
-        if is_model_wrapper(self._model):
-            self._model = self._model.module
-        self._constants = constant_infinities(dict(self._buffers_by_name()))
+        self._model = unwrapped(runner.model)
+        self._constants = constant_infinities(dict(self._named_buffers()))
         handle = self._model.register_forward_hook(self._keep_losses)
-        update_params = wrapper.update_params
+        backward, update_params = wrapper.backward, wrapper.update_params
 
-        def guarded(loss, *args, **kwargs):
-            if any_process(~torch.isfinite(loss.detach()).all()):
-                self._refuse(runner, loss)
-            else:
+        def guarded_backward(loss, **kwargs):
+            is_invalid = ~torch.isfinite(loss.detach()).all()
+            backward(loss, **kwargs)
+            # Waits for the loss, so only now. No process is left alone in the
+            # backward pass, where gradients spread to all.
+            if any_process(is_invalid):
+                raise _InvalidLossError
+
+        def guarded_update(loss, *args, **kwargs):
+            try:
                 update_params(loss, *args, **kwargs)
+            except _InvalidLossError:
+                self._refuse(runner, loss)
             self._losses = None  # would keep the graph alive
 
-        wrapper.update_params = guarded
-        self._undo = [handle.remove, lambda: delattr(wrapper, 'update_params')]
+        wrapper.backward = guarded_backward
+        wrapper.update_params = guarded_update
+        self._undo = [
+            handle.remove,
+            lambda: delattr(wrapper, 'backward'),
+            lambda: delattr(wrapper, 'update_params'),
+        ]
 
     def after_train(self, runner) -> None:
         """Take the guard away."""
@@ -110,7 +120,7 @@ class InvalidLossHook(Hook):
         """Keep what a fault is reported with, or undone from."""
         self._batch = data_batch
         if self.skips < self.max_skips:
-            self._buffers = [b.clone() for _, b in self._buffers_by_name()]
+            self._buffers = [b.clone() for _, b in self._named_buffers()]
 
     def after_train_iter(
         self, runner, batch_idx, data_batch=None, outputs=None
@@ -123,7 +133,7 @@ class InvalidLossHook(Hook):
         self._batch = None
         if not self.every_n_train_iters(runner, self.buffer_interval):
             return
-        names = nonfinite_names(dict(self._buffers_by_name()), self._constants)
+        names = nonfinite_names(dict(self._named_buffers()), self._constants)
         if any_process(bool(names)):
             found = ', '.join(names[:3]) or 'those of another process'
             raise FloatingPointError(
@@ -133,7 +143,7 @@ class InvalidLossHook(Hook):
                 'checkpoint is from before.'
             )
 
-    def _buffers_by_name(self):
+    def _named_buffers(self):
         return self._model.named_buffers()
 
     def _keep_losses(self, module, args, output) -> None:
@@ -141,6 +151,8 @@ class InvalidLossHook(Hook):
             self._losses = output
 
     def _refuse(self, runner, loss: torch.Tensor) -> None:
+        # Also those that were accumulated before: the bad ones are in them.
+        runner.optim_wrapper.zero_grad()
         message = self._describe(runner, loss)
         if self.skips >= self.max_skips:
             raise FloatingPointError(message)
@@ -150,13 +162,9 @@ class InvalidLossHook(Hook):
         )
         with torch.no_grad():
             for (_, buffer), before in zip(
-                self._buffers_by_name(), self._buffers
+                self._named_buffers(), self._buffers
             ):
                 buffer.copy_(before)
-        # Not even a step with what was accumulated before: that has not been
-        # summed over processes yet, and they would drift apart.
-        runner.optim_wrapper.zero_grad()
-        runner.optim_wrapper._inner_count += 1
 
     def _describe(self, runner, loss: torch.Tensor) -> str:
         """Say what is wrong and, where this process is at fault, dump it."""
@@ -208,8 +216,6 @@ def _plain(value: object) -> object:
     """Turn a batch into tensors and plain types."""
     if isinstance(value, BaseDataElement):
         value = dict(value.all_items())
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,0 +1,25 @@
+"""Checks of arguments that several classes take."""
+
+from __future__ import annotations
+
+
+def check_integer(name: str, value: object, least: int = 0) -> int:
+    """Refuse what is no integer, or too small a one.
+
+    Args:
+        name (str): Of the argument, with that of its class.
+        value (object): What was given.
+        least (int): The smallest that is taken. Defaults to 0.
+
+    Returns:
+        int: The value.
+
+    Raises:
+        ValueError: If it is another.
+    """
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int or value < least:
+        raise ValueError(
+            f'{name} must be an integer of {least} or more, got {value!r}'
+        )
+    return value
