@@ -14,7 +14,7 @@ Shapes = Mapping[str, torch.Size]
 
 
 @dataclass
-class Conversion:
+class KeyConversion:
     """A converted state dict, and what became of each entry.
 
     Attributes:
@@ -61,7 +61,9 @@ def invert(key_map: KeyMap) -> KeyMap:
     return tuple((new, old) for old, new in key_map)
 
 
-def convert_keys(state: State, key_map: KeyMap, shapes: Shapes) -> Conversion:
+def convert_keys(
+    state: State, key_map: KeyMap, shapes: Shapes
+) -> KeyConversion:
     """Rename the keys of a state dict.
 
     Args:
@@ -71,9 +73,9 @@ def convert_keys(state: State, key_map: KeyMap, shapes: Shapes) -> Conversion:
             have.
 
     Returns:
-        Conversion: Not checked yet.
+        KeyConversion: Not checked yet.
     """
-    result = Conversion()
+    result = KeyConversion()
     for key, value in state.items():
         new_key = rename(key, key_map)
         if new_key not in shapes or new_key in result.state_dict:

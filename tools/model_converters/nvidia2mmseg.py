@@ -19,7 +19,7 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, MODELS
 
 from hmsa_mmseg.utils import atomic_save, safe_load
-from hmsa_mmseg.utils.key_maps import Conversion, Shapes
+from hmsa_mmseg.utils.key_maps import KeyConversion, Shapes
 from hmsa_mmseg.utils.nvidia_keys import (
     OCR,
     nvidia_to_ours,
@@ -172,7 +172,7 @@ def to_nvidia_checkpoint(state: dict, num_classes: int) -> dict:
 
 def convert_file(
     src: str, dst: str, reverse: bool = False, layout: str = 'hmsa'
-) -> Conversion:
+) -> KeyConversion:
     """Convert a file, and write the result if all of it fits.
 
     Args:
@@ -182,7 +182,7 @@ def convert_file(
         layout (str): ``hmsa``, or ``ocrnet`` for mmseg's own OCRNet.
 
     Returns:
-        Conversion: What became of each entry.
+        KeyConversion: What became of each entry.
 
     Raises:
         OSError: If a file cannot be read or written.
