@@ -8,7 +8,6 @@ from .hooks import (
     SignalCheckpointHook,
 )
 from .loops import ResumableIterBasedTrainLoop
-from .process_groups import close_gloo
 from .runners import SafeResumeRunner
 
 __all__ = [
@@ -21,5 +20,4 @@ __all__ = [
     'SafeResumeRunner',
     'ScaleMapsVisualizationHook',
     'SignalCheckpointHook',
-    'close_gloo',
 ]

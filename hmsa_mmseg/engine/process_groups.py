@@ -5,19 +5,34 @@ import gc
 import sys
 
 import torch.distributed as dist
+from mmengine.runner import Runner
 
 
-@atexit.register
-def close_gloo():
-    """Destroy gloo's process group at the end of a program that has not.
+def close_gloo_at_exit(runner: Runner) -> None:
+    """Have the process group of a run destroyed when the program ends.
 
     mmseg's tools leave it to the interpreter. A thread of gloo that drops
     its last tensor while the interpreter shuts down aborts the process
     ("terminate called without an active exception", pytorch/pytorch#190489),
     and the launcher calls a training that has done all of its work failed.
 
-    NCCL is left alone, and so are programs that end by an exception: there a
-    collective may wait for processes that will never come.
+    NCCL is left alone, as is any group in a program without a run of several
+    processes.
+
+    Args:
+        runner (Runner): Of the run; nothing is done without a launcher.
+    """
+    if runner.distributed and dist.get_backend() == 'gloo':
+        # Once, however many runs there are.
+        atexit.unregister(close_gloo)
+        atexit.register(close_gloo)
+
+
+def close_gloo() -> None:
+    """Destroy the process group if it is gloo's and nothing has failed.
+
+    After an exception a collective may wait for processes that will never
+    come.
     """
     failed = hasattr(sys, 'last_type')
     if failed or not (dist.is_available() and dist.is_initialized()):

@@ -1,12 +1,16 @@
 """How programs with a process group end."""
 
+import atexit
 import os
 import subprocess
 import sys
 
 import pytest
 import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.runner import Runner
 
+from hmsa_mmseg.engine import SafeResumeRunner, process_groups
 from hmsa_mmseg.engine.process_groups import close_gloo
 
 TURNS = 2
@@ -17,7 +21,8 @@ SCRIPT = """
 import os, sys, time
 import torch
 import torch.distributed as dist
-import hmsa_mmseg.engine
+from types import SimpleNamespace
+from hmsa_mmseg.engine.process_groups import close_gloo_at_exit
 
 class Slow:
     def __del__(self, sleep=time.sleep):
@@ -44,6 +49,7 @@ dist.init_process_group(
     rank=rank,
     world_size=2,
 )
+close_gloo_at_exit(SimpleNamespace(distributed=True))
 slow = Slow()
 dist.barrier()
 if rank == 1:
@@ -70,20 +76,52 @@ def test_collective_that_ends_late_does_not_abort(tmp_path):
     ], done.stderr
 
 
+@pytest.fixture
+def own_group(tmp_path):
+    """A process group that this program has made itself."""
+    dist.init_process_group(
+        'gloo', init_method=f'file://{tmp_path}/meeting', rank=0, world_size=1
+    )
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(runner_type=SafeResumeRunner),
+        dict(runner_type=Runner),  # with SafeCheckpointHook
+        dict(hook='CheckpointHook', loop='ResumableIterBasedTrainLoop'),
+    ],
+)
+@pytest.mark.parametrize('launcher', ['none', 'pytorch'])
+def test_only_runs_of_several_processes_close_it(
+    make_runner, own_group, monkeypatch, kwargs, launcher
+):
+    registered = []
+    monkeypatch.setattr(atexit, 'register', registered.append)
+    monkeypatch.setenv('LOCAL_RANK', '-1')  # as TWO_RANKS of test_tools
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
+    runner = make_runner(
+        launcher=launcher,
+        cfg=Config(dict(model_wrapper_cfg=wrapper)),
+        **kwargs,
+    )
+    runner.train()
+    closing = process_groups.close_gloo in registered
+    assert closing == (launcher == 'pytorch')
+
+
 @pytest.mark.parametrize('failed', [False, True])
-def test_leaves_failed_programs_alone(tmp_path, monkeypatch, failed):
+def test_leaves_failed_programs_alone(own_group, monkeypatch, failed):
     """There, waiting for a collective could take until its timeout."""
     if failed:
         monkeypatch.setattr(sys, 'last_type', ValueError, raising=False)
     else:
         monkeypatch.delattr(sys, 'last_type', raising=False)
-    dist.init_process_group(
-        'gloo', init_method=f'file://{tmp_path}/meeting', rank=0, world_size=1
-    )
     close_gloo()
     assert dist.is_initialized() == failed
-    if failed:
-        dist.destroy_process_group()
 
 
 def test_without_a_group():

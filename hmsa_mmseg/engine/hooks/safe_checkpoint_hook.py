@@ -16,7 +16,6 @@ from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from hmsa_mmseg.engine import atomic_backend
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.nonfinite import (
     any_process,
@@ -24,6 +23,9 @@ from hmsa_mmseg.utils.nonfinite import (
     nonfinite_names,
 )
 from hmsa_mmseg.utils.plain import make_plain
+
+from .. import atomic_backend
+from ..process_groups import close_gloo_at_exit
 
 
 @HOOKS.register_module()
@@ -59,6 +61,10 @@ class SafeCheckpointHook(CheckpointHook):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._held = []
+
+    def before_run(self, runner) -> None:
+        """Have gloo's processes, if there are several, end cleanly."""
+        close_gloo_at_exit(runner)
 
     def before_train(self, runner) -> None:
         """Choose how to write, and clear what a killed process has left."""

@@ -11,6 +11,8 @@ from mmengine.runner import IterBasedTrainLoop
 from mmseg.registry import LOOPS
 from torch.utils.data import BatchSampler, DataLoader
 
+from ..process_groups import close_gloo_at_exit
+
 
 @LOOPS.register_module()
 class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
@@ -47,6 +49,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
 
     def run(self):
         """Train; a run that is complete already ends at once."""
+        close_gloo_at_exit(self.runner)
         if self._iter >= self._max_iters or self._skip():
             self.dataloader_iterator = _PastSkipped(
                 self.dataloader_iterator, self._iter

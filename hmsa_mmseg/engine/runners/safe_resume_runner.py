@@ -13,8 +13,10 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmseg.registry import RUNNERS
 
-from hmsa_mmseg.engine.hooks.invalid_loss_hook import DUMP_PREFIX
 from hmsa_mmseg.utils import check_crc, safe_load
+
+from ..hooks.invalid_loss_hook import DUMP_PREFIX
+from ..process_groups import close_gloo_at_exit
 
 
 @RUNNERS.register_module()
@@ -43,6 +45,11 @@ class SafeResumeRunner(Runner):
     An endless sampler in a loop by epochs, which would never come to the end
     of its first one, is refused.
     """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up processes, whose group ends with the program."""
+        super().setup_env(env_cfg)
+        close_gloo_at_exit(self)
 
     def train(self):
         """Train, from the newest whole checkpoint on if asked to resume."""
