@@ -4,7 +4,6 @@ from .hooks import (
     InvalidLossHook,
     IterSeedHook,
     SafeCheckpointHook,
-    ScaleMapsVisualizationHook,
     SignalCheckpointHook,
 )
 from .loops import ResumableIterBasedTrainLoop
@@ -18,6 +17,5 @@ __all__ = [
     'ResumableIterBasedTrainLoop',
     'SafeCheckpointHook',
     'SafeResumeRunner',
-    'ScaleMapsVisualizationHook',
     'SignalCheckpointHook',
 ]

@@ -9,12 +9,14 @@ from .records import (
     write_record,
 )
 from .run_file import FOLDER, check_run, read_run, write_run
+from .scale_maps_visualization_hook import ScaleMapsVisualizationHook
 from .scale_maps_visualizer import ScaleMapsVisualizer
 
 __all__ = [
     'FOLDER',
     'ImageNames',
     'Record',
+    'ScaleMapsVisualizationHook',
     'ScaleMapsVisualizer',
     'check_run',
     'class_iou',

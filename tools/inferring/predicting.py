@@ -12,13 +12,13 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from hmsa_mmseg.engine.hooks import InferencePreparationHook
-from hmsa_mmseg.engine.scale_maps_step import add_confidence
 from hmsa_mmseg.models.inference import prepare_for_inference
 from hmsa_mmseg.models.segmentors import (
     AccumulatingTTAModel,
     MultiScaleAttentionSegmentor,
 )
 from hmsa_mmseg.utils.loading import load_model
+from hmsa_mmseg.visualization.scale_maps_step import add_confidence
 
 from .errors import InferError, in_one_line
 from .pipeline import Loaded

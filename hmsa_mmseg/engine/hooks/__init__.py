@@ -3,7 +3,6 @@ from .inference_preparation_hook import InferencePreparationHook
 from .invalid_loss_hook import InvalidLossHook
 from .iter_seed_hook import IterSeedHook
 from .safe_checkpoint_hook import SafeCheckpointHook
-from .scale_maps_visualization_hook import ScaleMapsVisualizationHook
 from .signal_checkpoint_hook import SignalCheckpointHook
 
 __all__ = [
@@ -12,6 +11,5 @@ __all__ = [
     'InvalidLossHook',
     'IterSeedHook',
     'SafeCheckpointHook',
-    'ScaleMapsVisualizationHook',
     'SignalCheckpointHook',
 ]

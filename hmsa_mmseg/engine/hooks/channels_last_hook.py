@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from hmsa_mmseg.utils.unwrapping import unwrapped
 
 
 @HOOKS.register_module()
@@ -20,7 +21,4 @@ class ChannelsLastHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Convert the model, in place."""
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
-        model.to(memory_format=torch.channels_last)
+        unwrapped(runner.model).to(memory_format=torch.channels_last)

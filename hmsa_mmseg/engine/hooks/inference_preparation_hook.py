@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmseg.registry import HOOKS
 
 from hmsa_mmseg.models.inference import prepare_for_inference
+from hmsa_mmseg.utils.unwrapping import segmentor_of
 
 
 @HOOKS.register_module()
@@ -41,8 +41,5 @@ class InferencePreparationHook(Hook):
 
     def before_test(self, runner) -> None:
         """Prepare the model within all its wrappers."""
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        model.eval()
+        model = segmentor_of(runner.model).eval()
         prepare_for_inference(model, **self.options)

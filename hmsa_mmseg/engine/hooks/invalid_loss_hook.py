@@ -18,8 +18,7 @@ from hmsa_mmseg.utils.nonfinite import (
     nonfinite_names,
 )
 from hmsa_mmseg.utils.plain import to_plain
-
-from ..unwrapping import unwrapped
+from hmsa_mmseg.utils.unwrapping import unwrapped
 
 #: How the names of written batches begin, which are no checkpoints.
 DUMP_PREFIX = 'invalid_loss_'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,8 +10,6 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -23,6 +20,7 @@ from hmsa_mmseg.utils.nonfinite import (
     nonfinite_names,
 )
 from hmsa_mmseg.utils.plain import make_plain
+from hmsa_mmseg.utils.unwrapping import unwrapped
 
 from .. import atomic_backend
 from ..process_groups import close_gloo_at_exit
@@ -56,11 +54,8 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     _constants: frozenset[str] = frozenset()
-    _saving = False
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._held = []
+    #: While saving: files to remove when what replaces them is there.
+    _outdated: list[str] | None = None
 
     def before_run(self, runner) -> None:
         """Have gloo's processes, if there are several, end cleanly."""
@@ -74,31 +69,25 @@ class SafeCheckpointHook(CheckpointHook):
             if type(backend) is LocalBackend:
                 self.backend_args = dict(backend=atomic_backend.NAME)
         super().before_train(runner)
-        model = runner.model
-        if isinstance(model, FullyShardedDataParallel):
+        if isinstance(runner.model, FullyShardedDataParallel):
             raise TypeError(
                 'SafeCheckpointHook cannot look into the sharded weights of '
                 'FSDP; expected default_hooks.checkpoint.type='
                 "'CheckpointHook' with FSDPStrategy"
             )
-        model = model.module if is_model_wrapper(model) else model
-        constants = constant_infinities(dict(model.named_buffers()))
-        averaged = {f'module.{name}' for name in constants}
+        buffers = dict(unwrapped(runner.model).named_buffers())
+        constants = constant_infinities(buffers)
+        averaged = {f'module.{name}' for name in constants}  # of EMAHook
         self._constants = frozenset(constants | averaged)
         if is_main_process():
             self._clear_leftovers(runner)
 
     def _clear_leftovers(self, runner) -> None:
-        info = runner.message_hub.runtime_info
-        names = set(info.get('outdated_ckpts', []))
-        kept = {self.filename_tmpl.format(s) for s in self._kept_steps}
-        _remove(
-            self.file_backend,
-            [
-                self.file_backend.join_path(self.out_dir, name)
-                for name in sorted(names - kept)
-            ],
-        )
+        names = runner.message_hub.runtime_info.get('outdated_ckpts', [])
+        # Without a limit the parent has no such list.
+        kept = map(self._path, getattr(self, 'keep_ckpt_ids', ()))
+        paths = {self.file_backend.join_path(self.out_dir, n) for n in names}
+        self._remove(runner, paths - {*kept})
         if isinstance(self.file_backend, atomic_backend.AtomicLocalBackend):
             for part in Path(self.out_dir).glob('.*.[0-9]*.part'):
                 runner.logger.warning(f'Removing {part}: never finished.')
@@ -106,10 +95,25 @@ class SafeCheckpointHook(CheckpointHook):
                 with suppress(OSError):
                     part.unlink()
 
-    @property
-    def _kept_steps(self) -> list[int]:
-        # Without a limit the parent has no such list.
-        return list(getattr(self, 'keep_ckpt_ids', ()))
+    def _path(self, step: int) -> str:
+        return self.file_backend.join_path(
+            self.out_dir, self.filename_tmpl.format(step)
+        )
+
+    def _remove(self, runner, paths: set[str]) -> None:
+        """Remove files and folders; what cannot be removed stays."""
+        backend = self.file_backend
+        for path in sorted(paths):
+            try:
+                if backend.isfile(path):
+                    backend.remove(path)
+                elif backend.isdir(path):  # checkpoints of sharded models
+                    backend.rmtree(path)
+            # All that matters has been saved: no reason to end the run.
+            except OSError as error:
+                runner.logger.warning(
+                    f'cannot remove the outdated {path}: {error}'
+                )
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Refuse NaN, and reduce to tensors and plain types, in place.
@@ -145,20 +149,23 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict):
         """Save, name the file in ``last_checkpoint``, remove outdated ones."""
-        outdated = self._outdated(runner, step)
-        # Also in the file: killed now, the run removes them when it resumes.
-        runner.message_hub.update_info(
-            'outdated_ckpts',
-            [os.path.basename(path) for path in outdated + self._held],
-        )
-        filename = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        with self._together('save a checkpoint'):
+        with self._saving(runner, 'save a checkpoint'):
+            update_info = runner.message_hub.update_info
+            if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+                if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                    oldest = self.keep_ckpt_ids.popleft()
+                    self._outdated.append(self._path(oldest))
+                self.keep_ckpt_ids.append(step)
+                update_info('keep_ckpt_ids', [*self.keep_ckpt_ids])
+            # Also in the file: killed now, the run removes them on resuming.
+            names = [os.path.basename(path) for path in self._outdated]
+            update_info('outdated_ckpts', names)
+            self.last_ckpt = self._path(step)
+            update_info('last_ckpt', self.last_ckpt)
             _flush_curves(runner)
             runner.save_checkpoint(
                 self.out_dir,
-                filename,
+                self.filename_tmpl.format(step),
                 self.file_client_args,
                 save_optimizer=self.save_optimizer,
                 save_param_scheduler=self.save_param_scheduler,
@@ -171,58 +178,36 @@ class SafeCheckpointHook(CheckpointHook):
                 pointer = os.path.join(runner.work_dir, 'last_checkpoint')
                 with atomic_file(pointer) as file:
                     file.write(os.fspath(self.last_ckpt).encode())
-                _remove(self.file_backend, outdated)
-
-    def _outdated(self, runner, step: int) -> list[str]:
-        """Enter ``step`` among the kept ones; list the files to remove."""
-        if self.max_keep_ckpts <= 0:
-            return []
-        kept = self._kept_steps
-        if step not in kept:
-            kept.append(step)
-        removed = kept[: -self.max_keep_ckpts]
-        self.keep_ckpt_ids.clear()
-        self.keep_ckpt_ids.extend(kept[-self.max_keep_ckpts :])
-        runner.message_hub.update_info('keep_ckpt_ids', [*self.keep_ckpt_ids])
-        return [
-            self.file_backend.join_path(
-                self.out_dir, self.filename_tmpl.format(old)
-            )
-            for old in removed
-        ]
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         """Save the best checkpoint, then remove the best one so far."""
-        # The parent removes first: its removals are noted down meanwhile.
-        backend = self.file_backend
-        self.file_backend = _HeldRemovals(backend, self._held)
-        try:
-            with self._together('save the best checkpoint'):
-                super()._save_best_checkpoint(runner, metrics)
-        finally:
-            self.file_backend = backend
-        _remove(backend, self._held)
-        self._held.clear()
+        with self._saving(runner, 'save the best checkpoint'):
+            super()._save_best_checkpoint(runner, metrics)
 
     @contextmanager
-    def _together(self, what: str) -> Iterator[None]:
-        """Let an error of one process stop all, not leave them waiting."""
-        if self._saving:  # the best checkpoint saves the last one again
-            yield
+    def _saving(self, runner, what: str) -> Iterator[None]:
+        """Remove nothing before all is saved; stop all if one cannot."""
+        if self._outdated is not None:
+            yield  # the best checkpoint saves the last one again
             return
         error = None
-        self._saving = True
+        outdated, backend = [], self.file_backend
+        self._outdated = outdated
+        # The parent removes before it saves.
+        self.file_backend = _HeldRemovals(backend, outdated)
         try:
             yield
         except Exception as caught:
             error = caught
         finally:
-            self._saving = False
+            self.file_backend, self._outdated = backend, None
         failed = any_process(error is not None)
         if error is not None:
             raise error
         if failed:
             raise RuntimeError(f'another process could not {what}, see there')
+        if is_main_process():
+            self._remove(runner, {*outdated})
 
 
 class _HeldRemovals:
@@ -230,32 +215,10 @@ class _HeldRemovals:
 
     def __init__(self, backend, removed: list[str]):
         self.backend = backend
-        self.removed = removed
+        self.remove = self.rmtree = removed.append
 
     def __getattr__(self, name: str):
         return getattr(self.backend, name)
-
-    def remove(self, filepath: str) -> None:
-        self.removed.append(filepath)
-
-    rmtree = remove
-
-
-def _remove(backend, paths: list[str]) -> None:
-    """Remove files and folders; what cannot be removed stays."""
-    for path in paths:
-        try:
-            if backend.isfile(path):
-                backend.remove(path)
-            elif backend.isdir(path):  # checkpoints of sharded models
-                backend.rmtree(path)
-        # All that matters has been saved: no reason to end the run.
-        except OSError as error:
-            print_log(
-                f'cannot remove the outdated {path}: {error}',
-                logger='current',
-                level=logging.WARNING,
-            )
 
 
 def _flush_curves(runner) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from mmengine.hooks import CheckpointHook, Hook
 from mmseg.registry import HOOKS
 
+from hmsa_mmseg.utils.checks import check_integer
 from hmsa_mmseg.utils.nonfinite import any_process
 
 
@@ -47,14 +48,11 @@ class SignalCheckpointHook(Hook):
                 'SignalCheckpointHook: signals must be a list of names such '
                 f"as 'SIGTERM', got {signals!r}"
             )
-        if not isinstance(interval, int) or interval < 1:
-            raise ValueError(
-                'SignalCheckpointHook: interval must be an integer of 1 or '
-                f'more, got {interval!r}'
-            )
         self.signals = [signal.Signals[name] for name in signals]
         self.exit_code = exit_code
-        self.interval = interval
+        self.interval = check_integer(
+            'SignalCheckpointHook: interval', interval, 1
+        )
         self._received = None
         self._previous = {}
 

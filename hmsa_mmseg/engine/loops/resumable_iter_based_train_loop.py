@@ -64,12 +64,10 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         """
         if self._iter == 0:
             return True
-        batches = self.dataloader.batch_sampler
-        if type(batches) is not BatchSampler:
-            sampler = batches
-        else:
-            sampler = batches.sampler
-            past = self._iter * batches.batch_size
+        sampler = self.dataloader.batch_sampler
+        if type(sampler) is BatchSampler:
+            past = self._iter * sampler.batch_size
+            sampler = sampler.sampler
             # With one that ends, the parent counts epochs from the resume.
             if hasattr(sampler, 'skip') and getattr(sampler, 'infinite', True):
                 sampler.skip(past)

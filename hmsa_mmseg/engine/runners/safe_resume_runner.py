@@ -53,18 +53,15 @@ class SafeResumeRunner(Runner):
 
     def train(self):
         """Train, from the newest whole checkpoint on if asked to resume."""
-        is_local = all(map(_is_local, self._checkpoint_hooks()))
-        if self._resume and not self._has_loaded and is_local:
+        if self._resume and not self._has_loaded and self._is_local():
             path, seed = _from_main_process(self._find_start)
             if path is None:
                 self._resume = False
+                how = 'from scratch'
+                if self._load_from:
+                    how = f'with the weights of {self._load_from}'
                 self.logger.warning(
-                    f'No checkpoint in {self.work_dir}: starting '
-                    + (
-                        f'with the weights of {self._load_from}.'
-                        if self._load_from
-                        else 'from scratch.'
-                    )
+                    f'No checkpoint in {self.work_dir}: starting {how}.'
                 )
             else:
                 self._load_from = path
@@ -82,9 +79,10 @@ class SafeResumeRunner(Runner):
         """
         loop = super().build_train_loop(loop)
         sampler = loop.dataloader.sampler
-        endless = isinstance(sampler, InfiniteSampler)
-        endless = endless or getattr(sampler, 'infinite', False)
-        if endless and isinstance(loop, EpochBasedTrainLoop):
+        # One of this package says so itself.
+        default = isinstance(sampler, InfiniteSampler)
+        is_endless = getattr(sampler, 'infinite', default)
+        if is_endless and isinstance(loop, EpochBasedTrainLoop):
             raise ValueError(
                 f'train_dataloader.sampler: {type(sampler).__name__} is '
                 'endless, so the first epoch of EpochBasedTrainLoop '
@@ -95,6 +93,14 @@ class SafeResumeRunner(Runner):
 
     def _checkpoint_hooks(self) -> list[CheckpointHook]:
         return [h for h in self._hooks if isinstance(h, CheckpointHook)]
+
+    def _is_local(self) -> bool:
+        backends = [
+            get_file_backend(hook.out_dir, backend_args=hook.backend_args)
+            for hook in self._checkpoint_hooks()
+            if hook.out_dir is not None
+        ]
+        return all(isinstance(backend, LocalBackend) for backend in backends)
 
     def load_or_resume(self) -> None:
         """Load what to start from, unless it is damaged."""
@@ -120,49 +126,49 @@ class SafeResumeRunner(Runner):
         folders = self._checkpoint_folders()
         given = self._load_from
         if given and Path(given).resolve().parent in folders:
-            checkpoint = safe_load(given, mapped=True)
-            shortcoming = _shortcoming(checkpoint)
+            path = given
+            _, shortcoming = _read_meta(path)
             if shortcoming:
                 raise ValueError(
                     f'load_from={given!r} cannot be resumed from: it '
                     f'{shortcoming}'
                 )
-            return given, _seed(checkpoint)
-        path, rejected = newest_checkpoint(folders)
-        for bad, reason in rejected.items():
-            self.logger.warning(f'Not resuming from {bad}: {reason}')
-        if path is None and rejected:
-            raise RuntimeError(
-                'none of the checkpoints can be resumed from; give another '
-                'work_dir, or leave out --resume, to train from the start:\n'
-                + '\n'.join(f'{p}: {why}' for p, why in rejected.items())
-            )
-        if path is None and given and os.path.isfile(given):
-            checkpoint = safe_load(given, mapped=True)
-            path = None if _shortcoming(checkpoint) else given
+        else:
+            path, rejected = newest_checkpoint(folders)
+            for bad, reason in rejected.items():
+                self.logger.warning(f'Not resuming from {bad}: {reason}')
+            if path is None and rejected:
+                raise RuntimeError(
+                    'none of the checkpoints can be resumed from; give '
+                    'another work_dir, or leave out --resume, to train from '
+                    'the start:\n'
+                    + '\n'.join(f'{p}: {why}' for p, why in rejected.items())
+                )
+            if path is None and given and os.path.isfile(given):
+                path = None if _read_meta(given)[1] else given
         if path is None:
             return None, None
-        return str(path), _seed(safe_load(path, mapped=True))
+        return str(path), _read_meta(path)[0].get('seed')
 
     def _checkpoint_folders(self) -> list[Path]:
         """List where this run's checkpoints are."""
-        folders = [Path(self.work_dir).resolve()]
-        name = Path(self.work_dir).name
-        for hook in self._checkpoint_hooks():
-            if hook.out_dir is not None:
-                folders.append(Path(hook.out_dir).resolve() / name)
-        pointer = Path(self.work_dir, 'last_checkpoint')
+        work_dir = Path(self.work_dir)
+        folders = [work_dir.resolve()] + [
+            Path(hook.out_dir).resolve() / work_dir.name
+            for hook in self._checkpoint_hooks()
+            if hook.out_dir is not None
+        ]
+        pointer = work_dir / 'last_checkpoint'
         if pointer.is_file():
             name = pointer.read_text().strip()
-            named = Path(name)
-            if not named.is_file():
+            if not os.path.isfile(name):
                 self.logger.warning(
                     f'{pointer} names {name!r}, which is no file.'
                 )
             # It counts where checkpoints went elsewhere before, but not
             # where it came here with a copy of the folder.
             elif not any(map(_checkpoints, folders)):
-                folders.append(named.resolve().parent)
+                folders.append(Path(name).resolve().parent)
         return folders
 
 
@@ -183,20 +189,19 @@ def newest_checkpoint(
     iterations, damaged, weights_only = {}, {}, {}
     for path in sorted(p for f in set(folders) for p in _checkpoints(f)):
         try:
-            checkpoint = safe_load(path, mapped=True)
+            meta, shortcoming = _read_meta(path)
         except (OSError, ValueError) as error:
-            damaged[path] = _reason(error)
+            damaged[path] = str(error)
             continue
-        shortcoming = _shortcoming(checkpoint)
         if shortcoming:
             weights_only[path] = shortcoming
         else:
-            iterations[path] = checkpoint['meta']['iter']
+            iterations[path] = meta['iter']
     for path in sorted(iterations, key=iterations.get, reverse=True):
         try:
             check_crc(path)
         except (OSError, ValueError) as error:
-            damaged[path] = _reason(error)
+            damaged[path] = str(error)
         else:
             return path, damaged
     return None, {**damaged, **weights_only}
@@ -211,13 +216,6 @@ def _checkpoints(folder: Path) -> list[Path]:
     ]
 
 
-def _is_local(hook: CheckpointHook) -> bool:
-    if hook.out_dir is None:
-        return True
-    backend = get_file_backend(hook.out_dir, backend_args=hook.backend_args)
-    return isinstance(backend, LocalBackend)
-
-
 def _check(path: str) -> None:
     """Refuse a damaged file, in the zip format or the one before it."""
     if zipfile.is_zipfile(path):
@@ -226,24 +224,17 @@ def _check(path: str) -> None:
         safe_load(path)
 
 
-def _reason(error: Exception) -> str:
-    """Describe an error; some only say what they cannot do."""
-    return str(error) or type(error).__name__
-
-
-def _shortcoming(checkpoint: object) -> str | None:
-    """Say why a whole file of ``torch.save`` cannot be resumed from."""
+def _read_meta(path: str | Path) -> tuple[dict, str | None]:
+    """Read ``meta``, and why a whole file cannot be resumed from."""
+    checkpoint = safe_load(path, mapped=True)
     if not isinstance(checkpoint, dict):
-        return f'holds a {type(checkpoint).__name__}, no checkpoint'
+        return {}, f'holds a {type(checkpoint).__name__}, no checkpoint'
     needed = ('meta', 'state_dict', 'message_hub', 'optimizer')
     missing = [key for key in needed if key not in checkpoint]
     if missing:
-        return f'has no {", ".join(missing)}'
-    return None if 'iter' in checkpoint['meta'] else 'has no iteration number'
-
-
-def _seed(checkpoint: dict) -> int | None:
-    return checkpoint.get('meta', {}).get('seed')
+        return {}, f'has no {", ".join(missing)}'
+    meta = checkpoint['meta']
+    return meta, None if 'iter' in meta else 'has no iteration number'
 
 
 def _from_main_process(function):

@@ -14,15 +14,15 @@ from mmseg.models.segmentors import SegTTAModel
 from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.structures import SegDataSample
 
-from hmsa_mmseg.engine import ScaleMapsVisualizationHook
-from hmsa_mmseg.engine.scale_maps_step import predict_with_maps
 from hmsa_mmseg.models.segmentors import AccumulatingTTAModel
 from hmsa_mmseg.visualization import (
+    ScaleMapsVisualizationHook,
     class_iou,
     draw_pictures,
     read_records,
     read_run,
 )
+from hmsa_mmseg.visualization.scale_maps_step import predict_with_maps
 
 NAMES = ('one/a.png', 'one/b.png', 'two/a.png', 'two/b.png', 'two/c.png')
 SIZE = (40, 56)
@@ -274,7 +274,7 @@ def test_only_what_is_drawn_costs_more(
 ):
     calls = []
     monkeypatch.setattr(
-        'hmsa_mmseg.engine.hooks.scale_maps_visualization_hook'
+        'hmsa_mmseg.visualization.scale_maps_visualization_hook'
         '.predict_with_maps',
         lambda *args: calls.append(args) or predict_with_maps(*args),
     )

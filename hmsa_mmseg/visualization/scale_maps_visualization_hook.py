@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 
 import mmcv
@@ -14,23 +14,14 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
 from mmengine.runner import BaseLoop
 from mmseg.registry import HOOKS
-from mmseg.structures import SegDataSample
 
-from hmsa_mmseg.visualization import (
-    FOLDER,
-    ImageNames,
-    ScaleMapsVisualizer,
-    check_run,
-    leaf_datasets,
-    write_run,
-)
+from hmsa_mmseg.utils.checks import check_integer
+from hmsa_mmseg.utils.unwrapping import segmentor_of, unwrapped
 
-from ..scale_maps_step import (
-    has_scale_maps,
-    predict_with_maps,
-    segmentor_of,
-    unwrapped,
-)
+from .image_names import ImageNames, leaf_datasets
+from .run_file import FOLDER, check_run, write_run
+from .scale_maps_step import has_scale_maps, predict_with_maps
+from .scale_maps_visualizer import ScaleMapsVisualizer
 
 
 @HOOKS.register_module()
@@ -48,7 +39,7 @@ class ScaleMapsVisualizationHook(Hook):
 
     ``model.test_cfg.scale_maps`` is on only during the predictions that are
     drawn. With test-time augmentation, see
-    :func:`..scale_maps_step.predict_with_maps`. The visualizer must be a
+    :func:`.scale_maps_step.predict_with_maps`. The visualizer must be a
     :class:`ScaleMapsVisualizer`.
 
     Args:
@@ -68,6 +59,8 @@ class ScaleMapsVisualizationHook(Hook):
 
     Raises:
         ValueError: If a number makes no sense.
+        TypeError: When a test or validation begins, if the visualizer is
+            another one.
     """
 
     def __init__(
@@ -80,90 +73,72 @@ class ScaleMapsVisualizationHook(Hook):
         wait_time: float = 0.0,
         backend_args: dict | None = None,
     ) -> None:
-        for name, value, least in (
-            ('interval', interval, 1),
-            ('val_images', val_images, 1),
-            ('backend_images', backend_images, 0),
-        ):
-            is_int = isinstance(value, int) and not isinstance(value, bool)
-            if not is_int or value < least:
-                raise ValueError(
-                    f'ScaleMapsVisualizationHook: {name} must be an integer '
-                    f'of {least} or more, got {value!r}'
-                )
         self.draw = draw
-        self.interval = interval
-        self.val_images = val_images
-        self.backend_images = backend_images
+        name = 'ScaleMapsVisualizationHook: '
+        self.interval = check_integer(f'{name}interval', interval, 1)
+        self.val_images = check_integer(f'{name}val_images', val_images, 1)
+        self.backend_images = check_integer(
+            f'{name}backend_images', backend_images
+        )
         self.show = show
         self.wait_time = wait_time
         self.backend_args = backend_args
 
-    def before_test(self, runner) -> None:
-        """Begin to draw a test.
-
-        Raises:
-            TypeError: If the visualizer is another one.
-            ValueError: If the folder has pictures of another run.
-        """
-        if self.draw:
-            loop = runner.test_loop
-            self._begin(runner, 'test', loop, self.interval)
-
-    def before_val(self, runner) -> None:
-        """Begin to draw a validation; raises as :meth:`before_test`."""
-        if self.draw:
-            loop = runner.val_loop
-            num_images = len(loop.dataloader.dataset)
-            interval = -(-num_images // self.val_images)
-            self._begin(runner, 'val', loop, interval)
-
-    def _begin(self, runner, mode: str, loop: BaseLoop, interval: int) -> None:
+    def _before_epoch(self, runner, mode: str = 'train') -> None:
+        """Begin to draw a test or validation; check that it can be."""
+        if not self.draw or mode == 'train':
+            return
         visualizer = runner.visualizer
         if not isinstance(visualizer, ScaleMapsVisualizer):
             raise TypeError(
                 'ScaleMapsVisualizationHook needs visualizer=dict(type='
                 f"'ScaleMapsVisualizer', ...), got {type(visualizer).__name__}"
             )
+        loop = runner.test_loop if mode == 'test' else runner.val_loop
         dataset = loop.dataloader.dataset
-        leaf = next(leaf_datasets(dataset))
-        self._mode, self._step = mode, runner.iter
-        self._every, self._num_images = interval, len(dataset)
-        self._meta = dataset.metainfo
+        self._root, self._every = visualizer.save_dir, self.interval
+        if mode == 'val':
+            self._root = os.path.join(self._root, f'val_iter_{runner.iter}')
+            self._every = -(-len(dataset) // self.val_images)
+        self._num_images = len(dataset)
+        self._seen = self._drawn = 0
         self._names = ImageNames.of_dataset(dataset)
-        self._ignore_index = _ignore_index(loop, leaf)
+        leaf = next(leaf_datasets(dataset))
+        self._draw_args = dict(
+            dataset_meta=dataset.metainfo,
+            root=self._root,
+            ignore_index=_ignore_index(loop, leaf),
+            tag=mode,
+            step=runner.iter,
+        )
         self._read_args = self.backend_args
         if self.backend_args is None:
             self._read_args = getattr(leaf, 'backend_args', None)
-        self._seen = self._drawn = 0
-        self._root = visualizer.save_dir
-        if mode == 'val':
-            self._root = os.path.join(self._root, f'val_iter_{runner.iter}')
         # Of --show and --show-dir, the one without the other.
         cfg = runner.cfg.get('visualizer') or {}
         self._writes = not self.show or bool(cfg.get('save_dir'))
-        self._run = self._describe(runner, dataset)
+        self._run = self._describe(runner, mode, dataset)
         if self._writes:
             # All processes look, as all will write.
             check_run(self._root, self._run)
             if runner.rank == 0:
                 write_run(self._root, self._run)
 
-    def _describe(self, runner, dataset) -> dict:
-        segmentor = segmentor_of(runner.model)
+    def _describe(self, runner, mode: str, dataset) -> dict:
+        """Say what ``run.json`` says of a run."""
+        outer, segmentor = unwrapped(runner.model), segmentor_of(runner.model)
         shows_scales = has_scale_maps(segmentor)
         if 'memory_budget' in (segmentor.test_cfg or {}) and not shows_scales:
             runner.logger.warning(
                 'model.test_cfg.memory_budget is set: pictures are without '
                 'the maps of the scales, which it does not count'
             )
-        outer = unwrapped(runner.model)
         is_tta = isinstance(outer, BaseTTAModel)
         scales = sorted(segmentor.test_cfg['scales']) if shows_scales else []
         return dict(
-            mode=self._mode,
+            mode=mode,
             config=os.path.basename(runner.cfg.filename or ''),
-            checkpoint=None if self._mode == 'val' else runner._load_from,
+            checkpoint=None if mode == 'val' else runner._load_from,
             model=type(segmentor).__name__,
             tta=type(outer).__name__ if is_tta else None,
             scales=scales,
@@ -173,27 +148,24 @@ class ScaleMapsVisualizationHook(Hook):
             date=datetime.now().isoformat(timespec='seconds'),
         )
 
-    def before_test_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Let the coming prediction make the maps, if it is drawn."""
-        self._arm(runner.model, 'test_step', data_batch)
+    def _before_iter(
+        self, runner, batch_idx, data_batch=None, mode: str = 'train'
+    ) -> None:
+        """Let the coming prediction make the maps, if it is drawn.
 
-    def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Let the coming prediction make the maps, if it is drawn."""
-        self._arm(runner.model, 'val_step', data_batch)
-
-    def _arm(self, model, name: str, data_batch: Mapping) -> None:
-        """Replace one step of the model, once.
-
-        No hook is called around the step alone. This way all is as before
-        when it is over, also when it or anything else raises an error.
+        No hook is called around the model's step alone, so that is replaced,
+        once: all is as before when it is over, also when it or anything else
+        raises an error.
         """
-        if not self.draw:
+        if not self.draw or mode == 'train':
             return
-        first = data_batch['inputs'][0]
-        views = data_batch['inputs']
-        size = len(first if isinstance(first, (list, tuple)) else views)
-        if not any(map(self._is_drawn, range(self._seen, self._seen + size))):
+        inputs = data_batch['inputs']
+        # With test-time augmentation a list of views.
+        images = inputs[0] if isinstance(inputs[0], (list, tuple)) else inputs
+        positions = range(self._seen, self._seen + len(images))
+        if not any(map(self._is_drawn, positions)):
             return
+        model, name = runner.model, f'{mode}_step'
 
         def step(data):
             delattr(model, name)
@@ -210,25 +182,16 @@ class ScaleMapsVisualizationHook(Hook):
         index = position * dist.get_world_size() + dist.get_rank()
         return index < self._num_images and index % self._every == 0
 
-    def after_test_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
+    def _after_iter(
+        self,
+        runner,
+        batch_idx,
+        data_batch=None,
+        outputs=None,
+        mode: str = 'train',
     ) -> None:
-        """Draw what was predicted.
-
-        Raises:
-            OSError: If an image cannot be read or a picture be written.
-            ValueError: If labels, prediction and image do not fit.
-        """
-        self._draw(runner.visualizer, outputs)
-
-    def after_val_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ) -> None:
-        """Draw what was predicted; raises as :meth:`after_test_iter`."""
-        self._draw(runner.visualizer, outputs)
-
-    def _draw(self, visualizer, outputs: Sequence[SegDataSample]) -> None:
-        if not self.draw:
+        """Draw what was predicted."""
+        if not self.draw or mode == 'train':
             return
         for output in outputs:
             position, self._seen = self._seen, self._seen + 1
@@ -237,20 +200,16 @@ class ScaleMapsVisualizationHook(Hook):
             image = self._read(output.img_path)
             name = self._names(output.img_path)
             if self._writes:
-                visualizer.add_scale_maps(
+                runner.visualizer.add_scale_maps(
                     name,
                     image,
                     output,
-                    self._meta,
-                    root=self._root,
-                    ignore_index=self._ignore_index,
-                    tag=self._mode,
-                    step=self._step,
                     to_backends=self._drawn < self.backend_images,
+                    **self._draw_args,
                 )
             if self.show:
-                visualizer.show_datasample(
-                    f'{self._mode}_{name}', image, output, self.wait_time
+                runner.visualizer.show_datasample(
+                    f'{mode}_{name}', image, output, self.wait_time
                 )
             self._drawn += 1
 
@@ -261,15 +220,8 @@ class ScaleMapsVisualizationHook(Hook):
             raise ValueError(f'{path}: cannot be read as an image')
         return image
 
-    def after_test_epoch(self, runner, metrics=None) -> None:
+    def after_test_epoch(self, runner, metrics: Mapping | None = None) -> None:
         """Add the metrics to ``run.json`` and say where all is."""
-        self._end(runner, metrics)
-
-    def after_val_epoch(self, runner, metrics=None) -> None:
-        """Add the metrics to ``run.json`` and say where all is."""
-        self._end(runner, metrics)
-
-    def _end(self, runner, metrics: Mapping | None) -> None:
         if not self.draw or not self._writes:
             return
         drawn = torch.tensor(self._drawn)
@@ -288,6 +240,8 @@ class ScaleMapsVisualizationHook(Hook):
             f'{os.path.join(self._root, FOLDER)}; a page of them: python '
             f'tools/report.py {self._root}'
         )
+
+    after_val_epoch = after_test_epoch
 
 
 def _ignore_index(loop: BaseLoop, dataset: object) -> int:

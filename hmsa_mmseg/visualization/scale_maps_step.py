@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from inspect import ismethod
 
 import torch
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseTTAModel
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from mmseg.utils import SampleList
@@ -21,24 +22,10 @@ from hmsa_mmseg.models.segmentors import (
     MultiScaleAttentionSegmentor,
 )
 from hmsa_mmseg.models.segmentors.results import confidence_of
+from hmsa_mmseg.utils.unwrapping import segmentor_of, unwrapped
 
 _MEANS = ('scale_weights', 'scale_attn')
 _MAPS = (*_MEANS, 'scale_sem_seg')
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model without DDP and the like around it."""
-    while is_model_wrapper(model):
-        model = model.module
-    return model
-
-
-def segmentor_of(model: nn.Module) -> nn.Module:
-    """The segmentor within wrappers and test-time augmentation."""
-    model = unwrapped(model)
-    while isinstance(model, BaseTTAModel):
-        model = unwrapped(model.module)
-    return model
 
 
 def has_scale_maps(segmentor: nn.Module) -> bool:
@@ -75,14 +62,17 @@ def predict_with_maps(
     with ExitStack() as stack:
         if isinstance(segmentor, MultiScaleAttentionSegmentor):
             name = 'scale_maps' if has_scale_maps(segmentor) else 'confidence'
-            stack.enter_context(_switched_on(segmentor, name))
+            # A copy: the model's config may be shared with the runner's.
+            cfg = type(segmentor.test_cfg)({**segmentor.test_cfg, name: True})
+            stack.enter_context(_replaced(segmentor, 'test_cfg', cfg))
         if is_accumulating:
-            stack.enter_context(_with_confidence(outer))
-        if isinstance(outer, BaseTTAModel) and not is_accumulating:
-            stack.enter_context(_averaging(outer))
+            stack.enter_context(_replaced(outer, 'confidence', True))
+        elif isinstance(outer, BaseTTAModel):
+            merge = _merge_with_maps(outer.merge_preds)
+            stack.enter_context(_replaced(outer, 'merge_preds', merge))
         results = predict(data)
         if is_accumulating and has_scale_maps(segmentor):
-            _add_first_view(outer, results, data)
+            _add_first_view(segmentor, results, data)
     if outer is segmentor:
         for result in results:
             if 'confidence' not in result and 'seg_logits' in result:
@@ -100,38 +90,32 @@ def add_confidence(result: SegDataSample, views: SampleList) -> None:
     """
     classes = result.pred_sem_seg.data
     maps = [confidence_of(view.seg_logits.data, classes) for view in views]
-    mean = torch.stack(maps).mean(dim=0)
-    result.set_data(dict(confidence=PixelData(data=mean)))
+    result.set_data(dict(confidence=_mean(maps)))
+
+
+def _mean(maps: Sequence[torch.Tensor]) -> PixelData:
+    return PixelData(data=torch.stack(maps).mean(dim=0))
 
 
 @contextmanager
-def _switched_on(segmentor: nn.Module, name: str) -> Iterator[None]:
-    cfg = segmentor.test_cfg
-    # A copy: the model's config may be shared with the runner's.
-    segmentor.test_cfg = type(cfg)({**cfg, name: True})
+def _replaced(owner: nn.Module, name: str, value: object) -> Iterator[None]:
+    """Give an object another attribute or method for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        segmentor.test_cfg = cfg
+        if ismethod(before):
+            delattr(owner, name)  # that of the class is there again
+        else:
+            setattr(owner, name, before)
 
 
-@contextmanager
-def _with_confidence(model: AccumulatingTTAModel) -> Iterator[None]:
-    confidence = model.confidence
-    model.confidence = True
-    try:
-        yield
-    finally:
-        model.confidence = confidence
-
-
-@contextmanager
-def _averaging(model: BaseTTAModel) -> Iterator[None]:
+def _merge_with_maps(merge_preds: Callable) -> Callable:
     """Let a model of mmseg average the maps of the views it merges."""
-    merge_preds = model.merge_preds
 
     def merge(views_of_images: Sequence[SampleList]) -> SampleList:
-        # mmseg merges into one of the views.
+        # Before: mmseg merges into one of the views.
         maps = [_mean_maps(views) for views in views_of_images]
         results = merge_preds(views_of_images)
         for views, result, fields in zip(views_of_images, results, maps):
@@ -141,26 +125,22 @@ def _averaging(model: BaseTTAModel) -> Iterator[None]:
                 add_confidence(result, views)
         return results
 
-    model.merge_preds = merge
-    try:
-        yield
-    finally:
-        del model.merge_preds
+    return merge
 
 
 def _mean_maps(views: SampleList) -> dict[str, PixelData]:
-    fields = {}
-    for name in _MEANS:
-        if name in views[0]:
-            maps = [view.get(name).data for view in views]
-            fields[name] = PixelData(data=torch.stack(maps).mean(dim=0))
+    fields = {
+        name: _mean([view.get(name).data for view in views])
+        for name in _MEANS
+        if name in views[0]
+    }
     if 'scale_sem_seg' in views[0]:
         fields['scale_sem_seg'] = views[0].scale_sem_seg
     return fields
 
 
 def _add_first_view(
-    model: AccumulatingTTAModel, results: SampleList, data: Mapping
+    segmentor: nn.Module, results: SampleList, data: Mapping
 ) -> None:
     # New samples: those of the batch may be the results.
     samples = [
@@ -168,7 +148,7 @@ def _add_first_view(
         for sample in data['data_samples'][0]
     ]
     view = dict(inputs=data['inputs'][0], data_samples=samples)
-    for result, first in zip(results, model.module.test_step(view)):
+    for result, first in zip(results, segmentor.test_step(view)):
         fields = {name: first.get(name) for name in _MAPS if name in first}
         result.set_data(fields)
         result.set_metainfo(dict(scales=first.scales))
