@@ -1,4 +1,4 @@
-"""Export a trained model to ONNX, TorchScript or torch.export.
+"""Export a trained model to ONNX or torch.export.
 
 The file holds all scales and their fusion. Before it takes its place it is
 loaded again and compared with the model on random images.
@@ -22,7 +22,7 @@ from hmsa_mmseg.export import (
     ExportSettings,
     export_model,
 )
-from hmsa_mmseg.export.out_path import check_out_path
+from hmsa_mmseg.export.settings import check_out_path
 from hmsa_mmseg.utils.loading import load_model, read_config
 
 
@@ -32,12 +32,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('config', help='config file path')
     parser.add_argument('checkpoint', help='checkpoint file path')
-    parser.add_argument('--format', choices=FORMATS, default=FORMATS[0])
+    parser.add_argument(
+        '--format',
+        default=FORMATS[0],
+        help=f'{" or ".join(FORMATS)}. Default: {FORMATS[0]}',
+    )
     parser.add_argument(
         '--out',
         required=True,
-        help='the file to write: .onnx, .pt (TorchScript), .pt2 '
-        '(torch.export)',
+        help='the file to write: .onnx, .pt2 (torch.export)',
     )
     parser.add_argument(
         '--size',

@@ -1,4 +1,4 @@
-"""Export of models to ONNX, TorchScript and torch.export.
+"""Export of models to ONNX and torch.export.
 
 Not imported by ``import hmsa_mmseg``: its extra packages are optional.
 """

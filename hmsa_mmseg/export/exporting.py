@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
 
 from ..models import MultiScaleAttentionSegmentor
-from ..models.inference.preparation import input_channels
 from ..models.scale_fusion import check_scales
 from ..utils import atomic_file
-from .formats import check_available, load, to_bytes
-from .graph import ExportGraph, copy_for_inference
-from .metadata import describe
-from .onnx_files import check_weights_fit
-from .out_path import check_out_path
-from .reference import Reference, example_images, predict_expected
-from .settings import ExportError, ExportSettings, check_settings
-from .verification import Verification, verify, way_out
+from ..version import __version__
+from .formats import MAX_TRACED_OPSET, check_available, load, to_bytes
+from .graph import ExportGraph, copy_for_inference, flips_channels
+from .settings import (
+    FORMATS,
+    ExportError,
+    ExportSettings,
+    check_out_path,
+    check_settings,
+)
+from .verification import (
+    Verification,
+    predict_expected,
+    random_images,
+    verify,
+)
 
 
 def export_model(
@@ -56,39 +69,34 @@ def export_model(
     metadata = describe(model, settings)
     model = copy_for_inference(model, settings.scales)
     graph = ExportGraph(model, settings)
-    channels = input_channels(model)
-    reference = Reference(model, settings.raw).eval()
-    expected = predict_expected(reference, settings, channels)
-    example = example_images(settings, channels)
+    expected = predict_expected(model, settings, graph.channels)
+    example = random_images(settings, graph.channels)
+    threshold = model.decode_head.threshold
     path = Path(path)
     verified = []
 
-    def prove(written: Path, asked: ExportSettings) -> None:
-        try:
-            predict = load(written, asked.format)
-        except ExportError as error:
-            raise ExportError(
-                f'the exported file cannot be loaded again: {error}. '
-                f'{way_out(asked)}'
-            ) from error
-        threshold = model.decode_head.threshold
-        for result in verify(predict, expected, threshold, asked):
+    def prove(written: Path, classes: bool = settings.classes) -> None:
+        predict = load(written, settings.format)
+        for result in verify(predict, expected, threshold, classes):
             verified.append(result)
             if report is not None:
                 report(result)
 
-    if settings.classes:
-        asked = settings._replace(classes=False)
-        data = to_bytes(ExportGraph(model, asked), example, asked, metadata)
-        with TemporaryDirectory() as folder:
-            file = Path(folder, path.name)
-            file.write_bytes(data)
-            prove(file, asked)
-    data = to_bytes(graph, example, settings, metadata)
-    # torch.export.load wants a name that ends in .pt2.
-    part = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
-    with atomic_file(path, lambda file: prove(file, settings), part) as file:
-        file.write(data)
+    try:
+        if settings.classes:
+            asked = settings._replace(classes=False)
+            logits = ExportGraph(model, asked)
+            with TemporaryDirectory() as folder:
+                file = Path(folder, path.name)
+                file.write_bytes(to_bytes(logits, example, asked, metadata))
+                prove(file, classes=False)
+        data = to_bytes(graph, example, settings, metadata)
+        # torch.export.load wants a name that ends in .pt2.
+        part = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
+        with atomic_file(path, prove, part) as file:
+            file.write(data)
+    except ExportError as error:
+        raise ExportError(f'{error}. {_way_out(settings)}') from error
     return verified
 
 
@@ -113,7 +121,73 @@ def _check(
     settings = settings._replace(scales=scales)
     check_settings(settings, test_cfg)
     check_out_path(path, settings.format)
-    check_available(settings)
-    if settings.format == 'onnx':
-        check_weights_fit(model)
+    check_available(settings, model)
     return settings
+
+
+def describe(
+    model: MultiScaleAttentionSegmentor, settings: ExportSettings
+) -> dict[str, Any]:
+    """Say in plain values what a file takes and gives, None for unknown.
+
+    Classes and palette are those of ``model.dataset_meta``. They are left
+    out, with a warning, if there are more or fewer than the model has.
+    """
+    info = getattr(model, 'dataset_meta', None) or {}
+    classes, palette = info.get('classes'), info.get('palette')
+    if classes is not None and len(classes) != model.num_classes:
+        print_log(
+            f'the file will not name its classes: dataset_meta names '
+            f'{len(classes)}, the model has {model.num_classes}',
+            logger='current',
+            level=logging.WARNING,
+        )
+        classes = palette = None
+    if palette is not None:
+        # Numpy's integers are none of JSON.
+        palette = [[int(value) for value in colour] for colour in palette]
+    preprocessor = model.data_preprocessor
+    numbers = {}
+    for name in ('mean', 'std'):
+        value = getattr(preprocessor, name, None)
+        is_known = isinstance(value, Tensor)
+        numbers[name] = value.flatten().tolist() if is_known else None
+    return dict(
+        producer=f'hmsa_mmseg {__version__}',
+        torch=torch.__version__,
+        opset=settings.opset if settings.format == 'onnx' else None,
+        scales=list(settings.scales),
+        size=list(settings.size),
+        dynamic=settings.dynamic,
+        batch=settings.batch,
+        raw=settings.raw,
+        output='classes' if settings.classes else 'seg_logits',
+        threshold=model.decode_head.threshold,
+        num_classes=model.num_classes,
+        classes=None if classes is None else list(classes),
+        palette=palette,
+        **numbers,
+        # Of the images as they are loaded, of which mean and std are in the
+        # other order then.
+        flips_channels=flips_channels(model),
+    )
+
+
+def _way_out(settings: ExportSettings) -> str:
+    """Say what else might be exported."""
+    ways = []
+    if settings.batch is None:
+        ways.append('batch=1, as a layer may have made a constant of it')
+    if settings.dynamic:
+        height, width = settings.size
+        ways.append(
+            f'dynamic=False; size={(2 * height, 2 * width)}, as a map at the '
+            'lowest scale may have been a single pixel high or wide'
+        )
+    if settings.format == 'onnx' and settings.opset <= MAX_TRACED_OPSET:
+        ways.append(
+            f'opset={MAX_TRACED_OPSET} or {MAX_TRACED_OPSET + 1}, the latter '
+            'written by another exporter'
+        )
+    ways += [f'format={name}' for name in FORMATS if name != settings.format]
+    return f'Try {"; ".join(ways)}'

@@ -1,4 +1,8 @@
-"""Writing and reading the formats: ONNX, TorchScript, torch.export."""
+"""Files of the two formats, ONNX and torch.export: writing and reading.
+
+Shape shorthand in this module:
+    N: batch, C: channels of an image, K: classes, H, W: input size.
+"""
 
 from __future__ import annotations
 
@@ -13,67 +17,63 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .graph import ExportGraph
-from .onnx_files import (
-    MAX_TRACED_OPSET,
-    load_onnx,
-    onnx_bytes,
-    read_onnx_metadata,
-)
-from .settings import FORMATS, ExportError, ExportSettings, check_choice
-from .torch_files import (
-    ANY_SIZE,
-    load_torch,
-    read_torch_metadata,
-    torch_export_bytes,
-    torchscript_bytes,
-)
+from .settings import ExportError, ExportSettings, check_format
 
 Predictor = Callable[[Tensor], Tensor]
 
-_WRITERS = {
-    'onnx': onnx_bytes,
-    'torchscript': torchscript_bytes,
-    'torch-export': torch_export_bytes,
-}
+INPUT_NAME = 'image'
+# The newest that PyTorch's exporter by tracing writes; for newer ones there
+# is its exporter by way of torch.export, which takes ten times as long.
+MAX_TRACED_OPSET = 20
+# A message of protobuf, which an ONNX file is, holds less.
+MAX_ONNX_BYTES = 2**31
+# The argument of torch.export.export by which comparisons of sizes become
+# checks in the graph, not limits of it.
+ANY_SIZE = 'prefer_deferred_runtime_asserts_over_guards'
+# The entry of a .pt2 file with the metadata.
+METADATA_FILE = 'metadata.json'
 
 
-def check_available(settings: ExportSettings) -> None:
-    """Refuse a format for which the installed packages do not suffice.
-
-    Args:
-        settings (ExportSettings): What is asked for.
-
-    Raises:
-        ExportError: If one is missing or too old.
-    """
+def check_available(settings: ExportSettings, model: nn.Module) -> None:
+    """Raise an ExportError if packages or the format do not suffice."""
+    asked = f'format={settings.format!r}, opset={settings.opset}'
     is_onnx = settings.format == 'onnx'
-    is_new = is_onnx and settings.opset > MAX_TRACED_OPSET
-    needed = ('onnx', 'onnxruntime') if is_onnx else ()
-    for package in (*needed, 'onnxscript') if is_new else needed:
+    is_traced = is_onnx and settings.opset <= MAX_TRACED_OPSET
+    needed = ['onnx', 'onnxruntime', 'onnxscript'] if is_onnx else []
+    for package in needed[:2] if is_traced else needed:
         try:
             importlib.import_module(package)
         except ImportError as error:
             raise ExportError(
-                f'format={settings.format!r}, opset={settings.opset} needs '
-                f'{package}; install with: pip install "hmsa_mmseg[export]"'
+                f'{asked} needs {package}; install with: pip install '
+                '"hmsa_mmseg[export]"'
             ) from error
-    if settings.format != 'torch-export' and not is_new:
-        return
     export = getattr(getattr(torch, 'export', None), 'export', None)
-    if export is None or ANY_SIZE not in inspect.signature(export).parameters:
+    has_any_size = export and ANY_SIZE in inspect.signature(export).parameters
+    if not is_traced and not has_any_size:
         raise ExportError(
-            f'format={settings.format!r}, opset={settings.opset} needs a '
-            f'newer torch than {torch.__version__}, whose torch.export '
-            f'cannot keep sizes variable (argument {ANY_SIZE}); use '
-            f"'torchscript', or 'onnx' with opset={MAX_TRACED_OPSET} or less"
+            f'{asked} needs a newer torch than {torch.__version__}, whose '
+            f'torch.export cannot keep sizes variable (argument {ANY_SIZE}); '
+            f"use format='onnx' with opset={MAX_TRACED_OPSET} or less"
+        )
+    # As float32; auxiliary heads are not exported.
+    size = 4 * sum(
+        x.numel()
+        for name, x in model.state_dict().items()
+        if not name.startswith('auxiliary_head.')
+    )
+    if is_onnx and size >= MAX_ONNX_BYTES:
+        raise ExportError(
+            f"format='onnx': the weights of the model take {size} bytes; "
+            f'expected less than {MAX_ONNX_BYTES}, which is the most that an '
+            "ONNX file holds. Use format='torch-export'"
         )
 
 
 def to_bytes(
-    graph: ExportGraph,
+    graph: nn.Module,
     example: Tensor,
     settings: ExportSettings,
     metadata: Mapping[str, Any],
@@ -81,9 +81,8 @@ def to_bytes(
     """Write a graph in the format of the settings.
 
     Args:
-        graph (ExportGraph): The graph.
-        example (Tensor): A batch of two images of ``settings.size``, or of
-            ``settings.batch``.
+        graph (nn.Module): From images to logits or classes.
+        example (Tensor): Of :func:`.verification.random_images`.
         settings (ExportSettings): What is asked for.
         metadata (Mapping): Plain values, to go into the file.
 
@@ -93,15 +92,89 @@ def to_bytes(
     Raises:
         ExportError: If the model holds what the format has not.
     """
-    write = _WRITERS[settings.format]
     try:
         with _quiet(), torch.no_grad():
-            return write(graph, example, settings, metadata)
+            if settings.format == 'onnx':
+                return _onnx_bytes(graph, example, settings, metadata)
+            program = _exported_program(graph, example, settings)
+            file = io.BytesIO()
+            extra = {METADATA_FILE: json.dumps(metadata)}
+            torch.export.save(program, file, extra_files=extra)
+            return file.getvalue()
     except (ExportError, MemoryError):
         raise
     # Exporters raise errors of many types, some of torch's own.
     except Exception as error:
-        raise ExportError(_explain(error, settings)) from error
+        # Of some errors the first line says nothing, of some the others.
+        raise ExportError(
+            f'format={settings.format!r}: the exporter refused the model '
+            f'({type(error).__name__}: {" ".join(str(error).split())[:600]})'
+        ) from error
+
+
+def _onnx_bytes(
+    graph: nn.Module,
+    example: Tensor,
+    settings: ExportSettings,
+    metadata: Mapping[str, Any],
+) -> bytes:
+    import onnx
+
+    output_name = 'classes' if settings.classes else 'seg_logits'
+    kwargs = dict(
+        input_names=[INPUT_NAME],
+        output_names=[output_name],
+        opset_version=settings.opset,
+    )
+    if settings.opset > MAX_TRACED_OPSET:
+        program = _exported_program(graph, example, settings)
+        kwargs.update(dynamo=True, verbose=False)
+        model = torch.onnx.export(program, **kwargs).model_proto
+    else:
+        dims = _variable_dims(settings)
+        out_dims = {
+            axis - (axis > 0 and settings.classes): dim
+            for axis, dim in dims.items()
+        }
+        kwargs['dynamic_axes'] = {INPUT_NAME: dims, output_name: out_dims}
+        if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
+            kwargs['dynamo'] = False
+        file = io.BytesIO()
+        torch.onnx.export(graph, (example,), file, **kwargs)
+        model = onnx.load_from_string(file.getvalue())
+    opsets = [
+        entry.version
+        for entry in model.opset_import
+        if entry.domain in ('', 'ai.onnx')
+    ]
+    # The newer exporter falls back to one that it knows, and says nothing.
+    if opsets != [settings.opset]:
+        raise ExportError(
+            f'opset={settings.opset}: the exporter of torch '
+            f'{torch.__version__} wrote opset {opsets} instead; expected one '
+            f'that it knows, such as {MAX_TRACED_OPSET + 1} or less'
+        )
+    onnx.helper.set_model_props(
+        model, {key: json.dumps(value) for key, value in metadata.items()}
+    )
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _exported_program(
+    graph: nn.Module, example: Tensor, settings: ExportSettings
+) -> Any:
+    """Capture a graph as a ``torch.export.ExportedProgram``."""
+    dims = dict.fromkeys(_variable_dims(settings), torch.export.Dim.DYNAMIC)
+    return torch.export.export(
+        graph, (example,), dynamic_shapes=(dims,), **{ANY_SIZE: True}
+    )
+
+
+def _variable_dims(settings: ExportSettings) -> dict[int, str]:
+    """Name the axes of images that are left open: axis -> name."""
+    dims = {} if settings.batch else {0: 'N'}
+    return {**dims, 2: 'H', 3: 'W'} if settings.dynamic else dims
 
 
 def load(path: str | os.PathLike, format: str) -> Predictor:
@@ -109,8 +182,6 @@ def load(path: str | os.PathLike, format: str) -> Predictor:
 
     Args:
         path (str | os.PathLike): Of a file that :func:`.export_model` wrote.
-            Like any program, a TorchScript file should be one that is
-            trusted.
         format (str): Its format.
 
     Returns:
@@ -125,8 +196,31 @@ def load(path: str | os.PathLike, format: str) -> Predictor:
     """
     with _reading(path, format):
         if format == 'onnx':
-            return load_onnx(path)
-        return load_torch(path, format)
+            return _load_onnx(path)
+        module = torch.export.load(os.fspath(path)).module()
+
+    @torch.no_grad()
+    def predict(image: Tensor) -> Tensor:
+        return module(image)
+
+    return predict
+
+
+def _load_onnx(path: str | os.PathLike) -> Predictor:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        os.fspath(path), options, providers=['CPUExecutionProvider']
+    )
+
+    def predict(image: Tensor) -> Tensor:
+        (output,) = session.run(None, {INPUT_NAME: image.numpy()})
+        return torch.from_numpy(output)
+
+    return predict
 
 
 def read_metadata(path: str | os.PathLike, format: str) -> dict[str, Any]:
@@ -137,7 +231,7 @@ def read_metadata(path: str | os.PathLike, format: str) -> dict[str, Any]:
         format (str): Its format.
 
     Returns:
-        dict: The values of :func:`.metadata.describe`.
+        dict: Scales, sizes, classes and so on, None for what is not known.
 
     Raises:
         ExportError: If the format is unknown, or the file is damaged or was
@@ -147,9 +241,14 @@ def read_metadata(path: str | os.PathLike, format: str) -> dict[str, Any]:
     with _reading(path, format):
         try:
             if format == 'onnx':
-                found = read_onnx_metadata(path)
+                import onnx
+
+                entries = onnx.load(os.fspath(path)).metadata_props
+                found = {e.key: json.loads(e.value) for e in entries}
             else:
-                found = read_torch_metadata(path, format)
+                files = {METADATA_FILE: ''}
+                torch.export.load(os.fspath(path), extra_files=files)
+                found = json.loads(files[METADATA_FILE])
         except json.JSONDecodeError:
             found = {}
     if 'producer' not in found:
@@ -163,7 +262,7 @@ def read_metadata(path: str | os.PathLike, format: str) -> dict[str, Any]:
 @contextmanager
 def _reading(path: str | os.PathLike, format: str) -> Iterator[None]:
     """Name the file in errors of the runtimes, which are of many types."""
-    check_choice('format', format, FORMATS)
+    check_format(format)
     with open(path, 'rb'):
         pass
     try:
@@ -188,31 +287,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
         yield
-
-
-def _explain(error: Exception, settings: ExportSettings) -> str:
-    """Say what an exporter's error means and what to do about it."""
-    text = str(error)
-    # Of some errors the first line says nothing, of some the others.
-    reason = ' '.join(text.split())[:600]
-    message = (
-        f'format={settings.format!r}: the exporter refused the model '
-        f'({type(error).__name__}: {reason})'
-    )
-    if 'specialized' in text or 'inferred' in text:
-        return (
-            f'{message}. A layer makes a constant of a size that was to be '
-            f'variable. Export with batch={settings.batch or 1}'
-            f'{" and dynamic=False" if settings.dynamic else ""}, or, where '
-            'a map at the lowest scale is a single pixel high or wide, with '
-            f'a size larger than {tuple(settings.size)}'
-        )
-    if settings.format == 'onnx':
-        return (
-            f'{message}. ONNX opset {settings.opset} has no equivalent of an '
-            'operator of this model, or not for variable sizes: try a higher '
-            f'opset ({MAX_TRACED_OPSET}; from {MAX_TRACED_OPSET + 1} another '
-            "exporter is used), dynamic=False, or format='torchscript'"
-        )
-    other = 'torch-export' if settings.format == 'torchscript' else 'onnx'
-    return f'{message}. Try format={other!r}'

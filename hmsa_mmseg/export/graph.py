@@ -25,13 +25,7 @@ def copy_for_inference(
 ) -> MultiScaleAttentionSegmentor:
     """Copy a model to the CPU, to run it whole and in float32.
 
-    Args:
-        model (MultiScaleAttentionSegmentor): Left as it is.
-        scales (tuple[float]): Relative image sizes.
-
-    Returns:
-        MultiScaleAttentionSegmentor: In evaluation mode, without gradients
-        and auxiliary heads.
+    The copy is in evaluation mode, without gradients and auxiliary heads.
     """
     model = copy.deepcopy(model)
     # Their weights would become part of the file.
@@ -52,6 +46,9 @@ class ExportGraph(nn.Module):
         model (MultiScaleAttentionSegmentor): As of
             :func:`copy_for_inference`; left as it is.
         settings (ExportSettings): What is asked for.
+
+    Attributes:
+        channels (int): C.
     """
 
     def __init__(
@@ -65,48 +62,44 @@ class ExportGraph(nn.Module):
         make_traceable(model)
         self.normalise = None if settings.raw is None else Normalise(model)
         self.model = model
+        self.channels = input_channels(model)
         self.classes = settings.classes
-        self.threshold = model.decode_head.threshold
-        self.check_size = None
-        if settings.format == 'torchscript':
-            self.check_size = script_size_check(settings)
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Predict.
+        """Map images to logits (N, K, H, W) or what classes_of makes of them.
 
-        Args:
-            image (Tensor): Shape (N, C, H, W), float32 or uint8 as the
-                settings say.
-
-        Returns:
-            Tensor: Logits, shape (N, K, H, W), float32, or classes, shape
-            (N, H, W), uint8, int64 if there are more than 256.
+        Images have shape (N, C, H, W), float32 or uint8 as the settings say.
         """
-        if self.check_size is not None:
-            image = self.check_size(image)
         if self.normalise is not None:
             image = self.normalise(image)
         seg_logits = self.model.encode_decode(image)
         if not self.classes:
             return seg_logits
-        num_channels = self.model.out_channels
-        if num_channels == 1:
-            is_foreground = seg_logits.sigmoid()[:, 0] > self.threshold
-            return is_foreground.to(torch.uint8)
-        classes = seg_logits.argmax(dim=1)
-        return classes.to(torch.uint8) if num_channels <= 256 else classes
+        return classes_of(seg_logits, self.model.decode_head.threshold)
+
+
+def classes_of(seg_logits: Tensor, threshold: float | None) -> Tensor:
+    """Classes of logits, as mmseg's ``postprocess_result`` decides them.
+
+    Args:
+        seg_logits (Tensor): Shape (N, K, H, W).
+        threshold (float, optional): Of the probability, if K is 1.
+
+    Returns:
+        Tensor: Shape (N, H, W), uint8, int64 if there are more than 256.
+    """
+    num_channels = seg_logits.shape[1]
+    if num_channels == 1:
+        return (seg_logits.sigmoid()[:, 0] > threshold).to(torch.uint8)
+    classes = seg_logits.argmax(dim=1)
+    return classes.to(torch.uint8) if num_channels <= 256 else classes
 
 
 def flips_channels(model: MultiScaleAttentionSegmentor) -> bool | None:
     """Whether a model's preprocessor reverses the order of the channels.
 
-    Args:
-        model (MultiScaleAttentionSegmentor): Its ``data_preprocessor`` is
-            read.
-
-    Returns:
-        bool | None: None if that is no ``SegDataPreProcessor``.
+    None if it is no ``SegDataPreProcessor``.
     """
     flips = getattr(model.data_preprocessor, 'channel_conversion', None)
     # It leaves images of other than three channels as they are.
@@ -117,14 +110,8 @@ class Normalise(nn.Module):
     """The part of ``SegDataPreProcessor`` that changes single pixels.
 
     Channels in the other order if it says so, float32, minus mean, by
-    standard deviation. It does not pad.
-
-    Args:
-        model (MultiScaleAttentionSegmentor): Its ``data_preprocessor`` is
-            read.
-
-    Raises:
-        ExportError: If that is of another kind.
+    standard deviation. It does not pad. An ExportError is raised if the
+    model's preprocessor is of another kind.
     """
 
     def __init__(self, model: MultiScaleAttentionSegmentor) -> None:
@@ -150,48 +137,3 @@ class Normalise(nn.Module):
         if self.flips_channels:
             image = image.flip(1)
         return (image - self.mean) / self.std
-
-
-def script_size_check(settings: ExportSettings) -> nn.Module | None:
-    """Make what stops a TorchScript graph that gets another size.
-
-    ONNX and torch.export check the sizes of inputs themselves. A trace does
-    not, and gives wrong maps where a size became a constant in it.
-
-    Args:
-        settings (ExportSettings): With the sizes.
-
-    Returns:
-        nn.Module | None: Gives its input back or raises an error; None if
-        all sizes are open.
-    """
-    height, width = (0, 0) if settings.dynamic else settings.size
-    batch = settings.batch or 0
-    if not (batch or height):
-        return None
-    return torch.jit.script(_SizeCheck(batch, height, width))
-
-
-class _SizeCheck(nn.Module):
-    """Pass images of the right size; 0 stands for any."""
-
-    def __init__(self, batch: int, height: int, width: int) -> None:
-        super().__init__()
-        self.batch = batch
-        self.height = height
-        self.width = width
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the image or raise an error."""
-        batch, height, width = image.size(0), image.size(2), image.size(3)
-        if self.batch != 0 and batch != self.batch:
-            raise ValueError(f'exported for {self.batch} images, got {batch}')
-        if self.height != 0 and height != self.height:
-            raise ValueError(
-                f'exported for images {self.height} high, got {height}'
-            )
-        if self.width != 0 and width != self.width:
-            raise ValueError(
-                f'exported for images {self.width} wide, got {width}'
-            )
-        return image

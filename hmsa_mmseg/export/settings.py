@@ -1,14 +1,15 @@
-"""What an export is asked for."""
+"""What an export is asked for, and what is refused before any work."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..models.scale_fusion import Size, exact_ratio
-from ..models.segmentors.settings import is_positive_int
 
-FORMATS = ('onnx', 'torchscript', 'torch-export')
+FORMATS = ('onnx', 'torch-export')
 RAW_DTYPES = (None, 'uint8', 'float32')
 # Bilinear resizing as PyTorch's, with either align_corners, came to ONNX with
 # opset 11 (operator Resize, coordinate_transformation_mode).
@@ -23,7 +24,7 @@ class ExportSettings(NamedTuple):
     """What to export.
 
     Attributes:
-        format (str): ``onnx``, ``torchscript`` or ``torch-export``.
+        format (str): ``onnx`` or ``torch-export``.
         size (tuple[int]): (H, W) of the input.
         dynamic (bool): Whether other sizes are to work too.
         batch (int | None): The number of images, None for any.
@@ -49,32 +50,36 @@ class ExportSettings(NamedTuple):
 
 
 def check_settings(settings: ExportSettings, test_cfg: Mapping | None) -> None:
-    """Refuse what cannot be exported, before any work is done.
+    """Raise an ExportError if a value makes no sense or cannot be exported.
 
     Args:
-        settings (ExportSettings): What is asked for; its scales are those
-            that the model will run at.
+        settings (ExportSettings): With the scales that the model will run at.
         test_cfg (Mapping, optional): Of the model.
-
-    Raises:
-        ExportError: If a value makes no sense or cannot be exported.
     """
-    check_choice('format', settings.format, FORMATS)
-    check_choice('raw', settings.raw, RAW_DTYPES)
-    is_pair = isinstance(settings.size, (list, tuple))
-    is_pair = is_pair and len(settings.size) == 2
-    if not is_pair or not all(map(is_positive_int, settings.size)):
+    check_format(settings.format)
+    if settings.raw not in RAW_DTYPES:
+        raise ExportError(
+            f'raw must be one of {list(RAW_DTYPES)}, got {settings.raw!r}'
+        )
+    size = settings.size
+    is_pair = isinstance(size, (list, tuple)) and len(size) == 2
+    if not is_pair or not all(_is_int_from(1, side) for side in size):
         raise ExportError(
             'size must be (height, width), two integers of 1 or more; got '
-            f'{settings.size!r}'
+            f'{size!r}'
         )
-    if settings.batch is not None and not is_positive_int(settings.batch):
+    if settings.batch is not None and not _is_int_from(1, settings.batch):
         raise ExportError(
             'batch must be an integer of 1 or more, or None for any; got '
             f'{settings.batch!r}'
         )
-    if settings.format == 'onnx':
-        _check_opset(settings.opset)
+    is_onnx = settings.format == 'onnx'
+    if is_onnx and not _is_int_from(MIN_OPSET, settings.opset):
+        raise ExportError(
+            f'opset must be an integer of {MIN_OPSET} or more, for example '
+            f'{ExportSettings._field_defaults["opset"]}, as bilinear '
+            f'resizing like PyTorch needs {MIN_OPSET}; got {settings.opset!r}'
+        )
     inexact = [s for s in settings.scales if exact_ratio(s) is None]
     if settings.dynamic and inexact:
         raise ExportError(
@@ -93,32 +98,61 @@ def check_settings(settings: ExportSettings, test_cfg: Mapping | None) -> None:
         )
 
 
-def check_choice(name: str, value: Any, expected: tuple) -> None:
-    """Refuse a value that is none of those expected.
+def _is_int_from(least: int, value: Any) -> bool:
+    """Whether a value is an integer of ``least`` or more; True is none."""
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    return is_int and value >= least
+
+
+def check_format(format: str) -> None:
+    """Raise an ExportError if a format is none of ``FORMATS``."""
+    if format == 'torchscript':
+        raise ExportError(
+            "format='torchscript' is no longer written, as PyTorch has "
+            "deprecated it; use 'onnx', or 'torch-export' for a file that "
+            'PyTorch runs'
+        )
+    if format not in FORMATS:
+        raise ExportError(
+            f'format must be one of {list(FORMATS)}, got {format!r}'
+        )
+
+
+def check_out_path(
+    path: str | os.PathLike,
+    format: str,
+    inputs: Mapping[str, str | os.PathLike] | None = None,
+) -> None:
+    """Raise an ExportError if a path cannot become the exported file.
 
     Args:
-        name (str): Of the setting, for the error message.
-        value (Any): The value.
-        expected (tuple): What it may be.
-
-    Raises:
-        ExportError: If it is something else.
+        path (str | os.PathLike): Of the file; nothing is written.
+        format (str): Its format.
+        inputs (Mapping, optional): Paths of files that must stay, by what
+            they are.
     """
-    if value not in expected:
+    check_format(format)
+    path = Path(path)
+    if path.exists() and not path.is_file():
         raise ExportError(
-            f'{name} must be one of {list(expected)}, got {value!r}'
+            f'{path} is a directory or a device; expected the path of a file'
         )
-
-
-def _check_opset(opset: Any) -> None:
-    default = ExportSettings._field_defaults['opset']
-    if not is_positive_int(opset):
+    for name, other in (inputs or {}).items():
+        if path.exists() and Path(other).exists() and path.samefile(other):
+            raise ExportError(
+                f'{path} is the {name}, which would be lost; expected the '
+                'path of another file'
+            )
+    if format == 'torch-export' and path.suffix != '.pt2':
         raise ExportError(
-            f'opset must be an integer of {MIN_OPSET} or more, for example '
-            f'{default}; got {opset!r}'
+            f"{path}: torch.export.load takes files '*.pt2' only; expected "
+            f'for example {path.with_suffix(".pt2")}'
         )
-    if opset < MIN_OPSET:
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise ExportError(
-            f'opset={opset} is too low: bilinear resizing as PyTorch '
-            f'computes it needs {MIN_OPSET} or more, for example {default}'
+            f'{path} cannot be written: {folder} is no directory with the '
+            'permission to write'
         )

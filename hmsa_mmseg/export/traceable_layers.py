@@ -2,8 +2,7 @@
 
 Shape shorthand in this module:
     N: batch, C: channels, h, w: size of the input, a, b: size of the result
-    of pooling; L, S: number of queries and keys, E: their channels, D:
-    channels of a head.
+    of pooling; L, S: number of queries and keys, E: their channels.
 """
 
 from __future__ import annotations
@@ -88,30 +87,14 @@ class PlainAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend, as ``nn.MultiheadAttention`` in evaluation mode.
 
-        Args:
-            query (Tensor): Shape (L, N, E), or (N, L, E) if ``batch_first``.
-            key (Tensor): Shape (S, N, E) or (N, S, E).
-            value (Tensor): Shape (S, N, E) or (N, S, E).
-            key_padding_mask (Tensor, optional): Passed on.
-            need_weights (bool): Whether to return the weights.
-            attn_mask (Tensor, optional): Passed on.
-            **kwargs: Passed on.
-
-        Returns:
-            tuple: The result, shaped as ``query``, and the mean over heads
-            of the weights, (N, L, S), or None.
+        Args are its own: queries (L, N, E), keys and values (S, N, E), or
+        with N first if ``batch_first``. Returns the result, shaped as the
+        queries, and the mean over heads of the weights, (N, L, S), or None.
         """
         own = self.attention
         if key_padding_mask is not None or attn_mask is not None or kwargs:
-            return own(
-                query,
-                key,
-                value,
-                key_padding_mask=key_padding_mask,
-                need_weights=need_weights,
-                attn_mask=attn_mask,
-                **kwargs,
-            )
+            masks = (key_padding_mask, need_weights, attn_mask)
+            return own(query, key, value, *masks, **kwargs)
         weights = own.in_proj_weight.chunk(3)
         biases = (None, None, None)
         if own.in_proj_bias is not None:
@@ -121,7 +104,7 @@ class PlainAttention(nn.Module):
             x = F.linear(x, weight, bias)
             x = x if own.batch_first else x.transpose(0, 1)
             x = x.reshape(x.shape[0], x.shape[1], own.num_heads, own.head_dim)
-            heads.append(x.transpose(1, 2))  # (N, heads, L or S, D)
+            heads.append(x.transpose(1, 2))  # (N, heads, L or S, E / heads)
         q, k, v = heads
         attn = (q * own.head_dim**-0.5) @ k.transpose(2, 3)
         attn = attn.softmax(dim=-1)
@@ -131,30 +114,19 @@ class PlainAttention(nn.Module):
 
 
 def make_traceable(model: nn.Module) -> None:
-    """Replace layers of which an exporter would make constants.
-
-    Args:
-        model (nn.Module): Changed in place; gives the same, up to rounding.
-    """
+    """Replace layers, in place, of which an exporter would make constants."""
     for module in list(model.modules()):
         if isinstance(module, _READ_THEIR_ATTENTION):
             continue
         for name, child in module.named_children():
-            replacement = _replacement(child)
-            if replacement is not None:
-                setattr(module, name, replacement)
-
-
-def _replacement(layer: nn.Module) -> nn.Module | None:
-    # Subclasses may do something else.
-    if type(layer) is nn.AdaptiveAvgPool2d:
-        size = layer.output_size
-        size = tuple(size) if isinstance(size, (list, tuple)) else (size,) * 2
-        # A mean over the whole map is in all formats.
-        if None not in size and size != (1, 1):
-            return MatrixAveragePool2d(size)
-    if type(layer) is nn.MultiheadAttention:
-        is_plain = layer.bias_k is None and not layer.add_zero_attn
-        if is_plain and layer.in_proj_weight is not None:
-            return PlainAttention(layer)
-    return None
+            # Subclasses may do something else.
+            if type(child) is nn.AdaptiveAvgPool2d:
+                size = child.output_size
+                size = (size, size) if isinstance(size, int) else tuple(size)
+                # A mean over the whole map is in both formats.
+                if None not in size and size != (1, 1):
+                    setattr(module, name, MatrixAveragePool2d(size))
+            elif type(child) is nn.MultiheadAttention:
+                is_plain = child.bias_k is None and not child.add_zero_attn
+                if is_plain and child.in_proj_weight is not None:
+                    setattr(module, name, PlainAttention(child))

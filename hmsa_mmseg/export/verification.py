@@ -6,16 +6,20 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
+import copy
+import traceback
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from ..models.fast.decisions import classes_of
+from ..models import MultiScaleAttentionSegmentor
+from ..models.scale_fusion import Size
 from .formats import Predictor
-from .onnx_files import MAX_TRACED_OPSET
-from .settings import FORMATS, ExportError, ExportSettings
+from .graph import classes_of
+from .settings import ExportError, ExportSettings
 
 # Of the largest logit. Runtimes differ from each other by 1e-4 of it at most
 # where they round differently; with a wrong resize it is some per cent.
@@ -37,7 +41,7 @@ class Verification(NamedTuple):
     """
 
     batch: int
-    size: tuple[int, int]
+    size: Size
     equal_pixels: float
     difference: float | None
     num_found: int
@@ -46,35 +50,140 @@ class Verification(NamedTuple):
     def __str__(self) -> str:
         """Say it in one line."""
         height, width = self.size
-        text = (
-            f'{self.batch} x {height} x {width}: '
-            f'{self.equal_pixels:.4%} of pixels of the same class'
-        )
+        logits = ''
         if self.difference is not None:
-            text += (
+            logits = (
                 f', logits differ by {self.difference:.1e} of the largest '
                 'at most'
             )
-        plural = 'class' if self.num_found == 1 else 'classes'
         return (
-            f'{text} ({self.num_found} {plural} found, {self.tied_pixels:.4%} '
-            'of pixels tied)'
+            f'{self.batch} x {height} x {width}: {self.equal_pixels:.4%} of '
+            f'pixels of the same class{logits} ({self.num_found} '
+            f'{"class" if self.num_found == 1 else "classes"} found, '
+            f'{self.tied_pixels:.4%} of pixels tied)'
         )
+
+
+def random_images(
+    settings: ExportSettings,
+    channels: int = 3,
+    batch: int | None = None,
+    size: Size | None = None,
+) -> Tensor:
+    """Make random images, as the exported file takes them.
+
+    They are smooth, as photographs are: runtimes round the coordinates of
+    resizing differently, in white noise as far as in photographs a wrong
+    formula for them would show.
+
+    Args:
+        settings (ExportSettings): Of the file.
+        channels (int): C. Defaults to 3.
+        batch (int, optional): N. Defaults to ``settings.batch``, or two
+            where that is open: of one, torch.export makes a constant.
+        size (tuple[int], optional): (H, W). Defaults to ``settings.size``.
+
+    Returns:
+        Tensor: Shape (N, C, H, W), float32 of mean 0 and deviation 1 or
+        less; raw ones of that type, with values of 0 to 255.
+    """
+    batch, size = batch or settings.batch or 2, tuple(size or settings.size)
+    generator = torch.Generator().manual_seed(0)
+    coarse = [-(-side // 8) + 1 for side in size]
+    image = torch.randn(batch, channels, *coarse, generator=generator)
+    image = F.interpolate(image, size, mode='bilinear', align_corners=True)
+    if settings.raw is None:
+        return image
+    image = (image * 60 + 120).round().clamp(0, 255)
+    return image.to(getattr(torch, settings.raw))
+
+
+def predict_expected(
+    model: MultiScaleAttentionSegmentor,
+    settings: ExportSettings,
+    channels: int = 3,
+) -> list[tuple[Tensor, Tensor]]:
+    """Run the model on the images that a file is verified with.
+
+    Args:
+        model (MultiScaleAttentionSegmentor): As of
+            :func:`.graph.copy_for_inference`. Raw images go through its own
+            ``data_preprocessor``, without padding.
+        settings (ExportSettings): Of the file.
+        channels (int): C. Defaults to 3.
+
+    Returns:
+        list[tuple[Tensor, Tensor]]: Batches of images (N, C, H, W), as the
+        file takes them, and their logits (N, K, H, W).
+
+    Raises:
+        ExportError: If the model fails, or gives values that are not finite.
+    """
+    height, width = settings.size
+    batches = [settings.batch] if settings.batch else [1, 2]
+    shapes = [(batch, (height, width)) for batch in batches]
+    if settings.dynamic:
+        # Odd, larger in height and smaller in width: there a size that became
+        # a constant, or a multiple of the network's stride, shows.
+        other = (height + height // 5 | 1, width - width // 9 | 1)
+        shapes.append((batches[0], other))
+    preprocessor = None
+    if settings.raw is not None:
+        preprocessor = copy.deepcopy(model.data_preprocessor)
+        # Where it says how to pad.
+        preprocessor.test_cfg = None
+    expected = []
+    for batch, size in shapes:
+        image = random_images(settings, channels, batch, size)
+        try:
+            with torch.no_grad():
+                inputs = image
+                if preprocessor is not None:
+                    inputs = preprocessor(dict(inputs=list(image)))['inputs']
+                seg_logits = model.encode_decode(inputs)
+        # Operators have errors of their own.
+        except Exception as error:
+            raise ExportError(
+                f'{_failed_module(model, error)} does not run on the CPU, '
+                f'where models are exported: {type(error).__name__}: {error}'
+            ) from error
+        if not seg_logits.isfinite().all():
+            raise ExportError(
+                'the model itself gives logits that are not finite (NaN or '
+                f'Inf) for random images of {size[0]} x {size[1]}, and '
+                'nothing can be compared with them; expected weights that '
+                'are all finite and that float32 suffices for'
+            )
+        expected.append((image, seg_logits))
+    return expected
+
+
+def _failed_module(model: nn.Module, error: Exception) -> str:
+    """Name the innermost module of the traceback.
+
+    Hooks would tell as well, but keep the model from its fast paths.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    failed = model
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = frame.f_locals.get('self')
+        failed = module if id(module) in names else failed
+    return f'{names[id(failed)]} ({type(failed).__name__})'.strip()
 
 
 def verify(
     predict: Predictor,
     expected: Iterable[tuple[Tensor, Tensor]],
     threshold: float | None,
-    settings: ExportSettings,
+    classes: bool,
 ) -> Iterator[Verification]:
     """Compare a file with the model, batch by batch.
 
     Args:
         predict (Callable): The file, loaded.
-        expected (Iterable[tuple]): Of :func:`predict_expected`.
+        expected (Iterable[tuple]): Images, and the model's logits of them.
         threshold (float, optional): Of the probability, if K is 1.
-        settings (ExportSettings): What the file was exported with.
+        classes (bool): Whether the file gives classes, not logits.
 
     Yields:
         Verification: For each batch that agrees.
@@ -83,8 +192,7 @@ def verify(
         ExportError: If one does not.
     """
     for image, seg_logits in expected:
-        shape = (len(image), *image.shape[2:])
-        where = ' x '.join(map(str, shape))
+        where = ' x '.join(map(str, (len(image), *image.shape[2:])))
         try:
             with torch.no_grad():
                 found = predict(image)
@@ -92,88 +200,51 @@ def verify(
         except Exception as error:
             raise ExportError(
                 f'the exported file does not run for {where}: '
-                f'{str(error).strip()[-600:]}. {way_out(settings)}'
+                f'{str(error).strip()[-600:]}'
             ) from error
-        yield _compare(found, seg_logits, threshold, where, settings)
+        shape = tuple(seg_logits.shape)
+        if classes:
+            shape = (shape[0], *shape[2:])
+        if tuple(found.shape) != shape:
+            raise ExportError(
+                f'the exported file gives shape {tuple(found.shape)} for '
+                f'{where}, expected {shape}'
+            )
+        yield _compare(found, seg_logits, threshold)
 
 
 def _compare(
-    found: Tensor,
-    expected: Tensor,
-    threshold: float | None,
-    where: str,
-    settings: ExportSettings,
+    found: Tensor, expected: Tensor, threshold: float | None
 ) -> Verification:
-    """Compare a result with the logits (N, K, H, W) of the model."""
-    shape = tuple(expected.shape)
-    if settings.classes:
-        shape = (shape[0], *shape[2:])
-    if tuple(found.shape) != shape:
-        raise ExportError(
-            f'the exported file gives shape {tuple(found.shape)} for {where}, '
-            f'expected {shape}. {way_out(settings)}'
-        )
+    """Compare logits or classes (N, H, W) with the model's logits."""
     largest = expected.abs().amax().clamp(min=1e-12)
     difference = None
-    if not settings.classes:
+    if found.ndim == 4:
         difference = float((found - expected).abs().amax() / largest)
         found = classes_of(found, threshold)
     classes = classes_of(expected, threshold)
     is_other = found.long() != classes.long()
+    if expected.shape[1] == 1:
+        margin = (expected[:, 0] - torch.tensor(threshold).logit()).abs()
+    else:
+        first, second = expected.topk(2, dim=1).values.unbind(dim=1)
+        margin = first - second
     # Where two classes tie, rounding decides.
-    is_tied = _margin(expected, threshold) <= TOLERANCE * largest
-    is_wrong = is_other & ~is_tied
-    # Also a difference that is not a number.
-    is_off = difference is not None and not difference <= TOLERANCE
+    is_tied = margin <= TOLERANCE * largest
     result = Verification(
-        batch=shape[0],
-        size=shape[-2:],
+        batch=len(expected),
+        size=tuple(expected.shape[2:]),
         equal_pixels=1 - float(is_other.double().mean()),
         difference=difference,
         num_found=len(classes.unique()),
         tied_pixels=float(is_tied.double().mean()),
     )
-    if is_off or bool(is_wrong.any()):
+    # Also a difference that is not a number.
+    is_off = difference is not None and not difference <= TOLERANCE
+    if is_off or bool((is_other & ~is_tied).any()):
         raise ExportError(
-            f'the exported file does not predict what the model does: '
+            'the exported file does not predict what the model does: '
             f'{result}; expected {TOLERANCE:g} or less, and other classes '
-            f'only where two tie. {way_out(settings)}'
+            'only where two tie'
         )
     return result
-
-
-def _margin(seg_logits: Tensor, threshold: float | None) -> Tensor:
-    """How far the class of each pixel is from another one."""
-    if seg_logits.shape[1] == 1:
-        level = torch.tensor(threshold).logit()
-        return (seg_logits[:, 0] - level).abs()
-    best = seg_logits.topk(2, dim=1).values
-    return best[:, 0] - best[:, 1]
-
-
-def way_out(settings: ExportSettings) -> str:
-    """Say what else might be exported, for an error message.
-
-    Args:
-        settings (ExportSettings): What could not.
-
-    Returns:
-        str: A sentence without its full stop.
-    """
-    ways = []
-    if settings.batch is None:
-        ways.append('batch=1, as a layer may have made a constant of it')
-    if settings.dynamic:
-        ways.append('dynamic=False')
-        height, width = settings.size
-        ways.append(
-            f'size={(2 * height, 2 * width)}, as a map at the lowest scale '
-            'may have been a single pixel high or wide'
-        )
-    if settings.format == 'onnx' and settings.opset <= MAX_TRACED_OPSET:
-        ways.append(
-            f'opset={MAX_TRACED_OPSET + 1}, which another exporter writes'
-        )
-    others = set(FORMATS) - {settings.format}
-    ways.append(f'format={" or ".join(sorted(others))}')
-    return f'Try {"; ".join(ways)}'

@@ -105,7 +105,7 @@ def build_case(build_lively):
     return build
 
 
-SUFFIX = {'onnx': '.onnx', 'torchscript': '.pt', 'torch-export': '.pt2'}
+SUFFIX = {'onnx': '.onnx', 'torch-export': '.pt2'}
 
 
 @pytest.fixture
@@ -134,8 +134,6 @@ def run_file():
             (result,) = session.run(None, {'image': image.numpy()})
             return torch.from_numpy(result)
         with torch.no_grad():
-            if path.suffix == '.pt':
-                return torch.jit.load(str(path))(image)
             return torch.export.load(str(path)).module()(image)
 
     return run
@@ -155,10 +153,7 @@ def metadata_of():
             found = session.get_modelmeta().custom_metadata_map
             return {key: json.loads(value) for key, value in found.items()}
         files = {'metadata.json': ''}
-        if path.suffix == '.pt':
-            torch.jit.load(str(path), _extra_files=files)
-        else:
-            torch.export.load(str(path), extra_files=files)
+        torch.export.load(str(path), extra_files=files)
         return json.loads(files['metadata.json'])
 
     return read

@@ -4,12 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from hmsa_mmseg.export import ExportError, ExportSettings, read_metadata
+from hmsa_mmseg.export import (
+    FORMATS,
+    ExportError,
+    ExportSettings,
+    read_metadata,
+)
 from hmsa_mmseg.export import exporting as exporting_module
+from hmsa_mmseg.export.exporting import describe
 from hmsa_mmseg.export.graph import ExportGraph
-from hmsa_mmseg.export.metadata import describe
 
-FORMATS = ('onnx', 'torchscript', 'torch-export')
 # At scale 0.5 no map of a network with stride 32 is a single pixel.
 SIZE = (136, 200)
 
@@ -31,7 +35,6 @@ def assert_same(found, expected):
     assert torch.equal(found.argmax(dim=1)[no_tie], classes[no_tie])
 
 
-@pytest.mark.parametrize('format', ['onnx', 'torchscript'])
 @pytest.mark.parametrize(
     'case',
     [
@@ -41,9 +44,9 @@ def assert_same(found, expected):
         'mit_segformer',
     ],
 )
-def test_networks_at_any_size(case, format, build_case, export, run_file):
+def test_networks_at_any_size(case, build_case, export, run_file):
     model = build_case(case, test_cfg=dict(mode='whole', scales=(0.5, 1.0)))
-    path, verified = export(model, format, SIZE, dynamic=True)
+    path, verified = export(model, size=SIZE, dynamic=True)
     assert [(one.batch, one.size) for one in verified] == [
         (1, SIZE),
         (2, SIZE),
@@ -208,7 +211,6 @@ def test_one_channel_and_its_threshold(build_case, export, run_file):
 
 MESSAGES = {
     'onnx': 'index: {axis} Got: {got} Expected: {expected}',
-    'torchscript': 'exported for (images )?{expected} [a-z]+, got {got}$',
     'torch-export': r'image.size\(\)\[{axis}\] == {expected}$',
 }
 
@@ -250,7 +252,7 @@ def test_classes_are_proven_where_there_is_only_one(
 ):
     model = build_case()
     model.decode_head.seg_head.conv_seg.bias.data[2] += 30
-    _, verified = export(model, 'torchscript', classes=True)
+    _, verified = export(model, classes=True)
     assert [one.num_found for one in verified] == [1, 1, 1, 1]
     is_logits = [one.difference is not None for one in verified]
     assert is_logits == [True, True, False, False]
@@ -258,7 +260,7 @@ def test_classes_are_proven_where_there_is_only_one(
     monkeypatch.setattr(exporting_module, 'ExportGraph', _Brighter)
     message = r'100.0000% of pixels .*logits differ .*\(1 class found'
     with pytest.raises(ExportError, match=message):
-        export(model, 'torchscript', classes=True)
+        export(model, classes=True)
 
 
 def test_the_model_is_left_alone(build_case, export):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from hmsa_mmseg.export import ExportSettings, metadata
-from hmsa_mmseg.export.metadata import describe
+from hmsa_mmseg.export import ExportSettings, exporting
+from hmsa_mmseg.export.exporting import describe
 
 NAMES = ('road', 'sidewalk', 'wall', 'pole', 'sky')
 SETTINGS = ExportSettings('onnx', (64, 96), batch=1, scales=(0.5, 1.0))
@@ -16,7 +16,7 @@ SETTINGS = ExportSettings('onnx', (64, 96), batch=1, scales=(0.5, 1.0))
 def said(monkeypatch):
     said = []
     monkeypatch.setattr(
-        metadata, 'print_log', lambda text, **_: said.append(text)
+        exporting, 'print_log', lambda text, **_: said.append(text)
     )
     return said
 
@@ -46,7 +46,7 @@ def test_all_that_is_known(build_case, said):
         flips_channels=True,
     )
     assert said == []
-    found = describe(model, SETTINGS._replace(format='torchscript'))
+    found = describe(model, SETTINGS._replace(format='torch-export'))
     assert found['opset'] is None
 
 

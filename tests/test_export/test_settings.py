@@ -1,8 +1,11 @@
+import os
+
 import pytest
 
 from hmsa_mmseg.export.settings import (
     ExportError,
     ExportSettings,
+    check_out_path,
     check_settings,
 )
 
@@ -13,6 +16,7 @@ GOOD = ExportSettings('onnx', (64, 96), scales=(0.5, 1.0))
     ('change', 'message'),
     [
         (dict(format='tflite'), r"format must be one of .*'onnx'.*'tflite'"),
+        (dict(format='torchscript'), r"'torchscript' .* use 'onnx'"),
         (dict(raw='int8'), r"raw must be one of .*'uint8'.*'int8'"),
         (dict(size=(64,)), r'size must be \(height, width\).*\(64,\)'),
         (dict(size=(64, 0)), r'size must be .*\(64, 0\)'),
@@ -21,7 +25,7 @@ GOOD = ExportSettings('onnx', (64, 96), scales=(0.5, 1.0))
         (dict(batch=True), r'batch must be .* True'),
         (dict(opset=17.5), r'opset must be an integer of 11 .* 17.5'),
         (dict(opset=True), r'opset must be an integer of 11 .* True'),
-        (dict(opset=10), r'opset=10 is too low.* needs 11 or more'),
+        (dict(opset=10), r'opset must be an integer of 11 .* 10'),
         (
             dict(dynamic=True, scales=(0.7, 1.0)),
             r'dynamic=True does not go with scales=\(0.7, 1.0\).*'
@@ -37,7 +41,7 @@ def test_settings_that_are_refused(change, message):
 
 def test_what_does_not_matter_is_not_refused():
     check_settings(GOOD._replace(scales=(0.7, 1.0)), None)
-    check_settings(GOOD._replace(format='torchscript', opset=1), {})
+    check_settings(GOOD._replace(format='torch-export', opset=1), {})
 
 
 def test_slide_is_refused():
@@ -45,3 +49,48 @@ def test_slide_is_refused():
     message = r"model.test_cfg.mode='slide'.*whole.*\(32, 48\)"
     with pytest.raises(ExportError, match=message):
         check_settings(GOOD, test_cfg)
+
+
+def test_paths_that_will_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    old = tmp_path / 'old.onnx'
+    old.write_bytes(b'old')
+    check_out_path(old, 'onnx', dict(config='no_such_file.py'))
+    check_out_path('new/folder/model', 'onnx')
+    check_out_path('model.pt2', 'torch-export')
+    assert [*tmp_path.iterdir()] == [old]
+
+
+def test_no_files(tmp_path):
+    for path in (tmp_path, '/dev/null'):
+        with pytest.raises(ExportError, match=rf'{path} is a directory or a'):
+            check_out_path(path, 'onnx')
+
+
+def test_what_must_stay(tmp_path):
+    checkpoint = tmp_path / 'model.pth'
+    checkpoint.write_bytes(b'weights')
+    link = tmp_path / 'link.onnx'
+    link.symlink_to(checkpoint)
+    inputs = dict(config=tmp_path / 'config.py', checkpoint=checkpoint)
+    for path in (checkpoint, link):
+        with pytest.raises(ExportError, match=rf'{path} is the checkpoint'):
+            check_out_path(path, 'onnx', inputs)
+
+
+def test_parents(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_bytes(b'')
+    path = tmp_path / 'file/folder/model.onnx'
+    with pytest.raises(ExportError, match=r'cannot be written: .*/file is no'):
+        check_out_path(path, 'onnx')
+    # For root nothing is forbidden.
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    with pytest.raises(ExportError, match=r'cannot be written'):
+        check_out_path(tmp_path / 'new/model.onnx', 'onnx')
+
+
+def test_suffix_of_torch_export():
+    with pytest.raises(ExportError, match=r'expected for example m.pt2'):
+        check_out_path('m.pt', 'torch-export')
+    with pytest.raises(ExportError, match=r"'torchscript' .* use 'onnx'"):
+        check_out_path('m.pt', 'torchscript')

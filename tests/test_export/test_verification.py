@@ -2,9 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from hmsa_mmseg.export.reference import predict_expected
-from hmsa_mmseg.export.settings import ExportError, ExportSettings
-from hmsa_mmseg.export.verification import verify
+from hmsa_mmseg.export import ExportError, ExportSettings
+from hmsa_mmseg.export.verification import (
+    predict_expected,
+    random_images,
+    verify,
+)
 
 SETTINGS = ExportSettings('onnx', (40, 56), dynamic=True, scales=(1.0,))
 
@@ -22,8 +25,9 @@ class _Model(nn.Module):
 
 def check(predict, settings=SETTINGS, threshold=None, model=None):
     model = _Model() if model is None else model
+    model.encode_decode = model.forward
     expected = predict_expected(model, settings)
-    return list(verify(predict, expected, threshold, settings))
+    return list(verify(predict, expected, threshold, settings.classes))
 
 
 def test_what_agrees():
@@ -67,13 +71,13 @@ def test_wrong_at_some_shapes_only():
         y[1:] *= 1.1
         return y
 
-    with pytest.raises(ExportError, match=r'2 x 40 x 56.*Try batch=1'):
+    with pytest.raises(ExportError, match=r'model does: 2 x 40 x 56'):
         check(second_image, model=model)
 
     def other_size(x):
         return model(x) * (1 if x.shape[2] == 40 else 1.1)
 
-    with pytest.raises(ExportError, match=r'1 x 49 x 51.*dynamic=False'):
+    with pytest.raises(ExportError, match=r'model does: 1 x 49 x 51'):
         check(other_size, model=model)
 
 
@@ -119,3 +123,38 @@ def test_one_channel():
     assert [one.equal_pixels for one in found] == [1, 1, 1]
     with pytest.raises(ExportError, match='does not predict'):
         check(lambda x: x[:, 0].sigmoid() > 0.6, settings, 0.7, Single())
+
+
+def test_images_are_of_the_type_and_range_of_raw():
+    raw = SETTINGS._replace(raw='uint8')
+    images = random_images(raw)
+    assert images.dtype == torch.uint8
+    assert images.shape == (2, 3, 40, 56)
+    assert images.max() > 200
+    assert images.min() < 50
+    images = random_images(SETTINGS._replace(batch=3), channels=4)
+    assert images.dtype == torch.float32
+    assert images.shape == (3, 4, 40, 56)
+    assert 0.3 < images.std() < 1
+
+
+def test_odd_sizes_and_batches():
+    model = nn.Conv2d(3, 5, 1)
+    model.encode_decode = model.forward
+    expected = predict_expected(model, SETTINGS)
+    assert [tuple(image.shape) for image, _ in expected] == [
+        (1, 3, 40, 56),
+        (2, 3, 40, 56),
+        (1, 3, 49, 51),
+    ]
+    assert [logits.shape[1] for _, logits in expected] == [5, 5, 5]
+
+
+@pytest.mark.parametrize('classes', [False, True])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_a_model_that_is_not_finite(classes, value, build_case, export):
+    """Nothing would be compared: NaN has no margin."""
+    model = build_case()
+    model.decode_head.seg_head.conv_seg.bias.data[1] = value
+    with pytest.raises(ExportError, match=r'itself .* not finite.* 64 x 96'):
+        export(model, classes=classes)

@@ -81,13 +81,13 @@ def test_weights_of_the_checkpoint(run, tmp_path):
     state['module.not_of_this_model'] = torch.zeros(1)
     meta = dict(dataset_meta=dict(classes=CLASSES[::-1], palette=None))
     torch.save(dict(state_dict=state, meta=meta), run.checkpoint)
-    out = tmp_path / 'model.pt'
+    out = tmp_path / 'model.pt2'
     said = run(
-        *('--format', 'torchscript', '--out', out, *SIZE, '--classes'),
+        *('--format', 'torch-export', '--out', out, *SIZE, '--classes'),
         *('--batch', '1', '--cfg-options', 'model.test_cfg.scales=(0.75,1.5)'),
     )
     assert 'not_of_this_model' in said
-    found = read_metadata(out, 'torchscript')
+    found = read_metadata(out, 'torch-export')
     assert found['classes'] == list(CLASSES[::-1])
     assert found['palette'] is None
     assert found['scales'] == [0.75, 1.5]
@@ -96,14 +96,16 @@ def test_weights_of_the_checkpoint(run, tmp_path):
     with torch.no_grad():
         expected = run.model.encode_decode(image).argmax(dim=1)
     assert len(expected.unique()) > 1
-    found = torch.jit.load(str(out))(image)
+    found = torch.export.load(str(out)).module()(image)
     assert (found == expected).float().mean() > 0.999
 
 
 def test_errors(run, tmp_path):
     out = tmp_path / 'model.onnx'
     said = run('--out', out, *SIZE, '--opset', '9', code=1)
-    assert said.startswith('error: opset=9 is too low')
+    assert said.startswith('error: opset must be an integer of 11')
+    said = run('--out', out, *SIZE, '--format', 'torchscript', code=1)
+    assert "format='torchscript' is no longer written" in said
     slide = 'model.test_cfg.mode=slide'
     window = [
         'model.test_cfg.crop_size=(32,32)',
