@@ -16,7 +16,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from ..models.inference.preparation import input_channels
+from ..models.preparation import input_channels
 from ..models.segmentors.slide import slide_windows
 from ..utils.flops import count_flops
 
@@ -51,7 +51,6 @@ def complexity(model: nn.Module, size: tuple[int, int]) -> Complexity:
     """Count what a model does with one image in ``test.py``.
 
     All that its test settings ask for counts: scales, fast paths, windows.
-    ``memory_budget`` alone is left out, as it computes in order to plan.
 
     Args:
         model (nn.Module): A segmentor, left as it is.
@@ -69,7 +68,6 @@ def complexity(model: nn.Module, size: tuple[int, int]) -> Complexity:
         model.auxiliary_head = None
     model = revert_sync_batchnorm(model).requires_grad_(False)
     test_cfg = getattr(model, 'test_cfg', None) or {}
-    test_cfg.pop('memory_budget', None)
     sample = SegDataSample(
         metainfo=dict(ori_shape=size, img_shape=size, pad_shape=size)
     )

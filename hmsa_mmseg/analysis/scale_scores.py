@@ -1,6 +1,6 @@
 """What scales score by themselves, averaged, and blended, in one pass.
 
-Backbone and heads run once per image and scale; every score is made of what
+Backbone and neck run once per image and scale; every score is made of what
 they gave.
 
 Shape shorthand in this module:
@@ -64,31 +64,26 @@ class ScaleScores(NamedTuple):
 
 
 class _View:
-    """An image as the network sees it, each scale computed once."""
+    """An image as the network sees it; features are computed once."""
 
     def __init__(
         self, model: MultiScaleAttentionSegmentor, inputs: Tensor
     ) -> None:
         self.model = model
         self.inputs = inputs
-        self.outputs: dict[float, Any] = {}
+        self.feats: dict[float, Sequence[Tensor]] = {}
         self.alone: dict[float, Tensor] = {}
 
-    def _output(self, scale: float) -> Any:
-        """What the decode head takes of a scale: features, or their maps."""
-        if scale not in self.outputs:
-            model = self.model
-            feats = model.extract_feat(
-                resize_image(self.inputs, scale, model.align_corners)
+    def _feats(self, scale: float) -> Sequence[Tensor]:
+        """Features of a scale, computed once."""
+        if scale not in self.feats:
+            self.feats[scale] = self.model.extract_feat(
+                resize_image(self.inputs, scale, self.model.align_corners)
             )
-            head = model.decode_head
-            if hasattr(head, 'decode_scale'):
-                feats = head.decode_scale(feats, with_attn=True)
-            self.outputs[scale] = feats
-        return self.outputs[scale]
+        return self.feats[scale]
 
     def _falling(self, scales: Scales) -> list[tuple[float, Any]]:
-        return [(scale, self._output(scale)) for scale in scales[::-1]]
+        return [(scale, self._feats(scale)) for scale in scales[::-1]]
 
     def logits_alone(self, scale: float) -> Tensor:
         """Logits of one scale, which several rows read, (1, K, H, W)."""

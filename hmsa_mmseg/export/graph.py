@@ -15,7 +15,7 @@ from mmseg.models import SegDataPreProcessor
 from torch import Tensor, nn
 
 from ..models import MultiScaleAttentionSegmentor, prepare_for_inference
-from ..models.inference.preparation import input_channels
+from ..models.preparation import input_channels
 from .settings import ExportError, ExportSettings
 from .traceable_layers import make_traceable
 

@@ -5,8 +5,8 @@ from .decode_heads import (
     HierarchicalMSAttentionHead,
     MultiScaleAverageHead,
 )
-from .inference import prepare_for_inference
 from .losses import ClassWeightedCrossEntropyLoss, RMILoss
+from .preparation import prepare_for_inference
 from .segmentors import AccumulatingTTAModel, MultiScaleAttentionSegmentor
 
 __all__ = [

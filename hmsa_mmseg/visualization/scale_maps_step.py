@@ -30,10 +30,7 @@ _MAPS = (*_MEANS, 'scale_sem_seg')
 
 def has_scale_maps(segmentor: nn.Module) -> bool:
     """Whether a segmentor can show what each of its scales says."""
-    return (
-        isinstance(segmentor, MultiScaleAttentionSegmentor)
-        and segmentor.test_cfg.get('memory_budget') is None
-    )
+    return isinstance(segmentor, MultiScaleAttentionSegmentor)
 
 
 def predict_with_maps(

@@ -128,11 +128,6 @@ class ScaleMapsVisualizationHook(Hook):
         """Say what ``run.json`` says of a run."""
         outer, segmentor = unwrapped(runner.model), segmentor_of(runner.model)
         shows_scales = has_scale_maps(segmentor)
-        if 'memory_budget' in (segmentor.test_cfg or {}) and not shows_scales:
-            runner.logger.warning(
-                'model.test_cfg.memory_budget is set: pictures are without '
-                'the maps of the scales, which it does not count'
-            )
         is_tta = isinstance(outer, BaseTTAModel)
         scales = sorted(segmentor.test_cfg['scales']) if shows_scales else []
         return dict(

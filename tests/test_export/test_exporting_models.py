@@ -45,9 +45,7 @@ def test_settings_for_testing_are_not_carried_over(
     build_case, export, run_file
 ):
     model = build_case(
-        test_cfg=dict(
-            **PLAIN, dtype='bfloat16', classes_only=True, memory_budget=1e9
-        )
+        test_cfg=dict(**PLAIN, dtype='bfloat16', classes_only=True)
     )
     path, _ = export(model)
     assert_exported(path, model, run_file, torch.randn(2, 3, 64, 96))

@@ -275,7 +275,7 @@ def test_rmi_suite_writes_both_files(run_main, capsys):
 def test_rmi_suite_does_not_time_what_is_not_equal(
     run_main, monkeypatch, wrong
 ):
-    def make_loss(num_classes):
+    def make_loss():
         return lambda *args: wrong(rmi.literal_rmi_loss(*args))
 
     monkeypatch.setattr(rmi, 'RMILoss', make_loss)
@@ -296,7 +296,7 @@ def test_rmi_needs_little_memory():
     """Beside the gradient, less than the one-hot labels as bytes."""
     case = rmi.Case(19, 12, 256, 512)
     logits, label = rmi.make_inputs(case, 'cpu')
-    loss = rmi.RMILoss(19)
+    loss = rmi.RMILoss()
     peak = measure.peak_live_bytes(lambda: rmi.step(loss, logits, label))
     gradient = 4 * logits.numel()
     assert gradient < peak < 2 * gradient

@@ -12,7 +12,7 @@ sys.path.insert(0, str(TOOLS))
 
 from benchmarking import memory, networks  # noqa: E402
 from benchmarking.literal_network import LiteralNetwork  # noqa: E402
-from benchmarking.measure import count_flops, rehearsed_gb  # noqa: E402
+from benchmarking.measure import count_flops, live_gb  # noqa: E402
 from benchmarking.options import Options  # noqa: E402
 from benchmarking.recipe_steps import meta_step  # noqa: E402
 
@@ -47,7 +47,7 @@ def test_operations_of_inference(model):
 
 @torch.no_grad()
 def test_memory_of_inference(model, x):
-    peak = rehearsed_gb(lambda: memory.classes(model, x))
+    peak = live_gb(lambda: memory.classes(model, x))
     assert peak <= 2.5
 
 
@@ -57,7 +57,7 @@ def test_memory_of_training(recipe, checkpoint):
     name, batch, size, *targets = memory.RECIPES[recipe]
     cfg = networks.config_for('full', name, checkpoint=checkpoint)
     step = meta_step('fast', cfg, batch, size, OPTIONS, torch.bfloat16)
-    assert rehearsed_gb(step) <= targets[bool(checkpoint)]
+    assert live_gb(step) <= targets[bool(checkpoint)]
 
 
 def test_operations_of_training():

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from hmsa_mmseg.models.tiled.logit_rows import LogitRows
+
 TOOLS = Path(__file__).parents[2] / 'tools'
 # The tools are scripts, which find their modules in their own folder.
 sys.path.insert(0, str(TOOLS))
@@ -52,7 +54,7 @@ def test_suite_writes_page_and_figures(
 ):
     # Counting takes as long at any size; test_benchmark_costs.py counts.
     monkeypatch.setattr(flops, 'count_flops', lambda function: 1e12)
-    monkeypatch.setattr(memory, 'rehearsed_gb', lambda function: 1.0)
+    monkeypatch.setattr(memory, 'live_gb', lambda function: 1.0)
     found = run_main(name)
     assert found['command'].startswith(f'python tools/benchmark.py {name} ')
     assert found['machine']['torch'] == torch.__version__
@@ -78,15 +80,15 @@ def off(function):
 
 
 def test_fusion_must_be_equal(monkeypatch):
-    monkeypatch.setattr(fusion, 'fuse_in_rows', off(fusion.fuse_in_rows))
+    monkeypatch.setattr(LogitRows, 'whole', off(LogitRows.whole))
     with pytest.raises(SystemExit, match=r'fusion: .*row tiles'):
         fusion.run(SMALL)
 
 
 def test_classes_must_be_equal(monkeypatch):
-    right = fusion.classes_in_rows
+    right = fusion.classes_of_rows
     monkeypatch.setattr(
-        fusion, 'classes_in_rows', lambda *args: 18 - right(*args)
+        fusion, 'classes_of_rows', lambda *args: 18 - right(*args)
     )
     with pytest.raises(SystemExit, match=r'fusion: .*wrong classes'):
         fusion.run(SMALL)

@@ -60,10 +60,7 @@ def maps_of(results):
 def test_prepared_classes_only(run_test, trained, predict, same_maps):
     found = run_test(
         lines=[HOOK],
-        options=[
-            'model.test_cfg.classes_only=True',
-            'model.test_cfg.memory_budget=1e9',
-        ],
+        options=['model.test_cfg.classes_only=True'],
     )
     assert 'norm layers folded into convolutions' in found.output
     assert same_maps(found.maps, maps_of(predict())) > 0.999
@@ -112,7 +109,6 @@ def test_api(predict, same_maps):
     for cfg, share in (
         (dict(classes_only=True), 0.999),
         (dict(dtype='bfloat16'), 0.95),
-        (dict(classes_only=True, memory_budget=10**9), 0.999),
     ):
         options = {
             f'model.test_cfg.{key}': value for key, value in cfg.items()

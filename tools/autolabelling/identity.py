@@ -93,8 +93,8 @@ def build_meta(
 
     Returns:
         dict[str, Any]: ``version``, ``teacher``, ``settings``, ``round``,
-        ``previous`` and ``code_version``, of plain types. Device, threads,
-        what memory may be taken and what to do without are not among it.
+        ``previous`` and ``code_version``, of plain types. Device,
+        threads and what to do where memory is short are not among it.
 
     Raises:
         InferError: If the round before is not there or not finished.
@@ -141,18 +141,12 @@ def build_meta(
 
 def _prediction_of(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What of ``test_cfg`` labels depend on."""
-    found = {
+    return {
         key: value
         for key, value in test_cfg.items()
         # None is the default of each.
         if key not in _NOT_PREDICTION and value is not None
     }
-    # What fits into a budget is exact, and what does not is an error; but
-    # where windows are asked for instead.
-    if found.get('over_budget', 'error') == 'error':
-        for key in ('memory_budget', 'over_budget'):
-            found.pop(key, None)
-    return found
 
 
 def _previous(out: Path, number: int | None) -> dict[str, str] | None:

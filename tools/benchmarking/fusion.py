@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hmsa_mmseg.models.fast.row_prediction import classes_in_rows, fuse_in_rows
 from hmsa_mmseg.models.scale_fusion import fuse_scales, scaled_size
+from hmsa_mmseg.models.tiled.decisions import decide
+from hmsa_mmseg.models.tiled.logit_rows import LogitRows, fused_rows
 
 from .literal_network import ScaleMaps, blend_scales, upsample
 from .measure import machine, peak_live_bytes
@@ -97,6 +98,19 @@ def literal_fusion(
     return blend_scales(enlarged())[0]
 
 
+def row_tiles_of(
+    outputs: list[HeadOutputs], size: tuple[int, int]
+) -> LogitRows:
+    """Get ready to blend in tiles of rows."""
+    maps = zip(*((out.scale, out.main, out.attn) for out in outputs))
+    return fused_rows(*maps, size, False)
+
+
+def classes_of_rows(rows: LogitRows) -> Tensor:
+    """Decide in tiles of rows."""
+    return decide(rows, torch.uint8, None).classes
+
+
 def variants(case: Case, device: str) -> dict[str, Callable[[], Tensor]]:
     """The ways that are compared; all but ``logits`` end in classes."""
     outputs = make_outputs(case, device)
@@ -104,8 +118,10 @@ def variants(case: Case, device: str) -> dict[str, Callable[[], Tensor]]:
     return {
         'literal': lambda: literal_fusion(outputs, case.size).argmax(dim=1),
         'plain': lambda: fuse_scales(maps, case.size).argmax(dim=1),
-        'row tiles, logits': lambda: fuse_in_rows(maps, case.size),
-        'row tiles, classes': lambda: classes_in_rows(maps, case.size),
+        'row tiles, logits': lambda: row_tiles_of(outputs, case.size).whole(),
+        'row tiles, classes': lambda: classes_of_rows(
+            row_tiles_of(outputs, case.size)
+        ),
     }
 
 
@@ -115,13 +131,12 @@ def check(case: Case, device: str) -> dict[str, float]:
     outputs = make_outputs(case, device)
     expected = literal_fusion(outputs, case.size)
     maps = [(out.scale, out.main, out.attn) for out in outputs]
+    rows = row_tiles_of(outputs, case.size)
     found = {
         'plain': logits_difference(fuse_scales(maps, case.size), expected),
-        'row tiles': logits_difference(
-            fuse_in_rows(maps, case.size), expected
-        ),
+        'row tiles': logits_difference(rows.whole(), expected),
         'wrong classes': wrong_classes(
-            classes_in_rows(maps, case.size), expected, TOLERANCE
+            classes_of_rows(rows), expected, TOLERANCE
         ),
     }
     must_be_equal('fusion', found, TOLERANCE)

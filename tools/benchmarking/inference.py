@@ -30,7 +30,6 @@ SCALES = (0.5, 1.0, 2.0)
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 0.2, 'float16': 0.05}
 STOCK = 'mmseg OCRNet, scale 1'
 FASTEST = 'fast, classes, prepared'
-GRAPHED = 'fast, classes, prepared, CUDA graphs'
 NOT_HEADS = 'everything outside backbone and heads'
 
 
@@ -65,8 +64,6 @@ def variants(
         FASTEST: lambda: networks.classes(x, networks.prepared),
         STOCK: lambda: networks.stock_predict(x),
     }
-    if networks.graphed is not None:
-        ours[GRAPHED] = lambda: networks.classes(x, networks.graphed)
     if not all_variants:
         first = next(iter(functions))
         functions = {first: functions[first]}
@@ -91,11 +88,9 @@ def check(networks: Networks, x: Tensor, dtype: str) -> dict[str, float]:
     for name, model in {
         'wrong classes': networks.model,
         'wrong classes, prepared': networks.prepared,
-        'wrong classes, CUDA graphs': networks.graphed,
     }.items():
-        if model is not None:
-            classes = networks.classes(x, model)
-            found[name] = wrong_classes(classes, expected, tolerance)
+        classes = networks.classes(x, model)
+        found[name] = wrong_classes(classes, expected, tolerance)
     scales = networks.model.test_cfg.scales
     networks.model.test_cfg.scales = (1.0,)
     (stock,) = networks.stock_predict(x)
@@ -119,7 +114,6 @@ def measure(case: Case, dtype: str, options: Options) -> dict[str, Any]:
     if case.all_variants:
         with without_tf32():
             result['difference'] = check(networks, x, dtype)
-        networks.forget_graphs()
     functions = variants(networks, x, case.all_variants)
     on_gpu = options.device == 'cuda'
     rounds, warmup = options.rounds, 5 if on_gpu else 1
@@ -132,8 +126,6 @@ def measure(case: Case, dtype: str, options: Options) -> dict[str, Any]:
         result['cuda_gb'] = {
             name: peak_cuda_bytes(function) / 1e9
             for name, function in functions.items()
-            # What its graphs hold has been allocated before.
-            if name != GRAPHED
         }
     if case.all_variants:
         result['shares'] = {
@@ -230,8 +222,7 @@ def markdown(results: dict[str, Any]) -> str:
                 f'| {ratio_text(time["cpu_ratio"])} |'
             )
             if on_gpu:
-                gb = row['cuda_gb'].get(name)
-                line += ' |' if gb is None else f' {gb:.2f} |'
+                line += f' {row["cuda_gb"][name]:.2f} |'
             lines.append(line)
         if 'shares' in row:
             times = row['times']

@@ -36,17 +36,7 @@ class Networks:
         self.stock = build_stock(cfg, device)
         self.references = reference_networks(options, self.model)
         self.prepared = prepare_for_inference(copy.deepcopy(self.model))
-        self.graphed = None
-        if device == 'cuda':
-            self.graphed = prepare_for_inference(
-                copy.deepcopy(self.model), cuda_graphs=True
-            )
         self._device, self._dtype = device, getattr(torch, dtype)
-
-    def forget_graphs(self) -> None:
-        """Record again: what was recorded without TF32 stays without it."""
-        if self.graphed is not None:
-            self.graphed.backbone.forward.graphs.clear()
 
     def _amp(self) -> torch.autocast:
         """Half precision for those that have no setting of their own."""

@@ -14,9 +14,7 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from hmsa_mmseg.models.decode_heads.base_multi_scale_head import (
-    SegHeadOutputs,
-)
+from hmsa_mmseg.models.decode_heads.seg_heads import SegHeadOutputs
 from hmsa_mmseg.models.scale_fusion import scaled_size
 
 from .literal_network import (
@@ -105,11 +103,6 @@ def head_loss(
         labels.
     """
     cfg = load_config(CITYSCAPES).model.decode_head.to_dict()
-    for loss in (
-        cfg['loss_scale'],
-        *(head['loss_decode'] for head in cfg['seg_head']),
-    ):
-        loss['num_classes'] = num_classes
     for head in cfg['seg_head']:
         head['norm_cfg'] = dict(type='BN')
     head = MODELS.build(dict(cfg, num_classes=num_classes)).train()

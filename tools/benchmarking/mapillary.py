@@ -20,7 +20,7 @@ from torch import nn
 
 from hmsa_mmseg.models import AccumulatingTTAModel
 
-from .measure import machine, rehearsed_gb
+from .measure import live_gb, machine
 from .networks import MAPILLARY, build, config_for
 from .options import Options, progress
 
@@ -129,7 +129,7 @@ def run(options: Options) -> dict[str, Any]:
     with torch.no_grad():
         for name, function in functions.items():
             progress(f'mapillary: {name}')
-            peaks[name] = rehearsed_gb(function)
+            peaks[name] = live_gb(function)
     return dict(
         machine=machine(),
         size=list(size),

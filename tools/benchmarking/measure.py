@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hmsa_mmseg.models.fast.tiles import rehearsal_for
 from hmsa_mmseg.utils.flops import count_flops
 from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
@@ -26,11 +25,11 @@ __all__ = [
     'Timing',
     'count_flops',
     'interleaved',
+    'live_gb',
     'machine',
     'median_ms',
     'pair_ratios',
     'peak_live_bytes',
-    'rehearsed_gb',
 ]
 
 
@@ -49,18 +48,17 @@ class Ratio(NamedTuple):
     high: float
 
 
-def rehearsed_gb(function: Callable[[], Any]) -> float:
+def live_gb(function: Callable[[], Any]) -> float:
     """Count what tensors hold at once in a call on ``meta``.
 
     Args:
         function (Callable): What to run.
 
     Returns:
-        float: The most, in GB (1e9 bytes), that the same call would hold on
-        the CPU.
+        float: The most, in GB (1e9 bytes), with tiles of the size that they
+        have on a GPU.
     """
-    with rehearsal_for('cpu'):
-        return peak_live_bytes(function) / 1e9
+    return peak_live_bytes(function) / 1e9
 
 
 def _now() -> Timing:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from hmsa_mmseg.models.fast.decisions import Decision, decide
+from hmsa_mmseg.models.tiled.decisions import Decision, decide
 
-from .measure import machine, rehearsed_gb
+from .measure import live_gb, machine
 from .networks import (
     CITYSCAPES,
     MAPILLARY,
@@ -57,8 +57,7 @@ def _inference(options: Options) -> dict[str, float]:
     functions['fast, classes'] = lambda: classes(model, x)
     with torch.no_grad():
         return {
-            name: rehearsed_gb(function)
-            for name, function in functions.items()
+            name: live_gb(function) for name, function in functions.items()
         }
 
 
@@ -89,7 +88,7 @@ def _training(options: Options) -> dict[str, dict]:
                 step = meta_step(
                     way.partition(',')[0], cfg_of, batch, size, options, dtype
                 )
-                found[title]['peak'][key] = rehearsed_gb(step)
+                found[title]['peak'][key] = live_gb(step)
     return found
 
 
@@ -120,7 +119,7 @@ def explicit_and_hierarchical(options: Options) -> dict[str, float]:
     explicit.model.test_cfg.scales = SCALES
     progress('memory: explicit attention to scale')
     return {
-        title: rehearsed_gb(meta_step('plain', cfg, 1, size, options))
+        title: live_gb(meta_step('plain', cfg, 1, size, options))
         for title, cfg in dict(
             explicit=explicit, hierarchical=hierarchical
         ).items()
@@ -197,8 +196,9 @@ def markdown(results: dict[str, Any]) -> str:
     """Format what :func:`run` gives as the text of the suite's page."""
     lines = [
         'The most that tensors hold at once above weights and inputs, in GB '
-        '(1e9 bytes), counted without values on the meta device; buffers '
-        'that kernels allocate for themselves are not seen. Training: '
+        '(1e9 bytes), counted without values on the meta device, with tiles '
+        'of the size that they have on a GPU; buffers that kernels allocate '
+        'for themselves are not seen. Training: '
         'forward and backward with the losses of the recipe, gradients '
         'included. Half: weights and activations of two bytes, losses in '
         'float32.',

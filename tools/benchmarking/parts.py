@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hmsa_mmseg.models.decode_heads import hierarchical_ms_attention_head
-from hmsa_mmseg.models.fast.pyramid_conv import PyramidConv
 from hmsa_mmseg.models.segmentors import multi_scale_attention_segmentor
+from hmsa_mmseg.models.tiled import ocr
+from hmsa_mmseg.models.tiled.logit_rows import FusedLogits
 
 from .stopwatch import Part
 
@@ -32,14 +33,11 @@ def inference_parts(model: Any) -> list[Part]:
     return [
         (rest, model, 'predict'),
         (resizing, segmentor, 'resize_image'),
-        *(
-            (fusion, fusions, name)
-            for name in ('fuse_scales', 'fuse_in_rows', 'classes_in_rows')
-        ),
+        (fusion, fusions, 'fuse_scales'),
         ('backbone', model.backbone, 'forward'),
         ('attention', head.scale_attn, 'forward'),
         ('seg heads, the rest', head, 'forward_seg_heads'),
         # Of the fast path.
-        ('OCR head, first convolution', PyramidConv, 'whole'),
-        ('auxiliary head, first convolution', PyramidConv, 'rows'),
+        (fusion, FusedLogits, 'compute'),
+        ("OCRNet's heads, first convolutions", ocr, 'conv_of_levels'),
     ]

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from hmsa_mmseg.models.losses import RMILoss
-from hmsa_mmseg.models.losses.rmi_functional import RegionCovariance
-from hmsa_mmseg.models.losses.rmi_pixel_terms import PixelTerms
+from hmsa_mmseg.models.losses.rmi_lean import RMITiles
 
 from .literal_rmi import literal_rmi_loss
 from .measure import (
@@ -109,7 +108,7 @@ def measure(case: Case, device: str, threads: int, rounds: int) -> dict:
     logits, label = make_inputs(case, device)
     losses = {
         'formula': literal_rmi_loss,
-        'RMILoss': RMILoss(case.num_classes),
+        'RMILoss': RMILoss(),
     }
     steps = {
         name: lambda loss=loss: step(loss, logits, label)
@@ -144,13 +143,11 @@ def measure(case: Case, device: str, threads: int, rounds: int) -> dict:
 def _shares(run_step: Callable[[], Any]) -> dict[str, float]:
     """Where the time of a step of ``RMILoss`` goes."""
     whole = SimpleNamespace(step=run_step)
-    terms, covariance = PixelTerms, RegionCovariance
     parts = [
-        ('labels, checks, determinants', whole, 'step'),
-        ('pixels to entropy and pooled maps', terms, 'forward'),
-        ('pixels, gradient', terms, 'backward'),
-        ('covariance of pooled maps', covariance, 'forward'),
-        ('covariance, gradient', covariance, 'backward'),
+        ('labels and checks', whole, 'step'),
+        ('pixels to pooled maps', RMITiles, 'pool'),
+        ('covariances and determinants, with gradient', RMITiles, 'solve'),
+        ('pixels to entropy, with gradient', RMITiles, '__call__'),
     ]
     return profile(lambda: whole.step(), parts, calls=5)
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from hmsa_mmseg.models.segmentors import AccumulatingTTAModel
 
-from .measure import count_flops, machine, rehearsed_gb
+from .measure import count_flops, live_gb, machine
 from .networks import build, build_stock, config_for
 from .options import Options, progress
 from .reference import must_be_equal
@@ -167,7 +167,7 @@ def run(options: Options) -> dict[str, Any]:
     counts = {
         name: dict(
             gflops=count_flops(function) / 1e9,
-            live_gb=rehearsed_gb(function),
+            live_gb=live_gb(function),
         )
         for name, function in on_meta.items()
     }

@@ -37,7 +37,6 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     for option, key, value in (
         ('--scales', 'scales', args.scales),
         ('--dtype', 'dtype', args.dtype),
-        ('--memory-budget', 'memory_budget', args.memory_budget),
     ):
         if value is not None:
             needing.append(option)
@@ -50,7 +49,7 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
             f'MultiScaleAttentionSegmentor. {_CURE}'
         )
     _check_saves(args)
-    if is_multi_scale and _shows_scales(args, test_cfg):
+    if is_multi_scale and _shows_scales(args):
         test_cfg['scale_maps'] = True
     if args.slide is not None:
         crop_size, stride = args.slide
@@ -58,19 +57,10 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     cfg.model.test_cfg = test_cfg
 
 
-def _shows_scales(args: argparse.Namespace, test_cfg: Mapping) -> bool:
-    """Whether maps of scales are made, which no budget counts."""
-    of_scales = [f'--save {save}' for save in args.save if save in OF_SCALES]
-    budget = test_cfg.get('memory_budget')
-    if of_scales and budget is not None:
-        raise InferError(
-            f'{", ".join(of_scales)}: needs memory that --memory-budget, or '
-            f'model.test_cfg.memory_budget={budget}, does not count; '
-            'expected one of them'
-        )
-    # A report shows what there is.
-    can_show = budget is None and not args.flip
-    return bool(of_scales) or ('report' in args.save and can_show)
+def _shows_scales(args: argparse.Namespace) -> bool:
+    """Whether maps of scales are made. A report shows what there is."""
+    of_scales = any(save in OF_SCALES for save in args.save)
+    return of_scales or ('report' in args.save and not args.flip)
 
 
 def _check_saves(args: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 
 from mmengine.config import DictAction
 
@@ -58,12 +57,6 @@ def add_prediction(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         '--dtype',
         choices=('float32', 'bfloat16', 'float16'),
         help='what backbone and heads compute in. Default: as in the config',
-    )
-    group.add_argument(
-        '--memory-budget',
-        type=_bytes,
-        metavar='BYTES',
-        help='what tensors of one call may take, for example 4e9',
     )
     group.add_argument(
         '--slide',
@@ -126,13 +119,6 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 def _scales(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(','))
-
-
-def _bytes(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value >= 1):
-        raise argparse.ArgumentTypeError(f'expected bytes, got {text!r}')
-    return value
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from hmsa_mmseg.engine.hooks import InferencePreparationHook
-from hmsa_mmseg.models.inference import prepare_for_inference
+from hmsa_mmseg.models import prepare_for_inference
 from hmsa_mmseg.models.segmentors import (
     AccumulatingTTAModel,
     MultiScaleAttentionSegmentor,

@@ -18,8 +18,8 @@ from benchmarking.measure import (
     Timing,
     count_flops,
     interleaved,
+    live_gb,
     peak_live_bytes,
-    rehearsed_gb,
 )
 from mmengine.config import Config
 from mmseg.utils import register_all_modules
@@ -87,9 +87,9 @@ def count_inference(cfg: Config, job: Mapping[str, Any]) -> dict[str, Any]:
     def memory(mode: str, size: tuple[int, int]) -> float:
         test = inference(model, mode, size, 'meta')
         if mode != 'ms_flip':
-            return rehearsed_gb(test)
+            return live_gb(test)
         with last_view_alone(model, len(RATIOS) * len(FLIPS)):
-            return rehearsed_gb(test)
+            return live_gb(test)
 
     found: dict[str, dict] = {}
     with counting(cfg):

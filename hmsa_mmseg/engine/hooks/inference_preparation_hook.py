@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
-from hmsa_mmseg.models.inference import prepare_for_inference
+from hmsa_mmseg.models import prepare_for_inference
 from hmsa_mmseg.utils.unwrapping import segmentor_of
 
 
@@ -22,7 +22,10 @@ class InferencePreparationHook(Hook):
         fold_bn (bool): As in :func:`prepare_for_inference`. Defaults to True.
         channels_last (bool): Likewise. Defaults to True.
         compile (bool | dict): Likewise. Defaults to False.
-        cuda_graphs (bool): Likewise. Defaults to False.
+        cuda_graphs (bool): An option of version 0.1, refused.
+
+    Raises:
+        ValueError: If ``cuda_graphs`` is asked for.
     """
 
     def __init__(
@@ -32,11 +35,14 @@ class InferencePreparationHook(Hook):
         compile: bool | Mapping = False,
         cuda_graphs: bool = False,
     ) -> None:
+        if cuda_graphs:
+            raise ValueError(
+                f'InferencePreparationHook: cuda_graphs={cuda_graphs!r} is no '
+                'option any more; use compile=dict(mode="reduce-overhead"), '
+                'which records CUDA graphs of what it compiles'
+            )
         self.options = dict(
-            fold_bn=fold_bn,
-            channels_last=channels_last,
-            compile=compile,
-            cuda_graphs=cuda_graphs,
+            fold_bn=fold_bn, channels_last=channels_last, compile=compile
         )
 
     def before_test(self, runner) -> None:

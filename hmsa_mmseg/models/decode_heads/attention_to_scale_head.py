@@ -15,19 +15,12 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor
 
-from ..fast.logit_rows import LogitRows, WeightedLogits
-from ..fast.tracing import is_tracing
-from ..scale_fusion import in_float32, resize
+from ..scale_fusion import resize
 from .attention_branch import AttentionBranch, attn_width
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
+from .combining import at_input_size
 from .scale_predictions import ScalePredictions
-from .seg_head_outputs import SegHeadOutputs
-from .stages import (
-    at_input_size,
-    build_losses,
-    combine_stages,
-    losses_of_scales,
-)
+from .seg_heads import SegHeadOutputs
 
 
 class _JointAttentionBranch(AttentionBranch):
@@ -63,13 +56,10 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         attn_channels (int, optional): Width of the attention branch.
             Defaults to None: half of the channels that the classifier reads,
             as the authors' 256 of 512.
-        loss_scale (dict | list[dict], optional): Loss on the main logits of
-            every single scale, at the input's size: the extra supervision
-            of Chen et al., who give it a weight of 1. Defaults to None.
         norm_cfg (dict, optional): Norm layers of the attention branch.
             Defaults to None: those of the last seg head, BN if it has none.
-        **kwargs: ``num_classes``, ``reinit_classifier``, ``fast`` and
-            ``init_cfg`` of :class:`BaseMultiScaleHead`.
+        **kwargs: ``loss_scale``, ``num_classes``, ``reinit_classifier``,
+            ``fast`` and ``init_cfg`` of :class:`BaseMultiScaleHead`.
 
     Raises:
         ValueError: If ``num_scales`` is not an integer of 2 or more.
@@ -80,7 +70,6 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         seg_head: ConfigType | list[ConfigType],
         num_scales: int = 3,
         attn_channels: int | None = None,
-        loss_scale: ConfigType | list[ConfigType] | None = None,
         norm_cfg: OptConfigType = None,
         **kwargs,
     ) -> None:
@@ -101,7 +90,6 @@ class AttentionToScaleHead(BaseMultiScaleHead):
             norm_cfg or owner.norm_cfg or dict(type='BN'),
         )
         self.num_scales = num_scales
-        self.loss_scale = build_losses(loss_scale)
 
     def check_scales(self, scales: Sequence[float], key: str) -> None:
         """Refuse another number of scales than ``num_scales``."""
@@ -130,14 +118,6 @@ class AttentionToScaleHead(BaseMultiScaleHead):
             tuple[Tensor]: A weight in [0, 1] for each scale, (N, 1, H, W),
             float32 or float64; they add up to 1.
         """
-        weights = self._small_weights(scales, classifier_feats)
-        weights = resize(weights, input_size, self.align_corners)
-        return weights.split(1, dim=1)
-
-    def _small_weights(
-        self, scales: Sequence[float], classifier_feats: Sequence[Tensor]
-    ) -> Tensor:
-        """Weights of all scales at the size of features, (N, S, h, w)."""
         pivot = min(range(len(scales)), key=lambda i: abs(scales[i] - 1))
         size = classifier_feats[pivot].shape[2:]
         # Back to the features' type: float32 would double them under AMP.
@@ -145,46 +125,36 @@ class AttentionToScaleHead(BaseMultiScaleHead):
             resize(feats, size, self.align_corners).to(feats.dtype)
             for feats in classifier_feats
         ]
-        return self.scale_attn(torch.cat(feats, dim=1))
+        weights = self.scale_attn(torch.cat(feats, dim=1))
+        weights = resize(weights, input_size, self.align_corners)
+        return weights.split(1, dim=1)
 
-    def predict(
+    def combine(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
     ) -> Tensor:
         """Blend the scales; the classifier's features of all are kept."""
-        scales, seg_outputs = self._run(inputs, 'model.test_cfg.scales')
-        scales, seg_outputs = scales[::-1], seg_outputs[::-1]
-        weights = self._weights(scales, seg_outputs, input_size)
-        fused = 0
-        # One map of the input's size at a time.
-        for scale, weight, outputs in zip(scales, weights, seg_outputs):
-            fused = fused + weight * self._up(
-                scale, outputs.seg_logits, input_size
-            )
-        return fused
+        scales, seg_outputs, weights = self._run_for_test(inputs, input_size)
+        maps = [outputs.seg_logits for outputs in seg_outputs]
+        return self._blend(scales, maps, weights, input_size)
 
-    def predict_rows(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> LogitRows:
-        """Compute all scales; rows of the blend are made when asked for."""
-        if not self.fast or is_tracing():
-            return super().predict_rows(inputs, input_size)
-        scales, seg_outputs = self._run(inputs, 'model.test_cfg.scales')
-        scales, seg_outputs = scales[::-1], seg_outputs[::-1]
-        weights = self._small_weights(
-            scales, [outputs.classifier_feats for outputs in seg_outputs]
-        )
-        logits = [in_float32(outputs.seg_logits) for outputs in seg_outputs]
-        return WeightedLogits(
-            scales, logits, in_float32(weights), input_size, self.align_corners
-        )
+    def _blend(
+        self,
+        scales: Sequence[float],
+        maps: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        input_size: Sequence[int],
+    ) -> Tensor:
+        """Add up maps (N, K, h, w), one of the input's size at a time."""
+        fused = 0
+        for scale, x, weight in zip(scales, maps, weights):
+            fused = fused + weight * self._up(scale, x, input_size)
+        return fused
 
     def predict_scales(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
     ) -> ScalePredictions:
         """Blend the scales, and keep what each of them says."""
-        scales, seg_outputs = self._run(inputs, 'model.test_cfg.scales')
-        scales, seg_outputs = scales[::-1], seg_outputs[::-1]
-        weights = self._weights(scales, seg_outputs, input_size)
+        scales, seg_outputs, weights = self._run_for_test(inputs, input_size)
         scale_logits = [
             self._up(scale, outputs.seg_logits, input_size)
             for scale, outputs in zip(scales, seg_outputs)
@@ -202,29 +172,17 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         input_size: Sequence[int],
         batch_data_samples: SampleList,
     ) -> dict[str, Tensor]:
-        """Compute losses on blended outputs and, if asked, on each scale.
-
-        Returns:
-            dict[str, Tensor]: ``decode.*`` for the last seg head, ``aux.*``
-            for the one before it in a cascade, ``scale_<s>.*`` for the
-            logits of each scale if there is a ``loss_scale``.
-        """
+        """Compute losses on blended outputs and, if asked, on each scale."""
         scales, seg_outputs = self._run(inputs, 'model.train_cfg.scales')
-        weights = self._weights(scales, seg_outputs, input_size)
+        feats = [outputs.classifier_feats for outputs in seg_outputs]
+        weights = self.scale_weights(scales, feats, input_size)
 
         def blend(maps: Sequence[Tensor]) -> Tensor:
-            maps = (self._up(s, m, input_size) for s, m in zip(scales, maps))
-            return sum(weight * m for weight, m in zip(weights, maps))
+            return self._blend(scales, maps, weights, input_size)
 
-        losses = self.loss_by_stage(
-            combine_stages(seg_outputs, blend), batch_data_samples
+        return self.losses_of(
+            scales, seg_outputs, blend, input_size, batch_data_samples
         )
-        losses.update(
-            losses_of_scales(
-                self, scales, seg_outputs, input_size, batch_data_samples
-            )
-        )
-        return losses
 
     def _run(
         self, inputs: Iterable[ScaleFeats], key: str
@@ -237,14 +195,15 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         self.check_scales(scales, key)
         return scales, seg_outputs
 
-    def _weights(
-        self,
-        scales: Sequence[float],
-        seg_outputs: Sequence[SegHeadOutputs],
-        input_size: Sequence[int],
-    ) -> Sequence[Tensor]:
+    def _run_for_test(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> tuple[list[float], list[SegHeadOutputs], Sequence[Tensor]]:
+        """Run highest scale first; gives all, and weights, lowest first."""
+        scales, seg_outputs = self._run(inputs, 'model.test_cfg.scales')
+        scales, seg_outputs = scales[::-1], seg_outputs[::-1]
         feats = [outputs.classifier_feats for outputs in seg_outputs]
-        return self.scale_weights(scales, feats, input_size)
+        weights = self.scale_weights(scales, feats, input_size)
+        return scales, seg_outputs, weights
 
     def _up(
         self, scale: float, logits: Tensor, input_size: Sequence[int]

@@ -1,35 +1,36 @@
 """What the heads that combine several scales have in common.
 
 Shape shorthand in this module:
-    N: batch, K: output channels (classes), h, w: size of the seg head's
-    features at one scale.
+    N: batch, K: output channels (classes), H, W: input size, h, w: size of
+    the seg head's features at one scale.
 """
 
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
-from mmseg.utils import ConfigType, OptMultiConfig, SampleList, add_prefix
+from mmseg.utils import ConfigType, OptMultiConfig, SampleList
 from torch import Tensor, nn
 
-from ..fast.logit_rows import LogitRows, WholeLogits
-from ..fast.ocr import fast_heads
-from ..fast.row_losses import LazyOutput, loss_by_feat
+from ..tiled.logit_rows import LogitRows, WholeLogits
+from ..tiled.ocr import tiled_heads
 from ..utils import FrozenStatistics
-from .classifiers import Classifier, find_classifier
+from .combining import combine_outputs, losses_of_heads, losses_of_scales
 from .loading import (
     check_attn_channels,
     check_num_classes,
     map_stock_keys,
 )
 from .scale_predictions import ScalePredictions
-from .seg_head_outputs import (
+from .seg_heads import (
+    Classifier,
     SegHeadOutputs,
-    as_loss_takes_it,
     call_seg_heads,
+    end_before_classifier,
+    find_classifier,
 )
 
 ScaleFeats = tuple[float, Sequence[Tensor]]
@@ -47,19 +48,26 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
     """A decode head of mmseg, or a cascade of them, seen at several scales.
 
     Subclasses say how the scales are combined. The segmentor hands them
-    ``(scale, feats)`` pairs and knows nothing else about it.
+    ``(scale, feats)`` pairs and knows nothing else about it. The last seg
+    head ends before its classifier, which is called here: by itself it gives
+    no logits.
 
     Args:
         seg_head (dict | list[dict]): Config of a decode head of mmseg that
             ends in a classifier (:func:`find_classifier`), or of a cascade
             of them, each reading its predecessor's output, as OCRNet's.
+        loss_scale (dict | list[dict], optional): Loss on the main logits of
+            every single scale, brought to the input's size; the authors give
+            it a weight of 0.05 (``SUPERVISED_MSCALE_WT`` in their recipes),
+            Chen et al. (https://arxiv.org/abs/1511.03339) one of 1. Defaults
+            to None.
         num_classes (int, optional): Overrides ``num_classes`` of every seg
             head. Defaults to None.
         reinit_classifier (bool): Whether a checkpoint with another number of
             classes may be loaded, its classifiers left out; otherwise it is
             an error. Defaults to False.
-        fast (bool): Whether to compute the same by ways that take less time
-            and memory where there are any (:mod:`hmsa_mmseg.models.fast`).
+        fast (bool): Whether to compute the same in less time and memory
+            where there is a way to (:mod:`hmsa_mmseg.models.tiled`).
             Defaults to True.
         init_cfg (dict, optional): As in mmengine. Defaults to None.
 
@@ -77,6 +85,7 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
     def __init__(
         self,
         seg_head: ConfigType | list[ConfigType],
+        loss_scale: ConfigType | list[ConfigType] | None = None,
         num_classes: int | None = None,
         reinit_classifier: bool = False,
         fast: bool = True,
@@ -94,13 +103,15 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             cfgs = [{**cfg, 'num_classes': num_classes} for cfg in cfgs]
         heads = [MODELS.build(cfg) for cfg in cfgs]
         classifiers = [find_classifier(head) for head in heads]
+        last = heads[-1]
+        end_before_classifier(last)
         # One head keeps its keys short, a cascade is numbered as in mmseg.
         single = isinstance(seg_head, dict)
-        self.seg_head = heads[0] if single else nn.ModuleList(heads)
+        self.seg_head = last if single else nn.ModuleList(heads)
+        losses = [loss_scale] if isinstance(loss_scale, dict) else loss_scale
+        self.loss_scale = nn.ModuleList(map(MODELS.build, losses or ()))
         self.reinit_classifier = reinit_classifier
         self.fast = fast
-
-        last = heads[-1]
         for name in _SHARED_ATTRS:
             found = [getattr(head, name) for head in heads]
             if any(value != found[-1] for value in found):
@@ -135,11 +146,6 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             and next(child.parameters(), None) is not None
         ]
 
-    @property
-    def fuses_in_rows(self) -> bool:
-        """Whether scales are decoded alone, then combined in row tiles."""
-        return False
-
     def check_scales(self, scales: Sequence[float], key: str) -> None:
         """Refuse scales that this head cannot combine; here none.
 
@@ -167,16 +173,16 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         Raises:
             RuntimeError: If the last seg head does not call its classifier.
         """
-        run_fast = fast_heads(self.seg_heads) if self.fast else None
-        if run_fast is not None:
-            stages, classifier_feats = run_fast(feats, with_classifier_feats)
-            return SegHeadOutputs(stages, stages[-1], classifier_feats)
-        return call_seg_heads(self.seg_heads, feats)
+        run = tiled_heads(self.seg_heads) if self.fast else None
+        if run is None:
+            return call_seg_heads(self.seg_heads, feats)
+        outputs, classifier_feats = run(feats, with_classifier_feats)
+        return SegHeadOutputs(outputs, outputs[-1], classifier_feats)
 
     def forward_scale(
         self, scale: float, feats: Sequence[Tensor], **kwargs
     ) -> SegHeadOutputs:
-        """Run :meth:`forward_seg_heads`, also in training.
+        """Run :meth:`forward_seg_heads` in training.
 
         Args:
             scale (float): The relative image size. Running statistics follow
@@ -189,39 +195,6 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         with FrozenStatistics(self.seg_head):
             return self.forward_seg_heads(feats, **kwargs)
 
-    def loss_by_stage(
-        self,
-        stages: Sequence[LazyOutput],
-        batch_data_samples: SampleList,
-    ) -> dict[str, Tensor]:
-        """Let each seg head compute its own losses on combined outputs.
-
-        Args:
-            stages (Sequence[Tensor | RowLogits | tuple]): Per seg head the
-                same structure as its ``forward`` gives, at the input's size,
-                made or yet to be made.
-            batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
-
-        Returns:
-            dict[str, Tensor]: ``decode.*`` for the last seg head, ``aux.*``
-            for the one before it (``aux_0.*``, ``aux_1.*``, ... if there are
-            several).
-        """
-        num_aux = len(stages) - 1
-        prefixes = [f'aux_{i}' for i in range(num_aux)]
-        if num_aux == 1:
-            prefixes = ['aux']
-        losses = {}
-        for prefix, head, output in zip(
-            [*prefixes, 'decode'], self.seg_heads, stages
-        ):
-            stage_losses = loss_by_feat(
-                head, as_loss_takes_it(head, output), batch_data_samples
-            )
-            losses.update(add_prefix(stage_losses, prefix))
-        return losses
-
-    @abstractmethod
     def predict(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
     ) -> Tensor:
@@ -235,20 +208,22 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         Returns:
             Tensor: Logits, shape (N, K, H, W), float32.
         """
+        return self.predict_rows(inputs, input_size).whole()
 
     def predict_rows(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
     ) -> LogitRows:
-        """Get ready to combine the scales, row by row where it is possible.
+        """Get ready to combine the scales, here by combining them.
 
-        Args:
-            inputs (Iterable[tuple]): As for :meth:`predict`.
-            input_size (Sequence[int]): Size (H, W) of the input image.
-
-        Returns:
-            LogitRows: Those of :meth:`predict`, up to rounding.
+        Arguments are those of :meth:`predict`, and so are the logits.
         """
-        return WholeLogits(self.predict(inputs, input_size))
+        return WholeLogits(self.combine(inputs, input_size))
+
+    @abstractmethod
+    def combine(
+        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+    ) -> Tensor:
+        """Do what :meth:`predict` does, as whole maps."""
 
     @abstractmethod
     def predict_scales(
@@ -258,12 +233,7 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
 
         For looking at a model: it takes the memory of S + 1 predictions.
 
-        Args:
-            inputs (Iterable[tuple]): As for :meth:`predict`.
-            input_size (Sequence[int]): Size (H, W) of the input image.
-
-        Returns:
-            ScalePredictions: With the logits of :meth:`predict`.
+        Arguments are those of :meth:`predict`, and so are the logits.
         """
 
     def num_scale_attns(self, num_scales: int) -> int:
@@ -285,14 +255,60 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
 
         Returns:
-            dict[str, Tensor]: Losses and accuracies, their keys prefixed.
+            dict[str, Tensor]: Losses and accuracies, their keys prefixed:
+            ``decode.*`` for the last seg head, ``aux.*`` for the one before
+            it in a cascade (``aux_0.*``, ``aux_1.*``, ... if there are
+            several), ``scale_<s>.*`` for the logits of each scale if there is
+            a ``loss_scale``.
         """
+
+    def losses_of(
+        self,
+        scales: Sequence[float],
+        seg_outputs: Sequence[SegHeadOutputs],
+        combine: Callable[[Sequence[Tensor]], Tensor | LogitRows],
+        input_size: Sequence[int],
+        batch_data_samples: SampleList,
+    ) -> dict[str, Tensor]:
+        """Compute the losses of combined outputs, and of each scale.
+
+        ``combine`` is as of :func:`combine_outputs`; the result is that of
+        :meth:`loss`.
+        """
+        losses = losses_of_heads(
+            self.seg_heads,
+            combine_outputs(seg_outputs, combine),
+            batch_data_samples,
+            self.fast,
+        )
+        scale_losses = losses_of_scales(
+            self.loss_scale,
+            [(s, out.seg_logits) for s, out in zip(scales, seg_outputs)],
+            input_size,
+            batch_data_samples,
+            self.align_corners,
+            self.ignore_index,
+            self.fast,
+        )
+        return {**losses, **scale_losses}
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args, **kwargs
     ) -> None:
         """Take mmseg's own checkpoints too, and none of other classes."""
         map_stock_keys(state_dict, prefix)
-        check_num_classes(self, state_dict, prefix)
-        check_attn_channels(self, state_dict, prefix)
+        own = self.state_dict(prefix=prefix)
+        names = [f'{prefix}seg_head.']
+        if isinstance(self.seg_head, nn.ModuleList):
+            names = [f'{names[0]}{i}.' for i in range(len(self.seg_head))]
+        classifiers = map(find_classifier, self.seg_heads)
+        for name, found in zip(names, classifiers):
+            check_num_classes(
+                *(state_dict, own, name + found.weight, found.class_dim),
+                self.num_classes,
+                self.reinit_classifier,
+            )
+        check_attn_channels(
+            state_dict, own, f'{prefix}scale_attn.conv0.weight'
+        )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

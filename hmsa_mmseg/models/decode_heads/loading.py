@@ -7,15 +7,9 @@ All functions work on the part of a state dict that belongs to the head, in
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from mmengine.logging import print_log
 from torch import Tensor
-
-from .classifiers import find_classifier
-
-if TYPE_CHECKING:
-    from .base_multi_scale_head import BaseMultiScaleHead
 
 StateDict = dict[str, Tensor]
 
@@ -48,7 +42,12 @@ def map_stock_keys(state_dict: StateDict, prefix: str) -> None:
 
 
 def check_num_classes(
-    head: BaseMultiScaleHead, state_dict: StateDict, prefix: str
+    state_dict: StateDict,
+    own: StateDict,
+    key: str,
+    dim: int,
+    num_classes: int,
+    reinit_classifier: bool,
 ) -> None:
     """Refuse a checkpoint with another number of classes.
 
@@ -57,48 +56,46 @@ def check_num_classes(
     differ are taken out of the state dict, in place, each with a warning.
 
     Args:
-        head (BaseMultiScaleHead): The head to load into.
-        state_dict (dict[str, Tensor]): With the keys of this package.
-        prefix (str): What the head's keys begin with.
+        state_dict (dict[str, Tensor]): Of the checkpoint.
+        own (dict[str, Tensor]): Of the head.
+        key (str): Of a weight of a classifier, in both.
+        dim (int): Its dimension for the classes.
+        num_classes (int): Of the head, for the message.
+        reinit_classifier (bool): Whether they may differ.
 
     Raises:
         ValueError: If the numbers differ and ``reinit_classifier`` is False.
     """
-    names = {id(module): name for name, module in head.named_modules()}
-    for seg_head in head.seg_heads:
-        classifier = find_classifier(seg_head)
-        dim = classifier.class_dim
-        name = f'{prefix}{names[id(seg_head)]}.{classifier.weight}'
-        if name not in state_dict:
-            continue
-        found, expected = state_dict[name].shape[dim], head.out_channels
-        if found == expected:
-            continue
-        message = (
-            f'the checkpoint holds {found} classes ({name}), the model '
-            f'{expected} (num_classes={head.num_classes})'
+    if key not in state_dict:
+        return
+    found, expected = state_dict[key].shape[dim], own[key].shape[dim]
+    if found == expected:
+        return
+    message = (
+        f'the checkpoint holds {found} classes ({key}), the model '
+        f'{expected} (num_classes={num_classes})'
+    )
+    if not reinit_classifier:
+        raise ValueError(
+            f'{message}; set num_classes to that of the checkpoint, or '
+            'decode_head.reinit_classifier=True to load everything but '
+            'the classifiers'
         )
-        if not head.reinit_classifier:
-            raise ValueError(
-                f'{message}; set num_classes to that of the checkpoint, or '
-                'decode_head.reinit_classifier=True to load everything but '
-                'the classifiers'
+    for name, weight in own.items():
+        other = state_dict.get(name)
+        if other is not None and _differ_in_classes(
+            weight, other, (expected, found), dim
+        ):
+            del state_dict[name]
+            print_log(
+                f'{message}; {name} keeps its initial values',
+                logger='current',
+                level=logging.WARNING,
             )
-        for key, own in head.state_dict(prefix=prefix).items():
-            other = state_dict.get(key)
-            if other is not None and _differ_in_classes(
-                own, other, (expected, found), dim
-            ):
-                del state_dict[key]
-                print_log(
-                    f'{message}; {key} keeps its initial values',
-                    logger='current',
-                    level=logging.WARNING,
-                )
 
 
 def check_attn_channels(
-    head: BaseMultiScaleHead, state_dict: StateDict, prefix: str
+    state_dict: StateDict, own: StateDict, key: str
 ) -> None:
     """Refuse a checkpoint whose attention branch has another width.
 
@@ -106,20 +103,19 @@ def check_attn_channels(
     with random attention.
 
     Args:
-        head (BaseMultiScaleHead): The head to load into.
-        state_dict (dict[str, Tensor]): With the keys of this package.
-        prefix (str): What the head's keys begin with.
+        state_dict (dict[str, Tensor]): Of the checkpoint.
+        own (dict[str, Tensor]): Of the head.
+        key (str): Of the first weight of an attention branch.
 
     Raises:
         ValueError: If the widths differ.
     """
-    key = 'scale_attn.conv0.weight'
-    found, own = state_dict.get(prefix + key), head.state_dict().get(key)
-    if found is None or own is None or len(found) == len(own):
+    found, expected = state_dict.get(key), own.get(key)
+    if found is None or expected is None or len(found) == len(expected):
         return
     raise ValueError(
         f'the attention branch of the checkpoint has {len(found)} channels '
-        f'({prefix}{key}), that of the model {len(own)}; set '
+        f'({key}), that of the model {len(expected)}; set '
         f'model.decode_head.attn_channels={len(found)}'
     )
 

@@ -7,19 +7,16 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import Tensor
 
-from ..fast.logit_rows import LogitRows, WeightedLogits
-from ..fast.tracing import is_tracing
-from ..scale_fusion import in_float32
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
+from .combining import at_input_size
 from .scale_predictions import ScalePredictions
-from .stages import at_input_size, combine_stages
 
 
 @MODELS.register_module()
@@ -37,53 +34,29 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
     Args:
         seg_head (dict | list[dict]): Config of a decode head of mmseg that
             ends in a classifier ``conv_seg``, or of a cascade of them.
-        **kwargs: ``num_classes``, ``reinit_classifier``, ``fast`` and
-            ``init_cfg`` of :class:`BaseMultiScaleHead`.
+        **kwargs: ``loss_scale``, ``num_classes``, ``reinit_classifier``,
+            ``fast`` and ``init_cfg`` of :class:`BaseMultiScaleHead`.
     """
 
-    def predict(
+    def combine(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
     ) -> Tensor:
         """Average the scales; memory does not grow with their number."""
-        scale_logits = (
-            (scale, self.forward_seg_heads(feats, False).seg_logits)
-            for scale, feats in inputs
-        )
-        return self._mean(scale_logits, input_size)
+        return self._mean(self._scale_logits(inputs), input_size)
 
-    def predict_rows(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> LogitRows:
-        """Compute all scales; rows of their mean are made when asked for."""
-        if not self.fast or is_tracing():
-            return super().predict_rows(inputs, input_size)
-        scales, logits = zip(
-            *(
-                (
-                    scale,
-                    in_float32(
-                        self.forward_seg_heads(feats, False).seg_logits
-                    ),
-                )
-                for scale, feats in inputs
-            )
-        )
-        return WeightedLogits(
-            scales, logits, None, input_size, self.align_corners
-        )
+    def _scale_logits(
+        self, inputs: Iterable[ScaleFeats]
+    ) -> Iterator[tuple[float, Tensor]]:
+        for scale, feats in inputs:
+            yield scale, self.forward_seg_heads(feats, False).seg_logits
 
     def predict_scales(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
     ) -> ScalePredictions:
         """Average the scales, and keep what each of them says."""
         scale_logits = [
-            at_input_size(
-                scale,
-                self.forward_seg_heads(feats, False).seg_logits,
-                input_size,
-                self.align_corners,
-            )
-            for scale, feats in inputs
+            at_input_size(scale, logits, input_size, self.align_corners)
+            for scale, logits in self._scale_logits(inputs)
         ]
         scale_logits = torch.stack(scale_logits[::-1], dim=1)
         weights = torch.full_like(
@@ -99,23 +72,20 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
         input_size: Sequence[int],
         batch_data_samples: SampleList,
     ) -> dict[str, Tensor]:
-        """Compute the losses of the averaged outputs.
-
-        Returns:
-            dict[str, Tensor]: ``decode.*`` for the last seg head, ``aux.*``
-            for the one before it in a cascade.
-        """
+        """Compute the losses of the averaged outputs."""
         scales, seg_outputs = [], []
         for scale, feats in inputs:
             scales.append(scale)
             seg_outputs.append(
                 self.forward_scale(scale, feats, with_classifier_feats=False)
             )
-        stages = combine_stages(
+        return self.losses_of(
+            scales,
             seg_outputs,
             lambda maps: self._mean(zip(scales, maps), input_size),
+            input_size,
+            batch_data_samples,
         )
-        return self.loss_by_stage(stages, batch_data_samples)
 
     def _mean(
         self,

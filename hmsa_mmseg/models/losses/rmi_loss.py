@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmseg.registry import MODELS
 from torch import Tensor, nn
+from torch.autograd import Function
 
-from .rmi_functional import MIN_SIZE, bce_loss, rmi_loss
+from ..scale_fusion import in_float32
+from ..utils import is_tracing, no_autocast
+from . import rmi_formula
+from .rmi_formula import POOL, RADIUS
+from .rmi_lean import RMITiles
+
+#: The least height and width of labels: one region once pooled.
+MIN_SIZE = (RADIUS - 1) * POOL
 
 
 @MODELS.register_module()
@@ -18,7 +30,8 @@ class RMILoss(nn.Module):
     What the authors train their best models with: `Region Mutual Information
     Loss for Semantic Segmentation <https://arxiv.org/abs/1910.12037>`_, with
     their constants (NVIDIA/semantic-segmentation, loss/rmi.py). Without its
-    RMI term it is the loss of their auxiliary head and single scales.
+    RMI term it is the loss of their auxiliary head and single scales. The
+    formula is in :mod:`.rmi_formula`.
 
     The loss is negative where predictions are good: a class that an image
     does not have adds 0.25 * log(5e-4) = -1.9. It runs in float32, the
@@ -26,31 +39,26 @@ class RMILoss(nn.Module):
     differentiated again.
 
     Args:
-        num_classes (int): C.
+        num_classes (int, optional): Not needed, and ignored with a warning:
+            the logits say it.
         with_rmi (bool): False for the cross-entropy alone, which then counts
             in full. Defaults to True.
         loss_weight (float): Factor of the loss. Defaults to 1.0.
         loss_name (str, optional): Key of the loss; with "loss" in it, it adds
             to what is trained. Defaults to None: ``loss_rmi``, or
             ``loss_bce`` without the RMI term.
-
-    Raises:
-        ValueError: If ``num_classes`` is not positive.
     """
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | None = None,
         with_rmi: bool = True,
         loss_weight: float = 1.0,
         loss_name: str | None = None,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(
-                f'RMILoss: num_classes must be 1 or more, got {num_classes}'
-            )
-        self.num_classes = num_classes
+        if num_classes is not None:
+            _warn_about_num_classes()
         self.with_rmi = with_rmi
         self.loss_weight = loss_weight
         default_name = 'loss_rmi' if with_rmi else 'loss_bce'
@@ -88,29 +96,26 @@ class RMILoss(nn.Module):
                 by a device-side assertion), or if asked for pixel weights or
                 another reduction.
         """
-        self._check_arguments(weight, avg_factor, reduction_override)
-        label = self.labels_for(pred.shape, target, ignore_index)
-        with torch.autocast(pred.device.type, enabled=False):
-            logits = pred if pred.dtype == torch.float64 else pred.float()
-            loss = (rmi_loss if self.with_rmi else bce_loss)(logits, label)
-            return self.loss_weight * loss * one_or_nan(logits)
-
-    def _check_arguments(
-        self,
-        weight: Tensor | None,
-        avg_factor: float | None,
-        reduction: str | None,
-    ) -> None:
         if weight is not None:
             raise ValueError(
                 'RMILoss takes no pixel weights, as its regions have none: '
                 'remove `sampler` from the head'
             )
-        if avg_factor is not None or reduction not in (None, 'mean'):
+        if avg_factor is not None or reduction_override not in (None, 'mean'):
             raise ValueError(
                 "RMILoss has the reduction 'mean' and no avg_factor, got "
-                f'{reduction!r} and {avg_factor!r}'
+                f'{reduction_override!r} and {avg_factor!r}'
             )
+        label = self.labels_for(pred.shape, target, ignore_index)
+        with no_autocast(pred.device):
+            logits = in_float32(pred)
+            if has_float64(logits.device) and not is_tracing():
+                loss = _LeanLoss.apply(logits, label, self.with_rmi)
+            elif self.with_rmi:
+                loss = rmi_formula.rmi_loss(logits, label)
+            else:
+                loss = rmi_formula.bce_loss(logits, label)
+            return self.loss_weight * loss
 
     def labels_for(
         self, shape: Sequence[int], target: Tensor, ignore_index: int | None
@@ -128,25 +133,21 @@ class RMILoss(nn.Module):
         Raises:
             ValueError: As :meth:`forward`.
         """
-        if len(shape) != 4 or shape[1] != self.num_classes:
-            raise ValueError(
-                f'RMILoss: expected logits of {self.num_classes} classes '
-                f'(num_classes), (N, {self.num_classes}, H, W), got '
-                f'{tuple(shape)}'
-            )
-        if target.shape != (shape[0], *shape[2:]):
+        if len(shape) != 4 or target.shape != (shape[0], *shape[2:]):
             raise ValueError(
                 f'RMILoss: labels of shape {tuple(target.shape)} do not fit '
-                f'logits of shape {tuple(shape)}'
+                f'logits of shape {tuple(shape)}; expected (N, H, W) for '
+                '(N, C, H, W)'
             )
-        if self.with_rmi and min(target.shape[1:]) < MIN_SIZE:
-            height, width = target.shape[1:]
+        height, width = target.shape[1:]
+        if self.with_rmi and min(height, width) < MIN_SIZE:
             raise ValueError(
                 f'RMILoss: labels of {height}x{width} pixels are too small '
                 f'for a region; expected {MIN_SIZE}x{MIN_SIZE} or more '
                 '(crop_size)'
             )
-        is_class = (target >= 0) & (target < self.num_classes)
+        num_classes = shape[1]
+        is_class = (target >= 0) & (target < num_classes)
         if ignore_index is None:
             allowed = is_class
         else:
@@ -159,8 +160,8 @@ class RMILoss(nn.Module):
             found = target[~allowed].unique()[:10].tolist()
             raise ValueError(
                 f'RMILoss: found labels {found} in the ground truth; expected '
-                f'0 to {self.num_classes - 1} (num_classes='
-                f'{self.num_classes}) or ignore_index={ignore_index}'
+                f'0 to {num_classes - 1} (num_classes={num_classes} of the '
+                f'head) or ignore_index={ignore_index}'
             )
         return target.long().masked_fill(~is_class, -1)
 
@@ -170,11 +171,70 @@ class RMILoss(nn.Module):
         return self._loss_name
 
 
-def one_or_nan(logits: Tensor) -> Tensor:
-    """1, or NaN if any logit is not finite.
+@lru_cache(maxsize=1)  # once for all losses
+def _warn_about_num_classes() -> None:
+    print_log(
+        'RMILoss: num_classes is not needed any more, remove it from '
+        'loss_decode and loss_scale',
+        logger='current',
+        level=logging.WARNING,
+    )
 
-    An infinite logit need not show in the loss or its gradient; this way it
-    does in both, and a GradScaler or a guard against such losses sees it.
+
+def has_float64(device: torch.device) -> bool:
+    """Whether tensors on a device can be float64; Apple's GPUs have none."""
+    return device.type in ('cpu', 'cuda', 'meta')
+
+
+class _LeanLoss(Function):
+    """Loss of whole logits; of the same size nothing is made but gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, label: Tensor, with_rmi: bool
+    ) -> Tensor:
+        """Return the loss, a scalar of the type of the logits."""
+        terms = RMITiles(label, logits.shape[1], logits.dtype, with_rmi)
+        tiles = terms.tiles()
+        value = 0
+        if with_rmi:
+            for rows in tiles:
+                terms.pool(logits[:, :, rows], rows)
+            value = terms.solve(need_grad=ctx.needs_input_grad[0])
+        for rows in tiles:
+            value = value + terms.value(logits[:, :, rows], rows)
+        ctx.terms = terms
+        ctx.save_for_backward(logits, value)
+        return value.to(logits.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
+        """Compute the gradient, tile by tile."""
+        refuse_create_graph('RMILoss')
+        logits, value = ctx.saved_tensors
+        scale = scaled_or_nan(grad_loss, value)
+        grad = torch.empty_like(logits)
+        for rows in ctx.terms.tiles():
+            tile = ctx.terms.gradient(logits[:, :, rows], rows)
+            grad[:, :, rows] = tile.mul_(scale)
+        return grad, None, None
+
+
+def refuse_create_graph(name: str) -> None:
+    """Raise an error in a backward that is to be differentiated again.
+
+    ``once_differentiable`` would take what it cannot see for a constant.
     """
-    low, high = logits.detach().aminmax()
-    return 0 * low + 0 * high + 1
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f'the gradient of {name} cannot be differentiated: expected '
+            'backward without create_graph=True'
+        )
+
+
+def scaled_or_nan(grad_loss: Tensor, value: Tensor) -> Tensor:
+    """Gradient of a loss; NaN if its value is not finite.
+
+    A GradScaler looks at gradients alone.
+    """
+    return grad_loss + (0 * value).to(grad_loss.dtype)

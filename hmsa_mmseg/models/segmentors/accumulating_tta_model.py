@@ -16,8 +16,8 @@ from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import nn
 
-from ..fast.decisions import Decision, class_dtype, decide
-from ..fast.logit_rows import LogitRows, WholeLogits
+from ..tiled.decisions import Decision, class_dtype, decide
+from ..tiled.logit_rows import LogitRows, WholeLogits
 from .multi_scale_attention_segmentor import MultiScaleAttentionSegmentor
 from .results import set_decision
 from .view_sum import ViewSum

@@ -18,15 +18,15 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
-from ..fast.decisions import (
+from ..scale_fusion import resize
+from ..tiled.decisions import (
     Decision,
     class_dtype,
     confidence_of_tile,
     decide,
 )
-from ..fast.logit_rows import LogitRows, WholeLogits
-from ..fast.restored_logits import RestoredLogits, flip_dim, without_padding
-from ..scale_fusion import resize
+from ..tiled.logit_rows import LogitRows, WholeLogits
+from ..tiled.restored_logits import RestoredLogits, flip_dim, without_padding
 
 
 def at_original_size(

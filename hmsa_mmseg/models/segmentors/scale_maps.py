@@ -21,7 +21,7 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from mmengine.structures import PixelData
@@ -30,116 +30,96 @@ from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
 from ..decode_heads.scale_predictions import ScalePredictions
-from ..fast.decisions import class_dtype, decide
-from ..fast.logit_rows import WholeLogits
+from ..tiled.decisions import class_dtype, decide
+from ..tiled.logit_rows import WholeLogits
 from .results import (
     at_original_size,
     results_of_logits,
     results_of_rows,
 )
+from .settings import InferenceSettings
 from .slide import mean_over_windows
-
-if TYPE_CHECKING:
-    from .multi_scale_attention_segmentor import MultiScaleAttentionSegmentor
-    from .settings import InferenceSettings
 
 #: The fields that a result has beside those of mmseg.
 FIELDS = ('scale_weights', 'scale_attn', 'scale_sem_seg', 'confidence')
 
 
-def predict_with_scale_maps(
-    model: MultiScaleAttentionSegmentor,
+def results_with_scale_maps(
+    predict: Callable[[Tensor], Tensor],
     inputs: Tensor,
+    data_samples: OptSampleList,
     settings: InferenceSettings,
-    data_samples: OptSampleList = None,
+    num_classes: int,
+    num_attns: int,
+    align_corners: bool,
+    threshold: float | None,
 ) -> SampleList:
     """Predict, and keep what each scale says.
 
     Args:
-        model (nn.Module): A :class:`MultiScaleAttentionSegmentor`.
+        predict (Callable): Gives all maps of images (N, 3, H, W) in one, as
+            :meth:`.ScalePredictions.stacked`.
         inputs (Tensor): Images, shape (N, 3, H, W).
-        settings (InferenceSettings): Its ``test_cfg``.
         data_samples (list[SegDataSample], optional): Of the images.
+        settings (InferenceSettings): ``test_cfg``.
+        num_classes (int): K.
+        num_attns (int): A.
+        align_corners (bool): As in ``F.interpolate``.
+        threshold (float, optional): Of the probability, read if K is 1.
 
     Returns:
         list[SegDataSample]: With the fields that this module lists. Windows
         of ``slide`` are averaged, each scale's logits and weights as the
         combined logits are.
     """
+    num_scales = len(settings.scales)
     results = data_samples
     if data_samples is None:
         results = [SegDataSample() for _ in inputs]
     # One after the other: the maps are many.
     for i, result in enumerate(results):
-        stacked = _stacked(model, inputs[i : i + 1], settings)
-        if data_samples is not None:
-            stacked = at_original_size(
-                stacked, result.metainfo, model.align_corners
+        image = inputs[i : i + 1]
+        if settings.mode == 'whole':
+            stacked = predict(image)
+        else:
+            stacked = mean_over_windows(
+                predict,
+                image,
+                num_classes * (1 + num_scales) + num_scales + num_attns,
+                settings.crop_size,
+                settings.stride,
             )
-        _fill(result, stacked, model, settings)
+        if data_samples is not None:
+            stacked = at_original_size(stacked, result.metainfo, align_corners)
+        maps = ScalePredictions.unstacked(stacked, num_scales, num_attns)
+        logits = maps.seg_logits
+        make = results_of_logits
+        if settings.classes_only:
+            logits, make = WholeLogits(logits), results_of_rows
+        [prediction] = make(
+            logits, None, align_corners, threshold, with_confidence=True
+        )
+        result.set_data(dict(prediction.items()))
+        _set_scale_maps(result, maps, threshold)
+        result.set_metainfo(dict(scales=settings.scales))
     return results
 
 
-def _stacked(
-    model: MultiScaleAttentionSegmentor,
-    inputs: Tensor,
-    settings: InferenceSettings,
-) -> Tensor:
-    """All maps of one image in one, (1, K + S + A + S * K, H, W)."""
-
-    def predict(images: Tensor, _: int = 0) -> Tensor:
-        with settings.autocast(images.device):
-            predictions = model.decode_head.predict_scales(
-                model._extract_scales(images, reversed(settings.scales)),
-                images.shape[2:],
-            )
-        return predictions.stacked()
-
-    if settings.mode == 'whole':
-        return predict(inputs)
-    num_scales = len(settings.scales)
-    channels = (
-        model.out_channels * (1 + num_scales)
-        + num_scales
-        + model.decode_head.num_scale_attns(num_scales)
-    )
-    return mean_over_windows(
-        predict, inputs, channels, settings.crop_size, settings.stride
-    )
-
-
-def _fill(
-    result: SegDataSample,
-    stacked: Tensor,
-    model: MultiScaleAttentionSegmentor,
-    settings: InferenceSettings,
+def _set_scale_maps(
+    result: SegDataSample, maps: ScalePredictions, threshold: float | None
 ) -> None:
-    """Put the maps of one image, at its original size, into its result."""
-    head = model.decode_head
-    num_scales = len(settings.scales)
-    maps = ScalePredictions.unstacked(
-        stacked, num_scales, head.num_scale_attns(num_scales)
-    )
-    logits = maps.seg_logits
-    make = results_of_logits
-    if settings.classes_only:
-        logits, make = WholeLogits(logits), results_of_rows
-    [prediction] = make(
-        logits, None, model.align_corners, head.threshold, with_confidence=True
-    )
-    result.set_data(dict(prediction.items()))
-    dtype = class_dtype(model.out_channels)
+    """Put the maps of the scales of one image into its result."""
+    dtype = class_dtype(maps.seg_logits.shape[1])
     classes = [
-        decide(WholeLogits(logits), dtype, head.threshold).classes
+        decide(WholeLogits(logits), dtype, threshold).classes
         for logits in maps.scale_logits.unbind(1)
     ]
-    result.set_data(
-        dict(
-            scale_weights=PixelData(data=maps.scale_weights[0].clone()),
-            scale_sem_seg=PixelData(data=torch.cat(classes)),
-        )
+    fields = dict(
+        scale_weights=maps.scale_weights[0].clone(),
+        scale_sem_seg=torch.cat(classes),
     )
     if maps.scale_attn.shape[1]:
-        attn = maps.scale_attn[0].clone()
-        result.set_data(dict(scale_attn=PixelData(data=attn)))
-    result.set_metainfo(dict(scales=settings.scales))
+        fields['scale_attn'] = maps.scale_attn[0].clone()
+    result.set_data(
+        {name: PixelData(data=data) for name, data in fields.items()}
+    )

@@ -30,7 +30,7 @@ def slide_windows(length: int, window: int, stride: int) -> list[slice]:
 
 
 def mean_over_windows(
-    predict: Callable[[Tensor, int], Tensor],
+    predict: Callable[[Tensor], Tensor],
     inputs: Tensor,
     out_channels: int,
     crop_size: Sequence[int],
@@ -42,8 +42,7 @@ def mean_over_windows(
     map of the size of the image of every window.
 
     Args:
-        predict (Callable): Gives the logits of a window, and is told how
-            many bytes are held meanwhile.
+        predict (Callable): Gives the logits of a window.
         inputs (Tensor): Images, shape (N, 3, H, W).
         out_channels (int): K.
         crop_size (Sequence[int]): Height and width of a window.
@@ -62,8 +61,7 @@ def mean_over_windows(
     for count, side in zip(counts, windows):
         for window in side:
             count[window] += 1
-    held = total.numel() * total.element_size()
     for y in windows[0]:
         for x in windows[1]:
-            total[:, :, y, x] += predict(inputs[:, :, y, x], held)
+            total[:, :, y, x] += predict(inputs[:, :, y, x])
     return total.div_(counts[0][:, None] * counts[1])

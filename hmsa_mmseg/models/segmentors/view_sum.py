@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..fast.logit_rows import LogitRows, WholeLogits
-from ..fast.restored_logits import RestoredLogits, size_without_padding
 from ..scale_fusion import resize
+from ..tiled.logit_rows import LogitRows, WholeLogits
+from ..tiled.restored_logits import RestoredLogits, size_without_padding
 
 
 class ViewSum:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner.checkpoint import load_state_dict
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 
 NORM = dict(type='BN', requires_grad=True)
@@ -77,7 +78,9 @@ def test_forward_of_one_scale():
     # The same heads run by hand, as mmseg's cascade does.
     first, last = head.seg_head
     assert torch.equal(aux_logits, first(feats))
-    assert torch.equal(seg_logits, last(feats, first(feats)))
+    # Ours ends before its classifier.
+    last_feats = last(feats, first(feats)).feats
+    assert torch.equal(seg_logits, BaseDecodeHead.cls_seg(last, last_feats))
 
 
 def test_a_head_alone_has_no_aux_logits_and_short_keys():
@@ -289,7 +292,7 @@ def test_the_classifier_s_output_is_the_main_one():
         torch.randn(2, 8, 8, 8),
     )
     outputs = head.forward_seg_heads(feats)
-    assert outputs.seg_logits is outputs.stages[0][1]
+    assert outputs.seg_logits is outputs.outputs[0][1]
 
 
 def test_group_norm_and_sync_bn_reach_the_branch():

@@ -249,15 +249,6 @@ def test_results_without_it_hold_no_maps(build, make_batch):
     assert not set(FIELDS) & set(found.keys())
 
 
-def test_a_memory_budget_cannot_hold_them(build):
-    model = build('hierarchical')
-    with pytest.raises(ValueError, match=r'scale_maps=True.*memory_budget'):
-        predict(
-            with_cfg(model, scale_maps=True, memory_budget=1e9),
-            torch.zeros(1, 3, 32, 32),
-        )
-
-
 @pytest.mark.parametrize('num_attns', [0, 2])
 def test_stacking_is_undone(num_attns):
     maps = ScalePredictions(

@@ -313,11 +313,9 @@ def test_windows_are_mmsegs():
             dict(mode='slide', crop_size=(64, 64), stride=(64, 0)),
             r'stride must be .* 1 or more; got \(64, 0\)',
         ),
-        (dict(memory_budget=0), r'memory_budget must be .* bytes.* got 0'),
-        (dict(memory_budget='4GB'), r"memory_budget must be .* got '4GB'"),
-        (dict(memory_budget=True), r'memory_budget must be .* got True'),
-        (dict(over_budget='tile'), r"over_budget must be .*'slide'.*'tile'"),
-        (dict(over_budget='slide'), r"over_budget='slide' means nothing"),
+        # Settings of version 0.1, with what to take instead.
+        (dict(memory_budget=10**9), r"memory_budget=1000000000 .*mode='slide"),
+        (dict(over_budget='slide'), r"over_budget='slide' .*mode='slide'"),
     ],
 )
 def test_bad_settings_are_refused(cfg, message, tiny_model_cfg, build_lively):
@@ -325,22 +323,83 @@ def test_bad_settings_are_refused(cfg, message, tiny_model_cfg, build_lively):
     with pytest.raises(ValueError, match=message):
         MODELS.build(tiny_model_cfg(test_cfg=cfg))
     model = build_lively().eval()
-    model.test_cfg = ConfigDict(cfg)
+    with pytest.raises(ValueError, match=message):
+        model.test_cfg = ConfigDict(cfg)
+    model = build_lively().eval()
+    model.test_cfg.update(cfg)
     with pytest.raises(ValueError, match=message):
         model.predict(torch.zeros(1, 3, 32, 32))
 
 
-def test_windows_of_scales_need_a_head_that_decodes_them_alone(
-    tiny_model_cfg,
-):
-    cfg = tiny_model_cfg(
-        decode_head=dict(fast=False),
-        test_cfg=dict(
-            mode='whole', scales=SCALES, memory_budget=1, over_budget='slide'
-        ),
-    )
-    with pytest.raises(ValueError, match=r'HierarchicalMSAtt.*False'):
-        MODELS.build(cfg)
+WHOLE = dict(mode='whole', scales=[0.5, 1.0])
+SLIDE = dict(mode='slide', scales=[1.0], crop_size=[32, 32], stride=[20, 24])
+
+
+@pytest.mark.parametrize('cfg', [WHOLE, SLIDE], ids=['whole', 'slide'])
+def test_a_plain_dict_may_be_assigned(cfg, build_lively, make_batch):
+    model = build_lively()
+    inputs, samples = make_batch(size=(40, 64))
+    model.test_cfg = dict(cfg)
+    assert model.test_cfg.mode == cfg['mode']
+    found = predict(model, inputs, samples)
+    expected = predict(with_cfg(model, **cfg), inputs, samples)
+    default = predict(with_cfg(model), inputs, samples)
+    for one, other, another in zip(found, expected, default):
+        assert torch.equal(one.seg_logits.data, other.seg_logits.data)
+        assert not torch.equal(one.seg_logits.data, another.seg_logits.data)
+
+
+def test_settings_are_read_when_assigned(build_lively):
+    model = build_lively()
+    assert model.inference_settings.scales == SCALES
+    model.test_cfg = dict(WHOLE, dtype='bfloat16')
+    settings = model.inference_settings
+    assert settings.scales == (0.5, 1.0)
+    assert settings.dtype is torch.bfloat16
+    with pytest.raises(ValueError, match=r'test_cfg\.mode'):
+        model.test_cfg = dict(WHOLE, mode='tiles')
+    # What is refused changes nothing.
+    assert model.test_cfg.mode == 'whole'
+    assert model.inference_settings is settings
+    model.test_cfg = None
+    with pytest.raises(ValueError, match=r'model\.test_cfg\.scales is mis'):
+        model.encode_decode(torch.zeros(1, 3, 32, 32))
+    model.train_cfg = dict(scales=(1.0, 0.25), stats_scale=0.25)
+    assert model.training_settings.scales == (0.25, 1.0)
+    assert model.decode_head.stats_scale == 0.25
+    with pytest.raises(ValueError, match=r'train_cfg\.scales'):
+        model.train_cfg = dict(scales=(1.0,))
+
+
+def test_settings_are_read_when_changed_in_place(build_lively, make_batch):
+    model = with_cfg(build_lively())
+    inputs, samples = make_batch(size=(40, 64))
+    model.test_cfg.classes_only = True
+    model.test_cfg['scales'] = [1.0]
+    found = predict(model, inputs, samples)
+    assert model.inference_settings.scales == (1.0,)
+    assert model.inference_settings.classes_only
+    expected = predict(with_cfg(model, scales=(1.0,)), inputs, samples)
+    for one, other in zip(found, expected):
+        assert 'seg_logits' not in one
+        assert torch.equal(
+            one.pred_sem_seg.data.long(), other.pred_sem_seg.data
+        )
+    # Within a value, as scales that are a list.
+    model.test_cfg = dict(WHOLE)
+    model.test_cfg.scales.append(2.0)
+    assert model.inference_settings.scales == SCALES
+    model.test_cfg.scales.append('x')
+    with pytest.raises(ValueError, match=r'test_cfg\.scales .* got .x'):
+        predict(model, inputs, samples)
+
+
+def test_settings_are_those_of_a_copy(build_lively):
+    model = build_lively()
+    other = copy.deepcopy(model)
+    other.test_cfg.scales = (1.0,)
+    assert other.inference_settings.scales == (1.0,)
+    assert model.inference_settings.scales == SCALES
 
 
 def test_settings_of_mmseg_stay_valid(tiny_model_cfg):
@@ -353,7 +412,7 @@ def test_windows_of_slide_may_stay_in_another_mode(build_lively, make_batch):
     inputs, samples = make_batch()
     windows = dict(crop_size=[32, 32], stride=[0, 'x'])
     (expected, *_) = with_cfg(build_lively()).predict(inputs, samples)
-    model = with_cfg(build_lively(), memory_budget=10**12, **windows)
+    model = with_cfg(build_lively(), **windows)
     (found, *_) = model.predict(inputs, samples)
     assert found.seg_logits.data.shape == expected.seg_logits.data.shape
 

@@ -144,15 +144,12 @@ def test_other_settings_are_refused(run, tmp_path, tree, predicted, done):
     assert tree(tmp_path / 'out') == tree(tmp_path / 'new')
 
 
-def test_memory_is_no_identity(run, tmp_path, predicted, done):
-    """As the cure for an image for which it did not last."""
+def test_defaults_are_no_other_settings(run, tmp_path, predicted, done):
     (tmp_path / 'out/top.png').unlink()
-    run('--memory-budget', '1e9', '--dtype', 'float32')
+    run('--dtype', 'float32')
     assert predicted == ['top.png']
-    # Windows are an approximation.
-    over = '--cfg-options', 'model.test_cfg.over_budget=slide'
-    said = run('--memory-budget', '1e9', *over, code=1)
-    assert 'teacher.config_sha256 was' in said
+    said = run('--dtype', 'bfloat16', code=1)
+    assert 'settings.dtype was' in said
 
 
 @pytest.fixture

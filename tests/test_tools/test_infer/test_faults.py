@@ -170,9 +170,10 @@ def test_classes_from_the_config(run, trained, images, tmp_path):
     [
         (['--flip', '--save', 'winning'], '--save winning'),
         (['--scales', '1', '--save', 'attention'], '--save attention'),
+        # Of version 0.1.
         (
-            ['--save', 'weights', '--memory-budget', '1e9'],
-            'model.test_cfg.memory_budget',
+            ['--cfg-options', 'model.test_cfg.memory_budget=1e9'],
+            'model.test_cfg.memory_budget=1000000000.0',
         ),
         (['--scales', '1,1'], 'model.test_cfg.scales'),
         (['--device', 'moon'], '--device moon'),

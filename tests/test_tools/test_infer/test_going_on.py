@@ -1,5 +1,6 @@
 """Runs of tools/infer.py that go on, are killed, or share their files."""
 
+import json
 import os
 import signal
 import socket
@@ -78,6 +79,21 @@ def test_foreign_folders(run, images, tmp_path):
     run(images[0], '--overwrite')
     (tmp_path / 'out/infer.json').write_text('[]')
     assert 'infer.json is damaged' in run(images[0], code=1)
+
+
+def test_a_folder_of_a_run_with_a_memory_budget(run, images, tmp_path):
+    """Written by version 0.1, which had one."""
+    run(images[0])
+    path = tmp_path / 'out/infer.json'
+    settings = json.loads(path.read_text())
+    settings['test_cfg']['memory_budget'] = 1e9
+    path.write_text(json.dumps(settings))
+    before = path.read_text()
+    error = run(images[0], code=1)
+    assert 'test_cfg was' in error
+    assert "'memory_budget': 1000000000.0" in error
+    assert '--overwrite' in error
+    assert path.read_text() == before
 
 
 @pytest.mark.parametrize('moment', [1, 2, 4, 5, 9])

@@ -1,0 +1,154 @@
+"""What every way of combining scales does with the seg heads' outputs.
+
+Shape shorthand in this module:
+    N: batch, K: output channels (classes), H, W: input size, h, w: head
+    output size at one scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from mmseg.utils import SampleList, add_prefix
+from torch import Tensor, nn
+
+from ..scale_fusion import fuse_scales
+from ..tiled.logit_rows import LogitRows, fused_rows
+from ..tiled.losses import Output, loss_by_feat, loss_of_logits
+from .seg_heads import HeadOutput, SegHeadOutputs, as_loss_takes_it
+
+
+def at_input_size(
+    scale: float,
+    logits: Tensor,
+    input_size: Sequence[int],
+    align_corners: bool,
+) -> Tensor:
+    """Bring the map of one scale to the size of the input.
+
+    By way of the size of the image at that scale, as in the authors' code
+    (NVIDIA/semantic-segmentation, network/attnscale.py, ``_fwd`` and
+    ``_forward_fused``).
+
+    Args:
+        scale (float): Relative image size.
+        logits (Tensor): Shape (N, K, h, w).
+        input_size (Sequence[int]): Size (H, W) of the input image.
+        align_corners (bool): As in ``F.interpolate``.
+
+    Returns:
+        Tensor: Shape (N, K, H, W), float32 or float64.
+    """
+    return fuse_scales([(scale, logits, None)], input_size, align_corners)
+
+
+def combine_outputs(
+    seg_outputs: Sequence[SegHeadOutputs],
+    combine: Callable[[Sequence[Tensor]], Tensor | LogitRows],
+) -> list[Output]:
+    """Combine the scales' outputs, each seg head's each map on its own.
+
+    Args:
+        seg_outputs (Sequence[SegHeadOutputs]): One for each scale.
+        combine (Callable): Makes one map (N, K, H, W), or what it is to be
+            made of, of those of all scales, (N, K, h, w) each.
+
+    Returns:
+        list[Tensor | LogitRows | tuple]: Per seg head the structure that its
+        ``forward`` gives. Outputs for the whole image (EncHead's presence
+        of classes) have no pixels to combine and are averaged.
+    """
+
+    def over_scales(per_scale: Sequence[HeadOutput]) -> Output:
+        if not isinstance(per_scale[0], Tensor):
+            return tuple(over_scales(leaves) for leaves in zip(*per_scale))
+        if per_scale[0].dim() != 4:
+            return torch.stack(tuple(per_scale)).mean(dim=0)
+        return combine(per_scale)
+
+    return [over_scales(s) for s in zip(*(out.outputs for out in seg_outputs))]
+
+
+def losses_of_heads(
+    heads: Sequence[nn.Module],
+    outputs: Sequence[Output],
+    batch_data_samples: SampleList,
+    fast: bool,
+) -> dict[str, Tensor]:
+    """Let each seg head compute its own losses on combined outputs.
+
+    Args:
+        heads (Sequence[nn.Module]): Decode heads of mmseg, a cascade.
+        outputs (Sequence[Tensor | LogitRows | tuple]): For each the structure
+            that its ``forward`` gives, at the input's size, made or, if
+            ``fast``, yet to be made.
+        batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
+        fast (bool): Whether to go through tiles of rows.
+
+    Returns:
+        dict[str, Tensor]: ``decode.*`` for the last seg head, ``aux.*`` for
+        the one before it (``aux_0.*``, ``aux_1.*``, ... if there are
+        several).
+    """
+    prefixes = [f'aux_{i}' for i in range(len(outputs) - 1)]
+    if len(prefixes) == 1:
+        prefixes = ['aux']
+    losses = {}
+    for prefix, head, output in zip([*prefixes, 'decode'], heads, outputs):
+        output = as_loss_takes_it(head, output)
+        if fast:
+            found = loss_by_feat(head, output, batch_data_samples)
+        else:
+            found = head.loss_by_feat(output, batch_data_samples)
+        losses.update(add_prefix(found, prefix))
+    return losses
+
+
+def losses_of_scales(
+    loss_scale: Sequence[nn.Module],
+    scale_logits: Sequence[tuple[float, Tensor]],
+    input_size: Sequence[int],
+    batch_data_samples: SampleList,
+    align_corners: bool,
+    ignore_index: int,
+    fast: bool,
+) -> dict[str, Tensor]:
+    """Compute the losses of every single scale.
+
+    Args:
+        loss_scale (Sequence[nn.Module]): Losses of mmseg.
+        scale_logits (Sequence[tuple]): Scales with their logits (N, K, h, w).
+        input_size (Sequence[int]): Size (H, W) of the input image.
+        batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
+        align_corners (bool): As in ``F.interpolate``.
+        ignore_index (int): Label of pixels that do not count.
+        fast (bool): Whether to go through tiles of rows.
+
+    Returns:
+        dict[str, Tensor]: ``scale_<s>.<loss_name>``; losses of one name add
+        up. Empty in training with frozen seg heads, as they are constants
+        there.
+    """
+    is_constant = torch.is_grad_enabled() and not any(
+        logits.requires_grad for _, logits in scale_logits
+    )
+    losses: dict[str, Tensor] = {}
+    if len(loss_scale) == 0 or is_constant:
+        return losses
+    samples = [sample.gt_sem_seg.data for sample in batch_data_samples]
+    label = torch.stack(samples).squeeze(1)
+    for scale, logits in scale_logits:
+        if fast:
+            one = (scale,), (logits,), (None,)
+            rows = fused_rows(*one, input_size, align_corners)
+        else:
+            whole = at_input_size(scale, logits, input_size, align_corners)
+        for module in loss_scale:
+            if fast:
+                value = loss_of_logits(module, rows, label, ignore_index)
+            else:
+                value = module(whole, label, ignore_index=ignore_index)
+            key = f'scale_{scale:g}.{module.loss_name}'
+            losses[key] = losses[key] + value if key in losses else value
+    return losses

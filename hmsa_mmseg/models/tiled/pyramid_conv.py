@@ -1,0 +1,163 @@
+"""Convolution of resized and concatenated levels, without the concatenation.
+
+mmseg's ``resize_concat`` brings the levels of a backbone to the size of the
+first one and concatenates them, and a convolution reads the result. Both are
+linear, so each level may be convolved on its own, the coarse ones before
+they are enlarged::
+
+    conv(cat(x_0, up(x_1), ...)) = conv_0(x_0) + conv_1(up(x_1)) + ...
+    conv(up(x)) = sum_taps shift_tap(up(conv1x1_tap(x)))
+
+``up`` acts on pixels and ``conv1x1`` on channels: they commute. A shift
+fills with zeros, as the convolution pads. Of a map with f times fewer rows
+and columns the products take f^2 times fewer operations. Shifts and enlarging
+go along the columns first, while there are few rows.
+
+Shape shorthand in this module:
+    N: batch, C: channels of a level, O: channels of the result, k: kernel
+    size, H, W: size of the first level and of the result, h, w: size of a
+    level, R: rows of the result asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .row_resize import resize_rows, source_rows
+
+
+def conv_of_levels(
+    levels: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    align_corners: bool,
+    rows: slice,
+) -> Tensor:
+    """Convolve the levels, resized to the first one's size and concatenated.
+
+    Differentiable. Padding is such that the size is kept; stride and dilation
+    are 1.
+
+    Args:
+        levels (Sequence[Tensor]): Shape (N, C, h, w) each, the largest first.
+        weight (Tensor): Shape (O, sum of C, k, k), k odd.
+        bias (Tensor, optional): Shape (O,).
+        align_corners (bool): As in ``F.interpolate``.
+        rows (slice): Rows of the result, not empty.
+
+    Returns:
+        Tensor: Shape (N, O, R, W).
+    """
+    size = tuple(levels[0].shape[2:])
+    channels = [x.shape[1] for x in levels]
+    parts = list(zip(levels, weight.split(channels, dim=1)))
+    fine = [part for part in parts if not _is_coarse(part[0], size)]
+    result = _conv_of_fine(
+        [x for x, _ in fine],
+        torch.cat([part for _, part in fine], dim=1),
+        *(bias, align_corners, rows, size),
+    )
+    for x, part in parts:
+        if _is_coarse(x, size):
+            for y in range(weight.shape[2]):
+                taps = part[:, :, y]
+                term = _row_of_taps(x, taps, y, align_corners, rows, size)
+                if term is not None:
+                    result += term
+                # Memory that the next term may need.
+                del term
+    return result
+
+
+def _is_coarse(x: Tensor, size: Sequence[int]) -> bool:
+    """Whether to convolve a level before it is enlarged: by 3 or more.
+
+    Enlarged twice, the products, which have more channels than most levels,
+    cost about what is saved.
+    """
+    return 3 * x.shape[2] <= size[0] and 3 * x.shape[3] <= size[1]
+
+
+def _conv_of_fine(
+    levels: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    align_corners: bool,
+    rows: slice,
+    size: tuple[int, int],
+) -> Tensor:
+    """Enlarge, concatenate and convolve levels, (N, O, R, W)."""
+    reach = weight.shape[-1] // 2
+    # With the rows around these that the kernel reads.
+    read = slice(max(rows.start - reach, 0), min(rows.stop + reach, size[0]))
+    resized = []
+    for x in levels:
+        source = source_rows(read, x.shape[2], size[0], align_corners)
+        part = x[:, :, source]
+        resized.append(
+            resize_rows(part, source, x.shape[2], read, size, align_corners)
+        )
+    x = resized[0] if len(resized) == 1 else torch.cat(resized, dim=1)
+    # Zeros above and below the map, which tiles within have none of.
+    zeros = reach - (rows.start - read.start), reach - (read.stop - rows.stop)
+    if zeros == (reach, reach):
+        return F.conv2d(x, weight, bias, padding=reach)
+    x = F.pad(x, (0, 0, *zeros)) if any(zeros) else x
+    return F.conv2d(x, weight, bias, padding=(0, reach))
+
+
+def _row_of_taps(
+    x: Tensor,
+    taps: Tensor,
+    y: int,
+    align_corners: bool,
+    rows: slice,
+    size: tuple[int, int],
+) -> Tensor | None:
+    """Convolve a level with one row of a kernel and enlarge the products.
+
+    Args:
+        x (Tensor): The level, (N, C, h, w).
+        taps (Tensor): Row ``y`` of the kernel, (O, C, k).
+        y (int): Which row.
+        align_corners (bool): As in ``F.interpolate``.
+        rows (slice): Rows of the result.
+        size (tuple[int, int]): H and W.
+
+    Returns:
+        Tensor | None: What it adds to the result, (N, O, R, W); None if it
+        reads rows outside of the map alone.
+    """
+    k, height = taps.shape[2], x.shape[2]
+    start, stop = rows.start + y - k // 2, rows.stop + y - k // 2
+    read = slice(max(start, 0), min(stop, size[0]))
+    if read.stop <= read.start:
+        return None
+    source = source_rows(read, height, size[0], align_corners)
+    # (k, O, C, 1, 1): a product for each tap
+    taps = taps.permute(2, 0, 1)[..., None, None].flatten(0, 1)
+    products = F.conv2d(x[:, :, source], taps)
+    products = F.interpolate(
+        products,
+        size=(products.shape[2], size[1]),
+        mode='bilinear',
+        align_corners=align_corners,
+    )
+    first, *others = (
+        _shifted(product, k // 2 - i)
+        for i, product in enumerate(products.chunk(k, dim=1))
+    )
+    total = sum(others, first)
+    del products, first, others
+    total = resize_rows(total, source, height, read, size, align_corners)
+    border = read.start - start, stop - read.stop
+    return F.pad(total, (0, 0, *border)) if any(border) else total
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    """Shift columns to the right and fill with zeros."""
+    return F.pad(x, (by, -by)) if by else x

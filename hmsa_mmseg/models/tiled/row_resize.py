@@ -1,0 +1,206 @@
+"""Some rows of a bilinear resize, from no more rows than they need.
+
+Shape shorthand in this module:
+    h, w: size of the source, H, W: size of the result, k: source rows at
+    hand, R: rows of the result asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..scale_fusion import Size
+
+
+def source_rows(
+    rows: slice, height: int, out_height: int, align_corners: bool
+) -> slice:
+    """Find the source rows that some rows of a resized map depend on.
+
+    Args:
+        rows (slice): Rows of the result, not empty.
+        height (int): h.
+        out_height (int): H.
+        align_corners (bool): As in ``F.interpolate``.
+
+    Returns:
+        slice: Rows of the source, within [0, h).
+    """
+    if height == out_height:
+        return rows
+
+    def position(row: int) -> float:
+        if align_corners:
+            return row * (height - 1) / max(out_height - 1, 1)
+        return max((row + 0.5) * height / out_height - 0.5, 0)
+
+    # More than float32 is wrong by.
+    first = int(max(position(rows.start) - 0.01, 0))
+    last = int(position(rows.stop - 1) + 0.01) + 1
+    return slice(first, min(last + 1, height))
+
+
+def resize_rows(
+    x: Tensor,
+    source: slice,
+    height: int,
+    rows: slice,
+    size: Sequence[int],
+    align_corners: bool,
+) -> Tensor:
+    """Compute some rows of ``F.interpolate(..., mode='bilinear')``.
+
+    Differentiable. The weights are those of PyTorch: float32, float64 for
+    maps of that type.
+
+    Args:
+        x (Tensor): Rows ``source`` of the map, shape (N, C, k, w).
+        source (slice): Which rows these are, at least those of
+            :func:`source_rows`.
+        height (int): h, the height of the whole map.
+        rows (slice): Rows of the result, not empty.
+        size (Sequence[int]): Size (H, W) of the whole result.
+        align_corners (bool): As in ``F.interpolate``.
+
+    Returns:
+        Tensor: Shape (N, C, R, W); may be a view of ``x``.
+    """
+    out_height, out_width = size
+    if height == out_height:
+        x = x[:, :, rows.start - source.start : rows.stop - source.start]
+    elif x.shape[2] == height and 2 * (rows.stop - rows.start) > out_height:
+        # One operation and a view.
+        return _interpolate(x, size, align_corners)[:, :, rows]
+    else:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        lower, upper, share = (
+            tap[rows]
+            for tap in bilinear_taps(
+                height, out_height, align_corners, dtype, x.device
+            )
+        )
+        lower, upper = (
+            x.index_select(2, tap - source.start) for tap in (lower, upper)
+        )
+        x = torch.lerp(lower, upper, share.to(x.dtype)[:, None])
+    if x.shape[3] == out_width:
+        return x
+    return _interpolate(x, (x.shape[2], out_width), align_corners)
+
+
+def _interpolate(
+    x: Tensor, size: Sequence[int], align_corners: bool
+) -> Tensor:
+    return F.interpolate(
+        x, size=tuple(size), mode='bilinear', align_corners=align_corners
+    )
+
+
+# Copied to a GPU once for each size: each copy waits for it.
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)  # training may be next to use them
+def bilinear_taps(
+    length: int,
+    out_length: int,
+    align_corners: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Two source positions of each position, and the share of the second.
+
+    In the arithmetic of PyTorch's kernels (aten/src/ATen/native/UpSample.h,
+    ``area_pixel_compute_scale`` and ``area_pixel_compute_source_index``):
+    another rounding of the share would show in the fourth digit at positions
+    of a few thousand.
+
+    Args:
+        length (int): Of the source.
+        out_length (int): Of the result.
+        align_corners (bool): As in ``F.interpolate``.
+        dtype (torch.dtype): Of the shares, float32 or float64.
+        device (torch.device): Of the result.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: Shape (out_length,); int64, int64 and
+        ``dtype``, in [0, 1].
+    """
+    index = torch.arange(out_length, dtype=dtype, device='cpu')
+    if align_corners:
+        steps = max(out_length - 1, 1)
+        scale = torch.tensor(length - 1, dtype=dtype, device='cpu') / steps
+        position = index * scale
+    else:
+        scale = torch.tensor(length, dtype=dtype, device='cpu') / out_length
+        position = ((index + 0.5) * scale - 0.5).clamp_min(0)
+    lower = position.long().clamp_max(length - 1)
+    upper = (lower + 1).clamp_max(length - 1)
+    share = (position - lower).clamp(0, 1)
+    return tuple(tap.to(device) for tap in (lower, upper, share))
+
+
+class ResizeChain:
+    """Bilinear resizes from one size to the next, for some rows at a time.
+
+    Sizes without which the result is the same are left out. Beside repeated
+    sizes this is one case: enlarged by a multiple of 4 and then halved. Half
+    a pixel apart, the two points that halving averages lie between the same
+    two source pixels, where the enlarged map is linear, and their middle is
+    the point that a single resize reads; at the borders both are the border's
+    value.
+
+    Args:
+        sizes (Sequence[tuple]): (height, width), two or more.
+        align_corners (bool): As in ``F.interpolate``.
+    """
+
+    def __init__(self, sizes: Sequence[Size], align_corners: bool) -> None:
+        self.align_corners = align_corners
+        self.sizes = [tuple(sizes[0])]
+        for size in map(tuple, sizes[1:]):
+            if size == self.sizes[-1]:
+                continue
+            if len(self.sizes) > 1 and not align_corners:
+                source, middle = self.sizes[-2:]
+                if all(
+                    m % (4 * s) == 0 and m == 2 * t
+                    for s, m, t in zip(source, middle, size)
+                ):
+                    self.sizes.pop()
+            self.sizes.append(size)
+
+    def rows(self, rows: slice) -> list[slice]:
+        """Rows at each size that some rows of the result depend on."""
+        steps = [rows]
+        for (height, _), (out_height, _) in zip(
+            self.sizes[-2::-1], self.sizes[:0:-1]
+        ):
+            steps.append(
+                source_rows(steps[-1], height, out_height, self.align_corners)
+            )
+        return steps[::-1]
+
+    def __call__(self, x: Tensor, steps: Sequence[slice]) -> Tensor:
+        """Resize the rows ``steps[0]`` of a map to ``steps[-1]``.
+
+        Args:
+            x (Tensor): Shape (N, C, k, w).
+            steps (Sequence[slice]): Of :meth:`rows`.
+
+        Returns:
+            Tensor: Shape (N, C, R, W).
+        """
+        for i in range(1, len(steps)):
+            x = resize_rows(
+                x,
+                steps[i - 1],
+                self.sizes[i - 1][0],
+                steps[i],
+                self.sizes[i],
+                self.align_corners,
+            )
+        return x

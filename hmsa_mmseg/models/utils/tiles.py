@@ -1,0 +1,51 @@
+"""How many rows a tile has."""
+
+from __future__ import annotations
+
+import torch
+
+#: Bytes of the float32 logits of a tile. On a processor a tile should stay in
+#: the cache; on a GPU each tile costs the launch of about a hundred kernels.
+TILE_BYTES = {'cpu': 2 << 20, 'cuda': 80 << 20}
+#: The least rows of a tile: resizing reads up to three rows more than it
+#: gives, of which neighbouring tiles compute each their own.
+MIN_ROWS = 16
+
+
+def row_tiles(
+    height: int,
+    row_bytes: int,
+    device: torch.device,
+    pool: int = 1,
+    offset: int = 0,
+) -> list[slice]:
+    """Split the rows of a map into tiles.
+
+    Args:
+        height (int): Of the map, 1 or more.
+        row_bytes (int): Bytes of one row.
+        device (torch.device): Where the tiles are made; ``meta`` counts as a
+            GPU.
+        pool (int): Tiles end at multiples of it. Defaults to 1.
+        offset (int): What these multiples are shifted up by: with 4 and 2,
+            tiles begin at rows 0, 4k + 2, ... Defaults to 0.
+
+    Returns:
+        list[slice]: Rows of each tile, from the top.
+    """
+    tile_bytes = TILE_BYTES['cpu' if device.type == 'cpu' else 'cuda']
+    step = max(tile_bytes // row_bytes, MIN_ROWS) // pool * pool
+    # No tile of fewer rows than are missing to a multiple.
+    cuts = [0, *range(step - offset, height - offset, step), height]
+    return [slice(top, end) for top, end in zip(cuts, cuts[1:])]
+
+
+def is_tracing() -> bool:
+    """Whether a graph is being recorded, in which loops over tiles unroll.
+
+    ``torch.jit.trace``, by which ONNX files are made, ``torch.compile`` and
+    ``torch.export`` record for sizes that may change.
+    """
+    compiler = getattr(torch, 'compiler', None)
+    is_compiling = getattr(compiler, 'is_compiling', lambda: False)
+    return torch.jit.is_tracing() or is_compiling()

@@ -1,0 +1,252 @@
+"""Default devices, threads, traces and ``torch.compile`` around a model."""
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import torch
+from mmseg.registry import MODELS
+
+from hmsa_mmseg.models.tiled import ocr
+from hmsa_mmseg.models.tiled.row_resize import bilinear_taps
+from hmsa_mmseg.models.utils import tiles
+
+BN = dict(type='BN')
+SIZE = (96, 128)
+# At strides 4, 8 and 16.
+BACKBONE = dict(
+    type='ResNet',
+    depth=18,
+    num_stages=3,
+    stem_channels=8,
+    base_channels=8,
+    strides=(1, 2, 2),
+    dilations=(1, 1, 1),
+    out_indices=(0, 1, 2),
+    norm_cfg=BN,
+)
+COMMON = dict(
+    in_channels=[8, 16, 32],
+    in_index=(0, 1, 2),
+    input_transform='resize_concat',
+    channels=12,
+    num_classes=5,
+    norm_cfg=BN,
+    dropout_ratio=0,
+)
+CASCADE = [
+    dict(
+        type='FCNHead',
+        kernel_size=1,
+        num_convs=1,
+        concat_input=False,
+        loss_decode=dict(type='RMILoss', with_rmi=False),
+        **COMMON,
+    ),
+    dict(
+        type='OCRHead',
+        ocr_channels=8,
+        loss_decode=dict(type='RMILoss'),
+        **COMMON,
+    ),
+]
+UPDATE = dict(
+    type='KernelUpdateHead',
+    num_classes=5,
+    num_ffn_fcs=2,
+    num_heads=2,
+    num_mask_fcs=1,
+    feedforward_channels=8,
+    in_channels=8,
+    out_channels=8,
+    dropout=0.0,
+    conv_kernel_size=1,
+    ffn_act_cfg=dict(type='ReLU'),
+    with_ffn=True,
+    feat_transform_cfg=dict(conv_cfg=dict(type='Conv2d'), act_cfg=None),
+    kernel_updator_cfg=dict(
+        type='KernelUpdator',
+        in_channels=8,
+        feat_channels=8,
+        out_channels=8,
+        act_cfg=dict(type='ReLU'),
+        norm_cfg=dict(type='LN'),
+    ),
+)
+KNET = dict(
+    type='IterativeDecodeHead',
+    num_stages=2,
+    kernel_update_head=[UPDATE] * 2,
+    kernel_generate_head=dict(
+        type='FCNHead',
+        in_channels=16,
+        in_index=1,
+        channels=8,
+        num_convs=1,
+        num_classes=5,
+        norm_cfg=BN,
+    ),
+)
+each_way = pytest.mark.parametrize('fast', [True, False])
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch):
+    monkeypatch.setitem(tiles.TILE_BYTES, 'cpu', 1)
+    monkeypatch.setattr(ocr, '_TILE_ROWS', 5)
+    bilinear_taps.cache_clear()
+
+
+@pytest.fixture
+def build(build_tiny):
+    """Return a function that builds a model that predicts all classes."""
+
+    def build(seg_head=CASCADE, fast=True):
+        model = build_tiny(
+            seg_head, decode_head=dict(fast=fast), backbone=BACKBONE
+        )
+        for name, parameter in model.named_parameters():
+            if 'conv_seg.weight' in name:
+                torch.nn.init.normal_(parameter)
+        return model.eval()
+
+    return build
+
+
+@contextmanager
+def default_device():
+    torch.set_default_device('meta')
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.parametrize(
+    'around', [default_device, lambda: torch.device('meta')]
+)
+@each_way
+def test_a_default_device_changes_nothing(around, fast, build, make_batch):
+    model = build(fast=fast)
+    inputs, samples = make_batch(size=SIZE)
+
+    def call():
+        bilinear_taps.cache_clear()
+        with torch.no_grad():
+            logits = model.encode_decode(inputs)
+        losses = model.loss(inputs, samples)
+        total = sum(losses[key] for key in losses if 'loss' in key)
+        weight = model.decode_head.scale_attn.conv0.weight
+        return [logits, *losses.values(), *torch.autograd.grad(total, weight)]
+
+    expected = call()
+    with around():
+        found = call()
+    for one, other in zip(found, expected):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    'around', [default_device, lambda: torch.device('meta')]
+)
+def test_a_default_device_around_rmi(around):
+    module = MODELS.build(dict(type='RMILoss'))
+    logits = torch.randn(1, 3, 33, 47, requires_grad=True)
+    label = torch.randint(3, (1, 33, 47))
+
+    def call():
+        loss = module(logits, label)
+        return loss, *torch.autograd.grad(loss, logits)
+
+    expected = call()
+    with around():
+        found = call()
+    for one, other in zip(found, expected):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ('seg_head', 'fast'), [(CASCADE, True), (CASCADE, False), (KNET, True)]
+)
+def test_threads_share_a_model(seg_head, fast, build, make_batch):
+    model = build(seg_head, fast)
+    images = [make_batch(size=SIZE, seed=seed)[0] for seed in range(2)]
+
+    @torch.no_grad()
+    def predict(image):
+        return model.encode_decode(image)
+
+    expected = [predict(image) for image in images]
+    # Both threads enter each of these together.
+    barrier = threading.Barrier(2, timeout=60)
+    head = model.decode_head
+    meet = [model.backbone, head.scale_attn]
+    if seg_head is KNET or not fast:
+        meet.append(head.classifier.layer)
+
+    def wait(*_):
+        barrier.wait()
+
+    for module in meet:
+        module.register_forward_pre_hook(wait)
+        module.register_forward_hook(wait)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(5):
+                found = list(pool.map(predict, images))
+                for one, other in zip(found, expected):
+                    torch.testing.assert_close(one, other)
+    finally:
+        sys.setswitchinterval(interval)
+    assert (expected[0] - expected[1]).abs().max() > 0.1
+
+
+@each_way
+@torch.no_grad()
+def test_one_graph_of_the_whole_model(fast, build, make_batch):
+    model = build(fast=fast)
+    inputs, _ = make_batch(size=SIZE)
+    expected = model.encode_decode(inputs)
+    compiled = torch.compile(
+        model.encode_decode, fullgraph=True, backend='eager'
+    )
+    torch.testing.assert_close(
+        compiled(inputs), expected, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.nn.Module, 'compile'), reason='needs torch 2.2'
+)
+def test_a_training_step_with_a_compiled_backbone(build, make_batch):
+    model = build().train()
+    inputs, samples = make_batch(size=SIZE)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    found = []
+    for compiled in (False, True):
+        model.load_state_dict(state)
+        if compiled:
+            model.backbone.compile(fullgraph=True, backend='eager')
+        total, _ = model.parse_losses(model.loss(inputs, samples))
+        params = list(model.parameters())
+        found.append([total, *torch.autograd.grad(total, params)])
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_trace_is_of_any_size(build):
+    """Tiles would be those of the size that was traced."""
+    model = build().requires_grad_(False)
+    images = [torch.randn(1, 3, *size) for size in (SIZE, (64, 160))]
+    traced = torch.jit.trace(
+        lambda x: model.encode_decode(x), images[0], check_trace=False
+    )
+    for image in images:
+        torch.testing.assert_close(
+            traced(image), model.encode_decode(image), rtol=1e-4, atol=1e-4
+        )
