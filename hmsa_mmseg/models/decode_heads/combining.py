@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from mmseg.models.decode_heads.knet_head import IterativeDecodeHead
 from mmseg.utils import SampleList, add_prefix
 from torch import Tensor, nn
 
 from ..scale_fusion import fuse_scales
 from ..tiled.logit_rows import LogitRows, fused_rows
 from ..tiled.losses import Output, loss_by_feat, loss_of_logits
-from .seg_heads import HeadOutput, SegHeadOutputs, as_loss_takes_it
+from .seg_heads import HeadOutput, SegHeadOutputs
 
 
 def at_input_size(
@@ -96,7 +97,11 @@ def losses_of_heads(
         prefixes = ['aux']
     losses = {}
     for prefix, head, output in zip([*prefixes, 'decode'], heads, outputs):
-        output = as_loss_takes_it(head, output)
+        is_knet = isinstance(head, IterativeDecodeHead)
+        if is_knet and not isinstance(output, tuple):
+            # In evaluation, as a frozen seg head is, K-Net's gives its last
+            # logits alone; its loss would take a batch for the list of them.
+            output = (output,)
         if fast:
             found = loss_by_feat(head, output, batch_data_samples)
         else:

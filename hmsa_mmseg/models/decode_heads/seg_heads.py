@@ -16,7 +16,6 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Union
 
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.decode_heads.knet_head import IterativeDecodeHead
 from torch import Tensor, nn
 
 HeadOutput = Union[Tensor, tuple[Tensor, ...], list[Tensor]]
@@ -178,23 +177,6 @@ def call_seg_heads(
     else:
         output, *found = _watched(last, args)
     return SegHeadOutputs((*outputs, output), *found)
-
-
-def as_loss_takes_it(head: nn.Module, output: Any) -> Any:
-    """Make an output what the loss of a head takes in any mode.
-
-    In evaluation, as a frozen seg head is, K-Net's gives its last logits
-    alone, and its loss would take a batch for the list of them.
-
-    Args:
-        head (nn.Module): A decode head of mmseg.
-        output (LogitRows | Tensor | tuple): Of its ``forward``, combined.
-
-    Returns:
-        LogitRows | Tensor | tuple: For its ``loss_by_feat``.
-    """
-    is_knet = isinstance(head, IterativeDecodeHead)
-    return (output,) if is_knet and not isinstance(output, tuple) else output
 
 
 def _classified(

@@ -82,7 +82,8 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
         def extract(scale: float, scaled: Tensor) -> Sequence[Tensor]:
             counts = settings.stats_scale in (None, scale)
             statistics = nullcontext() if counts else FrozenStatistics(self)
-            with statistics, checkpoint_modules(blocks):
+            again = checkpoint_modules(blocks) if blocks else nullcontext()
+            with statistics, again:
                 return self.extract_feat(scaled)
 
         scale_feats = []

@@ -5,9 +5,7 @@ from .checkpointing import (
     checkpointable_blocks,
     recompute,
 )
-from .precision import no_autocast
-from .tiles import is_tracing, row_tiles
-from .untouched import is_untouched
+from .execution import is_tracing, is_untouched, no_autocast, row_tiles
 
 __all__ = [
     'CAN_CHECKPOINT',

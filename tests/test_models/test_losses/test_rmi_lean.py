@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hmsa_mmseg.models.losses import RMILoss, rmi_formula, rmi_lean
-from hmsa_mmseg.models.utils import tiles
+from hmsa_mmseg.models.utils import execution
 from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
 # The tools are scripts, which find their modules in their own folder.
@@ -104,8 +104,8 @@ def test_equals_the_formula_whatever_the_remainder(side):
 @pytest.mark.parametrize('rows', [4, 12, 40])
 @pytest.mark.parametrize('region_bytes', [1, 10**9])
 def test_tiles_and_chunks_do_not_matter(monkeypatch, rows, region_bytes):
-    monkeypatch.setitem(tiles.TILE_BYTES, 'cpu', 1)
-    monkeypatch.setattr(tiles, 'MIN_ROWS', rows)
+    monkeypatch.setitem(execution.TILE_BYTES, 'cpu', 1)
+    monkeypatch.setattr(execution, 'MIN_ROWS', rows)
     monkeypatch.setitem(rmi_lean._REGION_BYTES, 'cpu', region_bytes)
     for height in (39, 40, 41, 42):
         logits, label = random_case(7, (height, 30), batch=2)

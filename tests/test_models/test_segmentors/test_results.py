@@ -18,7 +18,7 @@ from hmsa_mmseg.models.segmentors.results import (
 )
 from hmsa_mmseg.models.tiled.logit_rows import WholeLogits
 from hmsa_mmseg.models.tiled.restored_logits import RestoredLogits
-from hmsa_mmseg.models.utils import tiles
+from hmsa_mmseg.models.utils import execution
 from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
 SCALES = (0.5, 1.0, 2.0)
@@ -64,9 +64,9 @@ def limit_tiles(monkeypatch):
     """Return a function that makes tiles of some bytes, down to a row."""
 
     def limit(tile_bytes):
-        sizes = dict.fromkeys(tiles.TILE_BYTES, tile_bytes)
-        monkeypatch.setattr(tiles, 'TILE_BYTES', sizes)
-        monkeypatch.setattr(tiles, 'MIN_ROWS', 1)
+        sizes = dict.fromkeys(execution.TILE_BYTES, tile_bytes)
+        monkeypatch.setattr(execution, 'TILE_BYTES', sizes)
+        monkeypatch.setattr(execution, 'MIN_ROWS', 1)
 
     return limit
 

@@ -12,7 +12,7 @@ from hmsa_mmseg.models.tiled.logit_rows import (
     WholeLogits,
     fused_rows,
 )
-from hmsa_mmseg.models.utils import tiles
+from hmsa_mmseg.models.utils import execution
 
 SCALES = [
     (1.0,),
@@ -46,8 +46,8 @@ def outputs(input_size, scales, classes=3, dtype=torch.float64, stride=4):
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
     """A tile is some five rows of the tests' maps."""
-    monkeypatch.setitem(tiles.TILE_BYTES, 'cpu', 5 * 6 * 100 * 4)
-    monkeypatch.setattr(tiles, 'MIN_ROWS', 3)
+    monkeypatch.setitem(execution.TILE_BYTES, 'cpu', 5 * 6 * 100 * 4)
+    monkeypatch.setattr(execution, 'MIN_ROWS', 3)
 
 
 @pytest.mark.parametrize('scales', SCALES)
@@ -161,9 +161,9 @@ def test_class_numbers(num_classes):
 def test_tiles_cover_all_rows_once(
     monkeypatch, height, pool, offset, row_bytes
 ):
-    monkeypatch.setattr(tiles, 'MIN_ROWS', 8)
+    monkeypatch.setattr(execution, 'MIN_ROWS', 8)
     args = height, row_bytes, torch.device('cpu'), pool, offset
-    found = tiles.row_tiles(*args)
+    found = execution.row_tiles(*args)
     assert found[0].start == 0
     assert found[-1].stop == height
     assert all(tile.start < tile.stop for tile in found)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hmsa_mmseg.models.utils import tiles
+from hmsa_mmseg.models.utils import execution
 
 # A module beside the tests.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -46,8 +46,8 @@ all_losses = pytest.mark.parametrize('loss', LOSSES)
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
     """Several tiles per map, the last one shorter."""
-    monkeypatch.setitem(tiles.TILE_BYTES, 'cpu', 1)
-    monkeypatch.setattr(tiles, 'MIN_ROWS', 12)
+    monkeypatch.setitem(execution.TILE_BYTES, 'cpu', 1)
+    monkeypatch.setattr(execution, 'MIN_ROWS', 12)
 
 
 @pytest.mark.parametrize('size', SIZES)
@@ -144,7 +144,7 @@ def test_tiles_do_not_matter(monkeypatch):
     maps = make_maps(size)
     _, expected = run(head, maps, size, samples, True)
     for rows in (4, 20, 1000):
-        monkeypatch.setattr(tiles, 'MIN_ROWS', rows)
+        monkeypatch.setattr(execution, 'MIN_ROWS', rows)
         _, grads = run(head, maps, size, samples, True)
         for grad, other in zip(grads, expected):
             torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-12)

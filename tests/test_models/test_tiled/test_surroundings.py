@@ -11,7 +11,7 @@ from mmseg.registry import MODELS
 
 from hmsa_mmseg.models.tiled import ocr
 from hmsa_mmseg.models.tiled.row_resize import bilinear_taps
-from hmsa_mmseg.models.utils import tiles
+from hmsa_mmseg.models.utils import execution
 
 BN = dict(type='BN')
 SIZE = (96, 128)
@@ -94,7 +94,7 @@ each_way = pytest.mark.parametrize('fast', [True, False])
 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
-    monkeypatch.setitem(tiles.TILE_BYTES, 'cpu', 1)
+    monkeypatch.setitem(execution.TILE_BYTES, 'cpu', 1)
     monkeypatch.setattr(ocr, '_TILE_ROWS', 5)
     bilinear_taps.cache_clear()
 
