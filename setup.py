@@ -5,10 +5,21 @@ install gets symbolic links, so that edits are seen, and a wheel gets copies.
 """
 
 import shutil
+import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
+
+# Versions before 61 do not read pyproject.toml: they install an empty package
+# named UNKNOWN. Before 64 they have no editable installs.
+if int(setuptools.__version__.split('.')[0]) < 68:
+    sys.exit(
+        'hmsa_mmseg is built with setuptools 68 to 81, found '
+        + setuptools.__version__
+        + ': pip install "setuptools>=68,<82" wheel'
+    )
 
 ROOT = Path(__file__).resolve().parent
 CONTENTS = ('configs', 'tools', 'model-index.yml')

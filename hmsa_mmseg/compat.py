@@ -7,6 +7,7 @@ anything imports ``mmseg.models``.
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 import warnings
@@ -14,6 +15,7 @@ from importlib import metadata
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 # Import name -> what `pip install` needs to hear. ftfy and regex are imported
 # by mmseg 1.2.2 (mmseg/utils/tokenizer.py) and declared nowhere.
@@ -36,6 +38,8 @@ FORKS = {
     'mmcv-lite': 'onedl-mmcv',
     'mmsegmentation': 'onedl-mmsegmentation',
 }
+# Pairs of distributions that hold the same modules.
+_SAME_FILES = [*FORKS.items(), ('mmcv', 'mmcv-lite')]
 
 
 class _MissingOps(ModuleType):
@@ -60,7 +64,7 @@ class _MissingOps(ModuleType):
                 f'mmcv.ops needs the compiled operator `{name}`, but mmcv is '
                 'installed without operators (mmcv-lite); install the full '
                 'one: pip uninstall mmcv-lite && '
-                'pip install "setuptools<81" && '
+                'pip install "setuptools>=68,<82" && '
                 'pip install --no-build-isolation mmcv==2.1.0'
             )
 
@@ -101,14 +105,24 @@ def check_requirements() -> None:
 
 
 def warn_about_mixed_stacks() -> None:
-    """Warn where an OpenMMLab package and its fork lie in one folder."""
-    for original, fork in FORKS.items():
-        if _is_installed(original) and _is_installed(fork):
+    """Warn where two installed distributions do not go together."""
+    for one, other in _SAME_FILES:
+        if _is_installed(one) and _is_installed(other):
             warnings.warn(
-                f'{original} and {fork} are both installed and overwrite each '
+                f'{one} and {other} are both installed and overwrite each '
                 f"other's files; uninstall both and install one of them",
                 stacklevel=2,
             )
+    import numpy
+    import torch
+
+    if torch.__version__ < (2, 3) and numpy.__version__ >= '2':
+        warnings.warn(
+            f'torch {torch.__version__} was built for numpy 1 and cannot '
+            f'exchange data with numpy {numpy.__version__}; install with: '
+            'pip install "numpy<2" "opencv-python<4.12"',
+            stacklevel=2,
+        )
 
 
 def _is_installed(distribution: str) -> bool:
@@ -162,3 +176,68 @@ def prepare() -> None:
     check_requirements()
     warn_about_mixed_stacks()
     provide_mmcv_ops()
+
+
+def tree_leaves(tree: Any) -> list:
+    """Leaves of nested containers: torch's function, which came with 2.2."""
+    from torch.utils._pytree import tree_flatten
+
+    return tree_flatten(tree)[0]
+
+
+def loads_by_name() -> bool:
+    """Whether ``weights_only=True`` takes names that files may hold (2.6)."""
+    from torch import serialization
+
+    return hasattr(serialization, 'get_unsafe_globals_in_checkpoint')
+
+
+def maps_files() -> bool:
+    """Whether ``torch.load`` can map a file instead of reading it (2.1)."""
+    import torch
+
+    return 'mmap' in inspect.signature(torch.load).parameters
+
+
+def flop_counter(**kwargs: Any) -> Any:
+    """Make torch's ``FlopCounterMode``.
+
+    Raises:
+        RuntimeError: If this torch has none.
+    """
+    try:
+        from torch.utils.flop_counter import FlopCounterMode
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            'counting operations needs torch 2.1 or newer, found '
+            f'{metadata.version("torch")}'
+        ) from error
+    return FlopCounterMode(**kwargs)
+
+
+def autocast(device_type: str, dtype: Any) -> Any:
+    """Make ``torch.autocast``, which switches itself off where it cannot run.
+
+    Args:
+        device_type (str): Such as ``cpu``.
+        dtype (torch.dtype): Of the layers.
+
+    Returns:
+        torch.autocast: A context manager.
+
+    Raises:
+        ValueError: If this torch cannot run layers of the device in this
+            type, as float16 on a CPU before 2.4.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        context = torch.autocast(device_type, dtype=dtype)
+    if not context._enabled:
+        raise ValueError(
+            f'torch {torch.__version__} cannot run layers in {dtype} on the '
+            f'device type {device_type!r}; use another type, or none '
+            '(test_cfg.dtype=None), or another device'
+        )
+    return context

@@ -2,8 +2,11 @@ import importlib
 import sys
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from mmengine.utils.dl_utils import mmcv_full_available
+from torch.torch_version import TorchVersion
 
 from hmsa_mmseg import compat
 
@@ -43,6 +46,33 @@ def test_a_package_beside_its_fork_is_warned_about(monkeypatch):
     monkeypatch.setattr(compat.metadata, 'version', lambda distribution: '1.0')
     with pytest.warns(UserWarning, match='mmcv-lite and onedl-mmcv are both'):
         compat.warn_about_mixed_stacks()
+
+
+def test_both_mmcv_are_warned_about(monkeypatch):
+    monkeypatch.setattr(
+        compat, '_is_installed', lambda name: name in ('mmcv', 'mmcv-lite')
+    )
+    with pytest.warns(UserWarning, match='mmcv and mmcv-lite are both'):
+        compat.warn_about_mixed_stacks()
+
+
+@pytest.mark.parametrize(
+    ('torch_version', 'numpy_version', 'fits'),
+    [
+        ('2.2.2+cu121', '2.0.2', False),
+        ('2.2.2', '1.26.4', True),
+        ('2.3.0', '2.0.2', True),
+        ('2.13.0+cpu', '2.3.5', True),
+    ],
+)
+def test_an_old_torch_beside_numpy_2_is_warned_about(
+    monkeypatch, recwarn, torch_version, numpy_version, fits
+):
+    monkeypatch.setattr(torch, '__version__', TorchVersion(torch_version))
+    monkeypatch.setattr(np, '__version__', numpy_version)
+    compat.warn_about_mixed_stacks()
+    found = [w for w in recwarn if 'numpy<2' in str(w.message)]
+    assert len(found) == (not fits)
 
 
 def test_one_stack_alone_is_not_warned_about(recwarn):
@@ -124,3 +154,25 @@ def test_another_fault_of_torchvision_is_not_papered_over(monkeypatch):
     stand_in_for_torchvision(monkeypatch, ['aten::add'])
     with pytest.raises(RuntimeError, match='aten::add'):
         compat.provide_torchvision_ops()
+
+
+def test_leaves_of_a_tree():
+    assert compat.tree_leaves(dict(a=[1, (2,)], b=3)) == [1, 2, 3]
+
+
+def test_a_torch_without_a_counter_of_operations_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch.utils.flop_counter', None)
+    with pytest.raises(RuntimeError, match=r'needs torch 2\.1 .*, found \d'):
+        compat.flop_counter()
+
+
+def test_autocast_of_a_type_that_can_run():
+    conv, x = torch.nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 2, 2)
+    with compat.autocast('cpu', torch.bfloat16):
+        assert conv(x).dtype == torch.bfloat16
+
+
+def test_autocast_of_a_type_that_cannot_run_is_refused():
+    # torch warns, and runs in float32.
+    with pytest.raises(ValueError, match=r"torch\.int32 .*'cpu'"):
+        compat.autocast('cpu', torch.int32)

@@ -1,6 +1,7 @@
 """The wheel: what it holds, and that it works away from the checkout."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import setuptools
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -65,8 +67,17 @@ def test_wheel_declares_what_mmseg_forgets(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith('/METADATA'))
         metadata = archive.read(name).decode()
-    for requirement in ('ftfy', 'regex', 'setuptools<81', 'mmsegmentation'):
+    for requirement in ('ftfy', 'regex', 'setuptools', 'mmsegmentation'):
         assert f'Requires-Dist: {requirement}' in metadata
+
+
+@pytest.mark.parametrize('version', ['58.1.0', '60.2.0', '67.8.0.post1'])
+def test_a_setuptools_that_installs_an_empty_package_is_refused(
+    monkeypatch, version
+):
+    monkeypatch.setattr(setuptools, '__version__', version)
+    with pytest.raises(SystemExit, match=f'found {version}: pip install'):
+        runpy.run_path(str(ROOT / 'setup.py'))
 
 
 def test_a_config_inside_the_wheel_trains(wheel, tmp_path):

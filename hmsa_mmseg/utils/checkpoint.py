@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import pickle
 import re
@@ -12,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+
+from hmsa_mmseg import compat
 
 
 class _History(HistoryBuffer):
@@ -50,22 +51,34 @@ _ALLOWED = [
     (_History, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (_history_method, 'builtins.getattr'),
 ]
-# Before torch 2.6, whose function this is, nothing can be allowed by its name:
-# such files are refused here, and mmengine reads them without protection.
-CAN_ALLOW = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
 # How torch.load names what it refuses.
 _BLOCKED = r"(?:GLOBAL |got <class '|unrecognized function <\w+ )([\w.]+)"
-# Before torch 2.1 a file cannot be mapped, and is read.
-_CAN_MAP = 'mmap' in inspect.signature(torch.load).parameters
 
 
 def _allow() -> None:
-    if CAN_ALLOW:
+    if compat.loads_by_name():
         torch.serialization.add_safe_globals(_ALLOWED)
 
 
-# For mmengine's own torch.load: of test.py, --resume and MMSegInferencer.
+# For mmengine's own torch.load: of test.py, --resume and MMSegInferencer. With
+# a torch that takes no names they read any file, and run its code.
 _allow()
+
+
+def _torch_load(path: str, mapped: bool) -> object:
+    kwargs = dict(mmap=True) if mapped and compat.maps_files() else {}
+    if compat.loads_by_name():
+        # Again: whoever uses torch's safe_globals for the same takes it away.
+        _allow()
+        kwargs.update(weights_only=True)
+    else:
+        # Not above: it is made of private parts of torch.
+        from .restricted_pickle import refuse_programs, restricted_pickle
+
+        refuse_programs(path)
+        kwargs.update(weights_only=False)
+        kwargs.update(pickle_module=restricted_pickle(_ALLOWED))
+    return torch.load(path, map_location='cpu', **kwargs)
 
 
 def check_crc(path: str | os.PathLike) -> None:
@@ -106,8 +119,8 @@ def safe_load(path: str | os.PathLike, mapped: bool = False) -> object:
 
     Args:
         path (str | os.PathLike): A file that holds tensors, plain Python
-            types and, from torch 2.6 on, numbers of numpy and the log history
-            that mmengine's own hook saves.
+            types, numbers of numpy and the log history that mmengine's own
+            hook saves.
         mapped (bool): Do not read tensors before they are used, nor compare
             checksums: a quick look at the rest.
 
@@ -121,13 +134,8 @@ def safe_load(path: str | os.PathLike, mapped: bool = False) -> object:
     """
     if not mapped and zipfile.is_zipfile(path):
         check_crc(path)
-    kwargs = dict(mmap=True) if mapped and _CAN_MAP else {}
     try:
-        # Again: whoever uses torch's safe_globals for the same takes it away.
-        _allow()
-        return torch.load(
-            path, map_location='cpu', weights_only=True, **kwargs
-        )
+        return _torch_load(os.fspath(path), mapped)
     except OSError:
         raise
     # What torch.load raises for a file that is none has no common type.

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+
+from hmsa_mmseg.compat import flop_counter
 
 
 def count_flops(function: Callable[[], Any]) -> int:
@@ -24,7 +25,7 @@ def count_flops(function: Callable[[], Any]) -> int:
         multiplication with its addition; all else is not counted.
     """
     mapping = {torch.ops.aten.convolution_backward: _backward_flops}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+    with flop_counter(display=False, custom_mapping=mapping) as counter:
         function()
     return counter.get_total_flops()
 

@@ -9,13 +9,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from hmsa_mmseg.utils import safe_load
-from hmsa_mmseg.utils.checkpoint import CAN_ALLOW
 from hmsa_mmseg.utils.plain import make_plain
-
-needs_names = pytest.mark.skipif(
-    not CAN_ALLOW,
-    reason='torch < 2.6 cannot be given names that a file may hold',
-)
 
 
 @pytest.fixture
@@ -30,7 +24,6 @@ def test_torch_alone_refuses_them(stock, load):
         load(stock[0])
 
 
-@needs_names
 def test_history_is_read_and_changes_nothing_else(stock):
     methods = copy.copy(HistoryBuffer._statistics_methods)
     checkpoint = safe_load(stock[0])
@@ -46,7 +39,6 @@ def test_history_is_read_and_changes_nothing_else(stock):
     assert HistoryBuffer._statistics_methods == methods
 
 
-@needs_names
 def test_mmengine_resumes_from_them(stock, run):
     path, whole = stock
     resumed = run(
@@ -59,7 +51,6 @@ def test_mmengine_resumes_from_them(stock, run):
     torch.testing.assert_close(state, whole.model.state_dict())
 
 
-@needs_names
 def test_a_plain_one_is_resumed_from(stock, run, tmp_path, load):
     checkpoint = safe_load(stock[0])
     make_plain(checkpoint)

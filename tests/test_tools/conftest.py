@@ -7,7 +7,6 @@ import re
 import runpy
 import subprocess
 import sys
-from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from hmsa_mmseg import compat
 
 TOOLS = Path(mmseg.__file__).parent / '.mim' / 'tools'
 OWN_TOOLS = Path(__file__).parents[2] / 'tools'
@@ -111,7 +112,7 @@ def stock_is_broken(run_stock):
     """Return a function that asserts that a tool of mmseg still fails."""
 
     def check(tool, *args, error, match, own=None):
-        if 'mmsegmentation' not in packages_distributions()['mmseg']:
+        if compat._is_installed('onedl-mmsegmentation'):
             pytest.skip('a fork of mmseg, in which the tool may work')
         found = None
         try:

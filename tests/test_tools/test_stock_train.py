@@ -7,8 +7,6 @@ import pytest
 from mmengine.config import Config
 from mmseg.registry import MODELS
 
-from hmsa_mmseg.utils.checkpoint import CAN_ALLOW
-
 
 def test_logs_every_loss_and_learns(trained):
     assert [line['step'] for line in trained.train] == [*range(1, 9)]
@@ -35,10 +33,6 @@ def test_checkpoint_loads_with_weights_only(trained, load):
     assert 'decode_head.scale_attn.conv2.weight' in checkpoint['state_dict']
 
 
-@pytest.mark.skipif(
-    not CAN_ALLOW,
-    reason='torch < 2.6 cannot be given names that a file may hold',
-)
 def test_checkpoint_of_mmengines_hook(
     run_tool, config_file, tmp_path, load, load_tool
 ):

@@ -6,13 +6,22 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from hmsa_mmseg import compat
 from hmsa_mmseg.utils import check_crc, safe_load
-from hmsa_mmseg.utils.checkpoint import CAN_ALLOW
 
 needs_names = pytest.mark.skipif(
-    not CAN_ALLOW,
-    reason='torch < 2.6 cannot be given names that a file may hold',
+    not compat.loads_by_name(),
+    reason='torch < 2.6 takes no names that a file may hold',
 )
+
+
+@pytest.fixture(
+    params=[pytest.param('by name', marks=needs_names), 'restricted pickle']
+)
+def way(request, monkeypatch):
+    """Load as new and as old versions of torch have to."""
+    by_name = request.param == 'by name'
+    monkeypatch.setattr(compat, 'loads_by_name', lambda: by_name)
 
 
 class _Payload:
@@ -36,6 +45,7 @@ class _Call:
         """Pickle wants it, where it stands for the function of another."""
 
 
+@pytest.mark.usefixtures('way')
 @pytest.mark.parametrize('zipped', [True, False])
 def test_safe_load_takes_tensors_and_a_numpy_scalar(tmp_path, zipped):
     path = tmp_path / 'file.pth'
@@ -46,6 +56,7 @@ def test_safe_load_takes_tensors_and_a_numpy_scalar(tmp_path, zipped):
     assert torch.equal(loaded['state']['w'], torch.arange(3))
 
 
+@pytest.mark.usefixtures('way')
 @pytest.mark.parametrize('module', ['numpy.core', 'numpy._core'])
 def test_safe_load_knows_both_names_of_the_scalar(tmp_path, module):
     path = tmp_path / 'file.pth'
@@ -57,6 +68,7 @@ def test_safe_load_knows_both_names_of_the_scalar(tmp_path, module):
     assert safe_load(path) == 0.25
 
 
+@pytest.mark.usefixtures('way')
 @pytest.mark.parametrize('zipped', [True, False])
 def test_safe_load_runs_no_code(tmp_path, zipped):
     path, touched = tmp_path / 'file.pth', tmp_path / 'touched'
@@ -66,6 +78,7 @@ def test_safe_load_runs_no_code(tmp_path, zipped):
     assert not touched.exists()
 
 
+@pytest.mark.usefixtures('way')
 @pytest.mark.parametrize(
     'value',
     [
@@ -83,6 +96,7 @@ def test_safe_load_names_what_it_refuses(tmp_path, value):
         safe_load(path)
 
 
+@pytest.mark.usefixtures('way')
 @pytest.mark.parametrize(
     'value',
     [
@@ -105,7 +119,7 @@ def test_safe_load_looks_nothing_up(tmp_path, value):
         torch.load(path, weights_only=True)
 
 
-@needs_names
+@pytest.mark.usefixtures('way')
 def test_safe_load_lets_no_file_replace_methods_of_the_history(
     tmp_path, monkeypatch
 ):
@@ -129,6 +143,7 @@ def test_safe_load_after_torch_has_forgotten_what_is_allowed(tmp_path):
     assert safe_load(path) == 0.25
 
 
+@pytest.mark.usefixtures('way')
 @pytest.mark.parametrize('data', [b'', b'no checkpoint', b'PK\x03\x04abc'])
 def test_safe_load_refuses_damaged_files(tmp_path, data):
     path = tmp_path / 'file.pth'
@@ -137,6 +152,7 @@ def test_safe_load_refuses_damaged_files(tmp_path, data):
         safe_load(path)
 
 
+@pytest.mark.usefixtures('way')
 def test_safe_load_lets_a_missing_file_be_known(tmp_path):
     with pytest.raises(FileNotFoundError):
         safe_load(tmp_path / 'none.pth')
@@ -149,6 +165,7 @@ def flip_a_bit(path):
     path.write_bytes(data.replace(weight, weight[:-1] + b'\1'))
 
 
+@pytest.mark.usefixtures('way')
 def test_safe_load_finds_a_flipped_bit(tmp_path):
     path = tmp_path / 'file.pth'
     torch.save(dict(w=torch.arange(3)), path)
@@ -180,6 +197,7 @@ def test_check_crc_lets_a_missing_file_be_known(tmp_path):
         check_crc(tmp_path / 'none.pth')
 
 
+@pytest.mark.usefixtures('way')
 def test_mapped_load_runs_no_code(tmp_path):
     path, touched = tmp_path / 'file.pth', tmp_path / 'touched'
     torch.save(_Payload(touched), path)
