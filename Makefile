@@ -1,6 +1,7 @@
 # make demo    install into .venv and run the demonstration (docs/demo)
 # make test    install into .venv, lint, and run all tests but the slow ones,
 #              on all cores; WORKERS=1 for one process
+# make test-matrix   test on old and new stacks of packages (noxfile.py)
 # make test-slow   run every suite of the benchmarks once, at a small size
 # make autolabel-demo  train a teacher, label with it, train students, and
 #              compare them (docs/autolabel_demo; half an hour or less)
@@ -41,7 +42,7 @@ SUITES ?= table
 ROUNDS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo autolabel-demo test test-slow compare benchmark benchmark-zoo \
+.PHONY: demo autolabel-demo test test-matrix test-slow compare benchmark benchmark-zoo \
 	gpu docs docs-links docs-sources lint fix wheel clean install
 
 demo: install
@@ -52,6 +53,9 @@ autolabel-demo: install
 
 test: install lint
 	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist worksteal
+
+test-matrix: install
+	$(PY) -m nox
 
 test-slow: install
 	$(PY) -m pytest -m slow
@@ -122,4 +126,4 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 
 clean:
 	rm -rf build dist demo_out autolabel_demo_out compare_out \
-	zoo_benchmark_out docs/_build docs/api *.egg-info .pytest_cache .ruff_cache
+	zoo_benchmark_out docs/_build docs/api *.egg-info .pytest_cache .ruff_cache .nox
