@@ -16,6 +16,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmseg.structures import SegDataSample
 from torch import nn
 
+from hmsa_mmseg.compat import flop_counter
+
 from ..models.preparation import input_channels
 from ..models.segmentors.slide import slide_windows
 from ..utils.flops import count_flops
@@ -121,6 +123,7 @@ def _count(
     Returns:
         tuple[int, str]: The operations and the device.
     """
+    flop_counter()  # Before all else: says which torch has one.
     with torch.no_grad(), _dispatch_attention():
         try:
             on_meta = copy.deepcopy(model).to('meta')
