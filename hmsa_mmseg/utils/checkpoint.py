@@ -52,7 +52,7 @@ _ALLOWED = [
     (_history_method, 'builtins.getattr'),
 ]
 # How torch.load names what it refuses.
-_BLOCKED = r"(?:GLOBAL |got <class '|unrecognized function <\w+ )([\w.]+)"
+_BLOCKED = r"(?:GLOBAL |got <class '|unrecognized function <\w+ )([\w.[\]]+)"
 
 
 def _allow() -> None:
