@@ -8,12 +8,24 @@ pip takes builds for the CPU instead, a tenth of that, from where
 PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL names a place that has them.
 """
 
+import subprocess
+
 import nox
 
 nox.options.default_venv_backend = 'venv'
-nox.options.error_on_missing_interpreters = False
-nox.options.stop_on_first_error = False
 
+# Python, torch, numpy, extra.
+STACKS = {
+    # The oldest that is accepted.
+    'torch-2.0': ('3.9', 'torch==2.0.1', 'numpy==1.24.*', 'mmlab'),
+    # The newest for which there are wheels of full mmcv.
+    'torch-2.1': ('3.10', 'torch==2.1.2', 'numpy==1.26.*', 'mmlab'),
+    # The last whose torch.load takes no names of what a file may hold.
+    'torch-2.5': ('3.12', 'torch==2.5.1', 'numpy', 'mmlab'),
+    # The torch of the Makefile, and the forks of OpenMMLab's packages.
+    'newest': ('3.11', 'torch==2.13.0', 'numpy', 'mmlab'),
+    'onedl': ('3.11', 'torch==2.13.0', 'numpy', 'onedl'),
+}
 # A few minutes: the network and its golden values, the losses, the engine,
 # the authors' weights, and a training with mmseg's own tools.
 TESTS = [
@@ -30,51 +42,45 @@ TESTS = [
 ]
 
 
-def check(session: nox.Session, torch: str, numpy: str, extra: str) -> None:
-    """Install as the README says, import, and run ``TESTS``."""
+def runs(python: str) -> bool:
+    """Whether a command such as ``python3.9`` is there, and no empty shim."""
     try:
-        session.install(torch, numpy)
-    except nox.command.CommandFailed:
-        session.skip(f'{torch} for Python {session.python} is not to be had')
-    options = []
-    if extra == 'mmlab':
-        session.install('setuptools>=68,<82', 'wheel')
-        options = ['--no-build-isolation']
-    session.install(*options, '-e', f'.[{extra},dev]', numpy)
-    try:
-        session.run('python', '-c', 'import cv2')
-    except nox.command.CommandFailed:  # There is no libGL.
-        session.run('pip', 'uninstall', '-q', '-y', 'opencv-python')
-        session.install('opencv-python-headless', numpy)
-    session.run('python', '-c', 'import hmsa_mmseg')
-    session.run('pytest', '-m', 'not slow', *(session.posargs or TESTS))
+        subprocess.run(
+            [f'python{python}', '-c', ''],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
 
 
-@nox.session(name='torch-2.0', python='3.9')
-def torch_2_0(session: nox.Session) -> None:
-    """The oldest that is accepted."""
-    check(session, 'torch==2.0.1', 'numpy==1.24.*', 'mmlab')
+def add_session(
+    name: str, python: str, torch: str, numpy: str, extra: str
+) -> None:
+    """Define a session that installs as the README says and tests."""
+
+    @nox.session(name=name, python=python if runs(python) else False)
+    def check(session: nox.Session) -> None:
+        if not session.python:
+            session.skip(f'there is no Python {python}')
+        try:
+            session.install(torch, numpy)
+        except nox.command.CommandFailed:
+            session.skip(f'{torch} for Python {python} is not to be had')
+        options = []
+        if extra == 'mmlab':
+            session.install('setuptools>=68,<82', 'wheel')
+            options = ['--no-build-isolation']
+        session.install(*options, '-e', f'.[{extra},dev]', numpy)
+        try:
+            session.run('python', '-c', 'import cv2')
+        except nox.command.CommandFailed:  # There is no libGL.
+            session.run('pip', 'uninstall', '-q', '-y', 'opencv-python')
+            session.install('opencv-python-headless', numpy)
+        session.run('python', '-c', 'import hmsa_mmseg')
+        session.run('pytest', '-m', 'not slow', *(session.posargs or TESTS))
 
 
-@nox.session(name='torch-2.1', python='3.10')
-def torch_2_1(session: nox.Session) -> None:
-    """The newest for which mmcv's own wheels exist."""
-    check(session, 'torch==2.1.2', 'numpy==1.26.*', 'mmlab')
-
-
-@nox.session(name='torch-2.5', python='3.12')
-def torch_2_5(session: nox.Session) -> None:
-    """The last that loads any file unless told otherwise."""
-    check(session, 'torch==2.5.1', 'numpy', 'mmlab')
-
-
-@nox.session(name='newest', python='3.11')
-def newest(session: nox.Session) -> None:
-    """The torch of the Makefile."""
-    check(session, 'torch==2.13.0', 'numpy', 'mmlab')
-
-
-@nox.session(python='3.11')
-def onedl(session: nox.Session) -> None:
-    """The maintained forks of OpenMMLab's packages."""
-    check(session, 'torch==2.13.0', 'numpy', 'onedl')
+for name, stack in STACKS.items():
+    add_session(name, *stack)
