@@ -38,9 +38,8 @@ def predict_with_maps(
 ) -> SampleList:
     """Predict, with all that can be drawn in the results.
 
-    ``test_cfg.scale_maps`` is on meanwhile, or, with a memory budget,
-    ``test_cfg.confidence``. Where the model has no scales, only
-    ``confidence`` is added. With test-time augmentation, weights and
+    ``test_cfg.scale_maps`` is on meanwhile. Where the model has no scales,
+    only ``confidence`` is added. With test-time augmentation, weights and
     attention are means over the views, classes of single scales those of the
     first view, and ``confidence`` is of the averaged probabilities.
     ``AccumulatingTTAModel`` keeps no view: there the first one is predicted
@@ -57,10 +56,8 @@ def predict_with_maps(
     outer, segmentor = unwrapped(model), segmentor_of(model)
     is_accumulating = isinstance(outer, AccumulatingTTAModel)
     with ExitStack() as stack:
-        if isinstance(segmentor, MultiScaleAttentionSegmentor):
-            name = 'scale_maps' if has_scale_maps(segmentor) else 'confidence'
-            # A copy: the model's config may be shared with the runner's.
-            cfg = type(segmentor.test_cfg)({**segmentor.test_cfg, name: True})
+        if has_scale_maps(segmentor):
+            cfg = {**segmentor.test_cfg, 'scale_maps': True}
             stack.enter_context(_replaced(segmentor, 'test_cfg', cfg))
         if is_accumulating:
             stack.enter_context(_replaced(outer, 'confidence', True))

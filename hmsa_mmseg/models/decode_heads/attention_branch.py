@@ -74,3 +74,23 @@ class AttentionBranch(nn.Sequential):
     def forward(self, feats: Tensor) -> Tensor:
         """Map features to logits, float32 or better; sizes stay."""
         return in_float32(super().forward(feats))
+
+
+class ScaleAttentionBranch(AttentionBranch):
+    """Attention of one scale from the classifier's features."""
+
+    def forward(self, feats: Tensor) -> Tensor:
+        """Map features (N, C, h, w) to attention in [0, 1], (N, 1, h, w)."""
+        return super().forward(feats).sigmoid()
+
+
+class JointAttentionBranch(AttentionBranch):
+    """Weights of all scales from the features of all scales.
+
+    The softmax is that of Chen et al. (https://arxiv.org/abs/1511.03339); the
+    authors' code leaves it out.
+    """
+
+    def forward(self, feats: Tensor) -> Tensor:
+        """Map (N, S * C, h, w) to weights with sum 1, (N, S, h, w)."""
+        return super().forward(feats).softmax(dim=1)

@@ -16,22 +16,11 @@ from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor
 
 from ..scale_fusion import resize
-from .attention_branch import AttentionBranch, attn_width
+from .attention_branch import JointAttentionBranch, attn_width
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .combining import at_input_size
 from .scale_predictions import ScalePredictions
 from .seg_heads import SegHeadOutputs
-
-
-class _JointAttentionBranch(AttentionBranch):
-    """Weights of all scales from the features of all scales.
-
-    The softmax is that of Chen et al.; the authors' code leaves it out.
-    """
-
-    def forward(self, feats: Tensor) -> Tensor:
-        """Map (N, S * C, h, w) to weights with sum 1, (N, S, h, w)."""
-        return super().forward(feats).softmax(dim=1)
 
 
 @MODELS.register_module()
@@ -82,7 +71,7 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         super().__init__(seg_head, **kwargs)
         classifier = self.classifier
         owner = classifier.owner
-        self.scale_attn = _JointAttentionBranch(
+        self.scale_attn = JointAttentionBranch(
             num_scales * classifier.in_channels,
             attn_width(attn_channels, classifier.in_channels),
             num_scales,

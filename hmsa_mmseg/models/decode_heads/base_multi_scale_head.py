@@ -49,8 +49,8 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
 
     Subclasses say how the scales are combined. The segmentor hands them
     ``(scale, feats)`` pairs and knows nothing else about it. The last seg
-    head ends before its classifier, which is called here: by itself it gives
-    no logits.
+    head ends before its classifier (:func:`end_before_classifier`): by itself
+    it gives no logits.
 
     Args:
         seg_head (dict | list[dict]): Config of a decode head of mmseg that
@@ -213,7 +213,7 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
     def predict_rows(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
     ) -> LogitRows:
-        """Get ready to combine the scales, here by combining them.
+        """Combine the scales into logits whose rows may yet have to be made.
 
         Arguments are those of :meth:`predict`, and so are the logits.
         """

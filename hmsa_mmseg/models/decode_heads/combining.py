@@ -48,7 +48,7 @@ def combine_outputs(
     seg_outputs: Sequence[SegHeadOutputs],
     combine: Callable[[Sequence[Tensor]], Tensor | LogitRows],
 ) -> list[Output]:
-    """Combine the scales' outputs, each seg head's each map on its own.
+    """For each seg head, combine each of its maps over the scales.
 
     Args:
         seg_outputs (Sequence[SegHeadOutputs]): One for each scale.

@@ -17,18 +17,10 @@ from torch import Tensor
 from ..scale_fusion import fuse_scales, in_float32
 from ..tiled.logit_rows import LogitRows, fused_rows
 from ..utils import is_tracing
-from .attention_branch import AttentionBranch, attn_width
+from .attention_branch import ScaleAttentionBranch, attn_width
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .combining import at_input_size
 from .scale_predictions import ScalePredictions, scale_indicators
-
-
-class _ScaleAttentionBranch(AttentionBranch):
-    """Attention of one scale from the classifier's features."""
-
-    def forward(self, feats: Tensor) -> Tensor:
-        """Map features (N, C, h, w) to attention in [0, 1], (N, 1, h, w)."""
-        return super().forward(feats).sigmoid()
 
 
 @MODELS.register_module()
@@ -75,7 +67,7 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         super().__init__(seg_head, **kwargs)
         classifier = self.classifier
         owner = classifier.owner
-        self.scale_attn = _ScaleAttentionBranch(
+        self.scale_attn = ScaleAttentionBranch(
             classifier.in_channels,
             attn_width(attn_channels, classifier.in_channels),
             1,

@@ -33,7 +33,7 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
 
     Args:
         seg_head (dict | list[dict]): Config of a decode head of mmseg that
-            ends in a classifier ``conv_seg``, or of a cascade of them.
+            ends in a classifier, or of a cascade of them.
         **kwargs: ``loss_scale``, ``num_classes``, ``reinit_classifier``,
             ``fast`` and ``init_cfg`` of :class:`BaseMultiScaleHead`.
     """

@@ -86,8 +86,8 @@ class RMILoss(nn.Module):
 
         Returns:
             Tensor: The loss, a scalar, float32 (float64 for such logits).
-            Without a single labelled pixel it is that of no signal, with a
-            gradient of zero. NaN if a logit is not finite.
+            Without a single labelled pixel it is a constant, with a gradient
+            of zero. NaN if a logit is not finite.
 
         Raises:
             ValueError: If shapes do not fit, the label map is too small for

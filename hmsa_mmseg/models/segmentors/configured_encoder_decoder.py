@@ -1,7 +1,4 @@
-"""An encoder-decoder whose settings are read once.
-
-What :class:`MultiScaleAttentionSegmentor` does beside computing.
-"""
+"""An encoder-decoder whose settings are read when they are assigned."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from .settings import (
 
 
 class ConfiguredEncoderDecoder(EncoderDecoder):
-    """Reads ``train_cfg`` and ``test_cfg``, and freezes what they say.
+    """Reads ``train_cfg`` and ``test_cfg``; freezes parts of the model.
 
     Args:
         *args: As in :class:`MultiScaleAttentionSegmentor`.

@@ -32,9 +32,9 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
 
     The image is resized to each scale, backbone, neck and decode head run
     once on it, and the decode head combines what they give
-    (https://arxiv.org/abs/2005.10821). Sliding-window inference, padding,
-    flips and results are :class:`EncoderDecoder`'s. A forward pass keeps
-    nothing on the model: threads may share one.
+    (https://arxiv.org/abs/2005.10821). Windows of ``slide`` and results are
+    mmseg's in less memory (:mod:`.slide`, :mod:`.results`). A prediction
+    keeps nothing on the model: threads may share one.
 
     Args:
         decode_head (dict): Config of a head for several scales, such as
@@ -130,7 +130,9 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
 
         Returns:
             LogitRows: Shape (N, K, H, W), float32. Whole logits in ``slide``
-            mode and with ``decode_head.fast=False``.
+            mode, with ``decode_head.fast=False``, of heads other than
+            :class:`HierarchicalMSAttentionHead`, with gradients, and while a
+            graph is traced.
         """
         settings = self.inference_settings
         if settings.mode == 'slide':
@@ -146,10 +148,8 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
     ) -> SampleList:
         """Predict results as ``test_cfg`` says.
 
-        With ``classes_only``, images that are seen whole never become
-        logits, neither at the size of the input nor at that of the file:
-        rows are blended, resized and decided a few at a time. In ``slide``
-        mode there are logits of the input's size, the mean over windows.
+        With ``classes_only``, rows are blended, resized and decided a few at
+        a time, where :meth:`predict_rows` gives no whole logits.
 
         Args:
             inputs (Tensor): Images, shape (N, 3, H, W).
@@ -208,7 +208,7 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
     def _results(
         self, seg_logits: LogitRows, data_samples: OptSampleList
     ) -> SampleList:
-        """Make results as ``test_cfg`` says; with logits if they are whole."""
+        """Make results as ``test_cfg`` says, with logits or classes only."""
         settings = self.inference_settings
         make = results_of_rows
         if not settings.classes_only:

@@ -1,4 +1,4 @@
-"""From logits or classes at the network's input to an image's results.
+"""From logits at the network's input to an image's results.
 
 As ``postprocess_result`` of mmseg's ``BaseSegmentor`` does: padding is cut
 off, a flip undone, logits resized to the image's original size.

@@ -40,9 +40,6 @@ from .results import (
 from .settings import InferenceSettings
 from .slide import mean_over_windows
 
-#: The fields that a result has beside those of mmseg.
-FIELDS = ('scale_weights', 'scale_attn', 'scale_sem_seg', 'confidence')
-
 
 def results_with_scale_maps(
     predict: Callable[[Tensor], Tensor],

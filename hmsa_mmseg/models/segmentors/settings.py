@@ -9,9 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from hmsa_mmseg.compat import autocast
+
 from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
 from ..scale_fusion import Size, check_scales
-from ..utils import CAN_CHECKPOINT, checkpointable_blocks
+from ..utils import CAN_CHECKPOINT, checkpointable_blocks, is_tracing
 
 _CHECKPOINT = ('scales', 'backbone')
 _DTYPES = {
@@ -88,10 +90,16 @@ class InferenceSettings(NamedTuple):
     confidence: bool = False
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
-        """Autocast in ``dtype``; without one it is as it is outside."""
+        """Autocast in ``dtype``; without one it is as it is outside.
+
+        Raises:
+            ValueError: If the device cannot run layers in this type.
+        """
         if self.dtype is None:
             return nullcontext()
-        return torch.autocast(device.type, dtype=self.dtype)
+        if is_tracing():
+            return torch.autocast(device.type, dtype=self.dtype)
+        return autocast(device.type, self.dtype)
 
 
 def read_train_cfg(

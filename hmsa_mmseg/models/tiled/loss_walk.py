@@ -1,8 +1,8 @@
 """A loss of logits that come in tiles of rows, and its gradient.
 
-A loss is linear in what comes to it from above, so its gradient is computed
-together with its value: each tile is made of the small maps that the heads
-give, and its gradient goes back to them at once.
+The backward pass only multiplies by the gradient of the loss, so the forward
+pass computes the gradient already: each tile is made of the small maps that
+the heads give, and its gradient goes back to them at once.
 
 Shape shorthand in this module:
     N: batch, K: classes, H, W: input size, R: rows of a tile.

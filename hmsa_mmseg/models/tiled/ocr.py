@@ -1,4 +1,4 @@
-"""Seg heads on a pyramid of features without what costs and changes nothing.
+"""OCRNet's seg heads in less memory.
 
 OCRNet's two heads (https://arxiv.org/abs/1909.11065), as mmseg has them,
 compute in other words::
@@ -224,7 +224,7 @@ def _pixels(head: OCRHead, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _tiles(first: Tensor, head: nn.Module) -> list[slice]:
-    """Rows that are computed at once: all where layers look at all."""
+    """Rows that are computed at once: all, if a layer reads all pixels."""
     height = first.shape[2]
     step = _TILE_ROWS
     if torch.is_grad_enabled() or not all(map(_is_local, head.modules())):

@@ -7,6 +7,7 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -39,7 +40,7 @@ def source_rows(
             return row * (height - 1) / max(out_height - 1, 1)
         return max((row + 0.5) * height / out_height - 0.5, 0)
 
-    # More than float32 is wrong by.
+    # The margin is more than the rounding error of float32 positions.
     first = int(max(position(rows.start) - 0.01, 0))
     last = int(position(rows.stop - 1) + 0.01) + 1
     return slice(first, min(last + 1, height))
@@ -76,6 +77,13 @@ def resize_rows(
     elif x.shape[2] == height and 2 * (rows.stop - rows.start) > out_height:
         # One operation and a view.
         return _interpolate(x, size, align_corners)[:, :, rows]
+    elif _is_power_of_two(out_height / height) and not align_corners:
+        # Positions are exact, so a part is resized as the whole is, but for
+        # its first and last rows, which are not asked for.
+        factor = out_height // height
+        start = rows.start - source.start * factor
+        x = _interpolate(x, (x.shape[2] * factor, out_width), False)
+        return x[:, :, start : start + rows.stop - rows.start]
     else:
         dtype = torch.promote_types(x.dtype, torch.float32)
         lower, upper, share = (
@@ -91,6 +99,10 @@ def resize_rows(
     if x.shape[3] == out_width:
         return x
     return _interpolate(x, (x.shape[2], out_width), align_corners)
+
+
+def _is_power_of_two(factor: float) -> bool:
+    return factor > 1 and math.frexp(factor)[0] == 0.5
 
 
 def _interpolate(

@@ -1,4 +1,4 @@
-"""How things are run: in which precision, in which pieces, by whom."""
+"""Autocast, sizes of tiles, tracing, and hooks on modules."""
 
 from __future__ import annotations
 

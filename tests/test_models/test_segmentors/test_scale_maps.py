@@ -12,7 +12,6 @@ from mmseg.structures import SegDataSample
 from hmsa_mmseg.models.decode_heads.scale_predictions import (
     ScalePredictions,
 )
-from hmsa_mmseg.models.segmentors.scale_maps import FIELDS
 
 SCALES = (0.5, 1.0, 2.0)
 HEADS = {
@@ -25,6 +24,8 @@ MODES = {
     'whole': dict(),
     'slide': dict(mode='slide', crop_size=(32, 40), stride=(20, 24)),
 }
+
+FIELDS = ('scale_weights', 'scale_attn', 'scale_sem_seg', 'confidence')
 
 
 def with_cfg(model, **test_cfg):
