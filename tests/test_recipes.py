@@ -81,8 +81,6 @@ def test_network_and_losses(name, num_classes, scale_weights):
     assert (main.loss_weight, main.with_rmi) == (1.0, True)
     assert [loss.loss_weight for loss in head.loss_scale] == scale_weights
     assert not any(loss.with_rmi for loss in head.loss_scale)
-    losses = [aux, main, *head.loss_scale]
-    assert [loss.num_classes for loss in losses] == [num_classes] * len(losses)
     ratios = [seg_head.dropout_ratio for seg_head in head.seg_heads]
     assert ratios == [-1, 0.05]
     assert model.num_classes == num_classes

@@ -42,7 +42,7 @@ def test_operations_of_inference(model):
     plain = networks.build(networks.config_for('full'), 'meta', fast=False)
     literal = LiteralNetwork(plain)
     fast = count_flops(lambda: model.encode_decode(x))
-    assert fast <= 0.60 * count_flops(lambda: literal(x))
+    assert fast <= 0.62 * count_flops(lambda: literal(x))
 
 
 @torch.no_grad()

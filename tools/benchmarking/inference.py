@@ -170,7 +170,7 @@ def figures(results: dict[str, Any]) -> list[Figure]:
                 f'time of 0.5/1/2 inference, {what}',
                 first,
                 time['wall_ratio']['median'],
-                target=0.60,
+                target=0.70,
                 detail=f'{ratio_text(time["wall_ratio"])}; CPU time '
                 f'{ratio_text(time["cpu_ratio"])}',
             )

@@ -230,6 +230,8 @@ def test_a_training_step_with_a_compiled_backbone(build, make_batch):
     for compiled in (False, True):
         model.load_state_dict(state)
         if compiled:
+            # Other tests of this process may have used up the recompiles.
+            torch._dynamo.reset()
             model.backbone.compile(fullgraph=True, backend='eager')
         total, _ = model.parse_losses(model.loss(inputs, samples))
         params = list(model.parameters())
