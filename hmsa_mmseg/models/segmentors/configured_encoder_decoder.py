@@ -58,13 +58,13 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
 
     @train_cfg.setter
     def train_cfg(self, cfg: Mapping | None) -> None:
-        self._train_cfg = self._training = None
+        training = stats_scale = None
         if cfg is not None:
-            self._train_cfg = ConfigDict(cfg)
-            self._training = read_train_cfg(
-                self._train_cfg, self.decode_head, self.backbone
-            )
-            self.decode_head.stats_scale = self._training.stats_scale
+            cfg = ConfigDict(cfg)
+            training = read_train_cfg(cfg, self.decode_head, self.backbone)
+            stats_scale = training.stats_scale
+        self._train_cfg, self._training = cfg, training
+        self.decode_head.stats_scale = stats_scale
 
     @property
     def training_settings(self) -> TrainingSettings:

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import FCNHead, OCRHead
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..utils import is_tracing, is_untouched
 from .pyramid_conv import conv_of_levels
@@ -41,6 +41,12 @@ from .pyramid_conv import conv_of_levels
 #: Rows that are computed at once: at scale 2 of 1024 x 2048, 134 MB of 512
 #: channels. Neighbouring tiles compute some products of coarse levels twice.
 _TILE_ROWS = 64
+
+_BATCH_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+_POINTWISE = (
+    *(nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.ELU, nn.GELU, nn.SiLU),
+    *(nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Mish),
+)
 
 #: Logits of each head, and what the last classifier reads.
 Outputs = tuple[tuple[Tensor, ...], Optional[Tensor]]
@@ -227,13 +233,30 @@ def _tiles(first: Tensor, head: nn.Module) -> list[slice]:
     """Rows that are computed at once: all, if a layer reads all pixels."""
     height = first.shape[2]
     step = _TILE_ROWS
-    if torch.is_grad_enabled() or not all(map(_is_local, head.modules())):
+    parts = [head.conv_seg, head.dropout]
+    if isinstance(head, OCRHead):
+        block = head.object_context_block
+        parts += [block.query_project, block.out_project, block.bottleneck]
+    stem = head.bottleneck if isinstance(head, OCRHead) else head.convs[0]
+    parts += [stem.norm if stem.with_norm else None]
+    parts += [stem.activate if stem.with_activation else None]
+    modules = [m for part in parts if part is not None for m in part.modules()]
+    if torch.is_grad_enabled() or not all(map(_is_local, modules)):
         step = height
     return [slice(y, min(y + step, height)) for y in range(0, height, step)]
 
 
 def _is_local(module: nn.Module) -> bool:
-    """Whether a layer treats each pixel alone: a tile as the whole map."""
-    if isinstance(module, _NormBase) and module.running_mean is None:
-        return False
-    return not (module.training or isinstance(module, nn.GroupNorm))
+    """Whether a layer is known to treat each pixel alone, tiled or not."""
+    if next(module.children(), None) is not None:
+        return True  # Its layers are asked.
+    if isinstance(module, nn.Conv2d):
+        return module.kernel_size == (1, 1)
+    if isinstance(module, _BatchNorm):
+        is_plain = type(module).forward in _BATCH_NORM_FORWARDS
+        is_fixed = module.running_mean is not None and not module.training
+        return is_plain and is_fixed
+    return type(module) in _POINTWISE or (
+        isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d))
+        and not module.training
+    )
