@@ -155,6 +155,26 @@ def test_inference(seg_head, with_feats):
         assert torch.equal(one, other)
 
 
+class PoolingActivation(torch.nn.Module):
+    """Looks at the whole map."""
+
+    def forward(self, x):
+        return x * x.mean(dim=(2, 3), keepdim=True).sigmoid()
+
+
+@torch.no_grad()
+def test_layers_that_look_at_the_whole_map(monkeypatch):
+    monkeypatch.setattr(ocr, '_TILE_ROWS', 3)
+    feats = make_feats()
+    head = build(ocr_cfgs()).eval()
+    block = head.seg_heads[-1].object_context_block
+    block.out_project.activate = PoolingActivation()
+    head, plain = both_ways(head)
+    found = head.forward_seg_heads(feats).seg_logits
+    expected = plain.forward_seg_heads(feats).seg_logits
+    assert_equal(found, expected)
+
+
 @pytest.mark.parametrize('mode', ['train', 'eval'])
 @pytest.mark.parametrize('cast', [False, True], ids=['float32', 'autocast'])
 def test_in_lower_precision(mode, cast):
