@@ -223,11 +223,11 @@ def test_no_logits_are_made(
     with_cfg(model)
     full = peak_live_bytes(lambda: predict(model, inputs, samples))
     with_cfg(model, classes_only=True, confidence=True)
-    # Small against the logits, as the usual tiles are against large ones.
+    # Smaller than the logits; of tiles of 16 rows, up to 12 more are made.
     limit_tiles(1 << 17)
     lean = peak_live_bytes(lambda: predict(model, inputs, samples))
     assert full > at_file
-    assert lean < 0.6 * logits
+    assert lean < 0.8 * logits
 
 
 def views_of(images, ori_shape, flips):
