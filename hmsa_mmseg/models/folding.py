@@ -15,17 +15,15 @@ from typing import Any
 import torch
 from mmcv.cnn.bricks.wrappers import Conv2d as WrappedConv2d
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
 from hmsa_mmseg.compat import tree_leaves
 
-from .utils import is_untouched
+from .utils import is_fixed_batch_norm, is_untouched
 
 # Their subclasses may compute weights of their own.
 _CONVS = (nn.Conv2d, WrappedConv2d)
-_BATCH_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 # Batch normalisation, dropout and an activation in one layer.
 _TIMM_NORMS = ('BatchNormAct2d', 'SyncBatchNormAct')
 
@@ -146,7 +144,7 @@ def _watch(
         if type(module) in conv_types and is_untouched(module)
     ]
     norms = [
-        module for module in modules if _is_fixed_batch_norm(module, forwards)
+        module for module in modules if is_fixed_batch_norm(module, forwards)
     ]
     uses = _Uses()
     made: list[tuple[nn.Module, int]] = []
@@ -187,28 +185,6 @@ def _watch(
         if is_pair and partners[norm] == {conv}:
             pairs.append((conv, norm))
     return pairs
-
-
-def _is_fixed_batch_norm(
-    module: nn.Module, forwards: tuple[Callable, ...]
-) -> bool:
-    """Whether a module is batch normalisation with fixed statistics.
-
-    And nothing else: subclasses may do more, as timm's, which go on with an
-    activation.
-
-    Args:
-        module (nn.Module): Any module.
-        forwards (tuple[Callable]): Methods ``forward`` of subclasses whose
-            surplus the caller knows.
-    """
-    return (
-        isinstance(module, _BatchNorm)
-        and type(module).forward in (*_BATCH_NORM_FORWARDS, *forwards)
-        and module.running_mean is not None
-        and not module.training
-        and is_untouched(module)
-    )
 
 
 def _of_timm(*names: str) -> tuple[type[nn.Module], ...]:

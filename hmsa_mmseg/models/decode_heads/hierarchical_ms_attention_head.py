@@ -116,7 +116,6 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         self, inputs: Iterable[ScaleFeats]
     ) -> Iterator[tuple[float, Tensor, Tensor | None]]:
         """Decode scale by scale; of the highest no attention is computed."""
-        attn = None
         for i, (scale, feats) in enumerate(inputs):
             outputs = self.forward_seg_heads(
                 feats, with_classifier_feats=i > 0

@@ -13,6 +13,7 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -37,16 +38,15 @@ _REGION_BYTES = {'cpu': 1, 'cuda': 256 << 20}
 class RMITiles:
     """Loss and gradient of logits that come in tiles of rows.
 
-    To be called without gradients: :meth:`pool` for each tile, then
-    :meth:`solve`, then :meth:`value` and :meth:`gradient` for each tile.
+    To be called without gradients: :meth:`rmi_term`, then :meth:`value` and
+    :meth:`gradient` for each tile.
 
     Args:
         label (Tensor): Classes in [0, C), negative where ignored, shape
             (N, H, W), int64.
         num_classes (int): C.
         dtype (torch.dtype): Of the logits, float32 or float64.
-        with_rmi (bool): Whether there is an RMI term; without one, tiles
-            need neither :meth:`pool` nor :meth:`solve`.
+        with_rmi (bool): Whether there is an RMI term.
     """
 
     def __init__(
@@ -77,6 +77,24 @@ class RMITiles:
         row_bytes = batch * self.num_classes * width * 4
         device = self.label.device
         return row_tiles(height, row_bytes, device, POOL, PADDING)
+
+    def rmi_term(
+        self, rows_of: Callable[[slice], Tensor], need_grad: bool
+    ) -> Tensor | int:
+        """Compute the RMI term with its share in the loss.
+
+        Args:
+            rows_of (Callable): Gives rows of the logits, (N, C, R, W).
+            need_grad (bool): Whether :meth:`gradient` will be called.
+
+        Returns:
+            Tensor: A scalar, float64; 0 if there is no such term.
+        """
+        if not self.with_rmi:
+            return 0
+        for rows in self.tiles():
+            self.pool(rows_of(rows), rows)
+        return self.solve(need_grad)
 
     def pool(self, logits: Tensor, rows: slice) -> None:
         """Average the probabilities of a tile (N, C, R, W)."""

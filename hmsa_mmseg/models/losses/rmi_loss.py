@@ -195,13 +195,10 @@ class _LeanLoss(Function):
     ) -> Tensor:
         """Return the loss, a scalar of the type of the logits."""
         terms = RMITiles(label, logits.shape[1], logits.dtype, with_rmi)
-        tiles = terms.tiles()
-        value = 0
-        if with_rmi:
-            for rows in tiles:
-                terms.pool(logits[:, :, rows], rows)
-            value = terms.solve(need_grad=ctx.needs_input_grad[0])
-        for rows in tiles:
+        value = terms.rmi_term(
+            lambda rows: logits[:, :, rows], ctx.needs_input_grad[0]
+        )
+        for rows in terms.tiles():
             value = value + terms.value(logits[:, :, rows], rows)
         ctx.terms = terms
         ctx.save_for_backward(logits, value)

@@ -1,8 +1,8 @@
 """Logits that are made a few rows at a time, when they are asked for.
 
 Shape shorthand in this module:
-    N: batch, K: classes, S: scales, H, W: input size, h, w: head output size
-    at one scale, k: rows of it at hand, R: rows asked for.
+    N: batch, K: classes, H, W: input size, h, w: head output size at one
+    scale, R: rows asked for.
 """
 
 from __future__ import annotations
@@ -57,15 +57,13 @@ class LogitRows(metaclass=ABCMeta):
     def with_maps(self, maps: Sequence[Tensor]) -> LogitRows:
         """Make the same of other maps of the same sizes."""
 
-    def parts(self, rows: slice) -> list[Tensor]:
-        """Give the rows of each map that some rows depend on, as views."""
-        return [
-            x[:, :, source] for x, source in zip(self.maps, self.sources(rows))
-        ]
+    def parts(self, sources: Sequence[slice]) -> list[Tensor]:
+        """Give rows of each map, those of :meth:`sources`, as views."""
+        return [x[:, :, rows] for x, rows in zip(self.maps, sources)]
 
     def rows(self, rows: slice) -> Tensor:
         """Make some rows, (N, K, R, W); they may be a view: do not write."""
-        return self.compute(self.parts(rows), rows)
+        return self.compute(self.parts(self.sources(rows)), rows)
 
     def image(self, index: int) -> LogitRows:
         """The logits of one image, (1, K, H, W)."""

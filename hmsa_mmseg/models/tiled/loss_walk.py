@@ -83,22 +83,19 @@ class _TiledLoss(Function):
         ]
         with no_autocast(label.device):
             logits = logits.with_maps([x.detach() for x in maps])
+            value = 0
             if isinstance(module, RMILoss):
                 label = module.labels_for(logits.shape, label, ignore_index)
                 tile_loss = RMITiles(
                     label, logits.shape[1], logits.dtype, module.with_rmi
                 )
                 tiles = tile_loss.tiles()
+                value = tile_loss.rmi_term(logits.rows, any(ctx.wanted))
             else:
                 tile_loss = _CrossEntropyTiles(
                     module, logits, label, ignore_index
                 )
                 tiles = logits.tiles()
-            value = 0
-            if isinstance(module, RMILoss) and module.with_rmi:
-                for rows in tiles:
-                    tile_loss.pool(logits.rows(rows), rows)
-                value = tile_loss.solve(need_grad=any(ctx.wanted))
             for rows in tiles:
                 value = value + _walk_tile(
                     logits, rows, tile_loss, accuracy, grads
@@ -137,7 +134,8 @@ def _walk_tile(
     Returns:
         Tensor: The tile's part of the loss, a scalar.
     """
-    parts = logits.parts(rows)
+    sources = logits.sources(rows)
+    parts = logits.parts(sources)
     wanted = [i for i, grad in enumerate(grads) if grad is not None]
     with torch.set_grad_enabled(bool(wanted)):
         for i in wanted:
@@ -150,7 +148,6 @@ def _walk_tile(
     if wanted:
         grad = tile_loss.gradient(tile.detach(), rows)
         leaves = [parts[i] for i in wanted]
-        sources = logits.sources(rows)
         for i, found in zip(wanted, torch.autograd.grad(tile, leaves, grad)):
             grads[i][:, :, sources[i]] += found
     return value

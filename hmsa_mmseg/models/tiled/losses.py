@@ -91,8 +91,7 @@ def loss_of_logits(
 def make_whole(output: Output) -> Tensor | tuple:
     """Make whole logits of all that are yet to be made; differentiable."""
     if isinstance(output, LogitRows):
-        everything = slice(0, output.shape[2])
-        return output.compute(output.parts(everything), everything)
+        return output.rows(slice(0, output.shape[2]))
     if isinstance(output, tuple):
         return tuple(make_whole(leaf) for leaf in output)
     return output

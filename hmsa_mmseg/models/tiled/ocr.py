@@ -33,16 +33,14 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import FCNHead, OCRHead
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..utils import is_tracing, is_untouched
+from ..utils import is_fixed_batch_norm, is_tracing, is_untouched
 from .pyramid_conv import conv_of_levels
 
 #: Rows that are computed at once: at scale 2 of 1024 x 2048, 134 MB of 512
 #: channels. Neighbouring tiles compute some products of coarse levels twice.
 _TILE_ROWS = 64
 
-_BATCH_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 _POINTWISE = (
     *(nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.ELU, nn.GELU, nn.SiLU),
     *(nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Mish),
@@ -138,7 +136,7 @@ def _fcn(
     def run(rows: slice) -> tuple[Tensor, Tensor]:
         return _classify(head, _stem(head, head.convs[0], levels, rows))
 
-    tiles = _tiles(levels[0], head)
+    tiles = _tiles(levels[0], head.convs[0], head.conv_seg, head.dropout)
     if not with_classifier_feats and len(tiles) > 1:
         logits = torch.cat([run(rows)[0] for rows in tiles], dim=2)
         return (logits,), None
@@ -155,7 +153,11 @@ def _ocr(
     """Run OCRNet's heads."""
     (aux_logits,), _ = _fcn(fcn, feats, False)
     levels = [feats[i] for i in ocr.in_index]
-    tiles = _tiles(levels[0], ocr)
+    block = ocr.object_context_block
+    tiles = _tiles(
+        *(levels[0], ocr.bottleneck, ocr.conv_seg, ocr.dropout),
+        *(block.query_project, block.out_project, block.bottleneck),
+    )
     if len(tiles) == 1:
         x = _stem(ocr, ocr.bottleneck, levels, tiles[0])
         classes = _classes(ocr, x, aux_logits)
@@ -229,20 +231,28 @@ def _pixels(head: OCRHead, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return _finish(block.bottleneck, result)
 
 
-def _tiles(first: Tensor, head: nn.Module) -> list[slice]:
-    """Rows that are computed at once: all, if a layer reads all pixels."""
+def _tiles(
+    first: Tensor, stem: ConvModule, *layers: nn.Module | None
+) -> list[slice]:
+    """Rows that are computed at once: all, if a layer reads all pixels.
+
+    Args:
+        first (Tensor): The first level, (N, C, h, w).
+        stem (ConvModule): What reads all levels; its convolution is ours.
+        *layers (nn.Module | None): All others that tiles run through.
+    """
     height = first.shape[2]
-    step = _TILE_ROWS
-    parts = [head.conv_seg, head.dropout]
-    if isinstance(head, OCRHead):
-        block = head.object_context_block
-        parts += [block.query_project, block.out_project, block.bottleneck]
-    stem = head.bottleneck if isinstance(head, OCRHead) else head.convs[0]
-    parts += [stem.norm if stem.with_norm else None]
-    parts += [stem.activate if stem.with_activation else None]
-    modules = [m for part in parts if part is not None for m in part.modules()]
-    if torch.is_grad_enabled() or not all(map(_is_local, modules)):
-        step = height
+    if torch.is_grad_enabled():
+        return [slice(0, height)]
+    norm = stem.norm if stem.with_norm else None
+    activation = stem.activate if stem.with_activation else None
+    modules = [
+        module
+        for layer in (norm, activation, *layers)
+        if layer is not None
+        for module in layer.modules()
+    ]
+    step = _TILE_ROWS if all(map(_is_local, modules)) else height
     return [slice(y, min(y + step, height)) for y in range(0, height, step)]
 
 
@@ -252,11 +262,7 @@ def _is_local(module: nn.Module) -> bool:
         return True  # Its layers are asked.
     if isinstance(module, nn.Conv2d):
         return module.kernel_size == (1, 1)
-    if isinstance(module, _BatchNorm):
-        is_plain = type(module).forward in _BATCH_NORM_FORWARDS
-        is_fixed = module.running_mean is not None and not module.training
-        return is_plain and is_fixed
-    return type(module) in _POINTWISE or (
-        isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d))
-        and not module.training
-    )
+    does_nothing = (nn.Identity, nn.Dropout, nn.Dropout2d)
+    if isinstance(module, does_nothing) and not module.training:
+        return True
+    return type(module) in _POINTWISE or is_fixed_batch_norm(module)

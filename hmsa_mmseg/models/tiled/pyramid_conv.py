@@ -54,22 +54,21 @@ def conv_of_levels(
     """
     size = tuple(levels[0].shape[2:])
     channels = [x.shape[1] for x in levels]
-    parts = list(zip(levels, weight.split(channels, dim=1)))
-    fine = [part for part in parts if not _is_coarse(part[0], size)]
+    fine, coarse = [], []
+    for x, part in zip(levels, weight.split(channels, dim=1)):
+        (coarse if _is_coarse(x, size) else fine).append((x, part))
     result = _conv_of_fine(
         [x for x, _ in fine],
         torch.cat([part for _, part in fine], dim=1),
         *(bias, align_corners, rows, size),
     )
-    for x, part in parts:
-        if _is_coarse(x, size):
-            for y in range(weight.shape[2]):
-                taps = part[:, :, y]
-                term = _row_of_taps(x, taps, y, align_corners, rows, size)
-                if term is not None:
-                    result += term
-                # Memory that the next term may need.
-                del term
+    for x, part in coarse:
+        for y, taps in enumerate(part.unbind(dim=2)):
+            term = _row_of_taps(x, taps, y, align_corners, rows, size)
+            if term is not None:
+                result += term
+            # Memory that the next term may need.
+            del term
     return result
 
 

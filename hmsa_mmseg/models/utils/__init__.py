@@ -5,13 +5,20 @@ from .checkpointing import (
     checkpointable_blocks,
     recompute,
 )
-from .execution import is_tracing, is_untouched, no_autocast, row_tiles
+from .execution import (
+    is_fixed_batch_norm,
+    is_tracing,
+    is_untouched,
+    no_autocast,
+    row_tiles,
+)
 
 __all__ = [
     'CAN_CHECKPOINT',
     'FrozenStatistics',
     'checkpoint_modules',
     'checkpointable_blocks',
+    'is_fixed_batch_norm',
     'is_tracing',
     'is_untouched',
     'no_autocast',

@@ -1,9 +1,12 @@
-"""Autocast, sizes of tiles, tracing, and hooks on modules."""
+"""Autocast, sizes of tiles, tracing, and what modules do."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 #: Bytes of the float32 logits of a tile. On a processor a tile should stay in
 #: the cache; on a GPU each tile costs the launch of about a hundred kernels,
@@ -13,6 +16,7 @@ TILE_BYTES = {'cpu': 2 << 20, 'cuda': 80 << 20}
 #: gives, of which neighbouring tiles compute each their own.
 MIN_ROWS = 16
 
+_BATCH_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 _HOOKS = (
     '_forward_hooks',
     '_forward_pre_hooks',
@@ -84,4 +88,26 @@ def is_untouched(module: nn.Module) -> bool:
     """
     return 'forward' not in vars(module) and not any(
         getattr(module, name, None) for name in _HOOKS
+    )
+
+
+def is_fixed_batch_norm(
+    module: nn.Module, forwards: tuple[Callable, ...] = ()
+) -> bool:
+    """Whether a module is batch normalisation with fixed statistics.
+
+    And nothing else: subclasses may do more, as timm's, which go on with an
+    activation.
+
+    Args:
+        module (nn.Module): Any module.
+        forwards (tuple[Callable]): Methods ``forward`` of subclasses whose
+            surplus the caller knows. Defaults to none.
+    """
+    return (
+        isinstance(module, _BatchNorm)
+        and type(module).forward in (*_BATCH_NORM_FORWARDS, *forwards)
+        and module.running_mean is not None
+        and not module.training
+        and is_untouched(module)
     )

@@ -92,7 +92,9 @@ def test_rows_and_their_gradients(scales):
     expected = torch.autograd.grad((whole[:, :, rows] * weight).sum(), maps)
 
     fused = FusedLogits(scales, logits, attns, size, False)
-    leaves = [x.detach().requires_grad_() for x in fused.parts(rows)]
+    leaves = [
+        x.detach().requires_grad_() for x in fused.parts(fused.sources(rows))
+    ]
     total = (fused.compute(leaves, rows) * weight).sum()
     found = torch.autograd.grad(total, leaves)
     for one, part, source in zip(expected, found, fused.sources(rows)):
