@@ -186,7 +186,7 @@ def test_issue_table_has_every_figure():
     ]
     assert all(isinstance(figure, Figure) for figure in found)
     targets = [figure.target for figure in found]
-    assert targets == [2.5, 8.5, 3.6, 8.5, 3.6, None, 0.6, None]
+    assert targets == [2.5, 8.8, 3.7, 9.0, 3.8, None, 0.62, None]
     assert found[0].measured == 1.0
     assert found[5].measured == 4.0
     assert found[6].measured == 0.6
