@@ -3,9 +3,13 @@
 import atexit
 import gc
 import sys
+import time
+from contextlib import suppress
 
 import torch.distributed as dist
 from mmengine.runner import Runner
+
+from hmsa_mmseg.compat import torch_has
 
 
 def close_gloo_at_exit(runner: Runner) -> None:
@@ -40,4 +44,10 @@ def close_gloo() -> None:
     if dist.get_backend() == 'gloo':
         # A wrapped model holds the group, in cycles of references.
         gc.collect()
+        if not torch_has('shutdown_of_gloo'):
+            # Python is locked while the group is destroyed, and would wait
+            # for threads that need it to drop their tensors. Let them end.
+            with suppress(RuntimeError):
+                dist.barrier()
+            time.sleep(0.1)
         dist.destroy_process_group()

@@ -162,6 +162,7 @@ def test_publishing(run, tmp_path, load):
     assert load(path).keys() == {'state_dict'}
 
 
+@pytest.mark.needs_torch('scaler_on_cpu')
 def test_states_of_scaler_average_and_schedule_return(
     run, make_runner, tmp_path, monkeypatch, load
 ):

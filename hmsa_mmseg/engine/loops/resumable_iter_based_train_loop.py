@@ -50,10 +50,10 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
     def run(self):
         """Train; a run that is complete already ends at once."""
         close_gloo_at_exit(self.runner)
-        if self._iter >= self._max_iters or self._skip():
-            self.dataloader_iterator = _PastSkipped(
-                self.dataloader_iterator, self._iter
-            )
+        skips = self._iter >= self._max_iters or self._skip()
+        self.dataloader_iterator = _Batches(
+            self.dataloader_iterator, self._iter if skips else 0
+        )
         return super().run()
 
     def _skip(self) -> bool:
@@ -83,19 +83,20 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         return False
 
 
-class _PastSkipped:
-    """Batches, and nothing in their place for past iterations.
+class _Batches:
+    """Batches, and nothing in place of those that were skipped.
 
-    The parent's ``run`` asks for those, too: mmengine with ``next``,
-    onedl-mmengine with ``skip_iter``.
+    The parent's ``run`` asks for those of past iterations, too: mmengine with
+    ``next``, onedl-mmengine with ``skip_iter``.
     """
 
-    def __init__(self, batches: Iterator, past: int):
+    def __init__(self, batches: Iterator, skipped: int):
         self._batches = batches
-        self._past = past
+        self._past = skipped
 
     def skip_iter(self, num_iters: int) -> None:
-        self._past -= num_iters
+        for _ in range(num_iters):
+            next(self)
 
     def __next__(self):
         if self._past > 0:

@@ -1,5 +1,4 @@
 from .checkpointing import (
-    CAN_CHECKPOINT,
     FrozenStatistics,
     checkpoint_modules,
     checkpointable_blocks,
@@ -14,7 +13,6 @@ from .execution import (
 )
 
 __all__ = [
-    'CAN_CHECKPOINT',
     'FrozenStatistics',
     'checkpoint_modules',
     'checkpointable_blocks',

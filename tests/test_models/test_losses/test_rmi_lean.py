@@ -273,10 +273,7 @@ def test_second_derivative_is_refused(function):
         torch.autograd.grad(loss, logits, create_graph=True)
 
 
-@pytest.mark.skipif(
-    torch.__version__.startswith(('2.0.', '2.1.')),
-    reason='before torch 2.2 it is not seen when a storage is freed',
-)
+@pytest.mark.needs_torch('freed_storages')
 def test_memory_at_true_size():
     """40 MB beside the gradient, of 19 classes of 512 x 1024 pixels."""
     logits = torch.randn(1, 19, 512, 1024, requires_grad=True)

@@ -91,6 +91,7 @@ def test_bit_equal_under_autocast(zoo_case, names, build_tiny, make_batch):
     assert_bit_equal(found, expected)
 
 
+@pytest.mark.needs_torch('freed_storages')
 @pytest.mark.parametrize('zoo_case', NAMES[:3], indirect=True)
 def test_takes_less_memory(zoo_case, build_tiny, make_batch):
     batch = make_batch(size=(128, 128))

@@ -197,6 +197,7 @@ def test_sync_bn_needs_a_gpu(folder, jobs):
     assert found['reverted_is_finite']
 
 
+@pytest.mark.needs_torch('fsdp_on_cpu')
 @with_hrnet
 def test_fsdp_takes_a_step(folder, jobs):
     """By MMEngine's strategy: parameters are sharded, the step is equal."""
@@ -236,6 +237,8 @@ def test_no_parameter_of_a_config_goes_unused(path, make_batch):
     """DDP would need `find_unused_parameters`, which costs time."""
     cfg = Config.fromfile(path)
     assert not cfg.get('find_unused_parameters')
+    if cfg.model.backbone.type == 'TIMMBackbone':
+        pytest.importorskip('timm')
     cfg.model.pretrained = None
     cfg.model.backbone.pop('init_cfg', None)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()

@@ -208,6 +208,7 @@ def test_slide_and_scale_maps(build_lively, make_batch):
         check(found, expected[0], None)
 
 
+@pytest.mark.needs_torch('freed_storages')
 @pytest.mark.parametrize('ori_shape', [(64, 96), (128, 160)])
 def test_no_logits_are_made(
     ori_shape, tiny_model_cfg, make_batch, limit_tiles
@@ -302,6 +303,7 @@ def test_flips_are_averaged_before_the_resize(
         assert not wrong[(best[0] - best[1]) > 1e-4].any()
 
 
+@pytest.mark.needs_torch('freed_storages')
 def test_flips_make_no_logits_of_the_files_size(tiny_model_cfg, make_batch):
     fcn = dict(BINARY, num_classes=100, out_channels=100)
     fcn.pop('loss_decode')

@@ -163,6 +163,7 @@ def test_accuracy_of_a_single_channel():
     assert found.percent() == 100
 
 
+@pytest.mark.needs_torch('freed_storages')
 def test_memory_of_the_authors_losses():
     """At least 17 times less than that of the formulas, written down."""
     size, num_classes = (512, 1024), 19
