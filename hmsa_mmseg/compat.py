@@ -134,6 +134,12 @@ def is_forked() -> bool:
     return _is_installed('onedl-mmengine')
 
 
+def flips_channels_of(preprocessor: Any) -> bool:
+    """Whether a ``SegDataPreProcessor`` reverses the order of channels."""
+    name = '_channel_conversion' if is_forked() else 'channel_conversion'
+    return getattr(preprocessor, name)
+
+
 def provide_mmcv_ops() -> None:
     """Make ``mmcv.ops`` importable where mmcv has no compiled operators."""
     if is_forked():
