@@ -112,7 +112,7 @@ def warn_about_mixed_stacks() -> None:
     import numpy
     import torch
 
-    if torch.__version__ < (2, 3) and numpy.__version__ >= '2':
+    if not torch_has('numpy_2') and numpy.__version__ >= '2':
         warnings.warn(
             f'torch {torch.__version__} was built for numpy 1 and cannot '
             f'exchange data with numpy {numpy.__version__}; install with: '
@@ -192,10 +192,13 @@ TORCH_SINCE = {
     'compile_module': (2, 1),  # nn.Module.compile
     'flop_counter': (2, 1),
     'mapped_files': (2, 1),  # torch.load(mmap=True)
+    'resize_of_bfloat16': (2, 1),  # with gradients summed in float32
+    'solving_on_meta': (2, 1),  # linear systems without values
     'freed_storages': (2, 2),  # it is seen when a storage is freed
     'fsdp_on_cpu': (2, 2),
     'is_compiling': (2, 3),  # torch.compiler.is_compiling
     'choice_of_attention': (2, 3),  # its fused operators can be left out
+    'numpy_2': (2, 3),
     'scaler_on_cpu': (2, 3),  # torch.amp.GradScaler
     'float16_on_cpu': (2, 4),
     'onnx_by_choice': (2, 5),  # which exporter writes can be said

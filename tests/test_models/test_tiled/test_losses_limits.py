@@ -105,6 +105,7 @@ def test_a_label_that_is_no_class_gives_the_loss_s_own_error():
         run(head, make_maps(size), size, samples, True)
 
 
+@pytest.mark.needs_torch('solving_on_meta')
 def test_runs_without_values():
     """What memory is counted with: no value is looked at."""
     size = (64, 96)

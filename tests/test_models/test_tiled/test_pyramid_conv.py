@@ -98,6 +98,7 @@ def test_as_near_to_float64_as_the_concatenation(kernel_size, channels_last):
     assert (found - exact).abs().max() < limit
 
 
+@pytest.mark.needs_torch('resize_of_bfloat16')
 @pytest.mark.parametrize('kernel_size', [1, 3])
 def test_autocast(kernel_size):
     levels, weight, bias = make(SIZES[0], kernel_size, torch.float32)
