@@ -16,10 +16,10 @@ from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor
 
 from ..scale_fusion import resize
-from .attention_branch import JointAttentionBranch, attn_width
+from .attention_branch import JointAttentionBranch, build_attention
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .combining import at_input_size
-from .scale_predictions import ScalePredictions
+from .scale_maps import ScaleMaps
 from .seg_heads import SegHeadOutputs
 
 
@@ -69,14 +69,12 @@ class AttentionToScaleHead(BaseMultiScaleHead):
                 f'more, got {num_scales!r}'
             )
         super().__init__(seg_head, **kwargs)
-        classifier = self.classifier
-        owner = classifier.owner
-        self.scale_attn = JointAttentionBranch(
-            num_scales * classifier.in_channels,
-            attn_width(attn_channels, classifier.in_channels),
+        self.scale_attn = build_attention(
+            JointAttentionBranch,
+            self.seg_heads[-1],
+            attn_channels,
+            norm_cfg,
             num_scales,
-            owner.conv_cfg,
-            norm_cfg or owner.norm_cfg or dict(type='BN'),
         )
         self.num_scales = num_scales
 
@@ -139,16 +137,16 @@ class AttentionToScaleHead(BaseMultiScaleHead):
             fused = fused + weight * self._up(scale, x, input_size)
         return fused
 
-    def predict_scales(
+    def predict_scale_maps(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> ScalePredictions:
+    ) -> ScaleMaps:
         """Blend the scales, and keep what each of them says."""
         scales, seg_outputs, weights = self._run_for_test(inputs, input_size)
         scale_logits = [
             self._up(scale, outputs.seg_logits, input_size)
             for scale, outputs in zip(scales, seg_outputs)
         ]
-        return ScalePredictions(
+        return ScaleMaps(
             sum(w * x for w, x in zip(weights, scale_logits)),
             torch.cat(weights, dim=1),
             weights[0][:, :0],

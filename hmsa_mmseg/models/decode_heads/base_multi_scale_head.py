@@ -12,25 +12,28 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
-from mmseg.utils import ConfigType, OptMultiConfig, SampleList
+from mmseg.utils import (
+    ConfigType,
+    OptMultiConfig,
+    SampleList,
+)
 from torch import Tensor, nn
 
 from ..tiled.logit_rows import LogitRows, WholeLogits
 from ..tiled.ocr import tiled_heads
 from ..utils import FrozenStatistics
 from .combining import combine_outputs, losses_of_heads, losses_of_scales
-from .loading import (
-    check_attn_channels,
-    check_num_classes,
-    map_stock_keys,
-)
-from .scale_predictions import ScalePredictions
+from .scale_maps import ScaleMaps
 from .seg_heads import (
-    Classifier,
     SegHeadOutputs,
     call_seg_heads,
     end_before_classifier,
     find_classifier,
+)
+from .state_dict_checks import (
+    check_attn_channels,
+    check_num_classes,
+    map_stock_keys,
 )
 
 ScaleFeats = tuple[float, Sequence[Tensor]]
@@ -132,11 +135,6 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         return list(self.seg_head) if is_cascade else [self.seg_head]
 
     @property
-    def classifier(self) -> Classifier:
-        """The last seg head's classifier, whose features attention reads."""
-        return find_classifier(self.seg_heads[-1])
-
-    @property
     def attention_modules(self) -> list[nn.Module]:
         """What this head learns beside its seg heads; may be nothing."""
         return [
@@ -226,19 +224,15 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         """Do what :meth:`predict` does, as whole maps."""
 
     @abstractmethod
-    def predict_scales(
+    def predict_scale_maps(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> ScalePredictions:
+    ) -> ScaleMaps:
         """Combine the scales, and keep what each of them says.
 
         For looking at a model: it takes the memory of S + 1 predictions.
 
         Arguments are those of :meth:`predict`, and so are the logits.
         """
-
-    def num_scale_attns(self, num_scales: int) -> int:
-        """Count the attention maps of :meth:`predict_scales`; here none."""
-        return 0
 
     @abstractmethod
     def loss(

@@ -17,10 +17,10 @@ from torch import Tensor
 from ..scale_fusion import fuse_scales, in_float32
 from ..tiled.logit_rows import LogitRows, fused_rows
 from ..utils import is_tracing
-from .attention_branch import ScaleAttentionBranch, attn_width
+from .attention_branch import ScaleAttentionBranch, build_attention
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .combining import at_input_size
-from .scale_predictions import ScalePredictions, scale_indicators
+from .scale_maps import ScaleMaps, scale_indicators
 
 
 @MODELS.register_module()
@@ -65,14 +65,8 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         **kwargs,
     ) -> None:
         super().__init__(seg_head, **kwargs)
-        classifier = self.classifier
-        owner = classifier.owner
-        self.scale_attn = ScaleAttentionBranch(
-            classifier.in_channels,
-            attn_width(attn_channels, classifier.in_channels),
-            1,
-            owner.conv_cfg,
-            norm_cfg or owner.norm_cfg or dict(type='BN'),
+        self.scale_attn = build_attention(
+            ScaleAttentionBranch, self.seg_heads[-1], attn_channels, norm_cfg
         )
         self.skip_top_scale_attn = skip_top_scale_attn
 
@@ -128,9 +122,9 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
             del attn_feats
             yield scale, seg_logits, attn
 
-    def predict_scales(
+    def predict_scale_maps(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> ScalePredictions:
+    ) -> ScaleMaps:
         """Blend the scales, and keep what each of them says."""
         scales, logits, attns = zip(*self._scale_outputs(inputs))
 
@@ -148,16 +142,12 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         weights = blend(scale_indicators([in_float32(x) for x in logits]))
         seg_logits = blend(logits)
         scale_attn = up(attns[1:]) if len(scales) > 1 else []
-        return ScalePredictions(
+        return ScaleMaps(
             seg_logits,
             weights.flip(1),
             torch.cat([seg_logits[:, :0], *scale_attn], dim=1),
             torch.stack(up(logits), dim=1),
         )
-
-    def num_scale_attns(self, num_scales: int) -> int:
-        """Count the attention maps: the highest scale's is never used."""
-        return num_scales - 1
 
     def loss(
         self,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
 from .combining import at_input_size
-from .scale_predictions import ScalePredictions
+from .scale_maps import ScaleMaps
 
 
 @MODELS.register_module()
@@ -50,9 +50,9 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
         for scale, feats in inputs:
             yield scale, self.forward_seg_heads(feats, False).seg_logits
 
-    def predict_scales(
+    def predict_scale_maps(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> ScalePredictions:
+    ) -> ScaleMaps:
         """Average the scales, and keep what each of them says."""
         scale_logits = [
             at_input_size(scale, logits, input_size, self.align_corners)
@@ -62,7 +62,7 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
         weights = torch.full_like(
             scale_logits[:, :, 0], 1 / scale_logits.shape[1]
         )
-        return ScalePredictions(
+        return ScaleMaps(
             scale_logits.mean(dim=1), weights, weights[:, :0], scale_logits
         )
 

@@ -229,7 +229,9 @@ def _watched(
 
 def _not_called(head: nn.Module) -> RuntimeError:
     return RuntimeError(
-        f'{type(head).__name__}.forward did not call its classifier '
+        f'{type(head).__name__}.forward did not end in its classifier '
         f'`{find_classifier(head).weight}`, so there are no features for '
-        'attention'
+        'attention; a seg head ends before it, and neither `cls_seg` nor '
+        'what the head returns (in a hook) may be changed after the model '
+        'was built'
     )

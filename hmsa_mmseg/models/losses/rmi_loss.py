@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ..scale_fusion import in_float32
-from ..utils import is_tracing, no_autocast
+from ..utils import (
+    has_float64,
+    is_tracing,
+    no_autocast,
+    refuse_create_graph,
+    scaled_or_nan,
+)
 from . import rmi_formula
 from .rmi_formula import POOL, RADIUS
 from .rmi_lean import RMITiles
@@ -181,11 +187,6 @@ def _warn_about_num_classes() -> None:
     )
 
 
-def has_float64(device: torch.device) -> bool:
-    """Whether tensors on a device can be float64; Apple's GPUs have none."""
-    return device.type in ('cpu', 'cuda', 'meta')
-
-
 class _LeanLoss(Function):
     """Loss of whole logits; of the same size nothing is made but gradients."""
 
@@ -215,23 +216,3 @@ class _LeanLoss(Function):
             tile = ctx.terms.gradient(logits[:, :, rows], rows)
             grad[:, :, rows] = tile.mul_(scale)
         return grad, None, None
-
-
-def refuse_create_graph(name: str) -> None:
-    """Raise an error in a backward that is to be differentiated again.
-
-    ``once_differentiable`` would take what it cannot see for a constant.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f'the gradient of {name} cannot be differentiated: expected '
-            'backward without create_graph=True'
-        )
-
-
-def scaled_or_nan(grad_loss: Tensor, value: Tensor) -> Tensor:
-    """Gradient of a loss; NaN if its value is not finite.
-
-    A GradScaler looks at gradients alone.
-    """
-    return grad_loss + (0 * value).to(grad_loss.dtype)
