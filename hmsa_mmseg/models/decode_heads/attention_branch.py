@@ -7,7 +7,7 @@ from mmseg.utils import ConfigType, OptConfigType
 from torch import Tensor, nn
 
 from ..scale_fusion import in_float32
-from .seg_heads import find_classifier
+from .classifiers import find_classifier
 
 
 class AttentionBranch(nn.Sequential):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmseg.registry import MODELS
 
-from hmsa_mmseg.models.decode_heads.seg_heads import find_classifier
+from hmsa_mmseg.models.decode_heads.classifiers import find_classifier
 from hmsa_mmseg.models.tiled import ocr
 from hmsa_mmseg.models.tiled.row_resize import bilinear_taps
 from hmsa_mmseg.models.utils import execution
