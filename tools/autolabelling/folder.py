@@ -11,6 +11,7 @@ from typing import Any
 from inferring.errors import InferError, in_short
 from inferring.inputs import Item
 
+from hmsa_mmseg.autolabel.json_lines import write_lines
 from hmsa_mmseg.autolabel.merging import (
     files_of,
     forget_failures,
@@ -30,7 +31,6 @@ from hmsa_mmseg.datasets.autolabel_files import (
     META_FILE,
 )
 from hmsa_mmseg.utils.files import part_file, remove_stale_parts
-from hmsa_mmseg.utils.json_lines import write_lines
 
 _OF_RUNS = re.compile(rf'\..*|round_\d+|{CHECK_FOLDER}')
 
