@@ -11,6 +11,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models import AccumulatingTTAModel
 from hmsa_mmseg.models.segmentors.results import (
     confidence_of,
@@ -19,7 +20,6 @@ from hmsa_mmseg.models.segmentors.results import (
 from hmsa_mmseg.models.tiled.logit_rows import WholeLogits
 from hmsa_mmseg.models.tiled.restored_logits import RestoredLogits
 from hmsa_mmseg.models.utils import execution
-from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
 SCALES = (0.5, 1.0, 2.0)
 BINARY = dict(

@@ -15,8 +15,8 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 
+from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models.segmentors.slide import slide_windows
-from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
 SCALES = (0.5, 1.0, 2.0)
 BINARY = dict(
