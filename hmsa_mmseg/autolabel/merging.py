@@ -18,10 +18,11 @@ from hmsa_mmseg.datasets.autolabel_files import (
     META_FILE,
     REPORT_HTML,
     REPORT_JSON,
+    read_lines,
 )
 from hmsa_mmseg.utils.files import remove_stale_parts
-from hmsa_mmseg.utils.json_lines import read_lines, write_lines
 
+from .json_lines import write_lines
 from .meta import identities_in, identity_of, read_meta
 from .pairs import Hashes, PairFiles
 from .seen_images import SEEN_FILE

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hmsa_mmseg.datasets.autolabel_files import label_file, prob_file
+from hmsa_mmseg.datasets.png_files import encode_grey, is_intact, read_header
 from hmsa_mmseg.utils import atomic_file
-from hmsa_mmseg.utils.png_files import encode_grey, is_intact, read_header
 
 #: How labels can be made: as asked for; in windows or on the CPU, where
 #: memory did not last otherwise.

@@ -26,8 +26,8 @@ from hmsa_mmseg.datasets.autolabel_files import (
     PROB_SUFFIX,
     label_file,
     prob_file,
+    read_lines,
 )
-from hmsa_mmseg.utils.json_lines import read_lines
 
 from .merging import merge
 from .meta import read_meta

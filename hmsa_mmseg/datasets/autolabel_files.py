@@ -106,6 +106,34 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     return meta
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line, whose last line may be torn.
+
+    Args:
+        path (Path): Of the file.
+
+    Returns:
+        list[dict]: In their order. Lines that are torn or no object with a
+        ``name`` are left out. Empty if there is no file.
+
+    Raises:
+        OSError: If a file that is there cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    lines = []
+    for text in content.split(b'\n'):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get('name'), str):
+            lines.append(line)
+    return lines
+
+
 def _based(name: str, layout: str) -> str:
     if layout not in LAYOUTS:
         raise ValueError(f'layout={layout!r}; expected one of {LAYOUTS}')

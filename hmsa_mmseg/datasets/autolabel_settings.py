@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hmsa_mmseg.utils.json_lines import read_lines
-
 from .autolabel_files import (
     FAILURES_FILE,
     LAYOUTS,
     META_FILE,
     label_file,
+    read_lines,
     read_meta,
 )
 

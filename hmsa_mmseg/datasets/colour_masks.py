@@ -11,10 +11,10 @@ from mmengine import fileio
 from PIL import Image
 
 from hmsa_mmseg.utils import atomic_file
-from hmsa_mmseg.utils.png_files import encode_grey, is_intact
 
 from .colour_table import ColourTable
 from .folder import IMG_SUFFIXES
+from .png_files import encode_grey, is_intact
 
 _JPEG = (
     'a JPEG, whose compression changes colours; expected the mask as PNG, '

@@ -70,31 +70,32 @@ def export_model(
     model = copy_for_inference(model, settings.scales)
     graph = ExportGraph(model, settings)
     expected = predict_expected(model, settings, graph.channels)
-    example = random_images(settings, graph.channels)
+    # Of a batch of one, torch.export makes a constant.
+    shape = (settings.batch or 2, graph.channels, *settings.size)
+    example = random_images(shape, settings.raw)
     threshold = model.decode_head.threshold
     path = Path(path)
     verified = []
 
-    def prove(written: Path, classes: bool = settings.classes) -> None:
+    def prove(written: Path) -> None:
         predict = load(written, settings.format)
-        for result in verify(predict, expected, threshold, classes):
+        for result in verify(predict, expected, threshold, graph.classes):
             verified.append(result)
             if report is not None:
                 report(result)
 
+    def write(path: Path, asked: ExportSettings) -> None:
+        graph.classes = asked.classes
+        data = to_bytes(graph, example, asked, metadata)
+        with atomic_file(path, check=prove) as file:
+            file.write(data)
+
     try:
         if settings.classes:
-            asked = settings._replace(classes=False)
-            logits = ExportGraph(model, asked)
             with TemporaryDirectory() as folder:
-                file = Path(folder, path.name)
-                file.write_bytes(to_bytes(logits, example, asked, metadata))
-                prove(file, classes=False)
-        data = to_bytes(graph, example, settings, metadata)
-        # torch.export.load wants a name that ends in .pt2.
-        part = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
-        with atomic_file(path, prove, part) as file:
-            file.write(data)
+                logits = settings._replace(classes=False)
+                write(Path(folder, path.name), logits)
+        write(path, settings)
     except ExportError as error:
         raise ExportError(f'{error}. {_way_out(settings)}') from error
     return verified
@@ -146,12 +147,11 @@ def describe(
     if palette is not None:
         # Numpy's integers are none of JSON.
         palette = [[int(value) for value in colour] for colour in palette]
-    preprocessor = model.data_preprocessor
-    numbers = {}
-    for name in ('mean', 'std'):
-        value = getattr(preprocessor, name, None)
-        is_known = isinstance(value, Tensor)
-        numbers[name] = value.flatten().tolist() if is_known else None
+    numbers = dict(mean=None, std=None)
+    for name in numbers:
+        value = getattr(model.data_preprocessor, name, None)
+        if isinstance(value, Tensor):
+            numbers[name] = value.flatten().tolist()
     return dict(
         producer=f'hmsa_mmseg {__version__}',
         torch=torch.__version__,

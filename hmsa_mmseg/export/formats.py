@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -88,24 +88,15 @@ def to_bytes(
     Raises:
         ExportError: If the model holds what the format has not.
     """
-    try:
-        with _quiet(), torch.no_grad():
-            if settings.format == 'onnx':
-                return _onnx_bytes(graph, example, settings, metadata)
-            program = _exported_program(graph, example, settings)
-            file = io.BytesIO()
-            extra = {METADATA_FILE: json.dumps(metadata)}
-            torch.export.save(program, file, extra_files=extra)
-            return file.getvalue()
-    except (ExportError, MemoryError):
-        raise
-    # Exporters raise errors of many types, some of torch's own.
-    except Exception as error:
-        # Of some errors the first line says nothing, of some the others.
-        raise ExportError(
-            f'format={settings.format!r}: the exporter refused the model '
-            f'({type(error).__name__}: {" ".join(str(error).split())[:600]})'
-        ) from error
+    what = f'format={settings.format!r}: the exporter refused the model'
+    with _told(what), torch.no_grad():
+        if settings.format == 'onnx':
+            return _onnx_bytes(graph, example, settings, metadata)
+        program = _exported_program(graph, example, settings)
+        file = io.BytesIO()
+        extra = {METADATA_FILE: json.dumps(metadata)}
+        torch.export.save(program, file, extra_files=extra)
+        return file.getvalue()
 
 
 def _onnx_bytes(
@@ -194,27 +185,18 @@ def load(path: str | os.PathLike, format: str) -> Predictor:
             file.
         OSError: If the file cannot be read.
     """
-    with _reading(path, format):
-        if format == 'onnx':
-            return _load_onnx(path)
-        module = torch.export.load(os.fspath(path)).module()
+    with _reading(path, format) as file:
+        if format == 'torch-export':
+            module = torch.export.load(file).module()
+            return torch.no_grad()(lambda image: module(image))
+        import onnxruntime
 
-    @torch.no_grad()
-    def predict(image: Tensor) -> Tensor:
-        return module(image)
-
-    return predict
-
-
-def _load_onnx(path: str | os.PathLike) -> Predictor:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        os.fspath(path), options, providers=['CPUExecutionProvider']
-    )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=['CPUExecutionProvider']
+        )
 
     def predict(image: Tensor) -> Tensor:
         (output,) = session.run(None, {INPUT_NAME: image.numpy()})
@@ -238,16 +220,16 @@ def read_metadata(path: str | os.PathLike, format: str) -> dict[str, Any]:
             not written by :func:`.export_model`.
         OSError: If the file cannot be read.
     """
-    with _reading(path, format):
+    with _reading(path, format) as file:
         try:
             if format == 'onnx':
                 import onnx
 
-                entries = onnx.load(os.fspath(path)).metadata_props
+                entries = onnx.load(file).metadata_props
                 found = {e.key: json.loads(e.value) for e in entries}
             else:
                 files = {METADATA_FILE: ''}
-                torch.export.load(os.fspath(path), extra_files=files)
+                torch.export.load(file, extra_files=files)
                 found = json.loads(files[METADATA_FILE])
         except json.JSONDecodeError:
             found = {}
@@ -260,30 +242,30 @@ def read_metadata(path: str | os.PathLike, format: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _reading(path: str | os.PathLike, format: str) -> Iterator[None]:
-    """Name the file in errors of the runtimes, which are of many types."""
+def _reading(path: str | os.PathLike, format: str) -> Iterator[BinaryIO]:
+    """Open a file; name it in errors of the runtimes."""
     check_format(format)
-    with open(path, 'rb'):
-        pass
-    try:
-        with _quiet():
-            yield
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        reader = 'onnxruntime' if format == 'onnx' else 'torch'
-        raise ExportError(
-            f'{path} cannot be loaded by {reader} as format={format!r}: '
-            f'{type(error).__name__}: {" ".join(str(error).split())[:600]}'
-        ) from error
+    reader = 'onnxruntime' if format == 'onnx' else 'torch'
+    what = f'{path} cannot be loaded by {reader} as format={format!r}'
+    with open(path, 'rb') as file, _told(what):
+        yield file
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what exporters warn about: the file itself is verified.
+def _told(what: str) -> Iterator[None]:
+    """Begin errors of exporters and runtimes with what has failed.
 
-    And the whole graph, which they print if they fail.
+    What they warn about is left out, as the file itself is verified, and the
+    whole graph, which they print if they fail.
     """
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
-        yield
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    except (ExportError, MemoryError):
+        raise
+    # They are of many types, some of torch's own.
+    except Exception as error:
+        # Of some errors the first line says nothing, of some the others.
+        text = ' '.join(str(error).split())[:600]
+        raise ExportError(f'{what}: {type(error).__name__}: {text}') from error

@@ -18,6 +18,7 @@ from hmsa_mmseg.compat import flips_channels_of
 
 from ..models import MultiScaleAttentionSegmentor, prepare_for_inference
 from ..models.preparation import input_channels
+from ..models.tiled.decisions import classes_of
 from .settings import ExportError, ExportSettings
 from .traceable_layers import make_traceable
 
@@ -27,13 +28,15 @@ def copy_for_inference(
 ) -> MultiScaleAttentionSegmentor:
     """Copy a model to the CPU, to run it whole and in float32.
 
-    The copy is in evaluation mode, without gradients and auxiliary heads.
+    The copy is in evaluation mode, without gradients and auxiliary heads, and
+    its preprocessor does not pad.
     """
     model = copy.deepcopy(model)
     # Their weights would become part of the file.
     model.auxiliary_head = None
     model = revert_sync_batchnorm(model.cpu().float())
     model.test_cfg = ConfigDict(mode='whole', scales=scales)
+    model.data_preprocessor.test_cfg = None
     return model.eval().requires_grad_(False)
 
 
@@ -51,6 +54,7 @@ class ExportGraph(nn.Module):
 
     Attributes:
         channels (int): C.
+        classes (bool): Whether it gives classes, not logits.
     """
 
     def __init__(
@@ -69,33 +73,19 @@ class ExportGraph(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map images to logits (N, K, H, W) or what classes_of makes of them.
+        """Map images to logits (N, K, H, W), float32, or classes (N, H, W).
 
-        Images have shape (N, C, H, W), float32 or uint8 as the settings say.
+        Images have shape (N, C, H, W), float32 or uint8 as the settings say;
+        classes are uint8, int64 if there are more than 256.
         """
         if self.normalise is not None:
             image = self.normalise(image)
         seg_logits = self.model.encode_decode(image)
         if not self.classes:
             return seg_logits
-        return classes_of(seg_logits, self.model.decode_head.threshold)
-
-
-def classes_of(seg_logits: Tensor, threshold: float | None) -> Tensor:
-    """Classes of logits, as mmseg's ``postprocess_result`` decides them.
-
-    Args:
-        seg_logits (Tensor): Shape (N, K, H, W).
-        threshold (float, optional): Of the probability, if K is 1.
-
-    Returns:
-        Tensor: Shape (N, H, W), uint8, int64 if there are more than 256.
-    """
-    num_channels = seg_logits.shape[1]
-    if num_channels == 1:
-        return (seg_logits.sigmoid()[:, 0] > threshold).to(torch.uint8)
-    classes = seg_logits.argmax(dim=1)
-    return classes.to(torch.uint8) if num_channels <= 256 else classes
+        classes = classes_of(seg_logits, self.model.decode_head.threshold)
+        is_small = seg_logits.shape[1] <= 256
+        return classes.to(torch.uint8) if is_small else classes
 
 
 def flips_channels(model: MultiScaleAttentionSegmentor) -> bool | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..models.scale_fusion import Size, exact_ratio
+from ..utils.checks import is_integer
 
 FORMATS = ('onnx', 'torch-export')
 RAW_DTYPES = (None, 'uint8', 'float32')
@@ -63,18 +64,18 @@ def check_settings(settings: ExportSettings, test_cfg: Mapping | None) -> None:
         )
     size = settings.size
     is_pair = isinstance(size, (list, tuple)) and len(size) == 2
-    if not is_pair or not all(_is_int_from(1, side) for side in size):
+    if not is_pair or not all(is_integer(side, 1) for side in size):
         raise ExportError(
             'size must be (height, width), two integers of 1 or more; got '
             f'{size!r}'
         )
-    if settings.batch is not None and not _is_int_from(1, settings.batch):
+    if settings.batch is not None and not is_integer(settings.batch, 1):
         raise ExportError(
             'batch must be an integer of 1 or more, or None for any; got '
             f'{settings.batch!r}'
         )
     is_onnx = settings.format == 'onnx'
-    if is_onnx and not _is_int_from(MIN_OPSET, settings.opset):
+    if is_onnx and not is_integer(settings.opset, MIN_OPSET):
         raise ExportError(
             f'opset must be an integer of {MIN_OPSET} or more, for example '
             f'{ExportSettings._field_defaults["opset"]}, as bilinear '
@@ -96,12 +97,6 @@ def check_settings(settings: ExportSettings, test_cfg: Mapping | None) -> None:
             f'{test_cfg.get("crop_size")}, to be slid by the program around '
             'it'
         )
-
-
-def _is_int_from(least: int, value: Any) -> bool:
-    """Whether a value is an integer of ``least`` or more; True is none."""
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    return is_int and value >= least
 
 
 def check_format(format: str) -> None:

@@ -6,9 +6,8 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-import copy
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 
 from ..models import MultiScaleAttentionSegmentor
 from ..models.scale_fusion import Size
+from ..models.tiled.decisions import classes_of
 from .formats import Predictor
-from .graph import classes_of
 from .settings import ExportError, ExportSettings
 
 # Of the largest logit. Runtimes differ from each other by 1e-4 of it at most
@@ -64,12 +63,7 @@ class Verification(NamedTuple):
         )
 
 
-def random_images(
-    settings: ExportSettings,
-    channels: int = 3,
-    batch: int | None = None,
-    size: Size | None = None,
-) -> Tensor:
+def random_images(shape: Sequence[int], raw: str | None) -> Tensor:
     """Make random images, as the exported file takes them.
 
     They are smooth, as photographs are: runtimes round the coordinates of
@@ -77,25 +71,24 @@ def random_images(
     formula for them would show.
 
     Args:
-        settings (ExportSettings): Of the file.
-        channels (int): C. Defaults to 3.
-        batch (int, optional): N. Defaults to ``settings.batch``, or two
-            where that is open: of one, torch.export makes a constant.
-        size (tuple[int], optional): (H, W). Defaults to ``settings.size``.
+        shape (Sequence[int]): (N, C, H, W).
+        raw (str, optional): As in the settings of the file.
 
     Returns:
-        Tensor: Shape (N, C, H, W), float32 of mean 0 and deviation 1 or
-        less; raw ones of that type, with values of 0 to 255.
+        Tensor: Of that shape, float32 of mean 0 and deviation 1 or less; raw
+        ones of that type, with values of 0 to 255.
     """
-    batch, size = batch or settings.batch or 2, tuple(size or settings.size)
+    *start, height, width = shape
     generator = torch.Generator().manual_seed(0)
-    coarse = [-(-side // 8) + 1 for side in size]
-    image = torch.randn(batch, channels, *coarse, generator=generator)
-    image = F.interpolate(image, size, mode='bilinear', align_corners=True)
-    if settings.raw is None:
+    coarse = [-(-side // 8) + 1 for side in (height, width)]
+    image = torch.randn(*start, *coarse, generator=generator)
+    image = F.interpolate(
+        image, (height, width), mode='bilinear', align_corners=True
+    )
+    if raw is None:
         return image
     image = (image * 60 + 120).round().clamp(0, 255)
-    return image.to(getattr(torch, settings.raw))
+    return image.to(getattr(torch, raw))
 
 
 def predict_expected(
@@ -108,7 +101,7 @@ def predict_expected(
     Args:
         model (MultiScaleAttentionSegmentor): As of
             :func:`.graph.copy_for_inference`. Raw images go through its own
-            ``data_preprocessor``, without padding.
+            ``data_preprocessor``.
         settings (ExportSettings): Of the file.
         channels (int): C. Defaults to 3.
 
@@ -127,19 +120,15 @@ def predict_expected(
         # a constant, or a multiple of the network's stride, shows.
         other = (height + height // 5 | 1, width - width // 9 | 1)
         shapes.append((batches[0], other))
-    preprocessor = None
-    if settings.raw is not None:
-        preprocessor = copy.deepcopy(model.data_preprocessor)
-        # Where it says how to pad.
-        preprocessor.test_cfg = None
     expected = []
     for batch, size in shapes:
-        image = random_images(settings, channels, batch, size)
+        image = random_images((batch, channels, *size), settings.raw)
         try:
             with torch.no_grad():
                 inputs = image
-                if preprocessor is not None:
-                    inputs = preprocessor(dict(inputs=list(image)))['inputs']
+                if settings.raw is not None:
+                    data = dict(inputs=list(image))
+                    inputs = model.data_preprocessor(data)['inputs']
                 seg_logits = model.encode_decode(inputs)
         # Operators have errors of their own.
         except Exception as error:

@@ -93,6 +93,15 @@ def scaled_size(size: Sequence[int], scale: float) -> Size:
     return max(height, 1), max(width, 1)
 
 
+def blend_size(input_size: Sequence[int], scale: float) -> Size:
+    """Size at which a scale is blended into the higher ones.
+
+    That of the image at this scale, but never less than the input's, which
+    is the target of the chain whether or not 1.0 is among the scales.
+    """
+    return scaled_size(input_size, scale) if scale >= 1 else tuple(input_size)
+
+
 def in_float32(x: Tensor) -> Tensor:
     """Cast to float32; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
@@ -172,10 +181,8 @@ def fuse_scales(
 ) -> Tensor:
     """Blend any number of scales, highest first, at the input's size.
 
-    A scale of 1.0 or more is blended at its own image size, one below 1.0 at
-    the input's: the target of the chain is the input's size, whether or not
-    1.0 is among the scales. The iterable is consumed one scale at a time, so
-    memory does not grow with the number of scales.
+    Each is blended at its :func:`blend_size`. The iterable is consumed one
+    scale at a time, so memory does not grow with the number of scales.
 
     Args:
         scale_outputs (Iterable[tuple]): ``(scale, seg_logits, scale_attn)``
@@ -193,7 +200,7 @@ def fuse_scales(
     fused = None
     for scale, seg_logits, scale_attn in scale_outputs:
         scale_size = scaled_size(input_size, scale)
-        size = scale_size if scale >= 1 else input_size
+        size = blend_size(input_size, scale)
         if fused is None:
             fused = resize(seg_logits, scale_size, align_corners)
             fused = resize(fused, size, align_corners)

@@ -53,32 +53,29 @@ _ALLOWED = [
 ]
 # How torch.load names what it refuses.
 _BLOCKED = r"(?:GLOBAL |got <class '|unrecognized function <\w+ )([\w.[\]]+)"
-
-
-def _allow() -> None:
-    if compat.loads_by_name():
-        torch.serialization.add_safe_globals(_ALLOWED)
+_DAMAGED = 'it is damaged or no file of torch.save'
 
 
 # For mmengine's own torch.load: of test.py, --resume and MMSegInferencer. With
 # a torch that takes no names they read any file, and run its code.
-_allow()
+if compat.loads_by_name():
+    torch.serialization.add_safe_globals(_ALLOWED)
 
 
 def _torch_load(path: str, mapped: bool) -> object:
-    kwargs = dict(mmap=True) if mapped and compat.maps_files() else {}
+    kwargs = dict(map_location='cpu')
+    if mapped and compat.maps_files():
+        kwargs.update(mmap=True)
     if compat.loads_by_name():
         # Again: whoever uses torch's safe_globals for the same takes it away.
-        _allow()
-        kwargs.update(weights_only=True)
-    else:
-        # Not above: it is made of private parts of torch.
-        from .restricted_pickle import refuse_programs, restricted_pickle
+        torch.serialization.add_safe_globals(_ALLOWED)
+        return torch.load(path, weights_only=True, **kwargs)
+    # Not above: it is made of private parts of torch.
+    from .restricted_pickle import refuse_programs, restricted_pickle
 
-        refuse_programs(path)
-        kwargs.update(weights_only=False)
-        kwargs.update(pickle_module=restricted_pickle(_ALLOWED))
-    return torch.load(path, map_location='cpu', **kwargs)
+    refuse_programs(path)
+    kwargs.update(pickle_module=restricted_pickle(_ALLOWED))
+    return torch.load(path, weights_only=False, **kwargs)
 
 
 def check_crc(path: str | os.PathLike) -> None:
@@ -102,15 +99,14 @@ def check_crc(path: str | os.PathLike) -> None:
         raise
     # A damaged header leads to errors of several types.
     except Exception as error:
-        size = os.path.getsize(path)
         raise ValueError(
-            f'cannot load {path}: it is damaged or no file of torch.save: '
-            f'{error}, file size {size} bytes'
+            f'cannot load {path}: {_DAMAGED}: {error}, file size '
+            f'{os.path.getsize(path)} bytes'
         ) from error
     if bad is not None:
         raise ValueError(
-            f'cannot load {path}: it is damaged or no file of torch.save: '
-            f'the checksum of its entry {bad} is wrong'
+            f'cannot load {path}: {_DAMAGED}: the checksum of its entry '
+            f'{bad} is wrong'
         )
 
 
@@ -142,13 +138,12 @@ def safe_load(path: str | os.PathLike, mapped: bool = False) -> object:
     except Exception as error:
         # Not the whole message: it advises to load without this protection.
         blocked = re.search(_BLOCKED, str(error))
-        if blocked is not None:
-            reason = (
-                f'it holds an object of type or function {blocked.group(1)}, '
-                'which is not loaded, as that could run code; expected '
-                'tensors, plain Python values, numbers of numpy and '
-                "mmengine's HistoryBuffer"
-            )
-        else:
-            reason = 'it is damaged or no file of torch.save'
-        raise ValueError(f'cannot load {path}: {reason}') from error
+        reason = blocked and (
+            f'it holds an object of type or function {blocked.group(1)}, '
+            'which is not loaded, as that could run code; expected tensors, '
+            "plain Python values, numbers of numpy and mmengine's "
+            'HistoryBuffer'
+        )
+        raise ValueError(
+            f'cannot load {path}: {reason or _DAMAGED}'
+        ) from error

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 
+def is_integer(value: object, least: int) -> bool:
+    """Whether a value is an integer of ``least`` or more; True is none."""
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    return is_int and value >= least
+
+
 def check_integer(name: str, value: object, least: int = 0) -> int:
     """Refuse what is no integer, or too small a one.
 
@@ -17,8 +23,7 @@ def check_integer(name: str, value: object, least: int = 0) -> int:
     Raises:
         ValueError: If it is another.
     """
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    if not is_int or value < least:
+    if not is_integer(value, least):
         raise ValueError(
             f'{name} must be an integer of {least} or more, got {value!r}'
         )

@@ -16,7 +16,7 @@ from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 from mmseg.registry import MODELS
 from torch import nn
 
-from hmsa_mmseg.models.decode_heads.seg_heads import find_classifier
+from hmsa_mmseg.models.decode_heads.classifiers import find_classifier
 from hmsa_mmseg.models.scale_fusion import check_scales
 
 from .refusals import NotConvertible, refuse_head, refuse_segmentor

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hmsa_mmseg.autolabel.json_lines import write_lines
 from hmsa_mmseg.autolabel.merging import manifest_line
 from hmsa_mmseg.autolabel.meta import identity_of, write_meta
 from hmsa_mmseg.autolabel.pairs import PairFiles
@@ -13,7 +14,6 @@ from hmsa_mmseg.datasets.autolabel_files import (
     IMAGES_FILE,
     MANIFEST_FILE,
 )
-from hmsa_mmseg.utils.json_lines import write_lines
 
 CLASSES = ('road', 'tree', 'car', 'sky')
 PALETTE = [[128, 64, 128], [0, 128, 0], [0, 0, 142], [70, 130, 180]]

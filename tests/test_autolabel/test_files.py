@@ -5,18 +5,15 @@ import os
 import numpy as np
 import pytest
 
+from hmsa_mmseg.autolabel.json_lines import LineWriter, write_lines
 from hmsa_mmseg.autolabel.pairs import Hashes, PairFiles
 from hmsa_mmseg.datasets.autolabel_files import (
     label_file,
     prob_file,
     prob_of_label,
+    read_lines,
     round_folder,
     shard_file,
-)
-from hmsa_mmseg.utils.json_lines import (
-    LineWriter,
-    read_lines,
-    write_lines,
 )
 
 

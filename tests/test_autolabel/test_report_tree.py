@@ -16,6 +16,7 @@ from report_trees import (  # noqa: E402
     write_tree,
 )
 
+from hmsa_mmseg.autolabel.json_lines import write_lines  # noqa: E402
 from hmsa_mmseg.autolabel.meta import write_meta  # noqa: E402
 from hmsa_mmseg.autolabel.report_counts import count_tree  # noqa: E402
 from hmsa_mmseg.autolabel.report_tree import (  # noqa: E402
@@ -23,10 +24,7 @@ from hmsa_mmseg.autolabel.report_tree import (  # noqa: E402
     read_tree,
 )
 from hmsa_mmseg.autolabel.statistics import THRESHOLDS  # noqa: E402
-from hmsa_mmseg.utils.json_lines import (  # noqa: E402
-    read_lines,
-    write_lines,
-)
+from hmsa_mmseg.datasets.autolabel_files import read_lines  # noqa: E402
 
 NAMES = ['a/1', 'a/2', 'b/1']
 PAIRS, _ = fake_pairs(NAMES)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from hmsa_mmseg.engine.plain import make_plain
 from hmsa_mmseg.utils import safe_load
-from hmsa_mmseg.utils.plain import make_plain
 
 
 @pytest.fixture

@@ -126,13 +126,12 @@ def test_one_channel():
 
 
 def test_images_are_of_the_type_and_range_of_raw():
-    raw = SETTINGS._replace(raw='uint8')
-    images = random_images(raw)
+    images = random_images((2, 3, 40, 56), 'uint8')
     assert images.dtype == torch.uint8
     assert images.shape == (2, 3, 40, 56)
     assert images.max() > 200
     assert images.min() < 50
-    images = random_images(SETTINGS._replace(batch=3), channels=4)
+    images = random_images((3, 4, 40, 56), None)
     assert images.dtype == torch.float32
     assert images.shape == (3, 4, 40, 56)
     assert 0.3 < images.std() < 1

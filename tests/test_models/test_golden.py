@@ -20,7 +20,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
 
-from hmsa_mmseg.utils.nvidia_keys import (
+from hmsa_mmseg.zoo.nvidia_keys import (
     FOLDED,
     KEY_MAP,
     nvidia_to_ours,

@@ -11,6 +11,7 @@ from typing import Any
 from inferring.errors import InferError, in_short
 from inferring.inputs import Item
 
+from hmsa_mmseg.autolabel.json_lines import write_lines
 from hmsa_mmseg.autolabel.merging import (
     files_of,
     forget_failures,
@@ -23,14 +24,14 @@ from hmsa_mmseg.autolabel.meta import (
     read_meta,
     write_meta,
 )
-from hmsa_mmseg.autolabel.teacher import SEEN_FILE, Training, write_seen
+from hmsa_mmseg.autolabel.seen_images import SEEN_FILE, write_seen
+from hmsa_mmseg.autolabel.teacher import Training
 from hmsa_mmseg.datasets.autolabel_files import (
     CHECK_FOLDER,
     IMAGES_FILE,
     META_FILE,
 )
 from hmsa_mmseg.utils.files import part_file, remove_stale_parts
-from hmsa_mmseg.utils.json_lines import write_lines
 
 _OF_RUNS = re.compile(rf'\..*|round_\d+|{CHECK_FOLDER}')
 
@@ -96,7 +97,10 @@ def prepare_folder(
             for item in items
         ),
     )
-    _write_seen(out / SEEN_FILE, training)
+    if training.images is None:
+        (out / SEEN_FILE).unlink(missing_ok=True)
+    else:
+        write_seen(out / SEEN_FILE, training.images)
     return meta
 
 
@@ -152,15 +156,3 @@ def _compare(
         f'{out / META_FILE}: the labels there are of another teacher or '
         f'other settings: {said}; expected {cure}'
     )
-
-
-def _write_seen(path: Path, training: Training) -> None:
-    if training.images is None:
-        path.unlink(missing_ok=True)
-        return
-    part = part_file(path)
-    try:
-        write_seen(part, training.images)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from inferring.inputs import Item
 from inferring.products import classes_of
 from mmseg.structures import SegDataSample
 
+from hmsa_mmseg.autolabel.json_lines import LineWriter
 from hmsa_mmseg.autolabel.merging import manifest_line
 from hmsa_mmseg.autolabel.pairs import PairFiles
 from hmsa_mmseg.datasets.autolabel_files import (
@@ -23,7 +24,6 @@ from hmsa_mmseg.datasets.autolabel_files import (
     shard_file,
 )
 from hmsa_mmseg.datasets.confidence import encode_confidence
-from hmsa_mmseg.utils.json_lines import LineWriter
 
 from .disk import SpaceWatch
 from .errors import BadImageError

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmsa_mmseg.utils.nvidia_keys import ours_to_nvidia
+from hmsa_mmseg.zoo.nvidia_keys import ours_to_nvidia
 
 from .literal_rmi import literal_rmi_loss
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hmsa_mmseg.utils.flops import count_flops
-from hmsa_mmseg.utils.live_bytes import peak_live_bytes
+from hmsa_mmseg.analysis.complexity import count_flops
+from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 
 __all__ = [
     'Ratio',

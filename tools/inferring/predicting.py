@@ -13,6 +13,7 @@ from torch import nn
 
 from hmsa_mmseg.engine.hooks import InferencePreparationHook
 from hmsa_mmseg.models import prepare_for_inference
+from hmsa_mmseg.models.decode_heads import HierarchicalMSAttentionHead
 from hmsa_mmseg.models.segmentors import (
     AccumulatingTTAModel,
     MultiScaleAttentionSegmentor,
@@ -81,10 +82,12 @@ class Predictor:
         Raises:
             InferError: If there is none.
         """
-        if not self.model.decode_head.num_scale_attns(len(self.scales)):
+        head = self.model.decode_head
+        is_hierarchical = isinstance(head, HierarchicalMSAttentionHead)
+        if not is_hierarchical or len(self.scales) < 2:
             raise InferError(
                 '--save attention: there is no attention between scales '
-                f'{self.scales} of a {type(self.model.decode_head).__name__};'
+                f'{self.scales} of a {type(head).__name__};'
                 ' expected a HierarchicalMSAttentionHead at two scales or '
                 'more; --save weights shows the part of each scale'
             )

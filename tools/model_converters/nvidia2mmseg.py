@@ -19,8 +19,8 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, MODELS
 
 from hmsa_mmseg.utils import atomic_save, safe_load
-from hmsa_mmseg.utils.key_maps import KeyConversion, Shapes
-from hmsa_mmseg.utils.nvidia_keys import (
+from hmsa_mmseg.zoo.key_maps import KeyConversion, Shapes
+from hmsa_mmseg.zoo.nvidia_keys import (
     OCR,
     nvidia_to_ours,
     ours_to_nvidia,

@@ -12,13 +12,10 @@ from mmseg.registry import HOOKS
 
 from hmsa_mmseg.utils import atomic_save
 from hmsa_mmseg.utils.checks import check_integer
-from hmsa_mmseg.utils.nonfinite import (
-    any_process,
-    constant_infinities,
-    nonfinite_names,
-)
-from hmsa_mmseg.utils.plain import to_plain
 from hmsa_mmseg.utils.unwrapping import unwrapped
+
+from ..nonfinite import any_process, constant_infinities, nonfinite_names
+from ..plain import to_plain
 
 #: How the names of written batches begin, which are no checkpoints.
 DUMP_PREFIX = 'invalid_loss_'

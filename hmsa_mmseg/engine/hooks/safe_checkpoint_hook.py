@@ -14,15 +14,11 @@ from mmseg.registry import HOOKS
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from hmsa_mmseg.utils import atomic_file
-from hmsa_mmseg.utils.nonfinite import (
-    any_process,
-    constant_infinities,
-    nonfinite_names,
-)
-from hmsa_mmseg.utils.plain import make_plain
 from hmsa_mmseg.utils.unwrapping import unwrapped
 
 from .. import atomic_backend
+from ..nonfinite import any_process, constant_infinities, nonfinite_names
+from ..plain import make_plain
 from ..process_groups import close_gloo_at_exit
 
 

@@ -10,7 +10,8 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmseg.registry import HOOKS
 
 from hmsa_mmseg.utils.checks import check_integer
-from hmsa_mmseg.utils.nonfinite import any_process
+
+from ..nonfinite import any_process
 
 
 @HOOKS.register_module()

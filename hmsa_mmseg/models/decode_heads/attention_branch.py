@@ -7,31 +7,7 @@ from mmseg.utils import ConfigType, OptConfigType
 from torch import Tensor, nn
 
 from ..scale_fusion import in_float32
-
-
-def attn_width(attn_channels: int | None, in_channels: int) -> int:
-    """Width of a branch that reads features of ``in_channels`` channels.
-
-    Args:
-        attn_channels (int, optional): As a config says. None is the authors'
-            proportion, half: ``SEGATTN_BOT_CH`` is 256, for features of 512
-            (NVIDIA/semantic-segmentation, config.py).
-        in_channels (int): Of the features.
-
-    Returns:
-        int: 1 or more.
-
-    Raises:
-        ValueError: If ``attn_channels`` is below 1.
-    """
-    if attn_channels is None:
-        return max(in_channels // 2, 1)
-    if attn_channels < 1:
-        raise ValueError(
-            f'model.decode_head.attn_channels={attn_channels!r}; expected 1 '
-            'or more, or None for half of what the classifier reads'
-        )
-    return attn_channels
+from .classifiers import find_classifier
 
 
 class AttentionBranch(nn.Sequential):
@@ -94,3 +70,48 @@ class JointAttentionBranch(AttentionBranch):
     def forward(self, feats: Tensor) -> Tensor:
         """Map (N, S * C, h, w) to weights with sum 1, (N, S, h, w)."""
         return super().forward(feats).softmax(dim=1)
+
+
+def build_attention(
+    branch: type[AttentionBranch],
+    seg_head: nn.Module,
+    attn_channels: int | None,
+    norm_cfg: OptConfigType,
+    num_scales: int = 1,
+) -> AttentionBranch:
+    """Build a branch that reads what the classifier of a seg head reads.
+
+    Args:
+        branch (type): Class of the branch.
+        seg_head (nn.Module): A decode head of mmseg.
+        attn_channels (int, optional): Width of the branch. None is the
+            authors' proportion, half of the features' channels:
+            ``SEGATTN_BOT_CH`` is 256, for 512 (NVIDIA/semantic-segmentation,
+            config.py).
+        norm_cfg (dict, optional): Norm layers. None is those of the seg
+            head, BN if it has none.
+        num_scales (int): Scales whose features are read at once, each of
+            which gets a map. Defaults to 1.
+
+    Returns:
+        AttentionBranch: The branch.
+
+    Raises:
+        ValueError: If ``attn_channels`` is below 1.
+    """
+    classifier = find_classifier(seg_head)
+    owner, in_channels = classifier.owner, classifier.in_channels
+    if attn_channels is None:
+        attn_channels = max(in_channels // 2, 1)
+    if attn_channels < 1:
+        raise ValueError(
+            f'model.decode_head.attn_channels={attn_channels!r}; expected 1 '
+            'or more, or None for half of what the classifier reads'
+        )
+    return branch(
+        num_scales * in_channels,
+        attn_channels,
+        num_scales,
+        owner.conv_cfg,
+        norm_cfg or owner.norm_cfg or dict(type='BN'),
+    )

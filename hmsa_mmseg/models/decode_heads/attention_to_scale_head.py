@@ -8,19 +8,17 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from mmseg.registry import MODELS
-from mmseg.utils import ConfigType, OptConfigType, SampleList
+from mmseg.utils import ConfigType, OptConfigType
 from torch import Tensor
 
 from ..scale_fusion import resize
-from .attention_branch import JointAttentionBranch, attn_width
-from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
+from .attention_branch import JointAttentionBranch, build_attention
+from .base_multi_scale_head import BaseMultiScaleHead
 from .combining import at_input_size
-from .scale_predictions import ScalePredictions
-from .seg_heads import SegHeadOutputs
 
 
 @MODELS.register_module()
@@ -69,14 +67,12 @@ class AttentionToScaleHead(BaseMultiScaleHead):
                 f'more, got {num_scales!r}'
             )
         super().__init__(seg_head, **kwargs)
-        classifier = self.classifier
-        owner = classifier.owner
-        self.scale_attn = JointAttentionBranch(
-            num_scales * classifier.in_channels,
-            attn_width(attn_channels, classifier.in_channels),
+        self.scale_attn = build_attention(
+            JointAttentionBranch,
+            self.seg_heads[-1],
+            attn_channels,
+            norm_cfg,
             num_scales,
-            owner.conv_cfg,
-            norm_cfg or owner.norm_cfg or dict(type='BN'),
         )
         self.num_scales = num_scales
 
@@ -118,83 +114,32 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         weights = resize(weights, input_size, self.align_corners)
         return weights.split(1, dim=1)
 
-    def combine(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> Tensor:
-        """Blend the scales; the classifier's features of all are kept."""
-        scales, seg_outputs, weights = self._run_for_test(inputs, input_size)
-        maps = [outputs.seg_logits for outputs in seg_outputs]
-        return self._blend(scales, maps, weights, input_size)
+    def reads_classifier_feats(self, is_top: bool) -> bool:
+        """Those of all scales."""
+        return True
 
-    def _blend(
+    def attend(
+        self, classifier_feats: Tensor | None, is_top: bool
+    ) -> Tensor | None:
+        """Keep the features: attention reads those of all scales at once."""
+        return classifier_feats
+
+    def combination(
         self,
         scales: Sequence[float],
-        maps: Sequence[Tensor],
-        weights: Sequence[Tensor],
+        attended: Sequence[Tensor | None],
         input_size: Sequence[int],
-    ) -> Tensor:
-        """Add up maps (N, K, h, w), one of the input's size at a time."""
-        fused = 0
-        for scale, x, weight in zip(scales, maps, weights):
-            fused = fused + weight * self._up(scale, x, input_size)
-        return fused
+        as_rows: bool,
+    ) -> Callable[[Sequence[Tensor]], Tensor]:
+        """Add up the scales by their weights, one after the other."""
+        weights = self.scale_weights(scales, attended, input_size)
 
-    def predict_scales(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> ScalePredictions:
-        """Blend the scales, and keep what each of them says."""
-        scales, seg_outputs, weights = self._run_for_test(inputs, input_size)
-        scale_logits = [
-            self._up(scale, outputs.seg_logits, input_size)
-            for scale, outputs in zip(scales, seg_outputs)
-        ]
-        return ScalePredictions(
-            sum(w * x for w, x in zip(weights, scale_logits)),
-            torch.cat(weights, dim=1),
-            weights[0][:, :0],
-            torch.stack(scale_logits, dim=1),
-        )
+        def combine(maps: Sequence[Tensor]) -> Tensor:
+            fused = 0
+            for scale, x, weight in zip(scales, maps, weights):
+                fused = fused + weight * at_input_size(
+                    scale, x, input_size, self.align_corners
+                )
+            return fused
 
-    def loss(
-        self,
-        inputs: Iterable[ScaleFeats],
-        input_size: Sequence[int],
-        batch_data_samples: SampleList,
-    ) -> dict[str, Tensor]:
-        """Compute losses on blended outputs and, if asked, on each scale."""
-        scales, seg_outputs = self._run(inputs, 'model.train_cfg.scales')
-        feats = [outputs.classifier_feats for outputs in seg_outputs]
-        weights = self.scale_weights(scales, feats, input_size)
-
-        def blend(maps: Sequence[Tensor]) -> Tensor:
-            return self._blend(scales, maps, weights, input_size)
-
-        return self.losses_of(
-            scales, seg_outputs, blend, input_size, batch_data_samples
-        )
-
-    def _run(
-        self, inputs: Iterable[ScaleFeats], key: str
-    ) -> tuple[list[float], list[SegHeadOutputs]]:
-        """Run the seg heads once per scale, in the order of the scales."""
-        scales, seg_outputs = [], []
-        for scale, feats in inputs:
-            scales.append(scale)
-            seg_outputs.append(self.forward_scale(scale, feats))
-        self.check_scales(scales, key)
-        return scales, seg_outputs
-
-    def _run_for_test(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> tuple[list[float], list[SegHeadOutputs], Sequence[Tensor]]:
-        """Run highest scale first; gives all, and weights, lowest first."""
-        scales, seg_outputs = self._run(inputs, 'model.test_cfg.scales')
-        scales, seg_outputs = scales[::-1], seg_outputs[::-1]
-        feats = [outputs.classifier_feats for outputs in seg_outputs]
-        weights = self.scale_weights(scales, feats, input_size)
-        return scales, seg_outputs, weights
-
-    def _up(
-        self, scale: float, logits: Tensor, input_size: Sequence[int]
-    ) -> Tensor:
-        return at_input_size(scale, logits, input_size, self.align_corners)
+        return combine

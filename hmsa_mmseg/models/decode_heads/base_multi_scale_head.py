@@ -9,48 +9,38 @@ from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 
-from mmengine.model import BaseModule
+import torch
 from mmseg.registry import MODELS
-from mmseg.utils import ConfigType, OptMultiConfig, SampleList
+from mmseg.utils import (
+    ConfigType,
+    OptMultiConfig,
+    SampleList,
+)
 from torch import Tensor, nn
 
+from ..scale_fusion import in_float32
 from ..tiled.logit_rows import LogitRows, WholeLogits
-from ..tiled.ocr import tiled_heads
-from ..utils import FrozenStatistics
-from .combining import combine_outputs, losses_of_heads, losses_of_scales
-from .loading import (
-    check_attn_channels,
-    check_num_classes,
-    map_stock_keys,
+from ..utils import FrozenStatistics, is_tracing
+from .combining import (
+    at_input_size,
+    combine_outputs,
+    losses_of_heads,
+    losses_of_scales,
 )
-from .scale_predictions import ScalePredictions
-from .seg_heads import (
-    Classifier,
-    SegHeadOutputs,
-    call_seg_heads,
-    end_before_classifier,
-    find_classifier,
-)
+from .scale_maps import ScaleMaps, scale_indicators
+from .seg_heads import WrappedSegHeads
 
 ScaleFeats = tuple[float, Sequence[Tensor]]
 
-# The seg heads of a cascade are one model: these must agree.
-_SHARED_ATTRS = (
-    'num_classes',
-    'out_channels',
-    'align_corners',
-    'ignore_index',
-)
 
-
-class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
+class BaseMultiScaleHead(WrappedSegHeads, metaclass=ABCMeta):
     """A decode head of mmseg, or a cascade of them, seen at several scales.
 
-    Subclasses say how the scales are combined. The segmentor hands them
-    ``(scale, feats)`` pairs and knows nothing else about it. The last seg
-    head ends before its classifier (:func:`end_before_classifier`): by itself
-    it gives no logits.
+    Subclasses say how the scales are combined: :meth:`attend` reads each
+    scale, :meth:`combination` makes one map of all. The segmentor hands them
+    ``(scale, feats)`` pairs and knows nothing else about it.
 
     Args:
         seg_head (dict | list[dict]): Config of a decode head of mmseg that
@@ -79,6 +69,9 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
 
     #: The least number of scales this head can be trained with.
     min_train_scales = 1
+    #: Whether :meth:`attend` gives the attention of a scale against higher
+    #: ones, in [0, 1], (N, 1, h, w).
+    attends_to_neighbours = False
     #: ``model.train_cfg.stats_scale``, which the segmentor hands on.
     stats_scale: float | None = None
 
@@ -91,50 +84,11 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
         fast: bool = True,
         init_cfg: OptMultiConfig = None,
     ) -> None:
-        super().__init__(init_cfg)
-        cfgs = [seg_head] if isinstance(seg_head, dict) else seg_head
-        is_list = isinstance(cfgs, (list, tuple)) and len(cfgs) > 0
-        if not is_list or not all(isinstance(cfg, dict) for cfg in cfgs):
-            raise TypeError(
-                'decode_head.seg_head must be the config (dict) of a decode '
-                f'head or a non-empty list of them, got {seg_head!r}'
-            )
-        if num_classes is not None:
-            cfgs = [{**cfg, 'num_classes': num_classes} for cfg in cfgs]
-        heads = [MODELS.build(cfg) for cfg in cfgs]
-        classifiers = [find_classifier(head) for head in heads]
-        last = heads[-1]
-        end_before_classifier(last)
-        # One head keeps its keys short, a cascade is numbered as in mmseg.
-        single = isinstance(seg_head, dict)
-        self.seg_head = last if single else nn.ModuleList(heads)
+        super().__init__(
+            seg_head, num_classes, reinit_classifier, fast, init_cfg
+        )
         losses = [loss_scale] if isinstance(loss_scale, dict) else loss_scale
         self.loss_scale = nn.ModuleList(map(MODELS.build, losses or ()))
-        self.reinit_classifier = reinit_classifier
-        self.fast = fast
-        for name in _SHARED_ATTRS:
-            found = [getattr(head, name) for head in heads]
-            if any(value != found[-1] for value in found):
-                raise ValueError(
-                    f'the seg heads in decode_head.seg_head must have the '
-                    f'same {name}, got {found}'
-                )
-        self.num_classes = last.num_classes
-        self.out_channels = last.out_channels
-        self.align_corners = last.align_corners
-        self.ignore_index = last.ignore_index
-        self.threshold = classifiers[-1].owner.threshold
-
-    @property
-    def seg_heads(self) -> list[nn.Module]:
-        """The seg heads in the order in which they run."""
-        is_cascade = isinstance(self.seg_head, nn.ModuleList)
-        return list(self.seg_head) if is_cascade else [self.seg_head]
-
-    @property
-    def classifier(self) -> Classifier:
-        """The last seg head's classifier, whose features attention reads."""
-        return find_classifier(self.seg_heads[-1])
 
     @property
     def attention_modules(self) -> list[nn.Module]:
@@ -157,43 +111,50 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             ValueError: If the head is made for other scales.
         """
 
-    def forward_seg_heads(
-        self, feats: Sequence[Tensor], with_classifier_feats: bool = True
-    ) -> SegHeadOutputs:
-        """Run the seg heads at one scale, each exactly once.
+    def reads_classifier_feats(self, is_top: bool) -> bool:
+        """Whether :meth:`attend` reads anything at a scale; here it does not.
 
         Args:
-            feats (Sequence[Tensor]): Features of backbone and neck.
-            with_classifier_feats (bool): Whether the last classifier's input
-                is wanted. Defaults to True.
+            is_top (bool): Whether it is the highest scale.
+        """
+        return False
+
+    def attend(
+        self, classifier_feats: Tensor | None, is_top: bool
+    ) -> Tensor | None:
+        """Keep of a scale what the combination needs beside its maps.
+
+        Args:
+            classifier_feats (Tensor, optional): What the last classifier
+                reads, (N, C, h, w).
+            is_top (bool): Whether it is the highest scale.
 
         Returns:
-            SegHeadOutputs: The outputs and the last classifier's input.
-
-        Raises:
-            RuntimeError: If the last seg head does not call its classifier.
+            Tensor | None: Attention, or what it is to be made of.
         """
-        run = tiled_heads(self.seg_heads) if self.fast else None
-        if run is None:
-            return call_seg_heads(self.seg_heads, feats)
-        outputs, classifier_feats = run(feats, with_classifier_feats)
-        return SegHeadOutputs(outputs, outputs[-1], classifier_feats)
+        return None
 
-    def forward_scale(
-        self, scale: float, feats: Sequence[Tensor], **kwargs
-    ) -> SegHeadOutputs:
-        """Run :meth:`forward_seg_heads` in training.
+    @abstractmethod
+    def combination(
+        self,
+        scales: Sequence[float],
+        attended: Sequence[Tensor | None],
+        input_size: Sequence[int],
+        as_rows: bool,
+    ) -> Callable[[Sequence[Tensor]], Tensor | LogitRows]:
+        """Say how maps of several scales become one.
 
         Args:
-            scale (float): The relative image size. Running statistics follow
-                those of ``stats_scale`` alone, unless it is None.
-            feats (Sequence[Tensor]): As there.
-            **kwargs: As there.
+            scales (Sequence[float]): Relative image sizes, lowest first.
+            attended (Sequence[Tensor | None]): Of each, see :meth:`attend`.
+            input_size (Sequence[int]): Size (H, W) of the input image.
+            as_rows (bool): Whether rows may be made later.
+
+        Returns:
+            Callable: Makes one map (N, K, H, W), or what it is to be made
+            of, of those of all scales, (N, K, h, w) each. It is linear in
+            the maps.
         """
-        if self.stats_scale in (None, scale):
-            return self.forward_seg_heads(feats, **kwargs)
-        with FrozenStatistics(self.seg_head):
-            return self.forward_seg_heads(feats, **kwargs)
 
     def predict(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
@@ -207,6 +168,10 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
 
         Returns:
             Tensor: Logits, shape (N, K, H, W), float32.
+
+        Raises:
+            ValueError: If there is no scale at all, or the head cannot
+                combine these.
         """
         return self.predict_rows(inputs, input_size).whole()
 
@@ -217,40 +182,82 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
 
         Arguments are those of :meth:`predict`, and so are the logits.
         """
-        return WholeLogits(self.combine(inputs, input_size))
+        as_rows = self.fast and not (is_tracing() or torch.is_grad_enabled())
+        scales, logits, attended = self._decode(inputs)
+        combine = self.combination(scales, attended, input_size, as_rows)
+        found = combine(logits)
+        return found if isinstance(found, LogitRows) else WholeLogits(found)
 
-    @abstractmethod
-    def combine(
+    def predict_scale_maps(
         self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> Tensor:
-        """Do what :meth:`predict` does, as whole maps."""
-
-    @abstractmethod
-    def predict_scales(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> ScalePredictions:
+    ) -> ScaleMaps:
         """Combine the scales, and keep what each of them says.
 
         For looking at a model: it takes the memory of S + 1 predictions.
 
         Arguments are those of :meth:`predict`, and so are the logits.
         """
+        scales, logits, attended = self._decode(inputs)
+        combine = self.combination(scales, attended, input_size, False)
 
-    def num_scale_attns(self, num_scales: int) -> int:
-        """Count the attention maps of :meth:`predict_scales`; here none."""
-        return 0
+        def up(maps: Sequence[Tensor]) -> list[Tensor]:
+            return [
+                at_input_size(scale, x, input_size, self.align_corners)
+                for scale, x in zip(scales, maps)
+            ]
 
-    @abstractmethod
+        seg_logits = combine(logits)
+        attns = up(attended[:-1]) if self.attends_to_neighbours else []
+        return ScaleMaps(
+            seg_logits,
+            combine(scale_indicators([in_float32(x) for x in logits])),
+            torch.cat([seg_logits[:, :0], *attns], dim=1),
+            torch.stack(up(logits), dim=1),
+        )
+
+    def _decode(
+        self, inputs: Iterable[ScaleFeats]
+    ) -> tuple[Sequence[float], Sequence[Tensor], Sequence[Tensor | None]]:
+        """Run the heads for a prediction, highest scale first.
+
+        Returns:
+            tuple: Scales, logits (N, K, h, w) and what :meth:`attend` gives
+            of each, lowest first.
+        """
+        found = []
+        for scale, feats in inputs:
+            is_top = not found
+            outputs = self.forward_seg_heads(
+                feats,
+                with_classifier_feats=self.reads_classifier_feats(is_top),
+            )
+            # Memory that the attention, or the next scale, may need.
+            del feats
+            seg_logits, classifier_feats = outputs[1:]
+            del outputs
+            attended = self.attend(classifier_feats, is_top)
+            del classifier_feats
+            found.append((scale, seg_logits, attended))
+        if not found:
+            raise ValueError('a prediction needs at least one scale, got none')
+        scales, logits, attended = zip(*found[::-1])
+        self.check_scales(scales, 'model.test_cfg.scales')
+        return scales, logits, attended
+
     def loss(
         self,
         inputs: Iterable[ScaleFeats],
         input_size: Sequence[int],
         batch_data_samples: SampleList,
     ) -> dict[str, Tensor]:
-        """Compute the losses of the combined scales.
+        """Compute the losses of the combined scales and of each.
+
+        Each seg head computes its own, on its combined outputs.
 
         Args:
-            inputs (Iterable[tuple]): ``(scale, feats)``, lowest scale first.
+            inputs (Iterable[tuple]): ``(scale, feats)``, lowest scale first,
+                the order in which batch normalisation sees them in the
+                authors' code.
             input_size (Sequence[int]): Size (H, W) of the input image.
             batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
 
@@ -261,20 +268,21 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             several), ``scale_<s>.*`` for the logits of each scale if there is
             a ``loss_scale``.
         """
-
-    def losses_of(
-        self,
-        scales: Sequence[float],
-        seg_outputs: Sequence[SegHeadOutputs],
-        combine: Callable[[Sequence[Tensor]], Tensor | LogitRows],
-        input_size: Sequence[int],
-        batch_data_samples: SampleList,
-    ) -> dict[str, Tensor]:
-        """Compute the losses of combined outputs, and of each scale.
-
-        ``combine`` is as of :func:`combine_outputs`; the result is that of
-        :meth:`loss`.
-        """
+        inputs = list(inputs)
+        scales, seg_outputs, attended = [], [], []
+        for i, (scale, feats) in enumerate(inputs):
+            is_top = i == len(inputs) - 1
+            counts = self.stats_scale in (None, scale)
+            with nullcontext() if counts else FrozenStatistics(self.seg_head):
+                outputs = self.forward_seg_heads(
+                    feats,
+                    with_classifier_feats=self.reads_classifier_feats(is_top),
+                )
+            scales.append(scale)
+            seg_outputs.append(outputs)
+            attended.append(self.attend(outputs.classifier_feats, is_top))
+        self.check_scales(scales, 'model.train_cfg.scales')
+        combine = self.combination(scales, attended, input_size, self.fast)
         losses = losses_of_heads(
             self.seg_heads,
             combine_outputs(seg_outputs, combine),
@@ -291,24 +299,3 @@ class BaseMultiScaleHead(BaseModule, metaclass=ABCMeta):
             self.fast,
         )
         return {**losses, **scale_losses}
-
-    def _load_from_state_dict(
-        self, state_dict: dict, prefix: str, *args, **kwargs
-    ) -> None:
-        """Take mmseg's own checkpoints too, and none of other classes."""
-        map_stock_keys(state_dict, prefix)
-        own = self.state_dict(prefix=prefix)
-        names = [f'{prefix}seg_head.']
-        if isinstance(self.seg_head, nn.ModuleList):
-            names = [f'{names[0]}{i}.' for i in range(len(self.seg_head))]
-        classifiers = map(find_classifier, self.seg_heads)
-        for name, found in zip(names, classifiers):
-            check_num_classes(
-                *(state_dict, own, name + found.weight, found.class_dim),
-                self.num_classes,
-                self.reinit_classifier,
-            )
-        check_attn_channels(
-            state_dict, own, f'{prefix}scale_attn.conv0.weight'
-        )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

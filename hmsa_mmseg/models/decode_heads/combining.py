@@ -7,7 +7,7 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from mmseg.models.decode_heads.knet_head import IterativeDecodeHead
@@ -47,16 +47,18 @@ def at_input_size(
 def combine_outputs(
     seg_outputs: Sequence[SegHeadOutputs],
     combine: Callable[[Sequence[Tensor]], Tensor | LogitRows],
-) -> list[Output]:
+) -> Iterator[Output]:
     """For each seg head, combine each of its maps over the scales.
+
+    One head after the other: the maps of one may be gone before the next.
 
     Args:
         seg_outputs (Sequence[SegHeadOutputs]): One for each scale.
         combine (Callable): Makes one map (N, K, H, W), or what it is to be
             made of, of those of all scales, (N, K, h, w) each.
 
-    Returns:
-        list[Tensor | LogitRows | tuple]: Per seg head the structure that its
+    Yields:
+        Tensor | LogitRows | tuple: Per seg head the structure that its
         ``forward`` gives. Outputs for the whole image (EncHead's presence
         of classes) have no pixels to combine and are averaged.
     """
@@ -68,12 +70,12 @@ def combine_outputs(
             return torch.stack(tuple(per_scale)).mean(dim=0)
         return combine(per_scale)
 
-    return [over_scales(s) for s in zip(*(out.outputs for out in seg_outputs))]
+    return map(over_scales, zip(*(out.outputs for out in seg_outputs)))
 
 
 def losses_of_heads(
     heads: Sequence[nn.Module],
-    outputs: Sequence[Output],
+    outputs: Iterable[Output],
     batch_data_samples: SampleList,
     fast: bool,
 ) -> dict[str, Tensor]:
@@ -81,7 +83,7 @@ def losses_of_heads(
 
     Args:
         heads (Sequence[nn.Module]): Decode heads of mmseg, a cascade.
-        outputs (Sequence[Tensor | LogitRows | tuple]): For each the structure
+        outputs (Iterable[Tensor | LogitRows | tuple]): For each the structure
             that its ``forward`` gives, at the input's size, made or, if
             ``fast``, yet to be made.
         batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
@@ -92,7 +94,7 @@ def losses_of_heads(
         the one before it (``aux_0.*``, ``aux_1.*``, ... if there are
         several).
     """
-    prefixes = [f'aux_{i}' for i in range(len(outputs) - 1)]
+    prefixes = [f'aux_{i}' for i in range(len(heads) - 1)]
     if len(prefixes) == 1:
         prefixes = ['aux']
     losses = {}

@@ -7,20 +7,17 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from mmseg.registry import MODELS
-from mmseg.utils import ConfigType, OptConfigType, SampleList
+from mmseg.utils import ConfigType, OptConfigType
 from torch import Tensor
 
-from ..scale_fusion import fuse_scales, in_float32
+from ..scale_fusion import fuse_scales
 from ..tiled.logit_rows import LogitRows, fused_rows
-from ..utils import is_tracing
-from .attention_branch import ScaleAttentionBranch, attn_width
-from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
-from .combining import at_input_size
-from .scale_predictions import ScalePredictions, scale_indicators
+from .attention_branch import ScaleAttentionBranch, build_attention
+from .base_multi_scale_head import BaseMultiScaleHead
 
 
 @MODELS.register_module()
@@ -32,7 +29,6 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
     against all higher scales (`Hierarchical Multi-Scale Attention for
     Semantic Segmentation <https://arxiv.org/abs/2005.10821>`_, sec. 3):
     ``fused = attn_s * logits_s + (1 - attn_s) * fused_of_higher_scales``.
-    Each seg head computes its own losses, on its blended outputs.
 
     Args:
         seg_head (dict | list[dict]): Config of a decode head of mmseg that
@@ -55,6 +51,7 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
     # Attention is learned between adjacent scales: with a single one the
     # branch would get no gradient.
     min_train_scales = 2
+    attends_to_neighbours = True
 
     def __init__(
         self,
@@ -65,14 +62,8 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         **kwargs,
     ) -> None:
         super().__init__(seg_head, **kwargs)
-        classifier = self.classifier
-        owner = classifier.owner
-        self.scale_attn = ScaleAttentionBranch(
-            classifier.in_channels,
-            attn_width(attn_channels, classifier.in_channels),
-            1,
-            owner.conv_cfg,
-            norm_cfg or owner.norm_cfg or dict(type='BN'),
+        self.scale_attn = build_attention(
+            ScaleAttentionBranch, self.seg_heads[-1], attn_channels, norm_cfg
         )
         self.skip_top_scale_attn = skip_top_scale_attn
 
@@ -93,104 +84,39 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         aux_logits = outputs[-2] if len(outputs) > 1 else None
         return seg_logits, aux_logits, self.scale_attn(classifier_feats)
 
-    def combine(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> Tensor:
-        """Blend the scales, one after the other."""
-        return fuse_scales(
-            self._scale_outputs(inputs), input_size, self.align_corners
-        )
+    @property
+    def _attends_to_top(self) -> bool:
+        return self.scale_attn.training and not self.skip_top_scale_attn
 
-    def predict_rows(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> LogitRows:
-        """Compute all scales; they are blended when rows are asked for."""
-        if not self.fast or is_tracing() or torch.is_grad_enabled():
-            return super().predict_rows(inputs, input_size)
-        scales, logits, attns = zip(*self._scale_outputs(inputs))
-        return fused_rows(
-            scales, logits, attns, input_size, self.align_corners
-        )
+    def reads_classifier_feats(self, is_top: bool) -> bool:
+        """At test time not those of the highest scale."""
+        return not is_top or self._attends_to_top
 
-    def _scale_outputs(
-        self, inputs: Iterable[ScaleFeats]
-    ) -> Iterator[tuple[float, Tensor, Tensor | None]]:
-        """Decode scale by scale; of the highest no attention is computed."""
-        for i, (scale, feats) in enumerate(inputs):
-            outputs = self.forward_seg_heads(
-                feats, with_classifier_feats=i > 0
-            )
-            # Memory that the attention, or the next scale, may need.
-            del feats
-            seg_logits, attn_feats = outputs[1:]
-            del outputs
-            attn = self.scale_attn(attn_feats) if i > 0 else None
-            del attn_feats
-            yield scale, seg_logits, attn
+    def attend(
+        self, classifier_feats: Tensor | None, is_top: bool
+    ) -> Tensor | None:
+        """Predict attention; that of the highest scale is never used."""
+        if not is_top:
+            return self.scale_attn(classifier_feats)
+        if self._attends_to_top:
+            with torch.no_grad():
+                self.scale_attn(classifier_feats)
+        return None
 
-    def predict_scales(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> ScalePredictions:
-        """Blend the scales, and keep what each of them says."""
-        scales, logits, attns = zip(*self._scale_outputs(inputs))
-
-        def blend(maps: Sequence[Tensor]) -> Tensor:
-            return fuse_scales(
-                zip(scales, maps, attns), input_size, self.align_corners
-            )
-
-        def up(maps: Sequence[Tensor]) -> list[Tensor]:
-            return [
-                at_input_size(scale, x, input_size, self.align_corners)
-                for scale, x in zip(scales[-len(maps) :], maps)
-            ][::-1]
-
-        weights = blend(scale_indicators([in_float32(x) for x in logits]))
-        seg_logits = blend(logits)
-        scale_attn = up(attns[1:]) if len(scales) > 1 else []
-        return ScalePredictions(
-            seg_logits,
-            weights.flip(1),
-            torch.cat([seg_logits[:, :0], *scale_attn], dim=1),
-            torch.stack(up(logits), dim=1),
-        )
-
-    def num_scale_attns(self, num_scales: int) -> int:
-        """Count the attention maps: the highest scale's is never used."""
-        return num_scales - 1
-
-    def loss(
+    def combination(
         self,
-        inputs: Iterable[ScaleFeats],
+        scales: Sequence[float],
+        attended: Sequence[Tensor | None],
         input_size: Sequence[int],
-        batch_data_samples: SampleList,
-    ) -> dict[str, Tensor]:
-        """Compute losses on blended outputs and, if asked, on each scale."""
-        inputs = list(inputs)
-        scales, seg_outputs, attns = [], [], []
-        # Lowest first: BN sees the scales in the authors' order.
-        for i, (scale, feats) in enumerate(inputs):
-            outputs = self.forward_scale(scale, feats)
-            is_top = i == len(inputs) - 1
-            scales.append(scale)
-            seg_outputs.append(outputs)
-            attns.append(self._train_attn(outputs.classifier_feats, is_top))
+        as_rows: bool,
+    ) -> Callable[[Sequence[Tensor]], Tensor | LogitRows]:
+        """Blend the scales, highest first."""
 
-        def fuse(maps: Sequence[Tensor]) -> Tensor | LogitRows:
-            top_first = scales[::-1], maps[::-1], attns[::-1]
+        def combine(maps: Sequence[Tensor]) -> Tensor | LogitRows:
+            top_first = scales[::-1], maps[::-1], attended[::-1]
             args = input_size, self.align_corners
-            if self.fast:
+            if as_rows:
                 return fused_rows(*top_first, *args)
             return fuse_scales(zip(*top_first), *args)
 
-        return self.losses_of(
-            scales, seg_outputs, fuse, input_size, batch_data_samples
-        )
-
-    def _train_attn(self, feats: Tensor, is_top: bool) -> Tensor | None:
-        if not is_top:
-            return self.scale_attn(feats)
-        if not self.skip_top_scale_attn:
-            with torch.no_grad():
-                self.scale_attn(feats)
-        return None
+        return combine

@@ -7,16 +7,15 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from mmseg.registry import MODELS
-from mmseg.utils import SampleList
 from torch import Tensor
 
-from .base_multi_scale_head import BaseMultiScaleHead, ScaleFeats
+from .base_multi_scale_head import BaseMultiScaleHead
 from .combining import at_input_size
-from .scale_predictions import ScalePredictions
 
 
 @MODELS.register_module()
@@ -38,68 +37,21 @@ class MultiScaleAverageHead(BaseMultiScaleHead):
             ``fast`` and ``init_cfg`` of :class:`BaseMultiScaleHead`.
     """
 
-    def combine(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> Tensor:
-        """Average the scales; memory does not grow with their number."""
-        return self._mean(self._scale_logits(inputs), input_size)
-
-    def _scale_logits(
-        self, inputs: Iterable[ScaleFeats]
-    ) -> Iterator[tuple[float, Tensor]]:
-        for scale, feats in inputs:
-            yield scale, self.forward_seg_heads(feats, False).seg_logits
-
-    def predict_scales(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
-    ) -> ScalePredictions:
-        """Average the scales, and keep what each of them says."""
-        scale_logits = [
-            at_input_size(scale, logits, input_size, self.align_corners)
-            for scale, logits in self._scale_logits(inputs)
-        ]
-        scale_logits = torch.stack(scale_logits[::-1], dim=1)
-        weights = torch.full_like(
-            scale_logits[:, :, 0], 1 / scale_logits.shape[1]
-        )
-        return ScalePredictions(
-            scale_logits.mean(dim=1), weights, weights[:, :0], scale_logits
-        )
-
-    def loss(
+    def combination(
         self,
-        inputs: Iterable[ScaleFeats],
+        scales: Sequence[float],
+        attended: Sequence[None],
         input_size: Sequence[int],
-        batch_data_samples: SampleList,
-    ) -> dict[str, Tensor]:
-        """Compute the losses of the averaged outputs."""
-        scales, seg_outputs = [], []
-        for scale, feats in inputs:
-            scales.append(scale)
-            seg_outputs.append(
-                self.forward_scale(scale, feats, with_classifier_feats=False)
-            )
-        return self.losses_of(
-            scales,
-            seg_outputs,
-            lambda maps: self._mean(zip(scales, maps), input_size),
-            input_size,
-            batch_data_samples,
-        )
+        as_rows: bool,
+    ) -> Callable[[Sequence[Tensor]], Tensor]:
+        """Average the scales, one after the other."""
 
-    def _mean(
-        self,
-        scale_logits: Iterable[tuple[float, Tensor]],
-        input_size: Sequence[int],
-    ) -> Tensor:
-        """Average ``(scale, logits)`` to (N, K, H, W), one after the other."""
-        total, count = None, 0
-        for scale, logits in scale_logits:
-            logits = at_input_size(
-                scale, logits, input_size, self.align_corners
+        def combine(maps: Sequence[Tensor]) -> Tensor:
+            at_size = (
+                at_input_size(scale, x, input_size, self.align_corners)
+                for scale, x in zip(scales, maps)
             )
-            total = logits if total is None else total + logits
-            count += 1
-        if count == 0:
-            raise ValueError('the mean needs at least one scale, got none')
-        return total if count == 1 else total / count
+            total = reduce(torch.add, at_size)
+            return total if len(scales) == 1 else total / len(scales)
+
+        return combine

@@ -15,34 +15,29 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Union
 
+from mmengine.model import BaseModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.registry import MODELS
+from mmseg.utils import ConfigType, OptMultiConfig
 from torch import Tensor, nn
 
+from ..tiled.ocr import tiled_heads
+from .classifiers import find_classifier
+from .state_dict_checks import (
+    check_attn_channels,
+    check_num_classes,
+    map_stock_keys,
+)
+
+# The seg heads of a cascade are one model: these must agree.
+_SHARED_ATTRS = (
+    'num_classes',
+    'out_channels',
+    'align_corners',
+    'ignore_index',
+)
+
 HeadOutput = Union[Tensor, tuple[Tensor, ...], list[Tensor]]
-
-
-class Classifier(NamedTuple):
-    """The classifier of a decode head.
-
-    Attributes:
-        owner (nn.Module): The decode head it belongs to, whose settings
-            (``norm_cfg``, ``threshold``, ...) hold for it.
-        layer (nn.Module): The layer that is called once per forward pass.
-        in_channels (int): C.
-        weight (str): Name, within the head given, of a parameter with a
-            dimension for the classes.
-        class_dim (int): Which dimension that is.
-        feats_are_output (bool): Whether what the layer gives are the
-            features, tokens (N, h * w, C), rather than what it takes, maps
-            (N, C, h, w).
-    """
-
-    owner: nn.Module
-    layer: nn.Module
-    in_channels: int
-    weight: str
-    class_dim: int = 0
-    feats_are_output: bool = False
 
 
 class SegHeadOutputs(NamedTuple):
@@ -59,54 +54,6 @@ class SegHeadOutputs(NamedTuple):
     outputs: tuple[HeadOutput, ...]
     seg_logits: Tensor
     classifier_feats: Tensor | None
-
-
-def find_classifier(head: nn.Module) -> Classifier:
-    """Find the classifier of a decode head of mmseg.
-
-    Most heads have a layer ``conv_seg``. ``IterativeDecodeHead`` (K-Net) has
-    that of its ``kernel_generate_head``, whose input its kernels classify
-    repeatedly. ``SegmenterMaskTransformerHead`` compares what ``patch_proj``
-    gives for each pixel with an embedding of each class.
-
-    Args:
-        head (nn.Module): A decode head.
-
-    Returns:
-        Classifier: What is known about it.
-
-    Raises:
-        TypeError: If there is none.
-    """
-    conv_seg = getattr(head, 'conv_seg', None)
-    if hasattr(conv_seg, 'in_channels'):
-        return Classifier(
-            head, conv_seg, conv_seg.in_channels, 'conv_seg.weight'
-        )
-    inner = getattr(head, 'kernel_generate_head', None)
-    if hasattr(getattr(inner, 'conv_seg', None), 'in_channels'):
-        return Classifier(
-            inner,
-            inner.conv_seg,
-            inner.conv_seg.in_channels,
-            'kernel_generate_head.conv_seg.weight',
-        )
-    projection = getattr(head, 'patch_proj', None)
-    if isinstance(projection, nn.Linear) and hasattr(head, 'cls_emb'):
-        return Classifier(
-            head,
-            projection,
-            projection.out_features,
-            'cls_emb',
-            class_dim=1,
-            feats_are_output=True,
-        )
-    raise TypeError(
-        f'decode_head.seg_head: {type(head).__name__} has no '
-        'classifier layer `conv_seg` whose input features could be '
-        f'read, got {conv_seg!r}; expected a decode head that ends '
-        'in one, such as FCNHead or DepthwiseSeparableASPPHead'
-    )
 
 
 class _Features(NamedTuple):
@@ -229,7 +176,119 @@ def _watched(
 
 def _not_called(head: nn.Module) -> RuntimeError:
     return RuntimeError(
-        f'{type(head).__name__}.forward did not call its classifier '
+        f'{type(head).__name__}.forward did not end in its classifier '
         f'`{find_classifier(head).weight}`, so there are no features for '
-        'attention'
+        'attention; a seg head ends before it, and neither `cls_seg` nor '
+        'what the head returns (in a hook) may be changed after the model '
+        'was built'
     )
+
+
+class WrappedSegHeads(BaseModule):
+    """Builds, runs and loads the seg heads of a head for several scales.
+
+    The last one ends before its classifier (:func:`end_before_classifier`):
+    by itself it gives no logits.
+
+    Args:
+        seg_head (dict | list[dict]): As in :class:`BaseMultiScaleHead`, as
+            all that follow.
+        num_classes (int, optional): As there.
+        reinit_classifier (bool): As there.
+        fast (bool): As there.
+        init_cfg (dict, optional): As there.
+
+    Raises:
+        TypeError: If ``seg_head`` is neither a dict nor a list of dicts, or
+            a seg head has no classifier (:func:`find_classifier`).
+        ValueError: If the seg heads of a cascade do not fit together.
+    """
+
+    def __init__(
+        self,
+        seg_head: ConfigType | list[ConfigType],
+        num_classes: int | None,
+        reinit_classifier: bool,
+        fast: bool,
+        init_cfg: OptMultiConfig,
+    ) -> None:
+        super().__init__(init_cfg)
+        cfgs = [seg_head] if isinstance(seg_head, dict) else seg_head
+        is_list = isinstance(cfgs, (list, tuple)) and len(cfgs) > 0
+        if not is_list or not all(isinstance(cfg, dict) for cfg in cfgs):
+            raise TypeError(
+                'decode_head.seg_head must be the config (dict) of a decode '
+                f'head or a non-empty list of them, got {seg_head!r}'
+            )
+        if num_classes is not None:
+            cfgs = [{**cfg, 'num_classes': num_classes} for cfg in cfgs]
+        heads = [MODELS.build(cfg) for cfg in cfgs]
+        classifiers = [find_classifier(head) for head in heads]
+        last = heads[-1]
+        end_before_classifier(last)
+        # One head keeps its keys short, a cascade is numbered as in mmseg.
+        single = isinstance(seg_head, dict)
+        self.seg_head = last if single else nn.ModuleList(heads)
+        self.reinit_classifier = reinit_classifier
+        self.fast = fast
+        for name in _SHARED_ATTRS:
+            found = [getattr(head, name) for head in heads]
+            if any(value != found[-1] for value in found):
+                raise ValueError(
+                    f'the seg heads in decode_head.seg_head must have the '
+                    f'same {name}, got {found}'
+                )
+        self.num_classes = last.num_classes
+        self.out_channels = last.out_channels
+        self.align_corners = last.align_corners
+        self.ignore_index = last.ignore_index
+        self.threshold = classifiers[-1].owner.threshold
+
+    @property
+    def seg_heads(self) -> list[nn.Module]:
+        """The seg heads in the order in which they run."""
+        is_cascade = isinstance(self.seg_head, nn.ModuleList)
+        return list(self.seg_head) if is_cascade else [self.seg_head]
+
+    def forward_seg_heads(
+        self, feats: Sequence[Tensor], with_classifier_feats: bool = True
+    ) -> SegHeadOutputs:
+        """Run the seg heads at one scale, each exactly once.
+
+        Args:
+            feats (Sequence[Tensor]): Features of backbone and neck.
+            with_classifier_feats (bool): Whether the last classifier's input
+                is wanted. Defaults to True.
+
+        Returns:
+            SegHeadOutputs: The outputs and the last classifier's input.
+
+        Raises:
+            RuntimeError: If the last seg head does not call its classifier.
+        """
+        run = tiled_heads(self.seg_heads) if self.fast else None
+        if run is None:
+            return call_seg_heads(self.seg_heads, feats)
+        outputs, classifier_feats = run(feats, with_classifier_feats)
+        return SegHeadOutputs(outputs, outputs[-1], classifier_feats)
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args, **kwargs
+    ) -> None:
+        """Take mmseg's own checkpoints too, and none of other classes."""
+        map_stock_keys(state_dict, prefix)
+        own = self.state_dict(prefix=prefix)
+        names = [f'{prefix}seg_head.']
+        if isinstance(self.seg_head, nn.ModuleList):
+            names = [f'{names[0]}{i}.' for i in range(len(self.seg_head))]
+        classifiers = map(find_classifier, self.seg_heads)
+        for name, found in zip(names, classifiers):
+            check_num_classes(
+                *(state_dict, own, name + found.weight, found.class_dim),
+                self.num_classes,
+                self.reinit_classifier,
+            )
+        check_attn_channels(
+            state_dict, own, f'{prefix}scale_attn.conv0.weight'
+        )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ..scale_fusion import in_float32
-from ..utils import is_tracing, no_autocast
+from ..utils import (
+    has_float64,
+    is_tracing,
+    no_autocast,
+    refuse_create_graph,
+    scaled_or_nan,
+)
 from . import rmi_formula
 from .rmi_formula import POOL, RADIUS
 from .rmi_lean import RMITiles
@@ -93,8 +99,8 @@ class RMILoss(nn.Module):
             ValueError: If shapes do not fit, the label map is too small for
                 one region, or a label is neither a class nor
                 ``ignore_index`` (on a GPU, where looking would mean to wait,
-                by a device-side assertion), or if asked for pixel weights or
-                another reduction.
+                by a device-side assertion), if asked for pixel weights or
+                another reduction, or on a device without float64.
         """
         if weight is not None:
             raise ValueError(
@@ -106,10 +112,16 @@ class RMILoss(nn.Module):
                 "RMILoss has the reduction 'mean' and no avg_factor, got "
                 f'{reduction_override!r} and {avg_factor!r}'
             )
+        if not has_float64(pred.device):
+            raise ValueError(
+                f'RMILoss computes in float64, which a device of type '
+                f"'{pred.device.type}' does not have: train on another, or "
+                'with CrossEntropyLoss'
+            )
         label = self.labels_for(pred.shape, target, ignore_index)
         with no_autocast(pred.device):
             logits = in_float32(pred)
-            if has_float64(logits.device) and not is_tracing():
+            if not is_tracing():
                 loss = _LeanLoss.apply(logits, label, self.with_rmi)
             elif self.with_rmi:
                 loss = rmi_formula.rmi_loss(logits, label)
@@ -181,11 +193,6 @@ def _warn_about_num_classes() -> None:
     )
 
 
-def has_float64(device: torch.device) -> bool:
-    """Whether tensors on a device can be float64; Apple's GPUs have none."""
-    return device.type in ('cpu', 'cuda', 'meta')
-
-
 class _LeanLoss(Function):
     """Loss of whole logits; of the same size nothing is made but gradients."""
 
@@ -215,23 +222,3 @@ class _LeanLoss(Function):
             tile = ctx.terms.gradient(logits[:, :, rows], rows)
             grad[:, :, rows] = tile.mul_(scale)
         return grad, None, None
-
-
-def refuse_create_graph(name: str) -> None:
-    """Raise an error in a backward that is to be differentiated again.
-
-    ``once_differentiable`` would take what it cannot see for a constant.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f'the gradient of {name} cannot be differentiated: expected '
-            'backward without create_graph=True'
-        )
-
-
-def scaled_or_nan(grad_loss: Tensor, value: Tensor) -> Tensor:
-    """Gradient of a loss; NaN if its value is not finite.
-
-    A GradScaler looks at gradients alone.
-    """
-    return grad_loss + (0 * value).to(grad_loss.dtype)

@@ -22,15 +22,18 @@ from .settings import (
 class ConfiguredEncoderDecoder(EncoderDecoder):
     """Reads ``train_cfg`` and ``test_cfg``; freezes parts of the model.
 
+    Both are read when they are assigned, and again when they have been
+    changed in place.
+
     Args:
         *args: As in :class:`MultiScaleAttentionSegmentor`.
         **kwargs: As in :class:`MultiScaleAttentionSegmentor`.
     """
 
-    # Read when the config is given.
-    _training: TrainingSettings | None = None
-    _settings: InferenceSettings | None = None
-    _settings_of: dict | None = None
+    # The config, what it says, and a copy that tells when it is changed.
+    _train_cfg = _training = _train_cfg_read = None
+    _test_cfg = _inference = _test_cfg_read = None
+    _is_built = False
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -40,6 +43,7 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
             self.requires_grad_(False)
             for part in self.decode_head.attention_modules:
                 part.requires_grad_(True)
+        self._is_built = True
         self.train(self.training)
 
     def _init_decode_head(self, decode_head: ConfigType) -> None:
@@ -53,44 +57,59 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
 
     @property
     def train_cfg(self) -> ConfigDict | None:
-        """Settings of training, read when they are assigned."""
+        """Settings of training."""
         return self._train_cfg
 
     @train_cfg.setter
     def train_cfg(self, cfg: Mapping | None) -> None:
-        training = stats_scale = None
+        cfg, training, copy = _as_config(cfg, 'train_cfg'), None, None
         if cfg is not None:
-            cfg = ConfigDict(cfg)
             training = read_train_cfg(cfg, self.decode_head, self.backbone)
-            stats_scale = training.stats_scale
+            copy = cfg.to_dict()
+            if (
+                self._is_built
+                and training.attention_only != self.attention_only
+            ):
+                raise ValueError(
+                    'model.train_cfg.attention_only='
+                    f'{training.attention_only} comes too late: what is '
+                    'frozen is settled when the model is built; set it in '
+                    'the config that the model is built from'
+                )
+        norm_eval = self._norm_eval
         self._train_cfg, self._training = cfg, training
-        self.decode_head.stats_scale = stats_scale
+        self._train_cfg_read = copy
+        self.decode_head.stats_scale = training and training.stats_scale
+        if self._is_built and norm_eval != self._norm_eval:
+            self.train(self.training)
 
     @property
     def training_settings(self) -> TrainingSettings:
         """``train_cfg``, checked.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If there is none, or it has been changed to one that
+                makes no sense.
         """
-        if self._training is None:
-            return read_train_cfg({}, self.decode_head, self.backbone)
-        return self._training
+        if not is_tracing() and self._train_cfg != self._train_cfg_read:
+            self.train_cfg = self._train_cfg
+        return self._training or read_train_cfg(
+            {}, self.decode_head, self.backbone
+        )
 
     @property
     def test_cfg(self) -> ConfigDict | None:
-        """Settings of inference, read when they are assigned or changed."""
+        """Settings of inference."""
         return self._test_cfg
 
     @test_cfg.setter
     def test_cfg(self, cfg: Mapping | None) -> None:
-        settings = settings_of = None
+        cfg, inference, copy = _as_config(cfg, 'test_cfg'), None, None
         if cfg is not None:
-            cfg = ConfigDict(cfg)
-            settings = read_test_cfg(cfg, self.decode_head)
-            settings_of = cfg.to_dict()
-        self._test_cfg, self._settings_of = cfg, settings_of
-        self._settings = settings
+            inference = read_test_cfg(cfg, self.decode_head)
+            copy = cfg.to_dict()
+        self._test_cfg, self._inference = cfg, inference
+        self._test_cfg_read = copy
 
     @property
     def inference_settings(self) -> InferenceSettings:
@@ -100,27 +119,40 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
             ValueError: If there is none, or it has been changed to one that
                 makes no sense.
         """
-        if not is_tracing() and self._test_cfg != self._settings_of:
+        if not is_tracing() and self._test_cfg != self._test_cfg_read:
             self.test_cfg = self._test_cfg
-        if self._settings is None:
-            return read_test_cfg({}, self.decode_head)
-        return self._settings
+        return self._inference or read_test_cfg({}, self.decode_head)
 
     @property
     def attention_only(self) -> bool:
         """Whether all but the attention of the decode head is frozen."""
         return self._training is not None and self._training.attention_only
 
+    @property
+    def _norm_eval(self) -> bool:
+        return self._training is not None and self._training.norm_eval
+
     def train(self, mode: bool = True) -> ConfiguredEncoderDecoder:
         """Set the mode; what is frozen stays in evaluation mode."""
-        norm_eval = self._training is not None and self._training.norm_eval
         super().train(mode and not self.attention_only)
         self.training = mode
-        if mode and norm_eval:
+        if mode and self._norm_eval:
             for layer in self.modules():
                 if isinstance(layer, _NormBase):
                     layer.eval()
-        if mode and (norm_eval or self.attention_only):
+        if mode and (self._norm_eval or self.attention_only):
             for part in self.decode_head.attention_modules:
                 part.train()
         return self
+
+
+def _as_config(cfg: Mapping | None, name: str) -> ConfigDict | None:
+    """The config itself, so that it may be changed, if it is one already."""
+    if cfg is None or isinstance(cfg, ConfigDict):
+        return cfg
+    if not isinstance(cfg, Mapping):
+        raise ValueError(
+            f'model.{name} must be a dict or None, got {cfg!r}; expected for '
+            f'example {name}=dict(scales=(0.5, 1.0))'
+        )
+    return ConfigDict(cfg)

@@ -20,7 +20,7 @@ from ..utils import (
     recompute,
 )
 from .configured_encoder_decoder import ConfiguredEncoderDecoder
-from .results import results_of_logits, results_of_rows
+from .results import make_results
 from .scale_maps import results_with_scale_maps
 from .settings import InferenceSettings
 from .slide import mean_over_windows
@@ -168,7 +168,6 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
                 data_samples,
                 settings,
                 self.out_channels,
-                self.decode_head.num_scale_attns(len(settings.scales)),
                 self.align_corners,
                 self.decode_head.threshold,
             )
@@ -179,9 +178,9 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
     def _stacked_scales(
         self, settings: InferenceSettings, inputs: Tensor
     ) -> Tensor:
-        """What each scale says, see :meth:`ScalePredictions.stacked`."""
+        """What each scale says, see :meth:`ScaleMaps.stacked`."""
         with settings.autocast(inputs.device):
-            return self.decode_head.predict_scales(
+            return self.decode_head.predict_scale_maps(
                 self.extract_scales(inputs, settings.scales[::-1]),
                 inputs.shape[2:],
             ).stacked()
@@ -194,7 +193,6 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
         return mean_over_windows(
             self.encode_decode,
             inputs,
-            self.out_channels,
             settings.crop_size,
             settings.stride,
         )
@@ -208,16 +206,14 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
     def _results(
         self, seg_logits: LogitRows, data_samples: OptSampleList
     ) -> SampleList:
-        """Make results as ``test_cfg`` says, with logits or classes only."""
+        """Make results as ``test_cfg`` says."""
         settings = self.inference_settings
-        make = results_of_rows
-        if not settings.classes_only:
-            seg_logits, make = seg_logits.whole(), results_of_logits
-        return make(
+        return make_results(
             seg_logits,
             data_samples,
             self.align_corners,
             self.decode_head.threshold,
+            settings.classes_only,
             settings.confidence,
         )
 

@@ -70,57 +70,18 @@ def confidence_of(seg_logits: Tensor, classes: Tensor) -> Tensor:
     return confidence
 
 
-def results_of_logits(
-    seg_logits: Tensor,
-    data_samples: OptSampleList,
-    align_corners: bool,
-    threshold: float | None,
-    with_confidence: bool = False,
-) -> SampleList:
-    """Make results that hold the logits too.
-
-    They equal what mmseg gives but for the copy that mmseg makes of a map
-    that has its size already.
-
-    Args:
-        seg_logits (Tensor): Shape (N, K, H, W).
-        data_samples (list[SegDataSample], optional): Of the images. None
-            leaves the maps as they are.
-        align_corners (bool): As in ``F.interpolate``.
-        threshold (float, optional): Of the probability, read if K is 1.
-        with_confidence (bool): Whether to add it. Defaults to False.
-
-    Returns:
-        list[SegDataSample]: With ``pred_sem_seg`` (1, h, w) and
-        ``seg_logits`` (K, h, w), probabilities if K is 1; if asked for
-        ``confidence`` (1, h, w), float32.
-    """
-    is_binary = seg_logits.shape[1] == 1
-    dtype = seg_logits.dtype if is_binary else torch.int64
-    results = data_samples
-    if data_samples is None:
-        results = [SegDataSample() for _ in seg_logits]
-    for i, result in enumerate(results):
-        logits = seg_logits[i : i + 1]
-        if data_samples is not None:
-            logits = at_original_size(logits, result.metainfo, align_corners)
-        set_decision(
-            result,
-            decide(WholeLogits(logits), dtype, threshold, with_confidence),
-        )
-        logits = logits.sigmoid() if is_binary else _on_its_own(logits)
-        result.set_data(dict(seg_logits=PixelData(data=logits[0])))
-    return results
-
-
-def results_of_rows(
+def make_results(
     seg_logits: LogitRows,
     data_samples: OptSampleList,
     align_corners: bool,
     threshold: float | None,
+    classes_only: bool = False,
     with_confidence: bool = False,
 ) -> SampleList:
-    """Make results without logits, which are never whole at the image's size.
+    """Make the results of a batch.
+
+    They equal what mmseg gives but for the copy that mmseg makes of a map
+    that has its size already.
 
     Args:
         seg_logits (LogitRows): Shape (N, K, H, W), made or not.
@@ -128,25 +89,37 @@ def results_of_rows(
             leaves the maps as they are.
         align_corners (bool): As in ``F.interpolate``.
         threshold (float, optional): Of the probability, read if K is 1.
+        classes_only (bool): Whether to leave out the logits, which are never
+            whole at the image's size then. Defaults to False.
         with_confidence (bool): Whether to add it. Defaults to False.
 
     Returns:
-        list[SegDataSample]: With ``pred_sem_seg`` (1, h, w) of
-        :func:`class_dtype` and, if asked for, ``confidence`` (1, h, w),
-        float32.
+        list[SegDataSample]: With ``pred_sem_seg`` (1, h, w), of
+        :func:`class_dtype` if there is nothing else, and ``seg_logits``
+        (K, h, w), probabilities if K is 1; if asked for ``confidence``
+        (1, h, w), float32.
     """
     num_images, channels, _, _ = seg_logits.shape
+    is_binary = channels == 1
+    dtype = seg_logits.dtype if is_binary else torch.int64
+    if classes_only:
+        dtype = class_dtype(channels)
     results = data_samples
     if data_samples is None:
         results = [SegDataSample() for _ in range(num_images)]
     for i, result in enumerate(results):
         logits = seg_logits.image(i)
-        if data_samples is not None:
+        if classes_only and data_samples is not None:
             logits = RestoredLogits(logits, result.metainfo, align_corners)
-        set_decision(
-            result,
-            decide(logits, class_dtype(channels), threshold, with_confidence),
-        )
+        elif not classes_only:
+            whole = logits.whole()
+            if data_samples is not None:
+                whole = at_original_size(whole, result.metainfo, align_corners)
+            logits = WholeLogits(whole)
+        set_decision(result, decide(logits, dtype, threshold, with_confidence))
+        if not classes_only:
+            whole = whole.sigmoid() if is_binary else _on_its_own(whole)
+            result.set_data(dict(seg_logits=PixelData(data=whole[0])))
     return results
 
 

@@ -29,14 +29,10 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
-from ..decode_heads.scale_predictions import ScalePredictions
+from ..decode_heads.scale_maps import ScaleMaps
 from ..tiled.decisions import class_dtype, decide
 from ..tiled.logit_rows import WholeLogits
-from .results import (
-    at_original_size,
-    results_of_logits,
-    results_of_rows,
-)
+from .results import at_original_size, make_results
 from .settings import InferenceSettings
 from .slide import mean_over_windows
 
@@ -47,7 +43,6 @@ def results_with_scale_maps(
     data_samples: OptSampleList,
     settings: InferenceSettings,
     num_classes: int,
-    num_attns: int,
     align_corners: bool,
     threshold: float | None,
 ) -> SampleList:
@@ -55,12 +50,11 @@ def results_with_scale_maps(
 
     Args:
         predict (Callable): Gives all maps of images (N, 3, H, W) in one, as
-            :meth:`.ScalePredictions.stacked`.
+            :meth:`.ScaleMaps.stacked`.
         inputs (Tensor): Images, shape (N, 3, H, W).
         data_samples (list[SegDataSample], optional): Of the images.
         settings (InferenceSettings): ``test_cfg``.
         num_classes (int): K.
-        num_attns (int): A.
         align_corners (bool): As in ``F.interpolate``.
         threshold (float, optional): Of the probability, read if K is 1.
 
@@ -69,7 +63,6 @@ def results_with_scale_maps(
         of ``slide`` are averaged, each scale's logits and weights as the
         combined logits are.
     """
-    num_scales = len(settings.scales)
     results = data_samples
     if data_samples is None:
         results = [SegDataSample() for _ in inputs]
@@ -80,21 +73,18 @@ def results_with_scale_maps(
             stacked = predict(image)
         else:
             stacked = mean_over_windows(
-                predict,
-                image,
-                num_classes * (1 + num_scales) + num_scales + num_attns,
-                settings.crop_size,
-                settings.stride,
+                predict, image, settings.crop_size, settings.stride
             )
         if data_samples is not None:
             stacked = at_original_size(stacked, result.metainfo, align_corners)
-        maps = ScalePredictions.unstacked(stacked, num_scales, num_attns)
-        logits = maps.seg_logits
-        make = results_of_logits
-        if settings.classes_only:
-            logits, make = WholeLogits(logits), results_of_rows
-        [prediction] = make(
-            logits, None, align_corners, threshold, with_confidence=True
+        maps = ScaleMaps.unstacked(stacked, len(settings.scales), num_classes)
+        [prediction] = make_results(
+            WholeLogits(maps.seg_logits),
+            None,
+            align_corners,
+            threshold,
+            settings.classes_only,
+            with_confidence=True,
         )
         result.set_data(dict(prediction.items()))
         _set_scale_maps(result, maps, threshold)
@@ -103,7 +93,7 @@ def results_with_scale_maps(
 
 
 def _set_scale_maps(
-    result: SegDataSample, maps: ScalePredictions, threshold: float | None
+    result: SegDataSample, maps: ScaleMaps, threshold: float | None
 ) -> None:
     """Put the maps of the scales of one image into its result."""
     dtype = class_dtype(maps.seg_logits.shape[1])

@@ -121,7 +121,8 @@ def read_train_cfg(
     """
     scales = _read_scales(cfg, 'train_cfg', decode_head)
     _refuse_unknown(cfg, 'train_cfg', TrainingSettings._fields)
-    names = cfg.get('checkpoint') or ()
+    names = cfg.get('checkpoint')
+    names = () if names is None else names
     is_list = isinstance(names, (list, tuple))
     if not is_list or not all(name in _CHECKPOINT for name in names):
         raise ValueError(
@@ -132,7 +133,8 @@ def read_train_cfg(
     settings = TrainingSettings(**found)
     for name in ('attention_only', 'norm_eval'):
         _check_bool(found.get(name, False), f'model.train_cfg.{name}')
-    if settings.stats_scale not in (None, *scales):
+    is_bool = isinstance(settings.stats_scale, bool)
+    if is_bool or settings.stats_scale not in (None, *scales):
         raise ValueError(
             f'model.train_cfg.stats_scale must be one of the scales {scales} '
             f'or None, got {settings.stats_scale!r}'
@@ -233,11 +235,11 @@ def _refuse_unknown(
                 f'model.{cfg_name}.{name}={cfg[name]!r} is no setting any '
                 f'more: remove it; {instead}'
             )
-    unknown = set(cfg) - set(expected)
+    unknown = sorted(set(cfg) - set(expected), key=str)
     if unknown:
         raise ValueError(
-            f'model.{cfg_name} has no setting {sorted(unknown)}; expected '
-            f'some of {list(expected)}'
+            f'model.{cfg_name} has no setting {unknown}; expected some of '
+            f'{list(expected)}'
         )
 
 

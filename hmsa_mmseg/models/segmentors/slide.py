@@ -7,8 +7,8 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
-import torch
 from torch import Tensor
 
 
@@ -32,7 +32,6 @@ def slide_windows(length: int, window: int, stride: int) -> list[slice]:
 def mean_over_windows(
     predict: Callable[[Tensor], Tensor],
     inputs: Tensor,
-    out_channels: int,
     crop_size: Sequence[int],
     stride: Sequence[int],
 ) -> Tensor:
@@ -42,26 +41,24 @@ def mean_over_windows(
     map of the size of the image of every window.
 
     Args:
-        predict (Callable): Gives the logits of a window.
+        predict (Callable): Gives the logits of a window, K channels.
         inputs (Tensor): Images, shape (N, 3, H, W).
-        out_channels (int): K.
         crop_size (Sequence[int]): Height and width of a window.
         stride (Sequence[int]): Its steps.
 
     Returns:
-        Tensor: Shape (N, K, H, W), float32, float64 for such images.
+        Tensor: Shape (N, K, H, W).
     """
     size = inputs.shape[2:]
     windows = [slide_windows(*side) for side in zip(size, crop_size, stride)]
-    total = inputs.new_zeros(
-        (len(inputs), out_channels, *size),
-        dtype=torch.promote_types(inputs.dtype, torch.float32),
-    )
+    total = None
+    for y, x in product(*windows):
+        found = predict(inputs[:, :, y, x])
+        if total is None:
+            total = found.new_zeros(*found.shape[:2], *size)
+        total[:, :, y, x] += found
     counts = [total.new_zeros(length) for length in size]
     for count, side in zip(counts, windows):
         for window in side:
             count[window] += 1
-    for y in windows[0]:
-        for x in windows[1]:
-            total[:, :, y, x] += predict(inputs[:, :, y, x])
     return total.div_(counts[0][:, None] * counts[1])

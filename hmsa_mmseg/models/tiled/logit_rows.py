@@ -13,7 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..scale_fusion import Size, fuse_scales, in_float32, scaled_size
+from ..scale_fusion import (
+    Size,
+    blend_size,
+    fuse_scales,
+    in_float32,
+    scaled_size,
+)
 from ..utils import row_tiles
 from .row_resize import ResizeChain
 
@@ -174,7 +180,7 @@ class FusedLogits(LogitRows):
         paths = []
         for scale, x in zip(scales, logits):
             scale_size = scaled_size(input_size, scale)
-            size = scale_size if scale >= 1 else tuple(input_size)
+            size = blend_size(input_size, scale)
             paths.append((tuple(x.shape[2:]), scale_size, size))
         # The highest scale is not multiplied by anything before the first
         # blend, or the result: one chain of resizes.

@@ -21,8 +21,7 @@ from torch.autograd import Function
 
 from ..losses import ClassWeightedCrossEntropyLoss, RMILoss
 from ..losses.rmi_lean import RMITiles
-from ..losses.rmi_loss import refuse_create_graph, scaled_or_nan
-from ..utils import no_autocast
+from ..utils import no_autocast, refuse_create_graph, scaled_or_nan
 from .logit_rows import LogitRows
 
 # mmseg adds it to divisors (models/losses/utils.py, accuracy.py).

@@ -22,8 +22,7 @@ from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from ..losses import ClassWeightedCrossEntropyLoss, RMILoss
-from ..losses.rmi_loss import has_float64
-from ..utils import is_untouched
+from ..utils import has_float64, is_untouched
 from .logit_rows import LogitRows
 from .loss_walk import Accuracy, loss_in_tiles
 

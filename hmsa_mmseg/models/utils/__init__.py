@@ -5,21 +5,27 @@ from .checkpointing import (
     recompute,
 )
 from .execution import (
+    has_float64,
     is_fixed_batch_norm,
     is_tracing,
     is_untouched,
     no_autocast,
+    refuse_create_graph,
     row_tiles,
+    scaled_or_nan,
 )
 
 __all__ = [
     'FrozenStatistics',
     'checkpoint_modules',
     'checkpointable_blocks',
+    'has_float64',
     'is_fixed_batch_norm',
     'is_tracing',
     'is_untouched',
     'no_autocast',
     'recompute',
+    'refuse_create_graph',
     'row_tiles',
+    'scaled_or_nan',
 ]

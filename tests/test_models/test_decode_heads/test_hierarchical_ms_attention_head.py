@@ -325,7 +325,11 @@ def test_a_head_without_classifier_is_named():
 def test_a_head_that_leaves_its_classifier_out_is_named():
     head = build()
     head.seg_head.cls_seg = lambda feats: feats
-    with pytest.raises(RuntimeError, match='did not call its classifier'):
+    with pytest.raises(RuntimeError, match='did not end in its classifier'):
+        head(feats_of()[0][1])
+    head = build()
+    head.seg_head.register_forward_hook(lambda *args: args[2].feats)
+    with pytest.raises(RuntimeError, match='did not end in its classifier'):
         head(feats_of()[0][1])
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models.losses import RMILoss, rmi_formula, rmi_lean
 from hmsa_mmseg.models.utils import execution
-from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
 # The tools are scripts, which find their modules in their own folder.
 sys.path.insert(0, str(Path(__file__).parents[3] / 'tools'))

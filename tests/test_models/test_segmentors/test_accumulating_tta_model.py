@@ -10,8 +10,8 @@ from mmseg.models.segmentors import SegTTAModel
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models import AccumulatingTTAModel
-from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
 FLIPS = (None, 'horizontal', 'vertical')
 BINARY = dict(

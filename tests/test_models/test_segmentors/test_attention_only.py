@@ -214,6 +214,22 @@ def test_bad_settings_are_refused(tiny_model_cfg, cfg, message):
         MODELS.build(tiny_model_cfg(train_cfg=cfg))
 
 
+def test_what_is_frozen_is_settled_when_built(tiny_model_cfg):
+    model = MODELS.build(tiny_model_cfg())
+    with pytest.raises(ValueError, match='attention_only=True comes too late'):
+        model.train_cfg = FROZEN
+    model.train_cfg.attention_only = True
+    with pytest.raises(ValueError, match='attention_only=True comes too late'):
+        _ = model.training_settings
+    model = MODELS.build(tiny_model_cfg(train_cfg=FROZEN))
+    with pytest.raises(ValueError, match='attention_only=False comes too'):
+        model.train_cfg = dict(scales=(0.5, 1.0))
+    # Other settings may change.
+    model.train_cfg = dict(FROZEN, scales=(0.25, 1.0))
+    assert model.training_settings.scales == (0.25, 1.0)
+    assert model.attention_only
+
+
 def test_off_changes_nothing(build_tiny):
     model = build(build_tiny, {}, dict(FROZEN, attention_only=False)).train()
     assert all(param.requires_grad for param in model.parameters())

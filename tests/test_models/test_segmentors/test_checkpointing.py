@@ -230,11 +230,14 @@ def test_synchronised_statistics_are_frozen_too():
         (dict(checkpoint=('scale',)), r'some of .* got \(\'scale\',\)'),
         (dict(checkpoint='backbone'), r'must be a list .* got \'backbone\''),
         (dict(checkpoint=True), r'must be a list of some of .* got True'),
+        (dict(checkpoint={}), r'must be a list of some of .* got \{\}'),
+        (dict(checkpoint=0), r'must be a list of some of .* got 0'),
         (dict(chekpoint=('scales',)), r"no setting \['chekpoint'\]"),
+        ({'chekpoint': 1, 2: 3}, r"no setting \[2, 'chekpoint'\]"),
     ],
 )
 def test_bad_settings_are_refused(tiny_model_cfg, cfg, message):
-    train_cfg = dict(scales=(0.5, 1.0), **cfg)
+    train_cfg = {'scales': (0.5, 1.0), **cfg}
     with pytest.raises(ValueError, match=rf'model\.train_cfg.*{message}'):
         MODELS.build(tiny_model_cfg(train_cfg=train_cfg))
 

@@ -11,15 +11,15 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models import AccumulatingTTAModel
 from hmsa_mmseg.models.segmentors.results import (
     confidence_of,
-    results_of_rows,
+    make_results,
 )
 from hmsa_mmseg.models.tiled.logit_rows import WholeLogits
 from hmsa_mmseg.models.tiled.restored_logits import RestoredLogits
 from hmsa_mmseg.models.utils import execution
-from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
 SCALES = (0.5, 1.0, 2.0)
 BINARY = dict(
@@ -137,8 +137,8 @@ def test_rows_equal_mmsegs_results(
             fake, logits.clone(), [one.clone()]
         )
         source = CountedLogits(logits)
-        [found] = results_of_rows(
-            source, [one.clone()], align_corners, 0.3, True
+        [found] = make_results(
+            source, [one.clone()], align_corners, 0.3, True, True
         )
         check(found, expected, 0.3)
         assert found.pred_sem_seg.data.dtype == torch.int16

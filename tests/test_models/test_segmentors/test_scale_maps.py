@@ -9,9 +9,7 @@ from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from hmsa_mmseg.models.decode_heads.scale_predictions import (
-    ScalePredictions,
-)
+from hmsa_mmseg.models.decode_heads.scale_maps import ScaleMaps
 
 SCALES = (0.5, 1.0, 2.0)
 HEADS = {
@@ -252,13 +250,13 @@ def test_results_without_it_hold_no_maps(build, make_batch):
 
 @pytest.mark.parametrize('num_attns', [0, 2])
 def test_stacking_is_undone(num_attns):
-    maps = ScalePredictions(
+    maps = ScaleMaps(
         torch.rand(2, 5, 3, 4),
         torch.rand(2, 3, 3, 4),
         torch.rand(2, num_attns, 3, 4),
         torch.rand(2, 3, 5, 3, 4),
     )
     assert maps.stacked().shape == (2, 5 + 3 + num_attns + 15, 3, 4)
-    back = ScalePredictions.unstacked(maps.stacked(), 3, num_attns)
+    back = ScaleMaps.unstacked(maps.stacked(), 3, 5)
     for one, other in zip(maps, back):
         assert torch.equal(one, other)

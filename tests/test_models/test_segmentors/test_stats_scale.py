@@ -129,7 +129,7 @@ def test_norm_eval_and_other_settings(build):
         build('hierarchical', norm_eval='yes')
 
 
-@pytest.mark.parametrize('scale', [2.0, 'top', 0])
+@pytest.mark.parametrize('scale', [2.0, 'top', 0, True])
 def test_another_scale_is_refused(build, scale):
     with pytest.raises(ValueError, match=r'stats_scale must be one of'):
         build('hierarchical', stats_scale=scale)

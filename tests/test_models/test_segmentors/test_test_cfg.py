@@ -15,8 +15,8 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 
+from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models.segmentors.slide import slide_windows
-from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
 SCALES = (0.5, 1.0, 2.0)
 BINARY = dict(
@@ -379,6 +379,9 @@ def test_settings_are_read_when_assigned(build_lively):
     assert model.decode_head.stats_scale == 0.25
     with pytest.raises(ValueError, match=r'train_cfg\.scales'):
         model.train_cfg = dict(scales=(1.0,))
+    assert model.training_settings.scales == (0.25, 1.0)
+    with pytest.raises(ValueError, match=r'train_cfg must be a dict .* got 3'):
+        model.train_cfg = 3
 
 
 def test_settings_are_read_when_changed_in_place(build_lively, make_batch):
@@ -395,6 +398,21 @@ def test_settings_are_read_when_changed_in_place(build_lively, make_batch):
         assert torch.equal(
             one.pred_sem_seg.data.long(), other.pred_sem_seg.data
         )
+    # Where the caller has kept the config.
+    cfg = ConfigDict(WHOLE)
+    model.test_cfg = cfg
+    cfg.scales = [0.25]
+    assert model.inference_settings.scales == (0.25,)
+    model.train_cfg.scales = [0.25, 0.5]
+    assert model.training_settings.scales == (0.25, 0.5)
+    model.train()
+    norms = [x for x in model.backbone.modules() if hasattr(x, 'momentum')]
+    assert norms
+    assert all(norm.training for norm in norms)
+    model.train_cfg.norm_eval = True
+    assert model.training_settings.norm_eval
+    assert not any(norm.training for norm in norms)
+    model.eval()
     # Within a value, as scales that are a list.
     model.test_cfg = dict(WHOLE)
     model.test_cfg.scales.append(2.0)

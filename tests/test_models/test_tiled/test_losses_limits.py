@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from mmseg.models.losses import accuracy
 from mmseg.registry import MODELS
 
+from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models.tiled import losses as tiled_losses
 from hmsa_mmseg.models.tiled.logit_rows import FusedLogits
 from hmsa_mmseg.models.tiled.loss_walk import Accuracy
-from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
 # A module beside the tests; the tools are scripts, which find theirs so.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -7,10 +7,10 @@ import torch
 from mmseg.registry import MODELS
 from torch import nn
 
+from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.compat import flop_counter
 from hmsa_mmseg.models.tiled import ocr
 from hmsa_mmseg.models.tiled.ocr import tiled_heads
-from hmsa_mmseg.utils.live_bytes import peak_live_bytes
 
 CHANNELS = (4, 6, 7, 9)
 SIZES = ((17, 25), (9, 13), (5, 7), (3, 4))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmseg.registry import MODELS
 
+from hmsa_mmseg.models.decode_heads.classifiers import find_classifier
 from hmsa_mmseg.models.tiled import ocr
 from hmsa_mmseg.models.tiled.row_resize import bilinear_taps
 from hmsa_mmseg.models.utils import execution
@@ -184,7 +185,7 @@ def test_threads_share_a_model(seg_head, fast, build, make_batch):
     head = model.decode_head
     meet = [model.backbone, head.scale_attn]
     if seg_head is KNET or not fast:
-        meet.append(head.classifier.layer)
+        meet.append(find_classifier(head.seg_heads[-1]).layer)
 
     def wait(*_):
         barrier.wait()

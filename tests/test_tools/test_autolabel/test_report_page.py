@@ -33,13 +33,11 @@ from report_trees import (  # noqa: E402
     write_truths,
 )
 
+from hmsa_mmseg.autolabel.json_lines import write_lines  # noqa: E402
 from hmsa_mmseg.autolabel.meta import link_to  # noqa: E402
 from hmsa_mmseg.autolabel.report_tree import Tree  # noqa: E402
 from hmsa_mmseg.autolabel.seen_images import write_seen  # noqa: E402
-from hmsa_mmseg.utils.json_lines import (  # noqa: E402
-    read_lines,
-    write_lines,
-)
+from hmsa_mmseg.datasets.autolabel_files import read_lines  # noqa: E402
 
 NAMES = [f'city/{i:02}' for i in range(6)]
 CHECKED = [f'val/{i:02}' for i in range(4)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class ScalePredictions(NamedTuple):
+class ScaleMaps(NamedTuple):
     """The prediction of all scales and of each; scales lowest first.
 
     Attributes:
@@ -37,24 +37,21 @@ class ScalePredictions(NamedTuple):
 
     @classmethod
     def unstacked(
-        cls, stacked: Tensor, num_scales: int, num_attns: int
-    ) -> ScalePredictions:
+        cls, stacked: Tensor, num_scales: int, num_classes: int
+    ) -> ScaleMaps:
         """Undo :meth:`stacked`, whatever became of H and W.
 
         Args:
             stacked (Tensor): Shape (N, K + S + A + S * K, H, W).
             num_scales (int): S.
-            num_attns (int): A.
+            num_classes (int): K.
 
         Returns:
-            ScalePredictions: Views of it.
+            ScaleMaps: Views of it.
         """
-        channels = stacked.shape[1] - num_scales - num_attns
-        num_classes = channels // (1 + num_scales)
-        logits, weights, attn, scale_logits = stacked.split(
-            [num_classes, num_scales, num_attns, num_scales * num_classes],
-            dim=1,
-        )
+        sizes = [num_classes, num_scales, 0, num_scales * num_classes]
+        sizes[2] = stacked.shape[1] - sum(sizes)
+        logits, weights, attn, scale_logits = stacked.split(sizes, dim=1)
         scale_logits = scale_logits.unflatten(1, (num_scales, num_classes))
         return cls(logits, weights, attn, scale_logits)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hmsa_mmseg.utils.nonfinite import (
+from hmsa_mmseg.engine.nonfinite import (
     any_process,
     constant_infinities,
     nonfinite_names,

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, whose last line may be torn."""
+"""Writing files of one JSON object a line, as ``read_lines`` reads them."""
 
 from __future__ import annotations
 
@@ -66,34 +66,6 @@ def _ends_torn(path: Path) -> bool:
             return False
         file.seek(-1, os.SEEK_END)
         return file.read() != b'\n'
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the whole lines of a file.
-
-    Args:
-        path (Path): Of the file.
-
-    Returns:
-        list[dict]: In their order. Lines that are torn or no object with a
-        ``name`` are left out. Empty if there is no file.
-
-    Raises:
-        OSError: If a file that is there cannot be read.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    lines = []
-    for text in content.split(b'\n'):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get('name'), str):
-            lines.append(line)
-    return lines
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

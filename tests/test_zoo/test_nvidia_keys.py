@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 
-from hmsa_mmseg.utils.nvidia_keys import nvidia_to_ours, ours_to_nvidia
+from hmsa_mmseg.zoo.nvidia_keys import nvidia_to_ours, ours_to_nvidia
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT.joinpath(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmsa_mmseg.utils.png_files import encode_grey, is_intact, read_header
+from hmsa_mmseg.datasets.png_files import encode_grey, is_intact, read_header
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
-from hmsa_mmseg.utils.plain import to_plain
+from hmsa_mmseg.engine.plain import to_plain
 
 
 @pytest.fixture
