@@ -8,6 +8,8 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 
+from hmsa_mmseg import compat
+
 NORM = dict(type='BN', requires_grad=True)
 FCN = dict(
     type='FCNHead',
