@@ -17,13 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
-
 _HOST = re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:40] or 'host'
 # Earlier versions wrote no host.
-_PART = re.compile(
-    r'\.(?P<name>.+?)(?:\.(?P<host>[A-Za-z0-9-]+))?\.(?P<pid>\d+)\.part'
-)
+_PART = re.compile(r'\.(.+?)(?:\.([A-Za-z0-9-]+))?\.(\d+)\.part')
 # File systems take 255 bytes; host, process and dots need up to 60.
 _MAX_NAME = 190
 # Seconds: more than a small file takes, with clocks that differ.
@@ -77,20 +73,6 @@ def atomic_file(
         part.unlink(missing_ok=True)
 
 
-def atomic_save(obj: object, path: str | os.PathLike) -> None:
-    """Save with ``torch.save`` so that the file is either whole or absent.
-
-    Args:
-        obj (object): What ``torch.save`` takes.
-        path (str | os.PathLike): Its folder is made if it does not exist.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    with atomic_file(path) as file:
-        torch.save(obj, file)
-
-
 def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
     """Remove what killed processes have left of some files.
 
@@ -119,7 +101,7 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
             match = _PART.fullmatch(part.name)
             if match is None:
                 continue
-            name, host, pid = match.group('name', 'host', 'pid')
+            name, host, pid = match.groups()
             # A name may end like a host: `a.b` of `.a.b.12.part`.
             if keys.isdisjoint((name, f'{name}.{host}')):
                 continue
@@ -140,10 +122,9 @@ def _key(name: str) -> str:
 
 
 def _is_new(part: Path) -> bool:
-    try:
+    with suppress(FileNotFoundError):
         return time.time() - part.stat().st_mtime < _NEW
-    except FileNotFoundError:
-        return False
+    return False
 
 
 def _runs(pid: int) -> bool:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from hmsa_mmseg.utils import atomic_file, atomic_save, files
+from hmsa_mmseg.utils import atomic_file, files
 from hmsa_mmseg.utils.files import part_file, remove_stale_parts
 
 
@@ -17,9 +17,10 @@ class _Unwritable:
         raise OSError('half way')
 
 
-def test_atomic_save_writes_what_torch_save_would(tmp_path):
+def test_atomic_file_writes_what_torch_save_would(tmp_path):
     path = tmp_path / 'new' / 'file.pth'
-    atomic_save(dict(w=torch.arange(3)), path)
+    with atomic_file(path) as file:
+        torch.save(dict(w=torch.arange(3)), file)
     assert torch.equal(torch.load(path)['w'], torch.arange(3))
     assert os.listdir(path.parent) == ['file.pth']
     # As open() gives them, not the private ones of a temporary file.
@@ -29,11 +30,12 @@ def test_atomic_save_writes_what_torch_save_would(tmp_path):
     assert mode == stat.S_IMODE(other.stat().st_mode)
 
 
-def test_atomic_save_keeps_the_old_file_on_failure(tmp_path):
+def test_atomic_file_keeps_the_old_file_on_failure(tmp_path):
     path = tmp_path / 'file.pth'
     path.write_bytes(b'old')
-    with pytest.raises(OSError, match='half way'):
-        atomic_save(dict(w=torch.ones(9), entry=_Unwritable()), path)
+    refused = pytest.raises(OSError, match='half way')
+    with refused, atomic_file(path) as file:
+        torch.save(dict(w=torch.ones(9), entry=_Unwritable()), file)
     assert path.read_bytes() == b'old'
     assert os.listdir(tmp_path) == ['file.pth']
 
