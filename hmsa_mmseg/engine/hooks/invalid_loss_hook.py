@@ -162,9 +162,9 @@ class InvalidLossHook(Hook):
         start = f'loss not finite at iteration {iteration}'
         if torch.isfinite(loss).all():
             return f'{start} of another process: see its error'
-        losses = {'loss': float(loss.detach())}
-        for name, value in (self._losses or {}).items():
-            losses[name] = float(_mean(value))
+        _, losses = self._model.parse_losses(self._losses or {})
+        losses.update(loss=loss)
+        losses = {name: float(losses[name].detach()) for name in losses}
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         report = dict(
             iter=iteration,
@@ -190,13 +190,6 @@ class InvalidLossHook(Hook):
             f'loss scale {report["loss_scale"]}, images '
             f'{_image_paths(self._batch)}; {dumped}'
         )
-
-
-def _mean(value) -> torch.Tensor | float:
-    """Reduce an output of the model as mmengine's ``parse_losses`` does."""
-    if isinstance(value, (list, tuple)):
-        return sum(_mean(item) for item in value)
-    return value.detach().float().mean()
 
 
 def _image_paths(batch: object) -> list[str]:

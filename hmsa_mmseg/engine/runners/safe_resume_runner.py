@@ -91,14 +91,14 @@ class SafeResumeRunner(Runner):
             )
         return loop
 
-    def _checkpoint_hooks(self) -> list[CheckpointHook]:
-        return [h for h in self._hooks if isinstance(h, CheckpointHook)]
+    def _hooks_with_folder(self) -> list[CheckpointHook]:
+        hooks = [h for h in self._hooks if isinstance(h, CheckpointHook)]
+        return [hook for hook in hooks if hook.out_dir is not None]
 
     def _is_local(self) -> bool:
         backends = [
             get_file_backend(hook.out_dir, backend_args=hook.backend_args)
-            for hook in self._checkpoint_hooks()
-            if hook.out_dir is not None
+            for hook in self._hooks_with_folder()
         ]
         return all(isinstance(backend, LocalBackend) for backend in backends)
 
@@ -156,8 +156,7 @@ class SafeResumeRunner(Runner):
         work_dir = Path(self.work_dir)
         folders = [work_dir.resolve()] + [
             Path(hook.out_dir).resolve() / work_dir.name
-            for hook in self._checkpoint_hooks()
-            if hook.out_dir is not None
+            for hook in self._hooks_with_folder()
         ]
         pointer = work_dir / 'last_checkpoint'
         if pointer.is_file():
