@@ -73,7 +73,7 @@ def atomic_file(
         part.unlink(missing_ok=True)
 
 
-def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
+def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> None:
     """Remove what killed processes have left of some files.
 
     A part stays if its process, or one of that number, runs on this machine.
@@ -86,16 +86,12 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
             run: what another machine has begun to write within the last hour
             stays. Defaults to False.
 
-    Returns:
-        int: How many were removed.
-
     Raises:
         OSError: If one cannot be removed.
     """
     folders: dict[Path, set[str]] = {}
     for path in paths:
         folders.setdefault(path.parent, set()).add(_key(path.name))
-    removed = 0
     for folder, keys in folders.items():
         for part in folder.glob('.*.part'):
             match = _PART.fullmatch(part.name)
@@ -111,8 +107,6 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
                 stays = shared and _is_new(part)
             if not stays:
                 part.unlink(missing_ok=True)
-                removed += 1
-    return removed
 
 
 def _key(name: str) -> str:
