@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 import torch.distributed as dist
+from mmengine.dist import get_backend
 from mmengine.runner import Runner
 
 from hmsa_mmseg.compat import torch_has
@@ -26,9 +27,7 @@ def close_gloo_at_exit(runner: Runner) -> None:
     Args:
         runner (Runner): Of the run; nothing is done without a launcher.
     """
-    if runner.distributed and dist.get_backend() == 'gloo':
-        # Once, however many runs there are.
-        atexit.unregister(close_gloo)
+    if runner.distributed and get_backend() == 'gloo':
         atexit.register(close_gloo)
 
 
@@ -39,9 +38,7 @@ def close_gloo() -> None:
     come.
     """
     failed = hasattr(sys, 'last_type')
-    if failed or not (dist.is_available() and dist.is_initialized()):
-        return
-    if dist.get_backend() == 'gloo':
+    if get_backend() == 'gloo' and not failed:
         # A wrapped model holds the group, in cycles of references.
         gc.collect()
         if not torch_has('shutdown_of_gloo'):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice, repeat
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import IterBasedTrainLoop
@@ -52,7 +52,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         close_gloo_at_exit(self.runner)
         skips = self._iter >= self._max_iters or self._skip()
         self.dataloader_iterator = _Batches(
-            self.dataloader_iterator, self._iter if skips else 0
+            repeat(None, self._iter if skips else 0), self.dataloader_iterator
         )
         return super().run()
 
@@ -83,26 +83,15 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         return False
 
 
-class _Batches:
-    """Batches, and nothing in place of those that were skipped.
+class _Batches(chain):
+    """Nothing for each past iteration that was skipped, then batches.
 
     The parent's ``run`` asks for those of past iterations, too: mmengine with
     ``next``, onedl-mmengine with ``skip_iter``.
     """
 
-    def __init__(self, batches: Iterator, skipped: int):
-        self._batches = batches
-        self._past = skipped
-
     def skip_iter(self, num_iters: int) -> None:
-        for _ in range(num_iters):
-            next(self)
-
-    def __next__(self):
-        if self._past > 0:
-            self._past -= 1
-            return None
-        return next(self._batches)
+        deque(islice(self, num_iters), maxlen=0)
 
 
 class _StartedLater:
