@@ -110,7 +110,10 @@ def make_results(
     for i, result in enumerate(results):
         logits = seg_logits.image(i)
         if classes_only and data_samples is not None:
-            logits = RestoredLogits(logits, result.metainfo, align_corners)
+            meta = result.metainfo
+            logits = RestoredLogits(
+                logits, meta, meta['ori_shape'], align_corners
+            )
         elif not classes_only:
             whole = logits.whole()
             if data_samples is not None:

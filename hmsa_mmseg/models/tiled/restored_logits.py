@@ -8,12 +8,13 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from torch import Tensor
 
 from ..scale_fusion import Size
-from .logit_rows import LogitRows
-from .row_resize import resize_rows, source_rows
+from .logit_rows import LogitRows, Take
+from .row_resize import resize_chain
 
 
 def padding_of(meta: Mapping) -> Sequence[int]:
@@ -82,9 +83,9 @@ class RestoredLogits(LogitRows):
 
     Args:
         logits (LogitRows): Of the network's input, (1, K, H, W).
-        meta (Mapping): Of the image: ``ori_shape`` and, if they apply,
-            ``img_padding_size`` or ``padding_size``, ``flip`` and
-            ``flip_direction``.
+        meta (Mapping): Of the image, if they apply: ``img_padding_size`` or
+            ``padding_size``, ``flip`` and ``flip_direction``.
+        size (Sequence[int]): h and w.
         align_corners (bool): As in ``F.interpolate``.
 
     Raises:
@@ -92,41 +93,29 @@ class RestoredLogits(LogitRows):
     """
 
     def __init__(
-        self, logits: LogitRows, meta: Mapping, align_corners: bool
+        self,
+        logits: LogitRows,
+        meta: Mapping,
+        size: Sequence[int],
+        align_corners: bool,
     ) -> None:
-        super().__init__(logits.maps, meta['ori_shape'])
-        self.logits, self.meta = logits, meta
-        self.align_corners = align_corners
-        self.size = size_without_padding(logits.shape, meta)
+        super().__init__(logits.maps, size)
+        self.logits, self.align_corners = logits, align_corners
+        self.source_size = size_without_padding(logits.shape, meta)
         self.flip_dim = flip_dim(meta)
-        left, _, self.top, _ = padding_of(meta)
-        self.columns = slice(left, left + self.size[1])
+        self.left, _, self.top, _ = padding_of(meta)
 
-    def sources(self, rows: slice) -> list[slice]:
-        """Rows of the maps that the logits are made of."""
-        return self.logits.sources(self._rows_of_logits(rows)[1])
-
-    def compute(self, parts: Sequence[Tensor], rows: slice) -> Tensor:
+    def make(self, rows: slice, take: Take) -> Tensor:
         """Restore some rows."""
-        source, rows_of_logits = self._rows_of_logits(rows)
-        x = self.logits.compute(parts, rows_of_logits)[..., self.columns]
-        if self.flip_dim is not None:
-            x = x.flip(self.flip_dim)
-        return resize_rows(
-            x, source, self.size[0], rows, self.shape[2:], self.align_corners
-        )
+        sizes = self.source_size, self.shape[2:]
+        source = partial(self._before_resize, take)
+        return resize_chain(source, sizes, rows, self.align_corners)
 
-    def with_maps(self, maps: Sequence[Tensor]) -> RestoredLogits:
-        """Take other maps."""
-        return RestoredLogits(
-            self.logits.with_maps(maps), self.meta, self.align_corners
-        )
-
-    def _rows_of_logits(self, rows: slice) -> tuple[slice, slice]:
-        """Rows of the image before its resize, and of the network's input."""
-        height = self.size[0]
-        source = source_rows(rows, height, self.shape[2], self.align_corners)
-        start, stop = source.start, source.stop
+    def _before_resize(self, take: Take, rows: slice) -> Tensor:
+        """Rows without padding and flip."""
+        (height, width), start, stop = self.source_size, rows.start, rows.stop
         if self.flip_dim == -2:
             start, stop = height - stop, height - start
-        return source, slice(start + self.top, stop + self.top)
+        x = self.logits.make(slice(start + self.top, stop + self.top), take)
+        x = x[..., self.left : self.left + width]
+        return x if self.flip_dim is None else x.flip(self.flip_dim)
