@@ -55,6 +55,10 @@ class LogitRows(metaclass=ABCMeta):
         """Make some rows, (N, K, R, W); they may be a view: do not write."""
         return self.make(rows, lambda i, part: self.maps[i][:, :, part])
 
+    def all_rows(self) -> Tensor:
+        """Make all rows at once, (N, K, H, W), as :meth:`rows`."""
+        return self.rows(slice(0, self.shape[2]))
+
     def image(self, index: int) -> LogitRows:
         """The logits of one image, (1, K, H, W)."""
         one = copy(self)

@@ -79,13 +79,13 @@ def loss_of_logits(
     if reason is None:
         return _loss(module, logits, label, ignore_index)
     _log_once(reason)
-    return module(make_whole(logits), label, ignore_index=ignore_index)
+    return module(logits.all_rows(), label, ignore_index=ignore_index)
 
 
 def make_whole(output: Output) -> Tensor | tuple:
     """Make whole logits of all that are yet to be made; differentiable."""
     if isinstance(output, LogitRows):
-        return output.rows(slice(0, output.shape[2]))
+        return output.all_rows()
     if isinstance(output, tuple):
         return tuple(make_whole(leaf) for leaf in output)
     return output

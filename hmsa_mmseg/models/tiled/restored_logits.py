@@ -22,28 +22,13 @@ def padding_of(meta: Mapping) -> Sequence[int]:
     return meta.get('img_padding_size', meta.get('padding_size', [0] * 4))
 
 
-def without_padding(x: Tensor, meta: Mapping) -> Tensor:
-    """Cut off what the preprocessor has padded.
-
-    Args:
-        x (Tensor): Any map of the network's input, shape (..., H, W).
-        meta (Mapping): Of the image, with ``img_padding_size`` or
-            ``padding_size``: left, right, top, bottom.
-
-    Returns:
-        Tensor: A view of ``x``.
-    """
-    left, right, top, bottom = padding_of(meta)
-    height, width = x.shape[-2:]
-    return x[..., top : height - bottom, left : width - right]
-
-
 def size_without_padding(shape: Sequence[int], meta: Mapping) -> Size:
     """Size of an image without what the preprocessor has padded.
 
     Args:
         shape (Sequence[int]): Of a map of the network's input, (..., H, W).
-        meta (Mapping): Of the image, see :func:`without_padding`.
+        meta (Mapping): Of the image, with ``img_padding_size`` or
+            ``padding_size``: left, right, top, bottom.
 
     Returns:
         tuple[int, int]: Height and width.
