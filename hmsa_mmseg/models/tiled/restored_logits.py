@@ -17,47 +17,23 @@ from .logit_rows import LogitRows, Take
 from .row_resize import resize_chain
 
 
-def padding_of(meta: Mapping) -> Sequence[int]:
-    """Left, right, top and bottom padding of an image."""
-    return meta.get('img_padding_size', meta.get('padding_size', [0] * 4))
-
-
 def size_without_padding(shape: Sequence[int], meta: Mapping) -> Size:
     """Size of an image without what the preprocessor has padded.
 
     Args:
         shape (Sequence[int]): Of a map of the network's input, (..., H, W).
-        meta (Mapping): Of the image, with ``img_padding_size`` or
-            ``padding_size``: left, right, top, bottom.
+        meta (Mapping): Of the image, see :class:`RestoredLogits`.
 
     Returns:
         tuple[int, int]: Height and width.
     """
-    left, right, top, bottom = padding_of(meta)
+    left, right, top, bottom = _padding_of(meta)
     return shape[-2] - top - bottom, shape[-1] - left - right
 
 
-def flip_dim(meta: Mapping) -> int | None:
-    """Find the dimension along which an image has been flipped.
-
-    Args:
-        meta (Mapping): Of the image, with ``flip`` and ``flip_direction``.
-
-    Returns:
-        int | None: -1, -2, or None if it has not been flipped.
-
-    Raises:
-        ValueError: If the direction is another one.
-    """
-    if not meta.get('flip'):
-        return None
-    direction = meta.get('flip_direction')
-    if direction not in ('horizontal', 'vertical'):
-        raise ValueError(
-            'flip_direction of an image must be horizontal or vertical, got '
-            f'{direction!r}'
-        )
-    return -1 if direction == 'horizontal' else -2
+def _padding_of(meta: Mapping) -> Sequence[int]:
+    """Left, right, top and bottom."""
+    return meta.get('img_padding_size', meta.get('padding_size', [0] * 4))
 
 
 class RestoredLogits(LogitRows):
@@ -87,8 +63,13 @@ class RestoredLogits(LogitRows):
         super().__init__(logits.maps, size)
         self.logits, self.align_corners = logits, align_corners
         self.source_size = size_without_padding(logits.shape, meta)
-        self.flip_dim = flip_dim(meta)
-        self.left, _, self.top, _ = padding_of(meta)
+        self.left, _, self.top, _ = _padding_of(meta)
+        self.flip = meta.get('flip_direction') if meta.get('flip') else None
+        if meta.get('flip') and self.flip not in ('horizontal', 'vertical'):
+            raise ValueError(
+                'flip_direction of an image must be horizontal or vertical, '
+                f'got {self.flip!r}'
+            )
 
     def make(self, rows: slice, take: Take) -> Tensor:
         """Restore some rows."""
@@ -99,8 +80,10 @@ class RestoredLogits(LogitRows):
     def _before_resize(self, take: Take, rows: slice) -> Tensor:
         """Rows without padding and flip."""
         (height, width), start, stop = self.source_size, rows.start, rows.stop
-        if self.flip_dim == -2:
+        if self.flip == 'vertical':
             start, stop = height - stop, height - start
         x = self.logits.make(slice(start + self.top, stop + self.top), take)
         x = x[..., self.left : self.left + width]
-        return x if self.flip_dim is None else x.flip(self.flip_dim)
+        if self.flip is None:
+            return x
+        return x.flip(-1 if self.flip == 'horizontal' else -2)

@@ -76,13 +76,13 @@ def resize_rows(
         x = x[:, :, rows.start - source.start : rows.stop - source.start]
     elif x.shape[2] == height and 2 * (rows.stop - rows.start) > out_height:
         # One operation and a view.
-        return _interpolate(x, size, align_corners)[:, :, rows]
+        return interpolate(x, size, align_corners)[:, :, rows]
     elif _is_power_of_two(out_height / height) and not align_corners:
         # Positions are exact, so a part is resized as the whole is, but for
         # its first and last rows, which are not asked for.
         factor = out_height // height
         start = rows.start - source.start * factor
-        x = _interpolate(x, (x.shape[2] * factor, out_width), False)
+        x = interpolate(x, (x.shape[2] * factor, out_width), False)
         return x[:, :, start : start + rows.stop - rows.start]
     else:
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -98,16 +98,15 @@ def resize_rows(
         x = torch.lerp(lower, upper, share.to(x.dtype)[:, None])
     if x.shape[3] == out_width:
         return x
-    return _interpolate(x, (x.shape[2], out_width), align_corners)
+    return interpolate(x, (x.shape[2], out_width), align_corners)
 
 
 def _is_power_of_two(factor: float) -> bool:
     return factor > 1 and math.frexp(factor)[0] == 0.5
 
 
-def _interpolate(
-    x: Tensor, size: Sequence[int], align_corners: bool
-) -> Tensor:
+def interpolate(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Resize a whole map bilinearly, in the type that it has."""
     return F.interpolate(
         x, size=tuple(size), mode='bilinear', align_corners=align_corners
     )
