@@ -92,10 +92,12 @@ class RMITiles(TileLoss):
 
     def _pool(self, probs: Tensor, rows: slice) -> None:
         """Average the probabilities of a tile, 0 where there is no label."""
+        probs = probs.add_(CLIP_MIN)
+        # At the top of the map; below, it is too little for one window more.
         top = PADDING if rows.start == 0 else 0
-        bottom = PADDING if rows.stop == self.label.shape[1] else 0
-        probs = F.pad(probs.add_(CLIP_MIN), (PADDING, PADDING, top, bottom))
-        pooled = F.avg_pool2d(probs, POOL, POOL)
+        if top == 0 and rows.stop == self.label.shape[1]:
+            probs = F.pad(probs, (0, 0, 0, PADDING))
+        pooled = F.avg_pool2d(probs, POOL, padding=(top, PADDING))
         first = (rows.start + PADDING) // POOL
         self.probs[:, :, first : first + pooled.shape[2]] = pooled
 

@@ -186,6 +186,6 @@ def _add_gradient(
 
     with torch.enable_grad():
         tile = logits.make(rows, take)
-    grad = loss.gradient(tile.detach(), rows).mul_(scale)
+    grad = loss.gradient(tile.detach(), rows)
     for total, found in zip(sums, torch.autograd.grad(tile, leaves, grad)):
-        total += found
+        total.addcmul_(found, scale)
