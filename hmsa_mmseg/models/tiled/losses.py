@@ -93,8 +93,9 @@ def make_whole(output: Output) -> Tensor | tuple:
 
 def _is_in_tiles(head: nn.Module, output: Output) -> bool:
     """Whether to compute losses in tiles; says why not, if not."""
-    if isinstance(output, Tensor):
-        return False
+    leaves = output if isinstance(output, tuple) else (output,)
+    if not any(isinstance(leaf, LogitRows) for leaf in leaves):
+        return False  # Made already, or without pixels.
     name = type(head).__name__
     method = getattr(head.loss_by_feat, '__func__', None)
     if method is not BaseDecodeHead.loss_by_feat or isinstance(output, tuple):
