@@ -20,6 +20,7 @@ import hmsa_mmseg  # noqa: F401  (registers the classes)
 
 # isort: split
 
+from hmsa_mmseg.datasets.class_names import read_classes
 from hmsa_mmseg.zoo import Conversion, convert, find_config, single_scale
 from hmsa_mmseg.zoo.adaptation import (
     finetune,
@@ -34,7 +35,7 @@ from hmsa_mmseg.zoo.checkpoint import check_checkpoint
 from hmsa_mmseg.zoo.conversion import DEFAULT_SCALES
 from hmsa_mmseg.zoo.layout import left_out
 from hmsa_mmseg.zoo.naming import config_name, shortened_name
-from hmsa_mmseg.zoo.own_data import read_classes, set_folder
+from hmsa_mmseg.zoo.own_data import set_folder
 from hmsa_mmseg.zoo.sizes import set_crop_size, set_image_scale
 from hmsa_mmseg.zoo.table import zoo_table
 from hmsa_mmseg.zoo.writing import (

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hmsa_mmseg.zoo.own_data import ClassNames, class_line
-
+from .class_names import ClassNames, class_line
 from .transforms.load_seg_labels import IGNORE, UNKNOWN
 
 Colour = tuple[int, int, int]

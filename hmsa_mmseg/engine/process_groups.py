@@ -5,6 +5,7 @@ import gc
 import sys
 
 import torch.distributed as dist
+from mmengine.dist import get_backend
 from mmengine.runner import Runner
 
 
@@ -22,9 +23,7 @@ def close_gloo_at_exit(runner: Runner) -> None:
     Args:
         runner (Runner): Of the run; nothing is done without a launcher.
     """
-    if runner.distributed and dist.get_backend() == 'gloo':
-        # Once, however many runs there are.
-        atexit.unregister(close_gloo)
+    if runner.distributed and get_backend() == 'gloo':
         atexit.register(close_gloo)
 
 
@@ -35,9 +34,7 @@ def close_gloo() -> None:
     come.
     """
     failed = hasattr(sys, 'last_type')
-    if failed or not (dist.is_available() and dist.is_initialized()):
-        return
-    if dist.get_backend() == 'gloo':
+    if get_backend() == 'gloo' and not failed:
         # A wrapped model holds the group, in cycles of references.
         gc.collect()
         dist.destroy_process_group()

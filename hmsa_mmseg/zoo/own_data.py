@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmseg.registry import DATASETS
+
+from hmsa_mmseg.datasets.class_names import ClassNames
 
 from .adaptation import set_num_classes
 from .sizes import transforms_of
@@ -25,80 +26,6 @@ LAYOUT = f"""expected
 
 or, with all images under {_IMAGES} and masks under {_MASKS}, lists of names
 train.txt and val.txt; test likewise, if there is such a split"""
-
-
-class ClassNames(NamedTuple):
-    """The classes of a data set.
-
-    Attributes:
-        names (tuple[str]): In the order of their numbers.
-        palette (list[list[int]] | None): Their colours, RGB; None where none
-            are given.
-    """
-
-    names: tuple[str, ...]
-    palette: list[list[int]] | None
-
-
-def read_classes(text: str) -> ClassNames:
-    """Read the classes of a command line or a file.
-
-    Args:
-        text (str): ``road,tree,sky``, or the path of a text file with a
-            class in each line, ``road`` or ``road 128 64 128`` with its
-            colour.
-
-    Returns:
-        ClassNames: The classes.
-
-    Raises:
-        ValueError: If there are fewer than two, a name occurs twice, or some
-            have a colour and some none.
-    """
-    path = Path(text)
-    if not path.is_file():
-        names, colors = [name.strip() for name in text.split(',')], []
-    else:
-        lines = [line.split() for line in path.read_text().splitlines()]
-        rows = [class_line(line, text) for line in lines if line]
-        names = [name for name, _ in rows]
-        colors = [color for _, color in rows if color]
-    names = [name for name in names if name]
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(
-            f'classes: expected two or more different names, got {names}'
-        )
-    if colors and len(colors) < len(names):
-        raise ValueError(
-            f'{text}: {len(colors)} of {len(names)} classes have a colour; '
-            'expected all or none, as "road 128 64 128"'
-        )
-    return ClassNames(tuple(names), colors or None)
-
-
-def class_line(words: Sequence[str], path: str) -> tuple[str, list[int]]:
-    """Split a line into name and colour.
-
-    Args:
-        words (Sequence[str]): Of the line; a name may have several.
-        path (str): Where it stands, for errors.
-
-    Returns:
-        tuple[str, list[int]]: The name and its colour, RGB, 0 to 255; no
-        numbers where there is no colour.
-
-    Raises:
-        ValueError: If a number of the colour is beyond 255.
-    """
-    numbers = words[-3:]
-    if len(words) < 4 or not all(word.isdigit() for word in numbers):
-        return ' '.join(words), []
-    color = [int(word) for word in numbers]
-    if max(color) > 255:
-        raise ValueError(
-            f'{path}: a colour is three numbers of 0 to 255, got {color}'
-        )
-    return ' '.join(words[:-3]), color
 
 
 def set_folder(

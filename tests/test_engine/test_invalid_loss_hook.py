@@ -135,10 +135,10 @@ def test_dump_holds_the_batch(make_runner, tmp_path, rows, monkeypatch):
 
 
 def test_full_disk_does_not_hide_the_loss(make_runner, monkeypatch):
-    def fail(obj, path):
+    def fail(path):
         raise OSError('No space left on device')
 
-    module = 'hmsa_mmseg.engine.hooks.invalid_loss_hook.atomic_save'
+    module = 'hmsa_mmseg.engine.hooks.invalid_loss_hook.atomic_file'
     runner = make_runner(
         custom_hooks=[Poison([3]), dict(type='InvalidLossHook')]
     )

@@ -19,6 +19,11 @@ def test_is_registered():
     assert HOOKS.get('SafeCheckpointHook') is SafeCheckpointHook
 
 
+def test_misspelt_keys_are_refused(make_runner):
+    with pytest.raises(ValueError, match=r"\['intervall'\]; .* interval, "):
+        make_runner(checkpoint=dict(intervall=2))
+
+
 def test_files_load_with_weights_only(run, tmp_path, load):
     runner = run('safe')
     names = sorted(path.name for path in (tmp_path / 'safe').glob('*.pth'))

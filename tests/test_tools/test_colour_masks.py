@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hmsa_mmseg.datasets import LoadSegLabels
-from hmsa_mmseg.zoo.own_data import read_classes
+from hmsa_mmseg.datasets.class_names import read_classes
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / 'tools/dataset_converters/colour_masks.py'

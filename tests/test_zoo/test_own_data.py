@@ -4,9 +4,10 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from mmseg.datasets import CityscapesDataset
 
+from hmsa_mmseg.datasets.class_names import ClassNames, read_classes
 from hmsa_mmseg.zoo import convert, find_config
 from hmsa_mmseg.zoo.layout import config_text
-from hmsa_mmseg.zoo.own_data import ClassNames, read_classes, set_folder
+from hmsa_mmseg.zoo.own_data import set_folder
 from hmsa_mmseg.zoo.sizes import set_crop_size, set_image_scale
 
 CLASSES = read_classes('road,tree,sky')

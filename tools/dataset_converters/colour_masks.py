@@ -24,12 +24,12 @@ import hmsa_mmseg  # noqa: F401  (prepares the stack)
 
 # isort: split
 
+from hmsa_mmseg.datasets.class_names import ClassNames, read_classes
 from hmsa_mmseg.datasets.colour_masks import convert_mask, mask_pairs
 from hmsa_mmseg.datasets.colour_table import ColourTable
 from hmsa_mmseg.datasets.transforms.load_seg_labels import IGNORE
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.files import remove_stale_parts
-from hmsa_mmseg.zoo.own_data import ClassNames, read_classes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

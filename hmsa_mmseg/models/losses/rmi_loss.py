@@ -93,8 +93,8 @@ class RMILoss(nn.Module):
             ValueError: If shapes do not fit, the label map is too small for
                 one region, or a label is neither a class nor
                 ``ignore_index`` (on a GPU, where looking would mean to wait,
-                by a device-side assertion), or if asked for pixel weights or
-                another reduction.
+                by a device-side assertion), if asked for pixel weights or
+                another reduction, or on a device without float64.
         """
         if weight is not None:
             raise ValueError(
@@ -106,10 +106,16 @@ class RMILoss(nn.Module):
                 "RMILoss has the reduction 'mean' and no avg_factor, got "
                 f'{reduction_override!r} and {avg_factor!r}'
             )
+        if not has_float64(pred.device):
+            raise ValueError(
+                f'RMILoss computes in float64, which a device of type '
+                f"'{pred.device.type}' does not have: train on another, or "
+                'with CrossEntropyLoss'
+            )
         label = self.labels_for(pred.shape, target, ignore_index)
         with no_autocast(pred.device):
             logits = in_float32(pred)
-            if has_float64(logits.device) and not is_tracing():
+            if not is_tracing():
                 rows = WholeLogits(logits)
                 loss = loss_in_tiles(self.in_tiles(rows, label), rows)
             elif self.with_rmi:

@@ -268,3 +268,10 @@ def test_under_torch_compile(with_rmi):
         grads.append(torch.autograd.grad(losses[-1], x)[0])
     torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-15)
+
+
+def test_devices_without_float64_are_refused(monkeypatch):
+    logits, label = small_case()
+    monkeypatch.setattr(rmi_loss, 'has_float64', lambda device: False)
+    with pytest.raises(ValueError, match=r"float64, .* type 'cpu' does not"):
+        RMILoss()(logits, label)
