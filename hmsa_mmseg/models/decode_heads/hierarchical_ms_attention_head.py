@@ -15,7 +15,7 @@ from mmseg.utils import ConfigType, OptConfigType
 from torch import Tensor
 
 from ..scale_fusion import fuse_scales
-from ..tiled.logit_rows import LogitRows, fused_rows
+from ..tiled.logit_rows import FusedLogits, LogitRows
 from .attention_branch import ScaleAttentionBranch, build_attention
 from .base_multi_scale_head import BaseMultiScaleHead
 
@@ -116,7 +116,7 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
             top_first = scales[::-1], maps[::-1], attended[::-1]
             args = input_size, self.align_corners
             if as_rows:
-                return fused_rows(*top_first, *args)
+                return FusedLogits(*top_first, *args)
             return fuse_scales(zip(*top_first), *args)
 
         return combine
