@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tiled.decisions import class_dtype
 from ..tiled.loss_walk import TileLoss
+from ..utils import class_dtype
 from .rmi_formula import (
     ALPHA,
     CLIP_MIN,

@@ -19,9 +19,10 @@ from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
 from ..scale_fusion import in_float32
-from ..tiled.decisions import Decision, class_dtype, decide
+from ..tiled.decisions import Decision, decide
 from ..tiled.logit_rows import LogitRows, WholeLogits
 from ..tiled.restored_logits import RestoredLogits
+from ..utils import class_dtype
 
 
 def at_original_size(

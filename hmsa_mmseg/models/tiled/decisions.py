@@ -29,16 +29,6 @@ class Decision(NamedTuple):
     confidence: Tensor | None
 
 
-def class_dtype(num_classes: int) -> torch.dtype:
-    """The smallest type of classes that all of mmseg's tools take.
-
-    Not uint8: ``IoUMetric`` casts labels to it, and an ``ignore_index`` of
-    -1 or 1000 would become a class; ``CityscapesMetric`` writes label ids
-    into it, one of which is -1.
-    """
-    return torch.int16 if num_classes <= 1 << 15 else torch.int32
-
-
 @torch.no_grad()
 def decide(
     logits: LogitRows,

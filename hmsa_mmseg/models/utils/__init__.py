@@ -5,6 +5,7 @@ from .checkpointing import (
     recompute,
 )
 from .execution import (
+    class_dtype,
     has_float64,
     is_fixed_batch_norm,
     is_tracing,
@@ -19,6 +20,7 @@ __all__ = [
     'FrozenStatistics',
     'checkpoint_modules',
     'checkpointable_blocks',
+    'class_dtype',
     'has_float64',
     'is_fixed_batch_norm',
     'is_tracing',

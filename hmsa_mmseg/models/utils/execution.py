@@ -84,6 +84,16 @@ def is_tracing() -> bool:
     return torch.jit.is_tracing() or _is_compiling()
 
 
+def class_dtype(num_classes: int) -> torch.dtype:
+    """The smallest type of classes that all of mmseg's tools take.
+
+    Not uint8: ``IoUMetric`` casts labels to it, and an ``ignore_index`` of
+    -1 or 1000 would become a class; ``CityscapesMetric`` writes label ids
+    into it, one of which is -1.
+    """
+    return torch.int16 if num_classes <= 1 << 15 else torch.int32
+
+
 def has_float64(device: torch.device) -> bool:
     """Whether tensors on a device can be float64; Apple's GPUs have none."""
     return device.type in ('cpu', 'cuda', 'meta')
