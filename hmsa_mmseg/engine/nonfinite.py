@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import torch
-from mmengine.dist import all_reduce
 
 
 def nonfinite_names(
@@ -38,19 +37,3 @@ def constant_infinities(tensors: Mapping[str, torch.Tensor]) -> set[str]:
         for name in nonfinite_names(tensors)
         if not torch.isnan(tensors[name]).any()
     }
-
-
-def any_process(flag: bool | torch.Tensor) -> bool:
-    """Tell every process whether one of them raises its flag.
-
-    All processes must call it at the same place.
-
-    Args:
-        flag (bool | Tensor): That of this process; a tensor has one element.
-
-    Returns:
-        bool: Whether any is true.
-    """
-    flag = torch.as_tensor(flag).detach().reshape(1).to(torch.int32)
-    all_reduce(flag, op='max')
-    return bool(flag)

@@ -1,4 +1,6 @@
-"""Lets gloo's threads end before the interpreter does."""
+"""Between the processes of a run: a flag of any, and gloo's end."""
+
+from __future__ import annotations
 
 import atexit
 import gc
@@ -6,8 +8,9 @@ import sys
 import time
 from contextlib import suppress
 
+import torch
 import torch.distributed as dist
-from mmengine.dist import get_backend
+from mmengine.dist import all_reduce, get_backend
 from mmengine.runner import Runner
 
 from hmsa_mmseg.compat import torch_has
@@ -48,3 +51,19 @@ def close_gloo() -> None:
                 dist.barrier()
             time.sleep(0.1)
         dist.destroy_process_group()
+
+
+def any_process(flag: bool | torch.Tensor) -> bool:
+    """Tell every process whether one of them raises its flag.
+
+    All processes must call it at the same place.
+
+    Args:
+        flag (bool | Tensor): That of this process; a tensor has one element.
+
+    Returns:
+        bool: Whether any is true.
+    """
+    flag = torch.as_tensor(flag).detach().reshape(1).to(torch.int32)
+    all_reduce(flag, op='max')
+    return bool(flag)

@@ -14,8 +14,9 @@ from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.checks import check_integer
 from hmsa_mmseg.utils.unwrapping import unwrapped
 
-from ..nonfinite import any_process, constant_infinities, nonfinite_names
+from ..nonfinite import constant_infinities, nonfinite_names
 from ..plain import to_plain
+from ..process_groups import any_process
 
 #: How the names of written batches begin, which are no checkpoints.
 DUMP_PREFIX = 'invalid_loss_'

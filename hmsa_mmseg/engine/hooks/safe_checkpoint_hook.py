@@ -18,9 +18,9 @@ from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.unwrapping import unwrapped
 
 from .. import atomic_backend
-from ..nonfinite import any_process, constant_infinities, nonfinite_names
+from ..nonfinite import constant_infinities, nonfinite_names
 from ..plain import make_plain
-from ..process_groups import close_gloo_at_exit
+from ..process_groups import any_process, close_gloo_at_exit
 
 
 @HOOKS.register_module()

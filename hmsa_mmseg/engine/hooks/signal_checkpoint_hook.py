@@ -11,7 +11,7 @@ from mmseg.registry import HOOKS
 
 from hmsa_mmseg.utils.checks import check_integer
 
-from ..nonfinite import any_process
+from ..process_groups import any_process
 
 # What Windows has not, where nobody sends them.
 _POSIX = {'SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU'}

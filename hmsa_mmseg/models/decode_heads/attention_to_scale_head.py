@@ -88,7 +88,7 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         )
         self.num_scales = num_scales
 
-    def check_scales(self, scales: Sequence[float], key: str) -> None:
+    def check_num_scales(self, scales: Sequence[float], key: str) -> None:
         """Refuse another number of scales than ``num_scales``."""
         if len(scales) != self.num_scales:
             raise ValueError(

@@ -117,7 +117,7 @@ class RMILoss(nn.Module):
             logits = in_float32(pred)
             if not is_tracing():
                 rows = WholeLogits(logits)
-                loss = loss_in_tiles(self.in_tiles(rows, label), rows)
+                loss = loss_in_tiles(self.tile_loss(rows, label), rows)
             elif self.with_rmi:
                 loss = rmi_formula.rmi_loss(logits, label)
             else:
@@ -172,7 +172,7 @@ class RMILoss(nn.Module):
             )
         return target.long().masked_fill(~is_class, -1)
 
-    def in_tiles(self, logits: LogitRows, label: Tensor) -> RMITiles:
+    def tile_loss(self, logits: LogitRows, label: Tensor) -> RMITiles:
         """The loss without its weight, for logits that come in tiles.
 
         Args:

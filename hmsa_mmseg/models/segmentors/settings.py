@@ -222,7 +222,7 @@ def _read_scales(
     is_train = cfg_name == 'train_cfg'
     min_scales = decode_head.min_train_scales if is_train else 1
     scales = check_scales(cfg['scales'], key, min_scales)
-    decode_head.check_scales(scales, key)
+    decode_head.check_num_scales(scales, key)
     return scales
 
 

@@ -29,8 +29,9 @@ EPS = torch.finfo(torch.float32).eps
 class TileLoss(metaclass=ABCMeta):
     """A loss of logits (N, K, H, W), shown in tiles from the top down.
 
-    Called without gradients: :meth:`value` of all tiles, :meth:`rest`, and
-    :meth:`gradient` of all tiles, if it is wanted.
+    Without gradients :meth:`value` is called for all tiles, then :meth:`rest`;
+    then, if it is wanted, :meth:`gradient` for all tiles, which may call
+    :meth:`value` again.
 
     Attributes:
         pool (int): Tiles are cut as :func:`row_tiles` does with it.

@@ -47,12 +47,12 @@ _POINTWISE = (
 )
 
 #: Logits of each head, and what the last classifier reads.
-Outputs = tuple[tuple[Tensor, ...], Optional[Tensor]]
+CascadeOutputs = tuple[tuple[Tensor, ...], Optional[Tensor]]
 
 
 def tiled_heads(
     heads: Sequence[nn.Module],
-) -> Callable[[Sequence[Tensor], bool], Outputs] | None:
+) -> Callable[[Sequence[Tensor], bool], CascadeOutputs] | None:
     """Find a lean way through the seg heads of a cascade.
 
     Args:
@@ -128,7 +128,7 @@ def _is_plain(module: nn.Module, kernel_size: int) -> bool:
 
 def _fcn(
     head: FCNHead, feats: Sequence[Tensor], with_classifier_feats: bool
-) -> Outputs:
+) -> CascadeOutputs:
     """Run an FCNHead."""
     levels = [feats[i] for i in head.in_index]
 
@@ -148,7 +148,7 @@ def _ocr(
     ocr: OCRHead,
     feats: Sequence[Tensor],
     with_classifier_feats: bool,
-) -> Outputs:
+) -> CascadeOutputs:
     """Run OCRNet's heads."""
     (aux_logits,), _ = _fcn(fcn, feats, False)
     levels = [feats[i] for i in ocr.in_index]

@@ -1,8 +1,8 @@
 """Losses of fused logits that are never made as a whole.
 
 What a seg head's ``loss_by_feat`` gives, for the losses that can be computed
-in tiles (:mod:`.loss_walk`): mmseg's softmax cross-entropy and those of this
-package. All else gets whole logits.
+in tiles (:mod:`..tiled.loss_walk`): mmseg's softmax cross-entropy and those of
+this package. All else gets whole logits.
 
 Shape shorthand in this module:
     N: batch, K: classes, H, W: input size, R: rows of a tile.
@@ -23,16 +23,16 @@ from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from ..losses import ClassWeightedCrossEntropyLoss, RMILoss
+from ..tiled.logit_rows import LogitRows
+from ..tiled.loss_walk import EPS, Accuracy, TileLoss, loss_in_tiles
 from ..utils import has_float64, is_untouched
-from .logit_rows import LogitRows
-from .loss_walk import EPS, Accuracy, TileLoss, loss_in_tiles
 
-#: Output of a seg head, combined over scales, or what to make it of.
-Output = Union[LogitRows, Tensor, tuple]
+#: CombinedOutput of a seg head, combined over scales, or what to make it of.
+CombinedOutput = Union[LogitRows, Tensor, tuple]
 
 
-def loss_by_feat(
-    head: nn.Module, output: Output, batch_data_samples: SampleList
+def losses_of_head(
+    head: nn.Module, output: CombinedOutput, batch_data_samples: SampleList
 ) -> dict[str, Tensor]:
     """Compute the losses of a seg head, in tiles of rows where possible.
 
@@ -49,6 +49,7 @@ def loss_by_feat(
         return head.loss_by_feat(make_whole(output), batch_data_samples)
     label = head._stack_batch_gt(batch_data_samples)
     if label.shape[2:] != output.shape[2:]:  # mmseg resizes the logits.
+        _log_once('labels of another size than the images')
         return head.loss_by_feat(make_whole(output), batch_data_samples)
     label = label.squeeze(1)
     accuracy = Accuracy(label, head.ignore_index)
@@ -82,7 +83,7 @@ def loss_of_logits(
     return module(logits.all_rows(), label, ignore_index=ignore_index)
 
 
-def make_whole(output: Output) -> Tensor | tuple:
+def make_whole(output: CombinedOutput) -> Tensor | tuple:
     """Make whole logits of all that are yet to be made; differentiable."""
     if isinstance(output, LogitRows):
         return output.all_rows()
@@ -91,7 +92,7 @@ def make_whole(output: Output) -> Tensor | tuple:
     return output
 
 
-def _is_in_tiles(head: nn.Module, output: Output) -> bool:
+def _is_in_tiles(head: nn.Module, output: CombinedOutput) -> bool:
     """Whether to compute losses in tiles; says why not, if not."""
     leaves = output if isinstance(output, tuple) else (output,)
     if not any(isinstance(leaf, LogitRows) for leaf in leaves):
@@ -143,7 +144,7 @@ def _loss(
     """Compute a loss in tiles, with its weight."""
     if isinstance(module, RMILoss):
         label = module.labels_for(logits.shape, label, ignore_index)
-        loss = module.in_tiles(logits, label)
+        loss = module.tile_loss(logits, label)
     else:
         loss = _CrossEntropy(module, logits, label, ignore_index)
     return module.loss_weight * loss_in_tiles(loss, logits, accuracy)
