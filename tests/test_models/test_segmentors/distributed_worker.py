@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-import hmsa_mmseg  # noqa: F401  (before mmseg.models)
+from hmsa_mmseg.engine.process_groups import close_gloo  # first of all
 
 # isort: split
 
@@ -146,3 +146,5 @@ if __name__ == '__main__':
     register_all_modules(init_default_scope=True)
     run = dict(ddp=ddp, fsdp=fsdp)[sys.argv[1]]
     run(int(sys.argv[2]), Path(sys.argv[3]))
+    # Left to the interpreter, threads of gloo may abort the process.
+    close_gloo()
