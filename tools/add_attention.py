@@ -19,7 +19,6 @@ config for train.py.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -27,9 +26,8 @@ from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 
 import hmsa_mmseg  # noqa: F401  (registers the classes)
-from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.zoo.adapting import ZooSettings
-from hmsa_mmseg.zoo.attention import score, train, write_attention_config
+from hmsa_mmseg.zoo.attention import add_attention
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,12 +45,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='for config, checkpoints and scores. Default: '
         'work_dirs/attention_ and the name of the config',
     )
-    add(
-        '--scales',
-        type=float,
-        nargs='+',
-        help='relative image sizes. Default: 0.5 1.0 2.0',
-    )
+    text = 'relative image sizes. Default: 0.5 1.0 2.0'
+    add('--scales', type=float, nargs='+', help=text)
     add(
         '--finetune',
         dest='kind',
@@ -81,29 +75,18 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     name = Path(args.config).stem
     work_dir = args.work_dir or Path('work_dirs', f'attention_{name}')
+    settings = ZooSettings(
+        checkpoint=args.checkpoint,
+        kind=args.kind,
+        scales=args.scales and tuple(args.scales),
+        length=args.iters,
+    )
     init_default_scope('mmseg')
     try:
-        settings = ZooSettings(
-            checkpoint=args.checkpoint,
-            kind=args.kind,
-            scales=args.scales and tuple(args.scales),
-            length=args.iters,
-        )
-        path = write_attention_config(
-            args.config, settings, work_dir, args.cfg_options
-        )
-        checkpoint = train(path, work_dir)
-        scores = score(path, checkpoint)
+        add_attention(args.config, settings, work_dir, args.cfg_options)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
-    with atomic_file(work_dir / 'scores.json') as file:
-        file.write(json.dumps(scores, indent=2).encode())
-    width = max(map(len, scores))
-    print(f'{"mIoU on the validation split":{width}}')
-    for title, value in scores.items():
-        print(f'{title:{width}}  {value:6.2f}')
-    print(f'config: {path}\ncheckpoint: {checkpoint}')
     return 0
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from mmengine.config import Config
 
 from hmsa_mmseg.datasets.class_names import read_classes
 
 from .checkpoint import check_checkpoint
 from .configs import find_config
 from .conversion import DEFAULT_SCALES, Conversion, convert, single_scale
-from .naming import config_name, shortened_name
 from .own_data import set_data_root, set_folder, set_num_classes
 from .sizes import set_crop_size, set_image_scale
 from .training import (
@@ -84,24 +86,19 @@ class ZooSettings(NamedTuple):
         ):
             if one in given and other not in given:
                 raise ValueError(f'{one} needs {other}')
-        for one, other, reason in (
-            ('single-scale', 'scales', 'which are of the multi-scale model'),
-            (
-                'single-scale',
-                'train-scales',
-                'which are of the multi-scale model',
-            ),
-            ('folder', 'num-classes', 'which classes give'),
-            ('folder', 'data-root', 'which is the folder'),
-            (
-                'reinit-classifier',
-                'attention-only',
-                'which leaves it untrained',
-            ),
-            ('reinit-classifier', 'finetune', 'which is of a trained model'),
+        for one, other in (
+            # Scales are of the multi-scale model.
+            ('single-scale', 'scales'),
+            ('single-scale', 'train-scales'),
+            # A folder and its classes give them.
+            ('folder', 'num-classes'),
+            ('folder', 'data-root'),
+            # They are for a trained model, which this leaves untrained.
+            ('attention-only', 'reinit-classifier'),
+            ('finetune', 'reinit-classifier'),
         ):
             if {one, other} <= given:
-                raise ValueError(f'{one} excludes {other}, {reason}')
+                raise ValueError(f'{one} excludes {other}')
         for name in ('image_scale', 'crop_size', 'length'):
             value = getattr(self, name)
             least = min(value) if isinstance(value, tuple) else value
@@ -191,7 +188,8 @@ def write_adapted(
     new = adapt(source, settings)
     path = out or Path()
     if path.is_dir() or path.suffix != '.py':
-        path = path / f'{_name(source, settings, new)}.py'
+        name = config_name(source.stem, settings.kind, new.cfg)
+        path = path / f'{name}.py'
     if path.exists() and not force:
         raise ValueError(f'{path} exists; --force replaces it')
     if settings.checkpoint is not None:
@@ -207,14 +205,29 @@ def write_adapted(
     return path
 
 
-def _name(source: Path, settings: ZooSettings, new: Conversion) -> str:
-    """Name of a config, by the rules of the zoo."""
-    if settings.kind == 'single-scale':
-        return f'single_{source.stem}'
-    name = config_name(source.stem)
-    if settings.kind not in _TRAINED:
-        return name
-    _, old = training_length(read_zoo_config(source))
-    _, length = training_length(new.cfg)
-    what = settings.kind.replace('attention', 'attn')
-    return shortened_name(name, what, old, length)
+def config_name(stem: str, kind: str, cfg: Config) -> str:
+    """Name a converted config by mmseg's grammar.
+
+    Args:
+        stem (str): The zoo's name, such as
+            ``ocrnet_hr48_4xb2-160k_cityscapes-512x1024``.
+        kind (str): That of :class:`ZooSettings`.
+        cfg (Config): The converted config.
+
+    Returns:
+        str: The name with ``hmsa`` as its algorithm, or ``single``; of a
+        trained model with its own training, such as ``4xb2-attn-only-8k``.
+    """
+    if kind in _TRAINED:
+        unit, length = training_length(cfg)
+        text = f'{length}e' if unit == 'max_epochs' else f'{length / 1000:g}k'
+        what = f'{kind.replace("attention", "attn")}-{text}'
+        # Of `4xb2-amp-160k` the last part.
+        stem, count = re.subn(
+            r'(_\d+xb?\d+[^_]*?)(-[\d.]+[ke])?(?=_|$)',
+            rf'\1-{what}',
+            stem,
+            count=1,
+        )
+        stem = stem if count else f'{stem}_{what}'
+    return f'{"single" if kind == "single-scale" else "hmsa"}_{stem}'

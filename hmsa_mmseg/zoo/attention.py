@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mmseg.registry import RUNNERS
 
 from hmsa_mmseg.analysis.scale_scores import Row, score_scales
 from hmsa_mmseg.models.scale_fusion import check_scales
+from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.loading import load_model, read_config
 
 from .adapting import ZooSettings, adapt
@@ -25,25 +27,28 @@ from .training import training_length
 from .writing import differing_keys, write_config
 
 
-def write_attention_config(
+def add_attention(
     config: str,
     settings: ZooSettings,
     work_dir: Path,
     options: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = print,
-) -> Path:
-    """Write the config that trains the attention, after a check of all.
+) -> dict[str, float]:
+    """Train the attention of a trained model, and score both.
+
+    What was interrupted goes on where it was.
 
     Args:
         config (str): Of the trained model: a file, or a name in the zoo.
-        settings (ZooSettings): Of the kind ``attention-only`` or ``finetune``.
-        work_dir (Path): Where to write it.
+        settings (ZooSettings): With a checkpoint, of the kind
+            ``attention-only`` or ``finetune``.
+        work_dir (Path): For the config, the training and ``scores.json``.
         options (Mapping, optional): Settings to override, by dotted keys.
-        report (Callable): Is told what the checkpoint gives. Defaults to
-            ``print``.
+        report (Callable): Is told what was done. Defaults to ``print``.
 
     Returns:
-        Path: The file.
+        dict[str, float]: mIoU of the validation split in percent at a single
+        scale, averaged over the scales and blended by attention.
 
     Raises:
         NotConvertible: If there is no multi-scale model of it.
@@ -51,6 +56,27 @@ def write_attention_config(
         ValueError: As :func:`.adapting.adapt`, or if the checkpoint does not
             fit, nothing can be scored, or the folder holds another config.
     """
+    path = _write_config(config, settings, work_dir, options, report)
+    checkpoint = _train(path, work_dir)
+    scores = _score(path, checkpoint)
+    with atomic_file(work_dir / 'scores.json') as file:
+        file.write(json.dumps(scores, indent=2).encode())
+    width = max(map(len, scores))
+    report(f'{"mIoU on the validation split":{width}}')
+    for title, value in scores.items():
+        report(f'{title:{width}}  {value:6.2f}')
+    report(f'config: {path}\ncheckpoint: {checkpoint}')
+    return scores
+
+
+def _write_config(
+    config: str,
+    settings: ZooSettings,
+    work_dir: Path,
+    options: Mapping[str, Any] | None,
+    report: Callable[[str], None],
+) -> Path:
+    """Write the config that trains the attention, after a check of all."""
     source = find_config(config)
     check_scales(settings.scales or DEFAULT_SCALES, '--scales', min_scales=2)
     new = adapt(source, settings)
@@ -61,8 +87,7 @@ def write_attention_config(
             f'{config}: val_dataloader is missing; expected the validation '
             'split that the model is scored on'
         )
-    checkpoint = cfg.load_from
-    report(check_checkpoint(cfg, checkpoint).describe(checkpoint))
+    report(check_checkpoint(cfg, cfg.load_from).describe(cfg.load_from))
     path = work_dir / f'hmsa_{source.stem}.py'
     keys = differing_keys(cfg, path) if path.exists() else []
     if keys:
@@ -75,16 +100,8 @@ def write_attention_config(
     return path
 
 
-def train(path: Path, work_dir: Path) -> Path:
-    """Train, going on where an interrupted training was.
-
-    Args:
-        path (Path): Of a config of :func:`write_attention_config`.
-        work_dir (Path): Of the training.
-
-    Returns:
-        Path: The last checkpoint.
-    """
+def _train(path: Path, work_dir: Path) -> Path:
+    """Train, going on where it was; give the last checkpoint."""
     # Without the name of its file, into which the runner would write.
     cfg = Config(read_config(str(path)).to_dict())
     cfg.work_dir = str(work_dir)
@@ -100,21 +117,8 @@ def train(path: Path, work_dir: Path) -> Path:
     return last
 
 
-def score(path: Path, checkpoint: Path) -> dict[str, float]:
-    """Score a model on the validation split, before and with attention.
-
-    Args:
-        path (Path): Of a config of :func:`write_attention_config`.
-        checkpoint (Path): Of its training.
-
-    Returns:
-        dict[str, float]: mIoU in percent at a single scale, averaged over
-        the scales and blended by attention.
-
-    Raises:
-        OSError: If a file cannot be read.
-        ValueError: If a checkpoint does not fit.
-    """
+def _score(path: Path, checkpoint: Path) -> dict[str, float]:
+    """Score the model on the validation split, in three ways."""
     cfg = read_config(str(path))
     scales = tuple(cfg.model.test_cfg.scales)
     before = {
@@ -124,17 +128,17 @@ def score(path: Path, checkpoint: Path) -> dict[str, float]:
     after = {'attention over the scales': Row('blend', scales)}
     if cfg.model.train_cfg.get('attention_only'):
         # Its scales by themselves are those of the model that it was.
-        return _score(cfg, str(checkpoint), {**before, **after})
+        return _score_rows(cfg, str(checkpoint), {**before, **after})
     old = Config(cfg.to_dict(), filename=cfg.filename)
     old.model.decode_head = dict(
         type='MultiScaleAverageHead', seg_head=cfg.model.decode_head.seg_head
     )
     with get_local_path(cfg.load_from) as file:
-        found = _score(old, str(file), before)
-    return {**found, **_score(cfg, str(checkpoint), after)}
+        found = _score_rows(old, str(file), before)
+    return {**found, **_score_rows(cfg, str(checkpoint), after)}
 
 
-def _score(
+def _score_rows(
     cfg: Config, checkpoint: str, rows: dict[str, Row]
 ) -> dict[str, float]:
     model = load_model(cfg, checkpoint).to(get_device())

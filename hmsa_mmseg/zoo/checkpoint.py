@@ -10,10 +10,9 @@ from mmengine.config import Config
 from mmengine.fileio import get_local_path
 from mmengine.utils import import_modules_from_strings
 from mmseg.registry import MODELS
-from torch import Tensor
 
 from hmsa_mmseg.models.decode_heads.state_dict_checks import map_stock_keys
-from hmsa_mmseg.utils import safe_load
+from hmsa_mmseg.utils.loading import read_state_dict
 
 # Of keys named in an error.
 _MOST = 5
@@ -84,7 +83,9 @@ def check_checkpoint(
     if cfg.get('custom_imports'):
         import_modules_from_strings(**cfg.custom_imports)
     model = MODELS.build(copy.deepcopy(cfg.model))
-    own, state = model.state_dict(), _read(checkpoint)
+    with get_local_path(os.fspath(checkpoint)) as path:
+        _, state = read_state_dict(path)
+    own = model.state_dict()
     inside = {key for key in own if key.startswith(f'{_HEAD}seg_head.')}
     # What our head learns beside its seg heads; of mmseg's heads nothing.
     learned = {key for key in own if inside and key.startswith(_HEAD)} - inside
@@ -136,22 +137,6 @@ def check_checkpoint(
         other_classes=sorted(others),
         num_values=sum(state[key].numel() for key in used),
     )
-
-
-def _read(checkpoint: str | os.PathLike) -> dict[str, Tensor]:
-    with get_local_path(os.fspath(checkpoint)) as path:
-        loaded = safe_load(path)
-    loaded = loaded if isinstance(loaded, dict) else {}
-    state = loaded.get('state_dict', loaded)
-    is_state = isinstance(state, dict) and state
-    if not is_state or not all(isinstance(x, Tensor) for x in state.values()):
-        raise ValueError(
-            f'{checkpoint} holds no weights; expected a dict of tensors by '
-            'their names, or one with such a dict as its state_dict'
-        )
-    return {
-        str(key).removeprefix('module.'): value for key, value in state.items()
-    }
 
 
 def _some(keys: list[str]) -> str:

@@ -14,25 +14,12 @@ from mmengine.config import Config, ConfigDict
 
 from hmsa_mmseg.models.scale_fusion import check_scales
 
-from .nested import nested
+from .nested import READ, nested
 from .refusals import NotConvertible, check_head, check_segmentor
 
 PACKAGE = 'hmsa_mmseg'
 #: At test time, the paper's.
 DEFAULT_SCALES = (0.5, 1.0, 2.0)
-#: What mmengine's Runner and mmseg's tools read. Other variables of a config
-#: have only helped to build these.
-READ = (
-    *('custom_imports', 'default_scope', 'model'),
-    *('train_dataloader', 'val_dataloader', 'test_dataloader'),
-    *('val_evaluator', 'test_evaluator', 'tta_model', 'tta_pipeline'),
-    *('optim_wrapper', 'param_scheduler', 'auto_scale_lr'),
-    *('train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'custom_hooks'),
-    *('env_cfg', 'randomness', 'visualizer', 'log_processor', 'log_level'),
-    *('load_from', 'resume', 'find_unused_parameters', 'model_wrapper_cfg'),
-    *('runner_type', 'strategy', 'compile', 'launcher', 'experiment_name'),
-    'work_dir',
-)
 # What mmseg's EncoderDecoder reads of test_cfg.
 _TEST_KEYS = ('mode', 'crop_size', 'stride')
 # Layers of mmseg made for one size of image, and ours for any.
@@ -68,7 +55,7 @@ class Conversion(NamedTuple):
     """A converted config and what was changed.
 
     Attributes:
-        cfg (Config): Of the settings in :data:`READ`.
+        cfg (Config): Of the settings in :data:`.nested.READ`.
         changes (dict[str, str]): By the dotted key of what was changed, a
             sentence about it.
     """

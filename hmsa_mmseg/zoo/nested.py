@@ -1,4 +1,4 @@
-"""Dicts within dicts and lists of a config."""
+"""Settings of a config: which are read, and dicts within them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+#: What mmengine's Runner and mmseg's tools read. Other variables of a config
+#: have only helped to build these.
+READ = (
+    *('custom_imports', 'default_scope', 'model'),
+    *LOADERS,
+    *('val_evaluator', 'test_evaluator', 'tta_model', 'tta_pipeline'),
+    *('optim_wrapper', 'param_scheduler', 'auto_scale_lr'),
+    *('train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'custom_hooks'),
+    *('env_cfg', 'randomness', 'visualizer', 'log_processor', 'log_level'),
+    *('load_from', 'resume', 'find_unused_parameters', 'model_wrapper_cfg'),
+    *('runner_type', 'strategy', 'compile', 'launcher', 'experiment_name'),
+    'work_dir',
+)
 
 
 def nested(value: Any, key: str = '') -> Iterator[tuple[str, ConfigDict]]:

@@ -13,7 +13,8 @@ from mmengine.config import Config
 from hmsa_mmseg.utils import atomic_file
 
 from .configs import config_root
-from .conversion import READ, Conversion
+from .conversion import Conversion
+from .nested import READ
 
 _WIDTH = 79
 _DISTRIBUTIONS = ('mmsegmentation', 'onedl-mmsegmentation')
@@ -98,10 +99,7 @@ def differing_keys(cfg: Config, path: str | os.PathLike) -> list[str]:
         ValueError: If it is no config.
     """
     own, found = cfg.to_dict(), read_zoo_config(path).to_dict()
-    # Values of types that Python takes for equal, such as 1 and 1.0.
-    return [
-        key for key in READ if _exact(own.get(key)) != _exact(found.get(key))
-    ]
+    return [key for key in READ if own.get(key) != found.get(key)]
 
 
 def next_steps(conversion: Conversion, path: Path) -> str:
@@ -190,12 +188,3 @@ def _check(cfg: Config, path: Path) -> None:
             'this config cannot be written: read back, it would differ in '
             f'{", ".join(keys)}'
         )
-
-
-def _exact(value: object) -> object:
-    """A value whose equality is that of types, too."""
-    if isinstance(value, dict):
-        return {key: _exact(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value), [_exact(item) for item in value]
-    return type(value), value

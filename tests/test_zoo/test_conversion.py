@@ -13,7 +13,7 @@ from hmsa_mmseg.zoo import (
     single_scale,
     to_multi_scale,
 )
-from hmsa_mmseg.zoo.conversion import READ
+from hmsa_mmseg.zoo.nested import READ
 
 CONFIGS = Path(__file__).parents[2] / 'configs/hmsa'
 OCRNET = 'ocrnet_hr48_4xb2-160k_cityscapes-512x1024'
@@ -190,8 +190,6 @@ PARAMWISE = {
     'segformer_mit-b0_8xb2-160k_ade20k-512x512': 'head',
     'vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512': 'norm',
     'beit-base_upernet_8xb2-160k_ade20k-640x640': 'layer decay',
-    'mae-base_upernet_8xb2-amp-160k_ade20k-512x512': 'layer decay',
-    'segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512': 'head',
 }
 
 
