@@ -76,6 +76,8 @@ def test_num_classes(name, old, kept, zoo_config, build_small):
 
 def test_weights_of_other_classes_are_left_out(fresh):
     new = fresh(DDRNET)
+    load = ConfigDict(type='LoadSegLabels', num_classes=19)
+    new.cfg.train_dataloader.dataset.pipeline[1] = load
     before = dict(new.changes)
     losses = new.cfg.model.decode_head.seg_head.loss_decode
     assert any(len(one.class_weight) == 19 for one in losses)
@@ -83,6 +85,7 @@ def test_weights_of_other_classes_are_left_out(fresh):
     assert new.changes == before
     assert all(len(one.class_weight) == 19 for one in losses)
     set_num_classes(new, 7)
+    assert load.num_classes == 7
     assert not any('class_weight' in one for one in losses)
     for i in range(len(losses)):
         key = f'model.decode_head.seg_head.loss_decode.{i}.class_weight'
@@ -109,14 +112,6 @@ def test_a_loss_that_needs_weights_becomes_one_without(weights, fresh):
         for one in (MODELS.build(loss), weighted)
     )
     torch.testing.assert_close(found, expected)
-
-
-def test_labels_of_a_pipeline_are_of_as_many_classes(fresh):
-    new = fresh(FCN)
-    load = ConfigDict(type='LoadSegLabels', num_classes=19)
-    new.cfg.train_dataloader.dataset.pipeline[1] = load
-    set_num_classes(new, 7)
-    assert load.num_classes == 7
 
 
 def test_data_root(fresh):
@@ -178,29 +173,29 @@ def add_test_folders(root):
     return dict(img_path='images/test', seg_map_path='masks/test'), None
 
 
+def add_images_alone(root):
+    (root / 'images/test').mkdir()
+    return dict(img_path='images/val', seg_map_path='masks/val'), None
+
+
 def add_test_list(root):
     (root / 'test.txt').write_text('a\n')
     return dict(img_path='images', seg_map_path='masks'), 'test.txt'
 
 
-@pytest.mark.parametrize('add', [add_test_folders, add_test_list])
+@pytest.mark.parametrize(
+    'add', [add_test_folders, add_test_list, add_images_alone]
+)
 def test_a_test_split_is_tested(add, folder, fresh):
     prefix, ann_file = add(folder)
     new = fresh(CONFIGS[0])
     set_folder(new, str(folder), CLASSES)
-    assert 'test_dataloader' not in new.changes
+    told = 'test_dataloader' in new.changes
+    assert told == (add is add_images_alone)
     dataset = new.cfg.test_dataloader.dataset
     assert dataset.data_prefix == prefix
     assert dataset.get('ann_file') == ann_file
     prefix = new.cfg.val_dataloader.dataset.data_prefix
-    assert prefix.img_path == 'images/val'
-
-
-def test_a_test_split_without_masks_is_none(folder, fresh):
-    (folder / 'images/test').mkdir()
-    new = fresh(CONFIGS[0])
-    set_folder(new, str(folder), CLASSES)
-    prefix = new.cfg.test_dataloader.dataset.data_prefix
     assert prefix.img_path == 'images/val'
 
 

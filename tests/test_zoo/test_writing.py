@@ -108,11 +108,6 @@ def test_source_and_unreadable_configs(tmp_path):
     ('stem', 'name', 'length'),
     [
         (
-            'ocrnet_hr48_4xb2-160k_cityscapes-512x1024',
-            'hmsa_ocrnet_hr48_4xb2-attn-only-8k_cityscapes-512x1024',
-            dict(max_iters=8000),
-        ),
-        (
             'mae-base_upernet_8xb2-amp-160k_ade20k-512x512',
             'hmsa_mae-base_upernet_8xb2-amp-attn-only-0.08k_ade20k-512x512',
             dict(max_iters=80),
