@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce
 
 
 def nonfinite_names(
@@ -23,9 +23,7 @@ def nonfinite_names(
     return [
         name
         for name, tensor in tensors.items()
-        if name not in but
-        and (tensor.is_floating_point() or tensor.is_complex())
-        and not torch.isfinite(tensor).all()
+        if name not in but and not torch.isfinite(tensor).all()
     ]
 
 
@@ -53,7 +51,6 @@ def any_process(flag: bool | torch.Tensor) -> bool:
     Returns:
         bool: Whether any is true.
     """
-    if get_world_size() > 1:
-        flag = torch.as_tensor(flag).detach().reshape(1).to(torch.int32)
-        all_reduce(flag, op='max')
+    flag = torch.as_tensor(flag).detach().reshape(1).to(torch.int32)
+    all_reduce(flag, op='max')
     return bool(flag)

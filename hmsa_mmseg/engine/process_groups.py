@@ -3,9 +3,14 @@
 import atexit
 import gc
 import sys
+import time
+from contextlib import suppress
 
 import torch.distributed as dist
+from mmengine.dist import get_backend
 from mmengine.runner import Runner
+
+from hmsa_mmseg.compat import torch_has
 
 
 def close_gloo_at_exit(runner: Runner) -> None:
@@ -22,9 +27,7 @@ def close_gloo_at_exit(runner: Runner) -> None:
     Args:
         runner (Runner): Of the run; nothing is done without a launcher.
     """
-    if runner.distributed and dist.get_backend() == 'gloo':
-        # Once, however many runs there are.
-        atexit.unregister(close_gloo)
+    if runner.distributed and get_backend() == 'gloo':
         atexit.register(close_gloo)
 
 
@@ -35,9 +38,13 @@ def close_gloo() -> None:
     come.
     """
     failed = hasattr(sys, 'last_type')
-    if failed or not (dist.is_available() and dist.is_initialized()):
-        return
-    if dist.get_backend() == 'gloo':
+    if get_backend() == 'gloo' and not failed:
         # A wrapped model holds the group, in cycles of references.
         gc.collect()
+        if not torch_has('shutdown_of_gloo'):
+            # Python is locked while the group is destroyed, and would wait
+            # for threads that need it to drop their tensors. Let them end.
+            with suppress(RuntimeError):
+                dist.barrier()
+            time.sleep(0.1)
         dist.destroy_process_group()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from hmsa_mmseg.utils import atomic_save
+from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.loading import read_state_dict
 
 from .key_maps import KeyConversion, KeyMap, convert_keys
@@ -114,7 +114,8 @@ def convert_file(src: str, out: str) -> KeyConversion:
         for key, value in result.state_dict.items()
         if not key.startswith(_HEAD)
     }
-    atomic_save(dict(state_dict=backbone), out)
+    with atomic_file(out) as file:
+        torch.save(dict(state_dict=backbone), file)
     return result
 
 

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, MODELS
 
-from hmsa_mmseg.utils import atomic_save
+from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.loading import read_state_dict
 
 from .key_maps import KeyConversion
@@ -86,7 +86,8 @@ def convert_file(
                 for key, value in without_attn(state).items()
             }
         output = dict(meta=meta, state_dict=state)
-    atomic_save(output, dst)
+    with atomic_file(dst) as file:
+        torch.save(output, file)
     return result
 
 

@@ -11,8 +11,6 @@ from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 from PIL import Image
 
-from hmsa_mmseg.__main__ import main
-
 HMSA = Path(__file__).parents[2] / 'configs' / 'hmsa'
 PRIMITIVE = HMSA / 'hmsa_hr48_ocr_4xb2-160k_cityscapes-512x1024.py'
 
@@ -44,14 +42,6 @@ def test_print_config_of_a_shipped_config(run_tool, tmp_path):
     assert printed.model.test_cfg.scales == (0.25, 0.5, 1.0, 2.0)
     printed.model.test_cfg.scales = (0.5, 1.0, 2.0)
     assert printed.to_dict() == Config.fromfile(PRIMITIVE).to_dict()
-
-
-def test_unknown_tool(monkeypatch):
-    monkeypatch.setattr('sys.argv', ['hmsa_mmseg', 'no_tool.py'])
-    with pytest.raises(SystemExit, match='is not one of mmseg') as error:
-        main()
-    assert "'no_tool.py'" in str(error.value)
-    assert 'misc/print_config.py' in str(error.value)
 
 
 def test_publish_model(run_tool, trained, tmp_path):

@@ -15,7 +15,7 @@ from mmseg.utils import SampleList, add_prefix
 from torch import Tensor, nn
 
 from ..scale_fusion import fuse_scales
-from ..tiled.logit_rows import LogitRows, fused_rows
+from ..tiled.logit_rows import FusedLogits, LogitRows
 from ..tiled.losses import Output, loss_by_feat, loss_of_logits
 from .seg_heads import HeadOutput, SegHeadOutputs
 
@@ -148,7 +148,7 @@ def losses_of_scales(
     for scale, logits in scale_logits:
         if fast:
             one = (scale,), (logits,), (None,)
-            rows = fused_rows(*one, input_size, align_corners)
+            rows = FusedLogits(*one, input_size, align_corners)
         else:
             whole = at_input_size(scale, logits, input_size, align_corners)
         for module in loss_scale:

@@ -16,8 +16,9 @@ from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import nn
 
-from ..tiled.decisions import Decision, class_dtype, decide
+from ..tiled.decisions import Decision, decide
 from ..tiled.logit_rows import LogitRows, WholeLogits
+from ..utils import class_dtype
 from .multi_scale_attention_segmentor import MultiScaleAttentionSegmentor
 from .results import set_decision
 from .view_sum import ViewSum

@@ -30,8 +30,9 @@ from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
 from ..decode_heads.scale_maps import ScaleMaps
-from ..tiled.decisions import class_dtype, decide
+from ..tiled.decisions import decide
 from ..tiled.logit_rows import WholeLogits
+from ..utils import class_dtype
 from .results import at_original_size, make_results
 from .settings import InferenceSettings
 from .slide import mean_over_windows

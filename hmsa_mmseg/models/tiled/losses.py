@@ -1,7 +1,7 @@
 """Losses of fused logits that are never made as a whole.
 
-What a seg head's ``loss_by_feat`` gives, for the losses that
-:mod:`.loss_walk` can compute: mmseg's softmax cross-entropy and those of this
+What a seg head's ``loss_by_feat`` gives, for the losses that can be computed
+in tiles (:mod:`.loss_walk`): mmseg's softmax cross-entropy and those of this
 package. All else gets whole logits.
 
 Shape shorthand in this module:
@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Union
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses import CrossEntropyLoss
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from ..losses import ClassWeightedCrossEntropyLoss, RMILoss
 from ..utils import has_float64, is_untouched
 from .logit_rows import LogitRows
-from .loss_walk import Accuracy, loss_in_tiles
+from .loss_walk import EPS, Accuracy, TileLoss, loss_in_tiles
 
 #: Output of a seg head, combined over scales, or what to make it of.
 Output = Union[LogitRows, Tensor, tuple]
@@ -44,22 +45,17 @@ def loss_by_feat(
     Returns:
         dict[str, Tensor]: What ``head.loss_by_feat`` gives for whole logits.
     """
-    is_made = not _is_yet_to_be_made(output)
-    reason = None if is_made else _why_no_tiles(head, output)
-    if reason is not None:
-        _log_once(reason)
-    if is_made or reason is not None:
+    if not _is_in_tiles(head, output):
         return head.loss_by_feat(make_whole(output), batch_data_samples)
     label = head._stack_batch_gt(batch_data_samples)
-    if not _fits(output, label, head.ignore_index):
+    if label.shape[2:] != output.shape[2:]:  # mmseg resizes the logits.
         return head.loss_by_feat(make_whole(output), batch_data_samples)
     label = label.squeeze(1)
     accuracy = Accuracy(label, head.ignore_index)
     losses: dict[str, Tensor] = {}
     for i, module in enumerate(_losses_of(head)):
-        value = loss_in_tiles(
-            module, output, label, head.ignore_index, None if i else accuracy
-        )
+        seen_by = None if i else accuracy
+        value = _loss(module, output, label, head.ignore_index, seen_by)
         key = module.loss_name
         losses[key] = losses[key] + value if key in losses else value
     return {**losses, 'acc_seg': accuracy.percent()}
@@ -80,45 +76,43 @@ def loss_of_logits(
         Tensor: What the loss gives for whole logits.
     """
     reason = _why_not(module, logits)
-    if reason is not None:
-        _log_once(reason)
-    if reason is not None or not _fits(logits, label[:, None], ignore_index):
-        return module(make_whole(logits), label, ignore_index=ignore_index)
-    return loss_in_tiles(module, logits, label, ignore_index)
+    if reason is None:
+        return _loss(module, logits, label, ignore_index)
+    _log_once(reason)
+    return module(logits.all_rows(), label, ignore_index=ignore_index)
 
 
 def make_whole(output: Output) -> Tensor | tuple:
     """Make whole logits of all that are yet to be made; differentiable."""
     if isinstance(output, LogitRows):
-        return output.rows(slice(0, output.shape[2]))
+        return output.all_rows()
     if isinstance(output, tuple):
         return tuple(make_whole(leaf) for leaf in output)
     return output
 
 
-def _is_yet_to_be_made(output: Output) -> bool:
-    if isinstance(output, LogitRows):
-        return True
-    return isinstance(output, tuple) and any(map(_is_yet_to_be_made, output))
+def _is_in_tiles(head: nn.Module, output: Output) -> bool:
+    """Whether to compute losses in tiles; says why not, if not."""
+    leaves = output if isinstance(output, tuple) else (output,)
+    if not any(isinstance(leaf, LogitRows) for leaf in leaves):
+        return False  # Made already, or without pixels.
+    name = type(head).__name__
+    method = getattr(head.loss_by_feat, '__func__', None)
+    if method is not BaseDecodeHead.loss_by_feat or isinstance(output, tuple):
+        reason = f'{name}, which has a loss or outputs of its own'
+    elif head.sampler is not None:
+        reason = f'the sampler {type(head.sampler).__name__}'
+    else:
+        reasons = (_why_not(module, output) for module in _losses_of(head))
+        reason = next(filter(None, reasons), None)
+    if reason is not None:
+        _log_once(reason)
+    return reason is None
 
 
 def _losses_of(head: nn.Module) -> list[nn.Module]:
     losses = head.loss_decode
     return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
-
-
-def _why_no_tiles(head: nn.Module, output: Output) -> str | None:
-    """Say why the losses of a head need whole logits; None if they do not."""
-    name = type(head).__name__
-    own = type(head).loss_by_feat is not BaseDecodeHead.loss_by_feat
-    if own or 'loss_by_feat' in vars(head):
-        return f'{name}.loss_by_feat, which is not that of most heads'
-    if not isinstance(output, LogitRows):
-        return f'{name}, which has several outputs'
-    if head.sampler is not None:
-        return f'the sampler {type(head.sampler).__name__}'
-    reasons = (_why_not(module, output) for module in _losses_of(head))
-    return next((reason for reason in reasons if reason), None)
 
 
 def _why_not(module: nn.Module, logits: LogitRows) -> str | None:
@@ -128,12 +122,8 @@ def _why_not(module: nn.Module, logits: LogitRows) -> str | None:
         return f'logits on a device of type {logits.device.type}'
     if not is_untouched(module):
         return f'{name} with hooks or another forward'
-    if type(module) is RMILoss:
+    if type(module) in (RMILoss, ClassWeightedCrossEntropyLoss):
         return None
-    if type(module) is ClassWeightedCrossEntropyLoss:
-        if len(module.class_weight) == logits.shape[1]:
-            return None
-        return f'{name} with class weights of another number'
     if type(module) is not CrossEntropyLoss:
         return name
     if module.use_sigmoid or module.use_mask:
@@ -143,18 +133,58 @@ def _why_not(module: nn.Module, logits: LogitRows) -> str | None:
     return None
 
 
-def _fits(logits: LogitRows, label: Tensor, ignore_index: int) -> bool:
-    """Whether labels (N, 1, H, W) are those that mmseg expects.
+def _loss(
+    module: nn.Module,
+    logits: LogitRows,
+    label: Tensor,
+    ignore_index: int,
+    accuracy: Accuracy | None = None,
+) -> Tensor:
+    """Compute a loss in tiles, with its weight."""
+    if isinstance(module, RMILoss):
+        label = module.labels_for(logits.shape, label, ignore_index)
+        loss = module.in_tiles(logits, label)
+    else:
+        loss = _CrossEntropy(module, logits, label, ignore_index)
+    return module.loss_weight * loss_in_tiles(loss, logits, accuracy)
 
-    Others are left to mmseg, which resizes logits or complains.
+
+class _CrossEntropy(TileLoss):
+    """Softmax cross-entropy with the reduction 'mean', as in mmseg.
+
+    Args:
+        module (CrossEntropyLoss): The loss, whose weight is left out.
+        logits (LogitRows): Shape (N, K, H, W).
+        label (Tensor): Classes or ``ignore_index``, (N, H, W), int64.
+        ignore_index (int): Label of pixels that do not count.
     """
-    batch, num_classes, *size = logits.shape
-    if label.dtype != torch.int64 or label.shape != (batch, 1, *size):
-        return False
-    if label.device.type != 'cpu':  # To look would wait for the GPU.
-        return True
-    low, high = label.where(label != ignore_index, 0).aminmax()
-    return bool(low >= 0 and high < num_classes)
+
+    def __init__(
+        self,
+        module: CrossEntropyLoss,
+        logits: LogitRows,
+        label: Tensor,
+        ignore_index: int,
+    ) -> None:
+        self.label = label
+        self.kwargs = dict(ignore_index=ignore_index, reduction='none')
+        has_label = label != ignore_index
+        count = label.numel()
+        if isinstance(module, ClassWeightedCrossEntropyLoss):
+            weight = torch.tensor(
+                module.class_weight, dtype=logits.dtype, device=logits.device
+            )
+            self.kwargs['weight'] = weight
+            count = weight[label.where(has_label, 0)] * has_label
+            count = count.sum(dtype=torch.float64)
+        elif module.avg_non_ignore:
+            count = has_label.sum(dtype=torch.float64)
+        self.divisor = count + EPS
+
+    def value(self, tile: Tensor, rows: slice) -> Tensor:
+        """Compute the part of a tile."""
+        losses = F.cross_entropy(tile, self.label[:, rows], **self.kwargs)
+        return losses.sum(dtype=torch.float64) / self.divisor
 
 
 @lru_cache

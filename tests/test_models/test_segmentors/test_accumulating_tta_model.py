@@ -221,6 +221,7 @@ def test_classes_only_and_dtype_of_the_segmentor(build_lively):
     assert (found == expected).float().mean() > 0.9
 
 
+@pytest.mark.needs_torch('freed_storages')
 def test_memory_does_not_grow_with_the_number_of_views(build_lively):
     many = dict(BINARY, num_classes=60, out_channels=60)
     many.pop('loss_decode')

@@ -103,6 +103,7 @@ def test_a_label_that_is_no_class_gives_the_loss_s_own_error():
         run(head, make_maps(size), size, samples, True)
 
 
+@pytest.mark.needs_torch('solving_on_meta')
 def test_runs_without_values():
     """What memory is counted with: no value is looked at."""
     size = (64, 96)
@@ -161,6 +162,7 @@ def test_accuracy_of_a_single_channel():
     assert found.percent() == 100
 
 
+@pytest.mark.needs_torch('freed_storages')
 def test_memory_of_the_authors_losses():
     """At least 17 times less than that of the formulas, written down."""
     size, num_classes = (512, 1024), 19
