@@ -64,14 +64,14 @@ compare: install
 	$(PY) tools/compare_fusion.py --work-dir compare_out
 
 benchmark: install
-	$(PY) tools/benchmark.py $(SUITES) \
+	$(PY) tools/dev/benchmark.py $(SUITES) \
 	--rounds $(ROUNDS) $(if $(AUTHORS),--authors $(AUTHORS))
 
 benchmark-zoo: install
-	$(PY) tools/benchmark_zoo.py
+	$(PY) tools/dev/benchmark_zoo.py
 
 gpu: install
-	PYTHON=$(PY) tools/gpu_check.sh
+	PYTHON=$(PY) tools/dev/gpu_check.sh
 
 DOCS := $(VENV)/.docs-installed
 # A broken link or reference fails the build.

@@ -21,7 +21,7 @@ from mmseg.registry import (
 )
 
 from hmsa_mmseg.autolabel.config_datasets import leaf_configs
-from hmsa_mmseg.zoo.adaptation import finetune_scales
+from hmsa_mmseg.zoo.training import finetune_scales
 
 ROOT = Path(__file__).parents[1]
 ALL_FILES = sorted((ROOT / 'configs').rglob('*.py'))

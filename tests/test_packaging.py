@@ -55,12 +55,14 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         wanted = [
             f'hmsa_mmseg/.mim/{path.relative_to(ROOT)}'
             for path in (ROOT / folder).rglob(pattern)
+            if ROOT / 'tools/dev' not in path.parents
         ]
         assert wanted
         assert set(wanted) <= inside
     assert 'hmsa_mmseg/.mim/model-index.yml' in inside
     assert 'hmsa_mmseg/.mim/configs/hmsa/metafile.yaml' in inside
-    assert not [name for name in names if '__pycache__' in name]
+    unwanted = ('__pycache__', '.mim/tools/dev')
+    assert not [n for n in names if any(part in n for part in unwanted)]
 
 
 def test_wheel_declares_what_mmseg_forgets(wheel):

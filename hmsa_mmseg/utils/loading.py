@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from .checkpoint import safe_load
 
@@ -48,6 +49,43 @@ def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
     return cfg
 
 
+def read_state_dict(
+    path: str | os.PathLike,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read weights, of a checkpoint or by themselves.
+
+    Args:
+        path (str | os.PathLike): Of the file.
+
+    Returns:
+        tuple[dict, dict]: All that the file holds, and the weights by their
+        names, without the prefix ``module.`` of parallel training.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is damaged, could run code, or holds no weights.
+    """
+    loaded = safe_load(path)
+    loaded = loaded if isinstance(loaded, dict) else {}
+    state = loaded.get('state_dict', loaded)
+    state = state if isinstance(state, dict) else {}
+    wrong = [
+        f'{key} is no tensor'
+        for key, value in state.items()
+        if not isinstance(value, Tensor)
+    ]
+    if wrong or not state:
+        raise ValueError(
+            f'{path} holds no weights, {_some(wrong) or "it is empty"}; '
+            'expected a dict of tensors by their names, or one with such a '
+            'dict as its state_dict'
+        )
+    weights = {
+        str(key).removeprefix('module.'): value for key, value in state.items()
+    }
+    return loaded, weights
+
+
 def load_model(cfg: Config, checkpoint: str) -> nn.Module:
     """Build the model of a config and load all of its weights.
 
@@ -66,15 +104,7 @@ def load_model(cfg: Config, checkpoint: str) -> nn.Module:
             no such model.
     """
     model = build_model(cfg)
-    loaded = safe_load(checkpoint)
-    loaded = loaded if isinstance(loaded, dict) else {}
-    state = loaded.get('state_dict', loaded)
-    if not isinstance(state, dict):
-        raise ValueError(
-            f'{checkpoint}: state_dict is a {type(state).__name__}; expected '
-            'a dict of weights by their names'
-        )
-    state = {str(key).removeprefix('module.'): state[key] for key in state}
+    loaded, state = read_state_dict(checkpoint)
     try:
         missing, extra = model.load_state_dict(state, strict=False)
     # Weights of other sizes, or of another number of classes.

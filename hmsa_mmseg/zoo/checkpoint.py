@@ -10,24 +10,23 @@ from mmengine.config import Config
 from mmengine.fileio import get_local_path
 from mmengine.utils import import_modules_from_strings
 from mmseg.registry import MODELS
-from torch import Tensor, nn
 
-from hmsa_mmseg.utils import safe_load
+from hmsa_mmseg.models.decode_heads.state_dict_checks import map_stock_keys
+from hmsa_mmseg.utils.loading import read_state_dict
 
 # Of keys named in an error.
 _MOST = 5
+_HEAD = 'decode_head.'
 
 
 class CheckpointReport(NamedTuple):
     """What a checkpoint gives to a model.
 
     Attributes:
-        used (list[str]): Its keys that the model takes, which are all but
-            those of ``other_classes``.
-        new (list[str]): Weights of the model that it has not: those of the
-            attention branch.
-        other_classes (list[str]): Weights of the model that are of another
-            number of classes there.
+        used (list[str]): Weights of the model that it has.
+        new (list[str]): Those that it has not: of the attention branch.
+        other_classes (list[str]): Those that are of another number of
+            classes there.
         num_values (int): Numbers in the weights used.
     """
 
@@ -69,9 +68,9 @@ def check_checkpoint(
         cfg (Config): The converted config.
         checkpoint (str | os.PathLike): A file or an address, of mmseg's own
             model.
-        reinit_classifier (bool): Whether mmseg's own model, whose head has
-            no such option, may be of another number of classes there;
-            mmengine leaves such weights out. Defaults to False.
+        reinit_classifier (bool): Whether it may be of another number of
+            classes, as mmengine takes it. Our head must be set so, too.
+            Defaults to False.
 
     Returns:
         CheckpointReport: What was used.
@@ -84,29 +83,39 @@ def check_checkpoint(
     if cfg.get('custom_imports'):
         import_modules_from_strings(**cfg.custom_imports)
     model = MODELS.build(copy.deepcopy(cfg.model))
-    state = _read(checkpoint)
-    other_classes = (
-        _take_other_classes(model, state)
-        if reinit_classifier or _reinits(model)
-        else []
-    )
-    found = {key: state[key].numel() for key in state}
+    with get_local_path(os.fspath(checkpoint)) as path:
+        _, state = read_state_dict(path)
+    own = model.state_dict()
+    inside = {key for key in own if key.startswith(f'{_HEAD}seg_head.')}
+    # What our head learns beside its seg heads; of mmseg's heads nothing.
+    learned = {key for key in own if inside and key.startswith(_HEAD)} - inside
+    if inside:
+        map_stock_keys(state, _HEAD)
+    others = [
+        key
+        for key in own
+        if reinit_classifier
+        and key in state
+        and state[key].shape != own[key].shape
+    ]
+    loaded = dict(state)
+    for key in others:
+        # mmengine leaves them out; our head does so itself, but for more.
+        if key not in inside and state[key].shape[1:] == own[key].shape[1:]:
+            del loaded[key]
     try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
+        missing, unexpected = model.load_state_dict(loaded, strict=False)
     # Weights of other sizes, or of another number of classes.
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f'{checkpoint} does not fit the model: '
             f'{" ".join(str(error).split())[:1000]}'
         ) from error
-    learned = _attention_keys(model)
-    reinit = _classifier_keys(model) if _reinits(model) else set()
     lacking = [
         key
         for key in missing
         if key not in learned
-        and key not in other_classes
-        and key not in reinit
+        and key not in others
         # Older versions of torch did not save it.
         and not key.endswith('num_batches_tracked')
     ]
@@ -121,89 +130,13 @@ def check_checkpoint(
             f'{" and ".join(problems)}; expected a checkpoint of the zoo '
             'config that is converted'
         )
-    others = {*other_classes, *(reinit & set(missing))}
-    own = set(model.state_dict())
-    used = sorted(key for key in found if _own_key(own, key) not in others)
+    used = sorted(state.keys() - others)
     return CheckpointReport(
         used=used,
         new=sorted(learned & set(missing)),
         other_classes=sorted(others),
-        num_values=sum(found[key] for key in used),
+        num_values=sum(state[key].numel() for key in used),
     )
-
-
-def _read(checkpoint: str | os.PathLike) -> dict[str, Tensor]:
-    with get_local_path(os.fspath(checkpoint)) as path:
-        loaded = safe_load(path)
-    loaded = loaded if isinstance(loaded, dict) else {}
-    state = loaded.get('state_dict', loaded)
-    is_state = isinstance(state, dict) and state
-    if not is_state or not all(isinstance(x, Tensor) for x in state.values()):
-        raise ValueError(
-            f'{checkpoint} holds no weights; expected a dict of tensors by '
-            'their names, or one with such a dict as its state_dict'
-        )
-    return {
-        str(key).removeprefix('module.'): value for key, value in state.items()
-    }
-
-
-def _reinits(model: nn.Module) -> bool:
-    return getattr(model.decode_head, 'reinit_classifier', False)
-
-
-def _take_other_classes(
-    model: nn.Module, state: dict[str, Tensor]
-) -> list[str]:
-    """Take classifiers of other classes out, as mmengine does.
-
-    But for those that our head takes out itself.
-    """
-    head_does = _reinits(model)
-    taken = []
-    for key, own in model.state_dict().items():
-        other = state.get(key)
-        if (
-            other is not None
-            and not (head_does and key.startswith('decode_head.'))
-            and own.dim() > 0
-            and other.shape != own.shape
-            and other.shape[1:] == own.shape[1:]
-        ):
-            del state[key]
-            taken.append(key)
-    return taken
-
-
-def _attention_keys(model: nn.Module) -> set[str]:
-    """Keys of what the multi-scale head learns beside its seg heads."""
-    modules = getattr(model.decode_head, 'attention_modules', ())
-    parts = {id(part) for part in modules}
-    return {
-        f'decode_head.{name}.{key}'
-        for name, child in model.decode_head.named_children()
-        if id(child) in parts
-        for key in child.state_dict()
-    }
-
-
-def _classifier_keys(model: nn.Module) -> set[str]:
-    """Keys of the seg heads that have the classes in their shape."""
-    head = model.decode_head
-    return {
-        f'decode_head.{key}'
-        for key, value in head.state_dict().items()
-        if key.startswith('seg_head.') and head.out_channels in value.shape
-    }
-
-
-def _own_key(own: set[str], key: str) -> str:
-    """Name in a model of a key that may be mmseg's."""
-    prefix = 'decode_head.'
-    if key.startswith(prefix) and not key.startswith(f'{prefix}seg_head.'):
-        inside = f'{prefix}seg_head.{key[len(prefix) :]}'
-        return inside if inside in own else key
-    return key
 
 
 def _some(keys: list[str]) -> str:

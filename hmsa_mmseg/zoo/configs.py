@@ -7,9 +7,6 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
-# Folders beside the families: parts of configs, not configs of models.
-_NO_FAMILIES = ('_base_',)
-
 
 def config_root() -> Path:
     """Folder of the zoo's configs.
@@ -35,38 +32,27 @@ def config_root() -> Path:
     )
 
 
-def list_configs(family: str | None = None) -> list[Path]:
+def list_configs(family: str = '*') -> list[Path]:
     """Configs of models of the zoo.
 
     Args:
-        family (str, optional): A folder of the zoo, such as ``ocrnet``.
-            Defaults to None, all.
+        family (str): A folder of the zoo, such as ``ocrnet``. Defaults to
+            ``*``, all.
 
     Returns:
         list[Path]: The files, sorted by family and name.
-
-    Raises:
-        ValueError: If there is no such family.
     """
-    root = config_root()
-    known = families()
-    if family is not None and family not in known:
-        raise ValueError(
-            f'the zoo has no family {family!r}; expected one of {known}'
-        )
-    names = known if family is None else [family]
-    return [
-        path for name in names for path in sorted(root.glob(f'{name}/*.py'))
-    ]
+    return sorted(
+        path
+        for path in config_root().glob(f'{family}/*.py')
+        # Parts of configs, not configs of models.
+        if path.parent.name != '_base_'
+    )
 
 
 def families() -> list[str]:
     """Folders of the zoo that hold configs of models, sorted."""
-    return sorted(
-        path.name
-        for path in config_root().iterdir()
-        if path.name not in _NO_FAMILIES and any(path.glob('*.py'))
-    )
+    return sorted({path.parent.name for path in list_configs()})
 
 
 def find_config(name_or_path: str | os.PathLike) -> Path:

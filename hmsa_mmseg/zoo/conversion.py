@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from mmengine.config import Config, ConfigDict
-from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
-from mmseg.registry import MODELS
-from torch import nn
 
-from hmsa_mmseg.models.decode_heads.classifiers import find_classifier
 from hmsa_mmseg.models.scale_fusion import check_scales
 
-from .refusals import NotConvertible, refuse_head, refuse_segmentor
-from .tta import flips_only
+from .nested import READ, nested
+from .refusals import NotConvertible, check_head, check_segmentor
 
 PACKAGE = 'hmsa_mmseg'
 #: At test time, the paper's.
@@ -28,24 +23,50 @@ DEFAULT_SCALES = (0.5, 1.0, 2.0)
 # What mmseg's EncoderDecoder reads of test_cfg.
 _TEST_KEYS = ('mode', 'crop_size', 'stride')
 # Layers of mmseg made for one size of image, and ours for any.
-ANY_SIZE = {
+_ANY_SIZE = {
     'BEiT': 'AnySizeBEiT',
     'MAE': 'AnySizeMAE',
     'LRASPPHead': 'AnySizeLRASPPHead',
 }
+# Where a type is found: the zoo's, ours, and why.
+_TYPES = {
+    'default_hooks.checkpoint': (
+        *('CheckpointHook', 'SafeCheckpointHook'),
+        'its files load in torch 2.6 and newer',
+    ),
+    'default_hooks.visualization': (
+        *('SegVisualizationHook', 'ScaleMapsVisualizationHook'),
+        'draws the pictures of tools/report.py',
+    ),
+    'visualizer': (
+        *('SegLocalVisualizer', 'ScaleMapsVisualizer'),
+        'draws the pictures of tools/report.py',
+    ),
+}
+_FLIPS = [
+    dict(type='RandomFlip', prob=prob, direction='horizontal')
+    for prob in (0.0, 1.0)
+]
+# Before which of its steps a test pipeline flips.
+_AFTER_FLIPS = ('LoadAnnotations', 'LoadSegLabels', 'PackSegInputs')
 
 
 class Conversion(NamedTuple):
     """A converted config and what was changed.
 
     Attributes:
-        cfg (Config): Of the multi-scale model.
+        cfg (Config): Of the settings in :data:`.nested.READ`.
         changes (dict[str, str]): By the dotted key of what was changed, a
             sentence about it.
     """
 
     cfg: Config
     changes: dict[str, str]
+
+    @property
+    def is_multi_scale(self) -> bool:
+        """Whether the model has attention over scales."""
+        return self.cfg.model.type == 'MultiScaleAttentionSegmentor'
 
 
 def single_scale(cfg: Config) -> Conversion:
@@ -64,10 +85,9 @@ def single_scale(cfg: Config) -> Conversion:
         NotConvertible: If there is no multi-scale model of it.
     """
     convert(cfg)
-    new, changes = _with_preprocessor(cfg), {}
-    _convert_imports(new)
-    _convert_hooks(new, changes)
-    return Conversion(new, changes)
+    new = _read_settings(cfg)
+    _use_package(new)
+    return new
 
 
 def to_multi_scale(cfg: Config, **kwargs) -> Config:
@@ -111,182 +131,164 @@ def convert(
     """
     check_scales(train_scales, key='train_scales', min_scales=2)
     check_scales(test_scales, key='test_scales', min_scales=1)
-    new = _with_preprocessor(cfg)
-    changes: dict[str, str] = {}
-    _convert_model(new.model, tuple(train_scales), tuple(test_scales), changes)
-    _convert_imports(new)
-    _convert_optimizer(new, changes)
-    _convert_hooks(new, changes)
-    flips_only(new, changes)
-    return Conversion(new, changes)
+    new = _read_settings(cfg)
+    _convert_model(new, tuple(train_scales), tuple(test_scales))
+    _convert_optimizer(new)
+    _use_package(new)
+    _flips_only(new)
+    return new
 
 
-def _with_preprocessor(cfg: Config) -> Config:
-    """Copy a config, its preprocessor within the model."""
-    new = copy.deepcopy(cfg)
+def _read_settings(cfg: Config) -> Conversion:
+    """Copy what is read of a config, its preprocessor within the model."""
+    new = Config({key: copy.deepcopy(cfg[key]) for key in READ if key in cfg})
     if not isinstance(new.get('model'), dict):
         raise NotConvertible(
             f'model={new.get("model")!r}: expected the config of a training '
             'run, whose model is a dict'
         )
     # As mmengine's Runner: what the model has goes first.
-    if new.get('data_preprocessor') is not None:
-        new.model.setdefault('data_preprocessor', new.data_preprocessor)
-    return new
+    if cfg.get('data_preprocessor') is not None:
+        own = copy.deepcopy(cfg.data_preprocessor)
+        new.model.setdefault('data_preprocessor', own)
+    return Conversion(new, {})
 
 
 def _convert_model(
-    model: ConfigDict,
+    new: Conversion,
     train_scales: tuple[float, ...],
     test_scales: tuple[float, ...],
-    changes: dict[str, str],
 ) -> None:
-    _check_segmentor(model)
+    model, changes = new.cfg.model, new.changes
+    check_segmentor(model)
     seg_head = model.decode_head
-    heads = list(seg_head) if isinstance(seg_head, (list, tuple)) else None
-    for head in heads or [seg_head]:
-        refuse_head(head.get('type'))
-        _replace_any_size(head, 'model.decode_head.seg_head.type', changes)
-    _replace_any_size(model.backbone, 'model.backbone.type', changes)
-    if heads is not None:
-        model.pop('num_stages', None)
-        changes['model.decode_head.seg_head'] = (
-            'the cascade is a list; each of its heads runs once per scale'
-        )
-    for head in heads or [seg_head]:
-        _check_head(head)
+    is_cascade = isinstance(seg_head, (list, tuple))
+    heads = list(seg_head) if is_cascade else [seg_head]
+    for key, part in (
+        ('model.backbone.type', model.backbone),
+        *(('model.decode_head.seg_head.type', head) for head in heads),
+    ):
+        name = part.get('type')
+        if name in _ANY_SIZE:
+            part.type = _ANY_SIZE[name]
+            changes[key] = f'was {name}, which is made for one size of image'
+    for head in heads:
+        check_head(head)
     changes['model.type'] = f'was {model.type}'
     model.type = 'MultiScaleAttentionSegmentor'
     changes['model.decode_head.type'] = "the zoo's decode head is its seg_head"
     model.decode_head = ConfigDict(
-        type='HierarchicalMSAttentionHead', seg_head=heads or seg_head
+        type='HierarchicalMSAttentionHead',
+        seg_head=heads if is_cascade else seg_head,
     )
-    left_out = {
-        f'model.{name}.{key}': value
-        for name, known in (('train_cfg', ()), ('test_cfg', _TEST_KEYS))
-        for key, value in (model.get(name) or {}).items()
-        if key not in known
-    }
-    for key, value in left_out.items():
-        changes[key] = f'{value!r} was left out: no head here reads it'
+    if is_cascade:
+        model.pop('num_stages', None)
+        changes['model.decode_head.seg_head'] = (
+            'the cascade is a list; each of its heads runs once per scale'
+        )
+    for name, known in (('train_cfg', ()), ('test_cfg', _TEST_KEYS)):
+        for key, value in (model.get(name) or {}).items():
+            if key not in known:
+                changes[f'model.{name}.{key}'] = (
+                    f'{value!r} was left out: no head here reads it'
+                )
+    test_cfg = dict(model.get('test_cfg') or {})
+    is_slide = test_cfg.get('mode') == 'slide'
+    model.test_cfg = ConfigDict(
+        {
+            # Of windows nothing is read without them.
+            key: test_cfg[key]
+            for key in (_TEST_KEYS if is_slide else ('mode',))
+            if key in test_cfg
+        }
+    )
+    model.test_cfg.setdefault('mode', 'whole')
+    model.test_cfg.scales = test_scales
     model.train_cfg = ConfigDict(scales=train_scales)
     if 1.0 in train_scales:
         # Those of all scales fit none: docs/training.md.
         model.train_cfg.stats_scale = 1.0
-    changes['model.train_cfg'] = 'sizes at which an image is seen'
-
-    test_cfg = {
-        key: value
-        for key, value in (model.get('test_cfg') or {}).items()
-        if key in _TEST_KEYS
-    }
-    test_cfg.setdefault('mode', 'whole')
-    if test_cfg['mode'] != 'slide':
-        # Not read then.
-        test_cfg = dict(mode=test_cfg['mode'])
-    model.test_cfg = ConfigDict(**test_cfg, scales=test_scales)
-
-
-def _check_segmentor(model: ConfigDict) -> None:
-    name = model.get('type')
-    refuse_segmentor(name)
-    known = MODELS.get(name) if isinstance(name, str) else name
-    if known not in (EncoderDecoder, CascadeEncoderDecoder):
-        raise NotConvertible(
-            f'model.type={name!r} is a segmentor of its own; expected '
-            'EncoderDecoder or CascadeEncoderDecoder'
+        changes['model.train_cfg.stats_scale'] = (
+            'running statistics are those of scale 1'
         )
-
-
-def _replace_any_size(
-    cfg: ConfigDict, key: str, changes: dict[str, str]
-) -> None:
-    name = cfg.get('type')
-    if name in ANY_SIZE:
-        cfg.type = ANY_SIZE[name]
-        changes[key] = f'was {name}, which is made for one size of image'
-
-
-def _check_head(cfg: ConfigDict) -> None:
-    """Build a head and look for its classifier."""
-    try:
-        find_classifier(_build_head(cfg))
-    # Constructors of heads have errors of many types.
-    except Exception as error:
-        text = ' '.join(str(error).split())
-        raise NotConvertible(f'{cfg.get("type")}: {text[:300]}') from error
-
-
-def _build_head(cfg: ConfigDict) -> nn.Module:
-    try:
-        # Without memory for weights, and the time to fill it.
-        with torch.device('meta'):
-            return MODELS.build(copy.deepcopy(cfg))
-    # Some constructors compute with tensors.
-    except (NotImplementedError, RuntimeError):
-        return MODELS.build(copy.deepcopy(cfg))
-
-
-def _convert_imports(cfg: Config) -> None:
-    """Import this package first: it prepares mmcv-lite for the others."""
-    old = cfg.get('custom_imports') or {}
-    imports = old.get('imports') or []
-    imports = [imports] if isinstance(imports, str) else list(imports)
-    cfg.custom_imports = ConfigDict(
-        imports=[PACKAGE, *(name for name in imports if name != PACKAGE)],
-        allow_failed_imports=False,
+    changes['model.train_cfg.scales'] = (
+        f'{train_scales} in training, {test_scales} at test time'
     )
 
 
-def _convert_optimizer(cfg: Config, changes: dict[str, str]) -> None:
+def _convert_optimizer(new: Conversion) -> None:
     """Let keys of parameters below the decode head find them again."""
-    optim_wrapper = cfg.get('optim_wrapper') or {}
+    optim_wrapper = new.cfg.get('optim_wrapper') or {}
     paramwise = optim_wrapper.get('paramwise_cfg') or {}
     custom = paramwise.get('custom_keys')
     if not isinstance(custom, Mapping):
         return
     below = 'decode_head.'
-    renamed: dict[str, Any] = {}
+    renamed = ConfigDict()
     for key, value in custom.items():
         found = key
         if below in key and not key.endswith(below):
             found = key.replace(below, f'{below}seg_head.', 1)
-            changes[f'optim_wrapper.paramwise_cfg.custom_keys.{found}'] = (
+            new.changes[f'optim_wrapper.paramwise_cfg.custom_keys.{found}'] = (
                 f'was {key}'
             )
         renamed[found] = value
-    paramwise['custom_keys'] = ConfigDict(renamed)
+    paramwise['custom_keys'] = renamed
 
 
-def _convert_hooks(cfg: Config, changes: dict[str, str]) -> None:
+def _use_package(new: Conversion) -> None:
+    """Import this package, first: it prepares mmcv-lite; and use its hooks."""
+    cfg, changes = new
+    imports = (cfg.get('custom_imports') or {}).get('imports') or []
+    imports = [imports] if isinstance(imports, str) else imports
+    cfg.custom_imports = ConfigDict(
+        imports=[PACKAGE, *(name for name in imports if name != PACKAGE)],
+        allow_failed_imports=False,
+    )
+    changes['custom_imports'] = f'{PACKAGE}, which registers its classes'
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     if not hooks.get('checkpoint'):
         by_epoch = (cfg.get('train_cfg') or {}).get('by_epoch', False)
         hooks.checkpoint = ConfigDict(type='CheckpointHook', by_epoch=by_epoch)
-    for holder, key, name, types, text in (
+    for key, (old, own, why) in _TYPES.items():
+        holder = hooks if key.startswith('default_hooks') else cfg
+        found = holder.get(key.rpartition('.')[2]) or {}
+        if found.get('type') == old:
+            found.type = own
+            changes[f'{key}.type'] = f'was {old}; {why}'
+
+
+def _flips_only(new: Conversion) -> None:
+    """Let ``--tta`` add flips to what the model's own scales do.
+
+    The zoo's image ratios on top would run each scale of the model once for
+    each of them. Sizes are those of the test.
+    """
+    cfg, changes = new
+    pipeline = next(
         (
-            hooks,
-            'default_hooks.checkpoint',
-            'checkpoint',
-            ('CheckpointHook', 'SafeCheckpointHook'),
-            'its files load in torch 2.6 and newer',
+            one['pipeline']
+            for _, one in nested(cfg.get('test_dataloader'))
+            if one.get('pipeline')
         ),
-        (
-            hooks,
-            'default_hooks.visualization',
-            'visualization',
-            ('SegVisualizationHook', 'ScaleMapsVisualizationHook'),
-            'draws the pictures of tools/report.py',
-        ),
-        (
-            cfg,
-            'visualizer',
-            'visualizer',
-            ('SegLocalVisualizer', 'ScaleMapsVisualizer'),
-            'draws the pictures of tools/report.py',
-        ),
-    ):
-        old, new = types
-        if (holder.get(name) or {}).get('type') == old:
-            holder[name].type = new
-            changes[f'{key}.type'] = f'was {old}; {text}'
+        None,
+    )
+    if pipeline is None:
+        return
+    first, *rest = copy.deepcopy(list(pipeline))
+    rest = [one for one in rest if one.get('type') != 'RandomFlip']
+    is_after = [one.get('type') in _AFTER_FLIPS for one in rest]
+    place = is_after.index(True) if any(is_after) else len(rest)
+    transforms = [[one] for one in rest]
+    transforms.insert(place, copy.deepcopy(_FLIPS))
+    cfg.tta_pipeline = [
+        first,
+        ConfigDict(type='TestTimeAug', transforms=transforms),
+    ]
+    cfg.tta_model = ConfigDict(type='AccumulatingTTAModel')
+    changes['tta_pipeline'] = (
+        'flips only: the model blends the scales of its test_cfg'
+    )
+    changes['tta_model'] = (
+        'averages logits, one view at a time; was SegTTAModel'
+    )

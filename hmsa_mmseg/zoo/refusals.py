@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
+import torch
+from mmengine.config import ConfigDict
+from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
+from mmseg.registry import MODELS
+from torch import nn
+
+from hmsa_mmseg.models.decode_heads.classifiers import find_classifier
+
 _BY_MASKS = (
     'predicts masks with one class each, which its loss matches with those '
     'of the labels: it has no classifier of pixels, whose logits could be '
@@ -42,13 +52,51 @@ class NotConvertible(ValueError):
         self.reason = reason
 
 
-def refuse_segmentor(name: object) -> None:
-    """Raise :class:`NotConvertible` for a segmentor in the list above."""
+def check_segmentor(model: ConfigDict) -> None:
+    """Refuse a model that is no encoder-decoder of mmseg.
+
+    Args:
+        model (ConfigDict): Its config.
+
+    Raises:
+        NotConvertible: If it is none.
+    """
+    name = model.get('type')
     if name in SEGMENTORS:
         raise NotConvertible(f'{name} {SEGMENTORS[name]}')
+    known = MODELS.get(name) if isinstance(name, str) else name
+    if known not in (EncoderDecoder, CascadeEncoderDecoder):
+        raise NotConvertible(
+            f'model.type={name!r} is a segmentor of its own; expected '
+            'EncoderDecoder or CascadeEncoderDecoder'
+        )
 
 
-def refuse_head(name: object) -> None:
-    """Raise :class:`NotConvertible` for a head in the list above."""
+def check_head(cfg: ConfigDict) -> None:
+    """Refuse a decode head without a classifier of pixels.
+
+    Args:
+        cfg (ConfigDict): Its config, of which it is built.
+
+    Raises:
+        NotConvertible: If it has none, or cannot be built.
+    """
+    name = cfg.get('type')
     if name in HEADS:
         raise NotConvertible(f'{name} {HEADS[name]}')
+    try:
+        find_classifier(_build(cfg))
+    # Constructors of heads have errors of many types.
+    except Exception as error:
+        text = ' '.join(str(error).split())
+        raise NotConvertible(f'{name}: {text[:300]}') from error
+
+
+def _build(cfg: ConfigDict) -> nn.Module:
+    try:
+        # Without memory for weights, and the time to fill it.
+        with torch.device('meta'):
+            return MODELS.build(copy.deepcopy(cfg))
+    # Some constructors compute with tensors.
+    except (NotImplementedError, RuntimeError):
+        return MODELS.build(copy.deepcopy(cfg))

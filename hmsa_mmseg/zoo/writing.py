@@ -1,9 +1,10 @@
-"""Writing a converted config so that it is whole, and says what it is."""
+"""Configs are read and written as mmengine does, and compared."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from hmsa_mmseg.utils import atomic_file
 
 from .configs import config_root
 from .conversion import Conversion
-from .layout import KEPT, config_text, plain
+from .nested import READ
 
+_WIDTH = 79
 _DISTRIBUTIONS = ('mmsegmentation', 'onedl-mmsegmentation')
 
 
@@ -44,75 +46,80 @@ def read_zoo_config(path: str | os.PathLike) -> Config:
 
 
 def write_config(
-    conversion: Conversion, path: str | os.PathLike, header: Sequence[str]
-) -> str:
+    conversion: Conversion, path: str | os.PathLike, source: Path
+) -> None:
     """Write a config, and read it back before it takes its place.
 
     Args:
-        conversion (conversion.Conversion): The config and what was changed.
+        conversion (Conversion): The config and what was changed, which the
+            comments at the head of the file say.
         path (str | os.PathLike): Of the file, which is replaced.
-        header (Sequence[str]): Paragraphs of comments to begin with.
-
-    Returns:
-        str: Its text.
+        source (Path): The config that it was made of.
 
     Raises:
         OSError: If the file cannot be written.
-        RuntimeError: If what was written would be another config.
-        TypeError: If a setting cannot be written.
+        ValueError: If what was written would be another config, or none.
     """
-    cfg = conversion.cfg
-    text = config_text(cfg, header, conversion.changes)
     path = Path(path)
+    lines = [
+        *_comment(
+            f'{_title(conversion)}: {source_of(source)}, converted by '
+            'tools/from_zoo.py.'
+        ),
+        '#',
+        *_comment('Every setting is that of the zoo, but:'),
+        *(
+            line
+            for key, text in conversion.changes.items()
+            for line in _comment(f'- {key}: {text}', indent='  ')
+        ),
+        '',
+        conversion.cfg.pretty_text,
+    ]
     # mmengine tells configs by their suffix.
     part = path.with_name(f'.{path.stem}.{os.getpid()}.part.py')
-    with atomic_file(path, check=lambda p: _check(cfg, p), part=part) as file:
-        file.write(text.encode())
-    return text
+    with atomic_file(
+        path, check=lambda part: _check(conversion.cfg, part), part=part
+    ) as file:
+        file.write('\n'.join(lines).encode())
 
 
-def header(cfg: Config, source: Path) -> list[str]:
-    """Say what a config is, for the head of its file.
+def differing_keys(cfg: Config, path: str | os.PathLike) -> list[str]:
+    """Compare a config with what a file of it says.
 
     Args:
-        cfg (Config): The converted config.
-        source (Path): The config that it was made of.
+        cfg (Config): The config.
+        path (str | os.PathLike): Of a file that :func:`write_config` wrote.
 
     Returns:
-        list[str]: Paragraphs.
+        list[str]: The settings that differ.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no config.
     """
-    if not _is_multi_scale(cfg):
-        what = 'A model of the zoo, without attention'
-    elif cfg.model.train_cfg.get('attention_only'):
-        what = 'Attention alone for a trained model of the zoo'
-    elif cfg.model.train_cfg.get('norm_eval'):
-        what = 'A trained model of the zoo, trained on with attention'
-    else:
-        what = 'Hierarchical multi-scale attention for a model of the zoo'
-    return [
-        f'{what}: {source_of(source)}, converted by tools/from_zoo.py.',
-        'What stands below a comment was changed; every other setting is '
-        "the zoo's.",
-    ]
+    own, found = cfg.to_dict(), read_zoo_config(path).to_dict()
+    return [key for key in READ if own.get(key) != found.get(key)]
 
 
-def next_steps(cfg: Config, path: Path) -> str:
+def next_steps(conversion: Conversion, path: Path) -> str:
     """Say what to run next, and what it costs.
 
     Args:
-        cfg (Config): The converted config.
+        conversion (Conversion): The converted config.
         path (Path): Its file.
 
     Returns:
         str: Lines.
     """
     lines, hint = [], ''
-    if _is_multi_scale(cfg):
-        train, test = cfg.model.train_cfg.scales, cfg.model.test_cfg.scales
+    if conversion.is_multi_scale:
+        model = conversion.cfg.model
         lines = [
-            f'Backbone and heads see {_work(train)} in training,',
-            f'{_work(test)} at test time. Attention comes on top; what the '
-            'whole model',
+            'Backbone and heads see '
+            f'{_work(model.train_cfg.scales)} in training,',
+            f'{_work(model.test_cfg.scales)} at test time. Attention comes '
+            'on top; what the whole model',
             'costs is counted by',
             f'  python tools/analysis_tools/get_flops.py {path}',
             '',
@@ -126,16 +133,6 @@ def next_steps(cfg: Config, path: Path) -> str:
         f'  python $MMSEG/tools/test.py {path} CHECKPOINT{hint}',
     ]
     return '\n'.join(lines)
-
-
-def _is_multi_scale(cfg: Config) -> bool:
-    return cfg.model.type == 'MultiScaleAttentionSegmentor'
-
-
-def _work(scales: Sequence[float]) -> str:
-    """Say how many pixels are seen, against one scale."""
-    total = sum(scale * scale for scale in scales)
-    return f'{total:g}x the pixels of scale 1 ({", ".join(map(str, scales))})'
 
 
 def source_of(path: Path) -> str:
@@ -153,41 +150,41 @@ def source_of(path: Path) -> str:
     return inside.as_posix()
 
 
-def differing_keys(cfg: Config, path: str | os.PathLike) -> list[str]:
-    """Compare a config with what a file of it says.
+def _title(conversion: Conversion) -> str:
+    train_cfg = conversion.cfg.model.get('train_cfg') or {}
+    if not conversion.is_multi_scale:
+        return 'A model of the zoo, without attention'
+    if train_cfg.get('attention_only'):
+        return 'Attention alone for a trained model of the zoo'
+    if train_cfg.get('norm_eval'):
+        return 'A trained model of the zoo, trained on with attention'
+    return 'Hierarchical multi-scale attention for a model of the zoo'
 
-    Args:
-        cfg (Config): The config.
-        path (str | os.PathLike): Of a file that :func:`write_config` wrote.
 
-    Returns:
-        list[str]: The settings that differ.
+def _comment(text: str, indent: str = '') -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent='# ',
+        subsequent_indent=f'# {indent}',
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is no config.
-    """
-    found = read_zoo_config(path)
-    return [
-        key
-        for key in KEPT
-        if key in cfg and not _same(plain(found.get(key)), plain(cfg[key]))
-    ]
+
+def _work(scales: Sequence[float]) -> str:
+    """Say how many pixels are seen, against one scale."""
+    total = sum(scale * scale for scale in scales)
+    return f'{total:g}x the pixels of scale 1 ({", ".join(map(str, scales))})'
 
 
 def _check(cfg: Config, path: Path) -> None:
-    for key in differing_keys(cfg, path):
-        raise RuntimeError(
-            f'{path}: {key} would be written otherwise than {cfg[key]!r}'
+    try:
+        keys = differing_keys(cfg, path)
+    except ValueError as error:
+        raise ValueError(f'this config cannot be written: {error}') from error
+    if keys:
+        raise ValueError(
+            'this config cannot be written: read back, it would differ in '
+            f'{", ".join(keys)}'
         )
-
-
-def _same(a: object, b: object) -> bool:
-    """Whether two values are equal and of the same types."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return list(a) == list(b) and all(_same(a[k], b[k]) for k in a)
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return a == b or a != a

@@ -5,19 +5,13 @@ import importlib
 import json
 import math
 import sys
-from pathlib import Path
 
+import benchmark
 import pytest
 import torch
-
-TOOLS = Path(__file__).parents[2] / 'tools'
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-import benchmark  # noqa: E402
-from benchmarking import measure, rmi, stopwatch  # noqa: E402
-from benchmarking.measure import Ratio, Timing  # noqa: E402
-from benchmarking.report import (  # noqa: E402
+from benchmarks import measure, rmi, stopwatch
+from benchmarks.measure import Ratio, Timing
+from benchmarks.report import (
     Figure,
     plot,
     shares_table,
@@ -239,7 +233,7 @@ def test_rmi_suite_writes_both_files(run_main, capsys):
     out = run_main('rmi', '--size', 'small', '--rounds', '1')
     found = json.loads((out / 'rmi.json').read_text())
     assert found['command'] == (
-        'python tools/benchmark.py rmi --size small --rounds 1'
+        'python tools/dev/benchmark.py rmi --size small --rounds 1'
     )
     assert {row['num_classes'] for row in found['results']} == {19, 65}
     for row in found['results']:
@@ -247,7 +241,9 @@ def test_rmi_suite_writes_both_files(run_main, capsys):
         assert row['difference']['grad'] <= 1e-4
         assert row['wall_ratio']['low'] == row['wall_ratio']['high'] > 0
     text = (out / 'rmi.md').read_text()
-    assert text.startswith('# RMI loss\n\n```shell\npython tools/benchmark.py')
+    assert text.startswith(
+        '# RMI loss\n\n```shell\npython tools/dev/benchmark.py'
+    )
     assert text.count('| 65 (24) | 64x64 | ') == len(found['results']) // 2
     assert text in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {

@@ -1,20 +1,12 @@
 """What the networks cost at their true size, counted without values."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-TOOLS = Path(__file__).parents[2] / 'tools'
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-from benchmarking import memory, networks  # noqa: E402
-from benchmarking.literal_network import LiteralNetwork  # noqa: E402
-from benchmarking.measure import count_flops, live_gb  # noqa: E402
-from benchmarking.options import Options  # noqa: E402
-from benchmarking.recipe_steps import meta_step  # noqa: E402
+from benchmarks import memory, networks
+from benchmarks.literal_network import LiteralNetwork
+from benchmarks.measure import count_flops, live_gb
+from benchmarks.options import Options
+from benchmarks.recipe_steps import meta_step
 
 FULL_SIZE = (1024, 2048)
 OPTIONS = Options()

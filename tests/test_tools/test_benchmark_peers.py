@@ -7,15 +7,10 @@ from types import ModuleType
 
 import pytest
 import torch
-
-TOOLS = Path(__file__).parents[2] / 'tools'
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-from benchmarking import authors, networks, reference  # noqa: E402
-from benchmarking.literal_network import LiteralNetwork  # noqa: E402
-from benchmarking.measure import count_flops, peak_live_bytes  # noqa: E402
-from benchmarking.options import Options  # noqa: E402
+from benchmarks import authors, networks, reference
+from benchmarks.literal_network import LiteralNetwork
+from benchmarks.measure import count_flops, peak_live_bytes
+from benchmarks.options import Options
 
 FULL_SIZE = (1024, 2048)
 # Counted with the authors' own program at FULL_SIZE, scales 0.5, 1 and 2.

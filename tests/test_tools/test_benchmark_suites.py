@@ -2,19 +2,11 @@
 
 import json
 import sys
-from pathlib import Path
 
+import benchmark
 import pytest
 import torch
-
-from hmsa_mmseg.models.tiled.logit_rows import LogitRows
-
-TOOLS = Path(__file__).parents[2] / 'tools'
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-import benchmark  # noqa: E402
-from benchmarking import (  # noqa: E402
+from benchmarks import (
     flops,
     fusion,
     inference,
@@ -26,8 +18,10 @@ from benchmarking import (  # noqa: E402
     train,
     tta,
 )
-from benchmarking.options import Options  # noqa: E402
-from benchmarking.report import Figure  # noqa: E402
+from benchmarks.options import Options
+from benchmarks.report import Figure
+
+from hmsa_mmseg.models.tiled.logit_rows import LogitRows
 
 SMALL = Options(size='small', rounds=1)
 SUITES = sorted({*benchmark.TABLE, 'recipes'} - {'rmi'})
@@ -56,7 +50,9 @@ def test_suite_writes_page_and_figures(
     monkeypatch.setattr(flops, 'count_flops', lambda function: 1e12)
     monkeypatch.setattr(memory, 'live_gb', lambda function: 1.0)
     found = run_main(name)
-    assert found['command'].startswith(f'python tools/benchmark.py {name} ')
+    assert found['command'].startswith(
+        f'python tools/dev/benchmark.py {name} '
+    )
     assert found['machine']['torch'] == torch.__version__
     text = (tmp_path / f'{name}.md').read_text()
     assert text in capsys.readouterr().out

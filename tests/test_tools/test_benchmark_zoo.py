@@ -7,21 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark_zoo
 import pytest
+from benchmarks.training_steps import single_scale
 from mmengine.config import Config
+from zoo_benchmark import supervision
+from zoo_benchmark.jobs import Findings
+from zoo_benchmark.models import DEFAULT, find_model
+from zoo_benchmark.options import parse_args
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 TINY = Path(__file__).with_name('tiny_cityscapes.py')
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-import benchmark_zoo  # noqa: E402
-from benchmarking.training_steps import single_scale  # noqa: E402
-from zoo_benchmark import supervision  # noqa: E402
-from zoo_benchmark.jobs import Findings  # noqa: E402
-from zoo_benchmark.models import DEFAULT, find_model  # noqa: E402
-from zoo_benchmark.options import parse_args  # noqa: E402
-
 OCRNET = 'ocrnet_hr48_4xb2-160k_cityscapes-512x1024'
 
 
@@ -170,7 +166,7 @@ def test_memory_of_a_process_is_limited():
         pytest.skip('only Linux limits private memory')
     done = subprocess.run(
         [sys.executable, '-c', script],
-        env=dict(os.environ, PYTHONPATH=str(TOOLS)),
+        env=dict(os.environ, PYTHONPATH=str(TOOLS / 'dev')),
         capture_output=True,
         text=True,
     )

@@ -1,29 +1,23 @@
 """What the benchmark against the zoo counts, times and evaluates."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmarks.measure import peak_live_bytes
+from benchmarks.training_steps import single_scale
+from demo.methods import class_iou
 from mmengine.config import Config
-
-TOOLS = Path(__file__).parents[2] / 'tools'
-TINY = Path(__file__).with_name('tiny_cityscapes.py')
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-from benchmarking.measure import peak_live_bytes  # noqa: E402
-from benchmarking.training_steps import single_scale  # noqa: E402
-from demo.methods import class_iou  # noqa: E402
-from zoo_benchmark import accuracy, measuring  # noqa: E402
-from zoo_benchmark.workloads import (  # noqa: E402
+from zoo_benchmark import accuracy, measuring
+from zoo_benchmark.workloads import (
     build,
     counting,
     inference,
     last_view_alone,
 )
 
+TINY = Path(__file__).with_name('tiny_cityscapes.py')
 OCRNET = 'ocrnet_hr48_4xb2-160k_cityscapes-512x1024'
 
 

@@ -1,16 +1,10 @@
 """Page and plot of the benchmark against the zoo."""
 
-import sys
 from itertools import combinations
-from pathlib import Path
 
-TOOLS = Path(__file__).parents[2] / 'tools'
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-from zoo_benchmark.labels import place_labels  # noqa: E402
-from zoo_benchmark.plot import draw  # noqa: E402
-from zoo_benchmark.report import page  # noqa: E402
+from zoo_benchmark.labels import place_labels
+from zoo_benchmark.plot import draw
+from zoo_benchmark.report import page
 
 
 def check_tables(text):
@@ -59,7 +53,7 @@ def results_of(*rows):
         cpu='a CPU', gpu=None, cores=2, torch='2', date='today', load=None
     )
     return dict(
-        command='python tools/benchmark_zoo.py',
+        command='python tools/dev/benchmark_zoo.py',
         device='cpu',
         machine=machine,
         versions={},

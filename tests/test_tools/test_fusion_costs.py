@@ -13,7 +13,7 @@ TOOLS = Path(__file__).parents[2] / 'tools'
 # The tools are scripts, which find their modules in their own folder.
 sys.path.insert(0, str(TOOLS))
 
-from benchmarking.measure import count_flops, peak_live_bytes  # noqa: E402
+from benchmarks.measure import count_flops, peak_live_bytes  # noqa: E402
 from fusion import costs  # noqa: E402
 from fusion.presets import METHODS, PRESETS, TRAINED, recipe  # noqa: E402
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / 'tools' / 'gpu_check.sh'
+SCRIPT = Path(__file__).parents[2] / 'tools' / 'dev' / 'gpu_check.sh'
 SUITES = ['recipes', 'inference', 'train', 'rmi', 'loss', 'fusion', 'tta']
 # Says whether there is CUDA, writes down its arguments, fails where told to.
 PYTHON = """#!/usr/bin/env bash
@@ -57,7 +57,7 @@ def test_without_cuda_it_says_so_and_runs_small(check):
         assert f'--size small --rounds 1 --out {out}' in call
         assert '--authors' not in call
     log = (out / 'train.log').read_text()
-    assert log.startswith('output of tools/benchmark.py train')
+    assert log.startswith('output of tools/dev/benchmark.py train')
 
 
 def test_on_a_gpu_it_runs_at_true_size(check):
@@ -80,7 +80,7 @@ def test_a_failure_does_not_stop_the_rest(check):
     done, calls, _ = check(FAKE_FAILURE='benchmark.py train')
     assert done.returncode == 1
     assert 'failed: train' in done.stdout
-    assert 'output of tools/benchmark.py train' in done.stdout
+    assert 'output of tools/dev/benchmark.py train' in done.stdout
     assert len(calls) == len(SUITES)
 
 

@@ -1,8 +1,7 @@
 """Configs of the installed zoo, read and converted once."""
 
-import sys
+import copy
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,14 +9,10 @@ from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from test_zoo.small_models import make_tiny
 
 from hmsa_mmseg.zoo import convert, find_config
 from hmsa_mmseg.zoo.writing import read_zoo_config
-
-# A module beside the tests.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from small_models import make_tiny
 
 SIZE = (64, 64)
 
@@ -42,6 +37,12 @@ def zoo_config():
 def converted():
     """Return a function that converts one; not to be changed."""
     return _convert
+
+
+@pytest.fixture
+def fresh():
+    """Return a function that gives a conversion which may be changed."""
+    return lambda name: copy.deepcopy(_convert(name))
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Every weight of a checkpoint is accounted for."""
 
 import copy
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,14 +8,11 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner.checkpoint import load_state_dict
 from mmseg.registry import MODELS
+from test_zoo.small_models import make_tiny
 
-from hmsa_mmseg.zoo.adaptation import set_num_classes
+from hmsa_mmseg.zoo import Conversion
 from hmsa_mmseg.zoo.checkpoint import check_checkpoint
-
-# A module beside the tests.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from small_models import make_tiny
+from hmsa_mmseg.zoo.own_data import set_num_classes
 
 NAMES = (
     'ocrnet_hr18_4xb4-80k_ade20k-512x512',
@@ -97,11 +92,11 @@ def test_another_architecture_names_the_keys(small):
 @pytest.mark.parametrize('name', NAMES)
 def test_another_number_of_classes(name, small):
     case = small(name)
-    set_num_classes(case.cfg, 7, {})
+    set_num_classes(Conversion(case.cfg, {}), 7)
     with pytest.raises(ValueError, match=r'holds \d+ classes \(decode_head'):
         check_checkpoint(case.cfg, case.path)
     case.cfg.model.decode_head.reinit_classifier = True
-    report = check_checkpoint(case.cfg, case.path)
+    report = check_checkpoint(case.cfg, case.path, reinit_classifier=True)
     assert all('scale_attn' in key for key in report.new)
     model = MODELS.build(copy.deepcopy(case.cfg.model))
     shapes = {key: x.shape for key, x in model.state_dict().items()}
@@ -125,7 +120,7 @@ def test_the_zoo_s_own_model(name, small, zoo_config):
     assert sorted(report.used) == sorted(case.state)
     assert report.new == report.other_classes == []
     assert 'to be trained' not in report.describe(case.path)
-    set_num_classes(cfg, 7, {})
+    set_num_classes(Conversion(cfg, {}), 7)
     with pytest.raises(ValueError, match='size mismatch for'):
         check_checkpoint(cfg, case.path)
     report = check_checkpoint(cfg, case.path, reinit_classifier=True)

@@ -1,13 +1,14 @@
 """Every family of the installed zoo: convert, train a step, predict."""
 
 import re
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from test_zoo.zoo_names import CONVERTED, REFUSED
 from torch.nn.modules.batchnorm import _BatchNorm
+from zoo_table import outcome_of, table_row, zoo_table
 
 from hmsa_mmseg.zoo import (
     NotConvertible,
@@ -16,13 +17,7 @@ from hmsa_mmseg.zoo import (
     find_config,
     list_configs,
 )
-from hmsa_mmseg.zoo.table import outcome_of, table_row, zoo_table
 from hmsa_mmseg.zoo.writing import read_zoo_config
-
-# Modules beside the tests.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from zoo_names import CONVERTED, REFUSED
 
 TABLE = Path(__file__).parents[2] / 'docs/zoo_families.md'
 
@@ -143,21 +138,14 @@ def test_the_table_holds_all_families():
     assert tested == set(families())
 
 
-@pytest.mark.parametrize('name', REFUSED)
-def test_reasons_of_the_table(name):
-    path = find_config(name)
-    outcome = outcome_of(path)
-    count = len(list_configs(path.parent.name))
-    expected = table_row(path.parent.name, [outcome] * count)
-    assert rows()[path.parent.name] == expected.rstrip()
-
-
+# What is special about them; the reason of those that are refused.
 NOTED = {
     'beit-base_upernet_8xb2-160k_ade20k-640x640': 'AnySizeBEiT',
     'fpn_poolformer_s12_8xb4-40k_ade20k-512x512': 'mmpretrain',
     'mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024': 'AnySizeLRASPP',
     'ocrnet_hr18_4xb4-80k_ade20k-512x512': 'a list of seg heads',
     'pidnet-s_2xb6-120k_1024x1024-cityscapes': '--attention-only',
+    **REFUSED,
 }
 
 
@@ -165,7 +153,11 @@ NOTED = {
 def test_notes_of_the_table(name):
     path = find_config(name)
     outcome = outcome_of(path)
-    assert any(NOTED[name] in note for note in outcome.notes)
+    assert any(
+        NOTED[name] in note
+        for note in (outcome.reason, *outcome.notes)
+        if note
+    )
     count = len(list_configs(path.parent.name))
     expected = table_row(path.parent.name, [outcome] * count)
     assert rows()[path.parent.name] == expected.rstrip()
@@ -181,7 +173,7 @@ def test_a_family_in_part():
 
 @pytest.mark.slow
 def test_the_table_is_that_of_the_code():
-    assert TABLE.read_text() == zoo_table(progress=print)
+    assert TABLE.read_text() == zoo_table()
 
 
 def parts_of(path):

@@ -11,7 +11,7 @@ import hmsa_mmseg  # noqa: F401  # isort: skip
 
 import torch
 import torch.nn.functional as F
-from benchmarking.measure import (
+from benchmarks.measure import (
     count_flops,
     interleaved,
     machine,

@@ -7,6 +7,7 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -86,7 +87,7 @@ def build_attention(
         attn_channels (int, optional): Width of the branch. None is the
             authors' proportion, half of the features' channels:
             ``SEGATTN_BOT_CH`` is 256, for 512 (NVIDIA/semantic-segmentation,
-            config.py).
+            config.py), rounded up to full groups of group normalisation.
         norm_cfg (dict, optional): Norm layers. None is those of the seg
             head, BN if it has none.
         num_scales (int): Scales whose features are read at once, each of
@@ -96,12 +97,20 @@ def build_attention(
         AttentionBranch: The branch.
 
     Raises:
-        ValueError: If ``attn_channels`` is below 1.
+        ValueError: If ``attn_channels`` is below 1 or makes no full groups.
     """
     classifier = find_classifier(seg_head)
     owner, in_channels = classifier.owner, classifier.in_channels
+    norm_cfg = norm_cfg or owner.norm_cfg or dict(type='BN')
+    groups = norm_cfg.get('num_groups', 1)
     if attn_channels is None:
-        attn_channels = max(in_channels // 2, 1)
+        half = max(in_channels // 2, 1)
+        attn_channels = math.ceil(half / groups) * groups
+    if attn_channels % groups:
+        raise ValueError(
+            f'model.decode_head.attn_channels={attn_channels}; expected a '
+            f'multiple of the {groups} groups of its {norm_cfg["type"]} layers'
+        )
     if attn_channels < 1:
         raise ValueError(
             f'model.decode_head.attn_channels={attn_channels!r}; expected 1 '
@@ -112,7 +121,7 @@ def build_attention(
         attn_channels,
         num_scales,
         owner.conv_cfg,
-        norm_cfg or owner.norm_cfg or dict(type='BN'),
+        norm_cfg,
     )
 
 

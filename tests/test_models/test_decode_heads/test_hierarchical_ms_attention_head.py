@@ -364,6 +364,15 @@ def test_a_branch_without_channels_is_refused():
         build(attn_channels=0)
 
 
+def test_group_normalisation_of_the_branch_has_full_groups():
+    seg_head = dict(FCN, channels=12, norm_cfg=dict(type='GN', num_groups=4))
+    attn = build(seg_head, attn_channels=None).scale_attn
+    # Half of 12, rounded up.
+    assert attn.bn0.num_channels == 8
+    with pytest.raises(ValueError, match='a multiple of the 4 groups of'):
+        build(seg_head, attn_channels=6)
+
+
 def test_checkpoint_of_another_width_is_refused():
     wide, narrow = build(attn_channels=16), build(attn_channels=None)
     with pytest.raises(ValueError, match=r'16 .*\n?.*attn_channels=16'):

@@ -2,17 +2,12 @@
 
 import contextlib
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.measure import peak_live_bytes
 from mmseg.registry import MODELS
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[3] / 'tools'))
-
-from benchmarking.measure import peak_live_bytes
 
 pytestmark = pytest.mark.needs_torch('checkpointing')
 

@@ -15,11 +15,9 @@ from hmsa_mmseg.models.decode_heads import tile_losses
 from hmsa_mmseg.models.tiled.logit_rows import FusedLogits
 from hmsa_mmseg.models.tiled.loss_walk import Accuracy
 
-# A module beside the tests; the tools are scripts, which find theirs so.
+# A module beside the tests.
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[3] / 'tools'))
-
-from benchmarking.literal_rmi import literal_rmi_loss
+from benchmarks.literal_rmi import literal_rmi_loss
 from loss_cases import (
     BCE,
     CE,

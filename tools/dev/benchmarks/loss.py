@@ -224,7 +224,7 @@ def markdown(results: dict[str, Any]) -> str:
         'both scales), forward and backward of one image, from logits and '
         'attention of scales 0.5 and 1.0 at stride 4 to their gradients, in '
         'float32. Literal: every map at full size, in the order of '
-        '[literal_network.py](../../tools/benchmarking/literal_network.py). '
+        '[literal_network.py](../../tools/dev/benchmarks/literal_network.py). '
         'Before that, all were checked to give the same loss (relative) and '
         'gradients (of the largest value). Times: median of '
         f'{results["rounds"]} interleaved rounds, ratios with range. Memory: '

@@ -25,7 +25,7 @@ from .measure import (
     peak_live_bytes,
 )
 
-CONFIGS = Path(__file__).parents[2] / 'configs' / 'hmsa'
+CONFIGS = Path(__file__).parents[3] / 'configs' / 'hmsa'
 SIZES = dict(small=(64, 128), full=(128, 256))
 
 

@@ -12,7 +12,7 @@ import torch
 from .models import DEFAULT, DEFAULT_MODES, MODES, find_model
 
 OUT = Path('docs/zoo')
-_DOCS = Path(__file__).resolve().parents[2] / 'docs'
+_DOCS = Path(__file__).resolve().parents[3] / 'docs'
 PARTS = ('counts', 'training', 'inference', 'mIoU')
 # Seconds and rounds of one function that is timed, and TFLOP at most.
 _CLOCK = {'cpu': (10.0, 5, 1.0), 'cuda': (3.0, 200, None)}

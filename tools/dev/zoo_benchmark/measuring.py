@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarking.measure import (
+from benchmarks.measure import (
     Timing,
     count_flops,
     interleaved,

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 import torch
-from benchmarking.measure import machine
+from benchmarks.measure import machine
 
 from .jobs import Findings
 from .limits import limit_memory

@@ -1,15 +1,22 @@
-"""The table of all families of the zoo: which convert, and what changes."""
+"""Write docs/zoo_families.md: which families of mmseg's zoo convert.
+
+    python tools/dev/zoo_table.py docs/zoo_families.md
+
+takes some minutes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .configs import families, list_configs
-from .conversion import convert
-from .refusals import NotConvertible
-from .writing import read_zoo_config
+from mmengine.registry import init_default_scope
+
+import hmsa_mmseg  # noqa: F401  (registers the classes)
+from hmsa_mmseg.zoo import NotConvertible, convert, families, list_configs
+from hmsa_mmseg.zoo.writing import read_zoo_config
 
 _HEAD = """# Families of the model zoo
 
@@ -17,7 +24,7 @@ Which configs of mmseg's model zoo `tools/from_zoo.py` turns into multi-scale
 ones. Every config of the installed zoo was put through it; a test trains a
 step and predicts with a small model of each family and kind of head, where the
 packages that it needs are installed (PSANet's with a stand-in for its compiled
-operator). Written by `python tools/from_zoo.py --table`; a test compares it
+operator). Written by `python tools/dev/zoo_table.py`; a test compares it
 with the code.
 
 | family | configs | converted | notes |
@@ -53,14 +60,7 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(path: Path) -> Outcome:
-    """Convert one config of the zoo.
-
-    Args:
-        path (Path): Of the config.
-
-    Returns:
-        Outcome: Whether it can be, and what is special about it.
-    """
+    """Convert one config of the zoo."""
     try:
         model = convert(read_zoo_config(path)).cfg.model
     except NotConvertible as error:
@@ -78,15 +78,7 @@ def outcome_of(path: Path) -> Outcome:
 
 
 def table_row(family: str, outcomes: Sequence[Outcome]) -> str:
-    """Write the row of a family.
-
-    Args:
-        family (str): Its folder.
-        outcomes (Sequence[Outcome]): Of its configs.
-
-    Returns:
-        str: A line of Markdown.
-    """
+    """Write a line of Markdown about the configs of a family."""
     good = [one for one in outcomes if one.reason is None]
     reasons = {one.reason for one in outcomes if one.reason is not None}
     share = f'{len(good)} of {len(outcomes)}'
@@ -97,21 +89,18 @@ def table_row(family: str, outcomes: Sequence[Outcome]) -> str:
     return f'| {family} | {len(outcomes)} | {share} | {text} |\n'
 
 
-def zoo_table(progress: Callable[[str], None]) -> str:
-    """Put every config of the installed zoo through the conversion.
+def zoo_table() -> str:
+    """Put every config of the installed zoo through the conversion."""
+    found = {
+        family: [outcome_of(path) for path in list_configs(family)]
+        for family in families()
+    }
+    every = [one for outcomes in found.values() for one in outcomes]
+    count = sum(one.reason is None for one in every)
+    rows = ''.join(table_row(*item) for item in found.items())
+    return f'{_HEAD}{rows}\n{count} of {len(every)} configs are converted.\n'
 
-    Args:
-        progress (Callable): Is told each row.
 
-    Returns:
-        str: The page.
-    """
-    rows, counts = [], [0, 0]
-    for family in families():
-        outcomes = [outcome_of(path) for path in list_configs(family)]
-        rows.append(table_row(family, outcomes))
-        counts[0] += sum(one.reason is None for one in outcomes)
-        counts[1] += len(outcomes)
-        progress(rows[-1].rstrip())
-    total = f'\n{counts[0]} of {counts[1]} configs are converted.\n'
-    return _HEAD + ''.join(rows) + total
+if __name__ == '__main__':
+    init_default_scope('mmseg')
+    Path(sys.argv[1]).write_text(zoo_table())

@@ -1,6 +1,6 @@
 """Benchmarks of this project, one suite after the other.
 
-    python tools/benchmark.py table --out docs/benchmarks
+    python tools/dev/benchmark.py table --out docs/benchmarks
 
 Each suite first checks that what it compares gives the same numbers, and
 stops if not; then it counts and times, and writes ``<suite>.json`` and
@@ -26,29 +26,29 @@ from typing import Any
 os.environ.setdefault('GOMP_SPINCOUNT', '20000')
 
 import torch
-from benchmarking.options import DTYPES, Options, progress
-from benchmarking.report import plot, table
+from benchmarks.options import DTYPES, Options, progress
+from benchmarks.report import plot, table
 
 # Name -> module. A suite has TITLE, `run(options)`, which checks, measures
 # and returns a dict with the machine's description in `machine`,
 # `markdown(results)`, and, if it has figures with a target,
 # `figures(results)`.
 TABLE = {
-    'flops': 'benchmarking.flops',
-    'memory': 'benchmarking.memory',
-    'fusion': 'benchmarking.fusion',
-    'rmi': 'benchmarking.rmi',
-    'loss': 'benchmarking.loss',
-    'inference': 'benchmarking.inference',
-    'train': 'benchmarking.train',
-    'tta': 'benchmarking.tta',
+    'flops': 'benchmarks.flops',
+    'memory': 'benchmarks.memory',
+    'fusion': 'benchmarks.fusion',
+    'rmi': 'benchmarks.rmi',
+    'loss': 'benchmarks.loss',
+    'inference': 'benchmarks.inference',
+    'train': 'benchmarks.train',
+    'tta': 'benchmarks.tta',
 }
 SUITES = {
     **TABLE,
-    'attention_only': 'benchmarking.attention_only',
-    'checkpointing': 'benchmarking.checkpointing',
-    'mapillary': 'benchmarking.mapillary',
-    'recipes': 'benchmarking.recipes',
+    'attention_only': 'benchmarks.attention_only',
+    'checkpointing': 'benchmarks.checkpointing',
+    'mapillary': 'benchmarks.mapillary',
+    'recipes': 'benchmarks.recipes',
 }
 UNFINISHED = 'unfinished.json'
 OUT = Path('docs/benchmarks')
@@ -134,7 +134,7 @@ def parse_args() -> argparse.Namespace:
         if value is not None and value < 1:
             parser.error(f'--{name}: expected 1 or more, got {value}')
     if args.authors is not None:
-        from benchmarking.authors import check_checkout
+        from benchmarks.authors import check_checkout
 
         try:
             check_checkout(args.authors)
@@ -193,7 +193,7 @@ def main() -> None:
             continue
         suite = importlib.import_module(SUITES[name])
         results = suite.run(options)
-        command = f'python tools/benchmark.py {name} {settings}'
+        command = f'python tools/dev/benchmark.py {name} {settings}'
         text = page(name, suite, results, command)
         results = dict(command=command, **results)
         write(args.out / f'{name}.json', json.dumps(results, indent=2) + '\n')

@@ -200,7 +200,7 @@ def markdown(results: dict[str, Any]) -> str:
         'From logits and attention at stride 4 of scales 0.5, 1 and 2 to the '
         'class of every pixel, or to fused logits, where that is said. '
         "Literal: in the authors' order of operations "
-        '([literal_network.py](../../tools/benchmarking/literal_network.py)),'
+        '([literal_network.py](../../tools/dev/benchmarks/literal_network.py)),'
         ' with the auxiliary maps, which they blend too. Before that, all '
         'were checked to give the same logits and classes, ties aside. '
         f'Times: median of {results["rounds"]} interleaved rounds, ratios '

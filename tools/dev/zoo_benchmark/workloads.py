@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from benchmarking.tta import views
+from benchmarks.tta import views
 from fusion.costs import plain_step, update_step
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm

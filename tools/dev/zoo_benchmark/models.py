@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from hmsa_mmseg.zoo import find_config
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 #: What is compared if nothing is asked for.
 DEFAULT = (
     'ocrnet_hr48_4xb2-160k_cityscapes-512x1024',

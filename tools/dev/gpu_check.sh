@@ -5,14 +5,14 @@
 # float16. What matters most comes first. Without CUDA it says so and runs the
 # same at a small size.
 #
-#     tools/gpu_check.sh [OUT]        default: docs/gpu
+#     tools/dev/gpu_check.sh [OUT]        default: docs/gpu
 #
 # PYTHON is the interpreter (default .venv/bin/python), AUTHORS a checkout of
 # NVIDIA/semantic-segmentation whose network then takes part. Every step has a
 # limit of time; one that fails does not stop those after it, and makes the
 # script fail in the end. What each step printed is in OUT/<step>.log.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 OUT=${1:-docs/gpu}
 PYTHON=${PYTHON:-.venv/bin/python}
 mkdir -p "$OUT"
@@ -46,7 +46,7 @@ fi
 benchmark() { # name, limit in seconds, further arguments
     local name=$1 limit=$2
     shift 2
-    step "$name" "$limit" "$PYTHON" tools/benchmark.py "$name" --fresh \
+    step "$name" "$limit" "$PYTHON" tools/dev/benchmark.py "$name" --fresh \
         --size "$size" --rounds "$rounds" --out "$OUT" \
         ${AUTHORS:+--authors "$AUTHORS"} "$@"
 }

@@ -1,7 +1,7 @@
 """Measure models of mmseg's zoo and of this package under the zoo's rules.
 
-    python tools/benchmark_zoo.py
-    python tools/benchmark_zoo.py my_config.py --out my_benchmark
+    python tools/dev/benchmark_zoo.py
+    python tools/dev/benchmark_zoo.py my_config.py --out my_benchmark
 
 Of every model: parameters, FLOPs, time and peak memory of a training step and
 of the test of one image, at one scale, at the zoo's six scales with flips and
@@ -27,12 +27,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Before torch, see tools/benchmark.py.
+# Before torch, see tools/dev/benchmark.py.
 os.environ.setdefault('GOMP_SPINCOUNT', '20000')
 
 import torch
-from benchmarking.measure import machine
-from benchmarking.options import progress
+from benchmarks.measure import machine
+from benchmarks.options import progress
 from demo.running import lock_folder
 from zoo_benchmark.jobs import Findings, plan, versions
 from zoo_benchmark.models import Model
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lock.close()
     words = sys.argv[1:] if argv is None else argv
     results = dict(
-        command=shlex.join(['python', 'tools/benchmark_zoo.py', *words]),
+        command=shlex.join(['python', 'tools/dev/benchmark_zoo.py', *words]),
         device=args.device,
         size=args.size,
         machine=machine(),

@@ -1,0 +1,233 @@
+"""Zoo configs for a user's scales, data and trained model, and their files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config
+
+from hmsa_mmseg.datasets.class_names import read_classes
+
+from .checkpoint import check_checkpoint
+from .configs import find_config
+from .conversion import DEFAULT_SCALES, Conversion, convert, single_scale
+from .own_data import set_data_root, set_folder, set_num_classes
+from .sizes import set_crop_size, set_image_scale
+from .training import (
+    finetune,
+    finetune_scales,
+    set_checkpoint,
+    train_attention_only,
+    training_length,
+)
+from .writing import next_steps, read_zoo_config, write_config
+
+_TRAINED = {'attention-only': train_attention_only, 'finetune': finetune}
+
+
+class ZooSettings(NamedTuple):
+    """What is asked of a config; what is None stays the zoo's.
+
+    Attributes:
+        checkpoint (str, optional): Weights of the zoo's model to start from,
+            a file or address.
+        kind (str): ``multi-scale``, to be trained as the zoo's model;
+            ``single-scale``, the zoo's model itself; of a trained model
+            ``attention-only``, its attention, or ``finetune``, all of it.
+        scales (tuple[float], optional): Relative image sizes at test time.
+            Defaults to None, 0.5, 1 and 2.
+        train_scales (tuple[float], optional): In training. Defaults to None:
+            0.5 and 1; of a trained model those at test time and half of the
+            lowest.
+        length (int, optional): Iterations, or epochs where the config counts
+            those, of a trained model. Defaults to None, a twentieth.
+        num_classes (int, optional): Of the data.
+        reinit_classifier (bool): Whether the checkpoint may be of another
+            number of classes. Defaults to False.
+        data_root (str, optional): Folder of the zoo's data set.
+        folder (str, optional): Of one's own images and masks, instead.
+        classes (str, optional): Their names, as
+            :func:`~hmsa_mmseg.datasets.class_names.read_classes` takes them.
+        image_scale (tuple[int], optional): Width and height that images are
+            fitted into.
+        crop_size (tuple[int], optional): Height and width in training.
+    """
+
+    checkpoint: str | None = None
+    kind: str = 'multi-scale'
+    scales: tuple[float, ...] | None = None
+    train_scales: tuple[float, ...] | None = None
+    length: int | None = None
+    num_classes: int | None = None
+    reinit_classifier: bool = False
+    data_root: str | None = None
+    folder: str | None = None
+    classes: str | None = None
+    image_scale: tuple[int, int] | None = None
+    crop_size: tuple[int, int] | None = None
+
+    def check(self) -> None:
+        """Raise a ValueError if some exclude or need each other."""
+        given = {
+            name.replace('_', '-')
+            for name, value in self._asdict().items()
+            if value not in (None, False)
+        } | {self.kind}
+        for one, other in (
+            ('attention-only', 'checkpoint'),
+            ('finetune', 'checkpoint'),
+            ('reinit-classifier', 'checkpoint'),
+            ('folder', 'classes'),
+            ('classes', 'folder'),
+        ):
+            if one in given and other not in given:
+                raise ValueError(f'{one} needs {other}')
+        for one, other in (
+            # Scales are of the multi-scale model.
+            ('single-scale', 'scales'),
+            ('single-scale', 'train-scales'),
+            # A folder and its classes give them.
+            ('folder', 'num-classes'),
+            ('folder', 'data-root'),
+            # They are for a trained model, which this leaves untrained.
+            ('attention-only', 'reinit-classifier'),
+            ('finetune', 'reinit-classifier'),
+        ):
+            if {one, other} <= given:
+                raise ValueError(f'{one} excludes {other}')
+        for name in ('image_scale', 'crop_size', 'length'):
+            value = getattr(self, name)
+            least = min(value) if isinstance(value, tuple) else value
+            if least is not None and least < 1:
+                raise ValueError(f'{name}: expected 1 or more, got {value}')
+
+
+def adapt(path: Path, settings: ZooSettings) -> Conversion:
+    """Convert a config, and change in it what is asked for.
+
+    Args:
+        path (Path): Of a config of a training run of mmseg.
+        settings (ZooSettings): What is asked for.
+
+    Returns:
+        Conversion: The config and what was changed.
+
+    Raises:
+        NotConvertible: If there is no multi-scale model of it.
+        OSError: If a file cannot be read.
+        ValueError: If the settings make no sense, or the config has not what
+            they are about.
+    """
+    settings.check()
+    cfg = read_zoo_config(path)
+    if settings.kind == 'single-scale':
+        new = single_scale(cfg)
+    else:
+        scales = tuple(settings.scales or DEFAULT_SCALES)
+        usual = (0.5, 1.0)
+        if settings.kind in _TRAINED:
+            usual = finetune_scales(scales)
+        new = convert(
+            cfg,
+            train_scales=settings.train_scales or usual,
+            test_scales=scales,
+        )
+        if settings.reinit_classifier:
+            new.cfg.model.decode_head.reinit_classifier = True
+    if settings.num_classes is not None:
+        set_num_classes(new, settings.num_classes)
+    if settings.data_root is not None:
+        set_data_root(new, settings.data_root)
+    if settings.folder is not None:
+        set_folder(new, settings.folder, read_classes(settings.classes))
+    if settings.image_scale is not None:
+        set_image_scale(new, settings.image_scale)
+    if settings.crop_size is not None:
+        set_crop_size(new, settings.crop_size)
+    if settings.checkpoint is not None:
+        checkpoint = settings.checkpoint
+        if os.path.exists(checkpoint):
+            checkpoint = os.path.abspath(checkpoint)
+        set_checkpoint(new, checkpoint)
+    if settings.kind in _TRAINED:
+        _TRAINED[settings.kind](new, settings.length)
+    return new
+
+
+def write_adapted(
+    config: str,
+    settings: ZooSettings,
+    out: Path | None = None,
+    force: bool = False,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Write a config as it is asked for, after a look at its checkpoint.
+
+    Args:
+        config (str): Name of a config of the zoo, or a file.
+        settings (ZooSettings): What is asked for.
+        out (Path, optional): File or folder. Defaults to None: the current
+            folder, under a name by the rules of the zoo.
+        force (bool): Whether to replace a file. Defaults to False.
+        report (Callable): Is told what was done. Defaults to ``print``.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        NotConvertible: If there is no multi-scale model of it.
+        OSError: If a file cannot be read or written.
+        ValueError: As :func:`adapt`, or if there is a file already, the
+            checkpoint does not fit, or the config cannot be written.
+    """
+    source = find_config(config)
+    new = adapt(source, settings)
+    path = out or Path()
+    if path.is_dir() or path.suffix != '.py':
+        name = config_name(source.stem, settings.kind, new.cfg)
+        path = path / f'{name}.py'
+    if path.exists() and not force:
+        raise ValueError(f'{path} exists; --force replaces it')
+    if settings.checkpoint is not None:
+        checked = check_checkpoint(
+            new.cfg, settings.checkpoint, settings.reinit_classifier
+        )
+        report(checked.describe(settings.checkpoint))
+    write_config(new, path, source)
+    report(f"{path}: the zoo's config, but")
+    for key, text in new.changes.items():
+        report(f'  {key}: {text}')
+    report(next_steps(new, path))
+    return path
+
+
+def config_name(stem: str, kind: str, cfg: Config) -> str:
+    """Name a converted config by mmseg's grammar.
+
+    Args:
+        stem (str): The zoo's name, such as
+            ``ocrnet_hr48_4xb2-160k_cityscapes-512x1024``.
+        kind (str): That of :class:`ZooSettings`.
+        cfg (Config): The converted config.
+
+    Returns:
+        str: The name with ``hmsa`` as its algorithm, or ``single``; of a
+        trained model with its own training, such as ``4xb2-attn-only-8k``.
+    """
+    if kind in _TRAINED:
+        unit, length = training_length(cfg)
+        text = f'{length}e' if unit == 'max_epochs' else f'{length / 1000:g}k'
+        what = f'{kind.replace("attention", "attn")}-{text}'
+        # Of `4xb2-amp-160k` the last part.
+        stem, count = re.subn(
+            r'(_\d+xb?\d+[^_]*?)(-[\d.]+[ke])?(?=_|$)',
+            rf'\1-{what}',
+            stem,
+            count=1,
+        )
+        stem = stem if count else f'{stem}_{what}'
+    return f'{"single" if kind == "single-scale" else "hmsa"}_{stem}'

@@ -1,0 +1,11 @@
+"""Benchmarks of this project; ``tools/dev/benchmark.py`` runs them.
+
+What they compare with is also what the tests compare with, and lies in
+``tests/oracles``. Importing this package makes ``oracles`` importable.
+"""
+
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[3]
+sys.path += [str(_ROOT / 'tests'), str(_ROOT / 'tools')]
