@@ -3,10 +3,10 @@
 import pytest
 import torch
 from benchmarks import memory, networks
-from benchmarks.literal_network import LiteralNetwork
 from benchmarks.measure import count_flops, live_gb
 from benchmarks.options import Options
 from benchmarks.recipe_steps import meta_step
+from oracles.literal_network import LiteralNetwork
 
 FULL_SIZE = (1024, 2048)
 OPTIONS = Options()

@@ -7,10 +7,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from benchmarks import authors, networks, reference
-from benchmarks.literal_network import LiteralNetwork
+from benchmarks import networks, reference
 from benchmarks.measure import count_flops, peak_live_bytes
 from benchmarks.options import Options
+from oracles import authors
+from oracles.literal_network import LiteralNetwork
 
 FULL_SIZE = (1024, 2048)
 # Counted with the authors' own program at FULL_SIZE, scales 0.5, 1 and 2.

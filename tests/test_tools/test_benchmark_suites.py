@@ -10,7 +10,6 @@ from benchmarks import (
     flops,
     fusion,
     inference,
-    literal_network,
     loss,
     memory,
     networks,
@@ -20,6 +19,7 @@ from benchmarks import (
 )
 from benchmarks.options import Options
 from benchmarks.report import Figure
+from oracles import literal_network
 
 from hmsa_mmseg.models.tiled.logit_rows import LogitRows
 

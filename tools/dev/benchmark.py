@@ -134,7 +134,7 @@ def parse_args() -> argparse.Namespace:
         if value is not None and value < 1:
             parser.error(f'--{name}: expected 1 or more, got {value}')
     if args.authors is not None:
-        from benchmarks.authors import check_checkout
+        from oracles.authors import check_checkout
 
         try:
             check_checkout(args.authors)

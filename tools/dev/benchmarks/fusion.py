@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from oracles.literal_network import ScaleMaps, blend_scales, upsample
 from torch import Tensor
 
 from hmsa_mmseg.models.scale_fusion import fuse_scales, scaled_size
 from hmsa_mmseg.models.tiled.decisions import decide
 from hmsa_mmseg.models.tiled.logit_rows import LogitRows, fused_rows
 
-from .literal_network import ScaleMaps, blend_scales, upsample
 from .measure import machine, peak_live_bytes
 from .options import Options, progress
 from .reference import logits_difference, must_be_equal, wrong_classes
@@ -200,7 +200,7 @@ def markdown(results: dict[str, Any]) -> str:
         'From logits and attention at stride 4 of scales 0.5, 1 and 2 to the '
         'class of every pixel, or to fused logits, where that is said. '
         "Literal: in the authors' order of operations "
-        '([literal_network.py](../../tools/dev/benchmarks/literal_network.py)),'
+        '([literal_network.py](../../tests/oracles/literal_network.py)),'
         ' with the auxiliary maps, which they blend too. Before that, all '
         'were checked to give the same logits and classes, ties aside. '
         f'Times: median of {results["rounds"]} interleaved rounds, ratios '

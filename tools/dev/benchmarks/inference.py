@@ -195,7 +195,7 @@ def markdown(results: dict[str, Any]) -> str:
         'One image at scales 0.5, 1 and 2, from the normalised image to the '
         'class of every pixel. Literal: the same weights in the '
         "authors' order of operations "
-        '([literal_network.py](../../tools/dev/benchmarks/literal_network.py)).'
+        '([literal_network.py](../../tests/oracles/literal_network.py)).'
         ' Plain and fast are `fast=False` and `fast=True` of the decode '
         'head, with full logits as well, as mmseg keeps them; classes: '
         '`test_cfg.classes_only`; prepared: `prepare_for_inference`, which '

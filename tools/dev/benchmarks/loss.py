@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 
 import torch
 from mmseg.registry import MODELS
-from torch import Tensor, nn
-
-from hmsa_mmseg.models.decode_heads.seg_heads import SegHeadOutputs
-from hmsa_mmseg.models.scale_fusion import scaled_size
-
-from .literal_network import (
+from oracles.literal_network import (
     ScaleMaps,
     blend_lower,
     full_loss,
     scale_as,
     upsample,
 )
+from torch import Tensor, nn
+
+from hmsa_mmseg.models.decode_heads.seg_heads import SegHeadOutputs
+from hmsa_mmseg.models.scale_fusion import scaled_size
+
 from .measure import machine, peak_live_bytes
 from .networks import CITYSCAPES, labels, load_config, samples
 from .options import Options, progress
@@ -224,7 +224,7 @@ def markdown(results: dict[str, Any]) -> str:
         'both scales), forward and backward of one image, from logits and '
         'attention of scales 0.5 and 1.0 at stride 4 to their gradients, in '
         'float32. Literal: every map at full size, in the order of '
-        '[literal_network.py](../../tools/dev/benchmarks/literal_network.py). '
+        '[literal_network.py](../../tests/oracles/literal_network.py). '
         'Before that, all were checked to give the same loss (relative) and '
         'gradients (of the largest value). Times: median of '
         f'{results["rounds"]} interleaved rounds, ratios with range. Memory: '

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from oracles.live_bytes import peak_live_bytes
 
 from hmsa_mmseg.analysis.complexity import count_flops
-from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 
 __all__ = [
     'Ratio',

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+from oracles.authors import AuthorsNetwork
+from oracles.literal_network import LiteralNetwork
 from torch import Tensor, nn
 
-from .authors import AuthorsNetwork
-from .literal_network import LiteralNetwork
 from .options import Options
 
 SCALES = (0.5, 1.0, 2.0)

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
+from oracles.literal_rmi import literal_rmi_loss
 from torch import Tensor
 
 from hmsa_mmseg.models.losses import RMILoss
 from hmsa_mmseg.models.losses.rmi_lean import RMITiles
 
-from .literal_rmi import literal_rmi_loss
 from .measure import (
     Timing,
     interleaved,
@@ -213,7 +213,7 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [
         'Forward and backward of one image, float32, with `RMILoss` and with '
         'the formula written down step by step '
-        '([literal_rmi.py](../../tools/dev/benchmarks/literal_rmi.py)), which '
+        '([literal_rmi.py](../../tests/oracles/literal_rmi.py)), which '
         'makes every map as a whole, as the authors do. Before that, both '
         'were checked to give the same loss (relative) and gradient (of its '
         'largest value). Times: median of '

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hmsa_mmseg.zoo.nvidia_keys import ours_to_nvidia
-
-from .literal_rmi import literal_rmi_loss
+from oracles.literal_rmi import literal_rmi_loss
 
 # Their top-level packages, and those that stand-ins replace.
 _THEIRS = ('config', 'network', 'utils')

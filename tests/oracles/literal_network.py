@@ -24,7 +24,7 @@ from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import FCNHead, OCRHead
 from torch import Tensor, nn
 
-from .literal_rmi import literal_rmi_loss
+from oracles.literal_rmi import literal_rmi_loss
 
 
 class ScaleMaps(NamedTuple):
