@@ -38,7 +38,8 @@ class BuildWithMim(build_py):
             if self.editable_mode:
                 (mim / name).symlink_to(Path('..', '..', name))
             elif (ROOT / name).is_dir():
-                ignore = shutil.ignore_patterns('__pycache__', '*.pyc')
+                # tools/dev proves claims; users never run it.
+                ignore = shutil.ignore_patterns('__pycache__', '*.pyc', 'dev')
                 shutil.copytree(ROOT / name, mim / name, ignore=ignore)
             else:
                 shutil.copy(ROOT / name, mim / name)
