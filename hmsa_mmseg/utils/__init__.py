@@ -1,4 +1,12 @@
 from .checkpoint import check_crc, safe_load
-from .files import atomic_file, atomic_save
+from .files import atomic_file, atomic_save, write_json
+from .markdown import markdown_table
 
-__all__ = ['atomic_file', 'atomic_save', 'check_crc', 'safe_load']
+__all__ = [
+    'atomic_file',
+    'atomic_save',
+    'check_crc',
+    'markdown_table',
+    'safe_load',
+    'write_json',
+]

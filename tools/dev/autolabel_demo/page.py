@@ -14,11 +14,11 @@ from pathlib import Path
 import jinja2
 import matplotlib
 import numpy as np
-from demo.data_uris import data_uri
 from demo.methods import read_ids
 from PIL import Image
 
 from hmsa_mmseg.datasets.confidence import LEVELS, is_kept
+from hmsa_mmseg.visualization.data_uris import data_uri
 
 from .bars import draw_bars
 from .label_quality import AutoLabel, apply_map, read_autolabels

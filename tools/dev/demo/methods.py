@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs' / 'demo'
 #: Model: its config. The two share everything but segmentor, head, scales.
 MODELS = {
     'single': CONFIGS / 'fcn_r18s1_1xb4-1k_street-scenes-128x256.py',

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jinja2
 import matplotlib
 import numpy as np
-from data_uris import data_uri
 from methods import (
     METHODS,
     MODELS,
@@ -21,6 +20,8 @@ from methods import (
     write_json,
 )
 from PIL import Image, ImageDraw
+
+from hmsa_mmseg.visualization.data_uris import data_uri
 
 NUM_SHOWN = 4  # the first images of the split, not chosen ones
 OVERLAY = 0.65  # share of the class colours

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 #: What is the same in the names of all configs.
 NAME = 'autolabel-{}_r18s1_fcn_1xb4-{}_street-scenes-128x256.py'
 

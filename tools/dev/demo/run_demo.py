@@ -71,7 +71,7 @@ def parse_args(argv=None):
 
 # Their pictures make the second page.
 SHOWN = ('hier-3', 'single')
-REPORT = Path(__file__).resolve().parents[1] / 'report.py'
+REPORT = Path(__file__).resolve().parents[2] / 'report.py'
 
 
 class SeedRun:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 DEMO = 'r18s1_fcn_1xb4-1k_street-scenes-128x256.py'
 MAPILLARY = 'r50-d8_deeplabv3plus_8xb2-225k_mapillary-1024x1024.py'
 

@@ -29,7 +29,7 @@ from .scenes import EXTRA
 from .scores import score, val_miou
 from .settings import training_options
 
-TOOLS = Path(__file__).resolve().parents[1]
+TOOLS = Path(__file__).resolve().parents[2]
 #: Folder of the auto-labels, in that of the data.
 LABELS = 'autolabels'
 
@@ -148,7 +148,7 @@ class SeedRun:
         return Job(name(title), command, needs, cost, log, finish)
 
     def _generate(self) -> list:
-        script = TOOLS / 'autolabel_demo' / 'scenes.py'
+        script = Path(__file__).with_name('scenes.py')
         return [
             *(sys.executable, script, self.data),
             *(self.seed, *self.args.images),

@@ -19,7 +19,7 @@ from camvid.report import write_report
 from demo.methods import write_json
 from demo.running import lock_folder, mmseg_tools, run_logged
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'camvid'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'camvid'
 NAME = '{}_efficientnet-lite0_fpn_1xb4-{}_camvid-192x256.py'
 SINGLE = 'fpn_efficientnet-lite0_1xb4-{}_camvid-192x256.py'
 THREE, FOUR = (0.5, 1.0, 2.0), (0.25, 0.5, 1.0, 2.0)

@@ -16,6 +16,9 @@ from pathlib import Path
 # times as soon as another program wants one of the cores.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
+# The benchmarks' stopwatch.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 from demo.running import lock_folder
 from fusion.comparison import Comparison
 from fusion.presets import PRESETS
