@@ -38,7 +38,7 @@ class BuildWithMim(build_py):
             if self.editable_mode:
                 (mim / name).symlink_to(Path('..', '..', name))
             elif (ROOT / name).is_dir():
-                # tools/dev proves claims, with the help of the tests.
+                # tools/dev proves claims; users never run it.
                 ignore = shutil.ignore_patterns('__pycache__', '*.pyc', 'dev')
                 shutil.copytree(ROOT / name, mim / name, ignore=ignore)
             else:

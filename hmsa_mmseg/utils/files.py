@@ -8,6 +8,7 @@ that looks for ``*.png``.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _HOST = re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:40] or 'host'
 # Earlier versions wrote no host.
@@ -71,6 +72,26 @@ def atomic_file(
         _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(
+    path: str | os.PathLike, content: Any, indent: int | None = 2
+) -> None:
+    """Write a JSON file that is either whole or absent.
+
+    Args:
+        path (str | os.PathLike): Its folder is made if it does not exist.
+        content (Any): Of plain types.
+        indent (int, optional): Spaces for each level; None for one line.
+            Defaults to 2.
+
+    Raises:
+        OSError: If the file cannot be written.
+        ValueError: If a number is not finite, which JSON does not know.
+    """
+    text = json.dumps(content, indent=indent, allow_nan=False)
+    with atomic_file(path) as file:
+        file.write((text + '\n').encode())
 
 
 def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> None:

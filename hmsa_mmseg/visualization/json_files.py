@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from hmsa_mmseg.utils import atomic_file
+from hmsa_mmseg import utils
 
 VERSION = 1
 
@@ -24,10 +24,7 @@ def write_json(path: str | os.PathLike, content: Mapping) -> None:
         OSError: If it cannot be written.
         ValueError: If a number is not finite.
     """
-    content = {'version': VERSION, **content}
-    text = json.dumps(content, allow_nan=False)
-    with atomic_file(path) as file:
-        file.write((text + '\n').encode())
+    utils.write_json(path, {'version': VERSION, **content}, indent=None)
 
 
 def read_json(path: str | os.PathLike) -> dict:

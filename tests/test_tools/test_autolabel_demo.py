@@ -12,7 +12,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 # The tools are scripts, which find each other in their own folder.
-sys.path.insert(0, str(HERE.parents[1] / 'tools'))
+sys.path.insert(0, str(HERE.parents[1] / 'tools' / 'dev'))
 sys.path.insert(0, str(HERE))
 
 from autolabel_demo import jobs, recipes, run_demo  # noqa: E402

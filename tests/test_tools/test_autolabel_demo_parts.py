@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-TOOLS = Path(__file__).parents[2] / 'tools'
+TOOLS = Path(__file__).parents[2] / 'tools' / 'dev'
 # The tools are scripts, which find each other in their own folder.
 sys.path.insert(0, str(TOOLS))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TOOLS = Path(__file__).parents[2] / 'tools'
+TOOLS = Path(__file__).parents[2] / 'tools' / 'dev'
 # The tools are scripts, which find their modules in their own folder.
 sys.path.insert(0, str(TOOLS))
 

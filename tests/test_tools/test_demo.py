@@ -12,7 +12,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-DEMO = Path(__file__).parents[2] / 'tools' / 'demo'
+DEMO = Path(__file__).parents[2] / 'tools' / 'dev' / 'demo'
 # The tools are scripts, which find each other in their own folder.
 sys.path.insert(0, str(DEMO))
 

@@ -11,7 +11,7 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 # The tools are scripts, which find each other in their own folder.
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'demo'))
+sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'dev' / 'demo'))
 
 import methods
 import street_scenes

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS
 
-TOOLS = Path(__file__).parents[2] / 'tools'
+TOOLS = Path(__file__).parents[2] / 'tools' / 'dev'
 # The tools are scripts, which find their modules in their own folder.
 sys.path.insert(0, str(TOOLS))
 

@@ -1,4 +1,4 @@
-"""tools/run_camvid.py: what of its runs stands in the report."""
+"""tools/dev/run_camvid.py: what of its runs stands in the report."""
 
 import json
 from pathlib import Path
@@ -24,8 +24,8 @@ ATTENTION = {
 @pytest.fixture
 def tool(load_tool, monkeypatch):
     """The tool, which finds its modules in its own folder."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / 'tools')
-    return load_tool('run_camvid.py')
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / 'tools' / 'dev')
+    return load_tool('dev/run_camvid.py')
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Files that are whole or absent, and what killed processes leave."""
 
+import json
 import os
 import stat
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from hmsa_mmseg.utils import atomic_file, files
+from hmsa_mmseg.utils import atomic_file, files, write_json
 from hmsa_mmseg.utils.files import part_file, remove_stale_parts
 
 
@@ -136,3 +137,13 @@ def test_parts_of_files_that_all_machines_write(tmp_path):
     os.utime(old, (1, 1))
     remove_stale_parts([tmp_path / 'meta.json'], shared=True)
     assert [*tmp_path.iterdir()] == [new]
+
+
+def test_json_is_whole_or_absent(tmp_path):
+    path = tmp_path / 'new' / 'a.json'
+    write_json(path, dict(a=[1, None]))
+    assert json.loads(path.read_text()) == dict(a=[1, None])
+    with pytest.raises(ValueError, match='not JSON compliant'):
+        write_json(path, float('nan'))
+    assert json.loads(path.read_text()) == dict(a=[1, None])
+    assert [*path.parent.iterdir()] == [path]

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from demo.data_uris import data_uri
 from PIL import Image, ImageOps
 
 from hmsa_mmseg.autolabel.report_tree import DamagedPairError, Tree
 from hmsa_mmseg.datasets.confidence import is_kept
 from hmsa_mmseg.visualization.colours import as_palette, heat, paint
+from hmsa_mmseg.visualization.data_uris import data_uri
 
 #: Width of pictures, px, at most.
 WIDTH = 480

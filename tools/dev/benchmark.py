@@ -1,13 +1,14 @@
 """Benchmarks of this project, one suite after the other.
 
-    python tools/dev/benchmark.py table --out docs/benchmarks
+    python tools/dev/benchmark.py table
+    python tools/dev/benchmark.py zoo --models my_config.py
 
 Each suite first checks that what it compares gives the same numbers, and
-stops if not; then it counts and times, and writes ``<suite>.json`` and
-``<suite>.md``. It runs on the CPU and, where there is one, on a GPU. In the
-end it prints the table of all figures that have a target, of this run and of
-earlier ones with the same ``--out``. ``table`` stands for the suites of that
-table. A run that was broken off goes on with the first suite that is missing.
+stops if not; then it counts and times. Page and figures are written after
+each case, as ``<suite>.md`` and ``data/<suite>.json``; a run that was broken
+off goes on with the first case that is missing. In the end the table of all
+figures that have a limit is printed, of this run and of earlier ones with the
+same ``--out``. ``table`` stands for the suites that have such figures.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ import argparse
 import importlib
 import json
 import os
+import shlex
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 # Before torch. Threads that wait by spinning slow each other down several
@@ -26,115 +32,94 @@ from typing import Any
 os.environ.setdefault('GOMP_SPINCOUNT', '20000')
 
 import torch
-from benchmarks.options import DTYPES, Options, progress
-from benchmarks.report import plot, table
+from benchmarks import cases, page
+from benchmarks.cases import DTYPES, Options, progress
+from benchmarks.measure import machine
 
-# Name -> module. A suite has TITLE, `run(options)`, which checks, measures
-# and returns a dict with the machine's description in `machine`,
-# `markdown(results)`, and, if it has figures with a target,
-# `figures(results)`.
-TABLE = {
-    'flops': 'benchmarks.flops',
-    'memory': 'benchmarks.memory',
-    'fusion': 'benchmarks.fusion',
-    'rmi': 'benchmarks.rmi',
-    'loss': 'benchmarks.loss',
-    'inference': 'benchmarks.inference',
-    'train': 'benchmarks.train',
-    'tta': 'benchmarks.tta',
-}
-SUITES = {
-    **TABLE,
-    'attention_only': 'benchmarks.attention_only',
-    'checkpointing': 'benchmarks.checkpointing',
-    'mapillary': 'benchmarks.mapillary',
-    'recipes': 'benchmarks.recipes',
-}
-UNFINISHED = 'unfinished.json'
+from hmsa_mmseg.utils import write_json
+
+# A suite has TITLE, NOTE (what its page says about the figures), LIMITS,
+# `cases(options)`, title -> function that builds a case, and, if each case
+# is to run in a process of its own, IS_APART.
+TABLE = ['counts', 'fusion', 'rmi', 'loss', 'inference', 'train', 'tta']
+SUITES = [*TABLE, 'switches', 'zoo']
 OUT = Path('docs/benchmarks')
+UNFINISHED = 'unfinished.json'
 
 
-def describe(machine: dict[str, Any]) -> str:
-    """One line about the machine, from ``measure.machine``."""
-    parts = [machine['cpu'], f'{machine["cores"]} cores']
-    if machine['gpu']:
-        parts.append(machine['gpu'])
-    parts.append(f'torch {machine["torch"]}')
-    if machine.get('date'):
-        parts.append(machine['date'])
-    if machine['load'] is not None:
-        parts.append(f'load average {machine["load"]:.1f} at the end')
-    return ', '.join(parts)
-
-
-def page(
-    name: str, suite: ModuleType, results: dict[str, Any], command: str
-) -> str:
-    """Markdown page of one suite."""
-    return (
-        f'# {suite.TITLE}\n\n```shell\n{command}\n```\n\n'
-        f'{describe(results["machine"])}; all figures: '
-        f'[{name}.json]({name}.json).\n\n{suite.markdown(results).rstrip()}\n'
-    )
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f'{path.name}.part')
-    part.write_text(text)
-    part.replace(path)
-
-
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('suites', nargs='+', choices=['table', *SUITES])
-    parser.add_argument(
-        '--out', type=Path, help=f'default: {OUT}, which is for full sizes'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('suites', nargs='+', choices=['table', *SUITES])
+    add('--out', type=Path, help=f'default: {OUT}, for full sizes alone')
+    add(
         '--size',
         choices=('small', 'full'),
         default='full',
         help='small: to see that it runs, in little time',
     )
-    parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument(
-        '--threads', type=int, help="threads of torch; default: torch's"
+    add('--rounds', type=int, default=7)
+    add(
+        '--seconds',
+        type=float,
+        default=300,
+        help='after which a case begins no further round; default 300',
     )
-    parser.add_argument(
+    add('--threads', type=int, help="threads of torch; default: torch's")
+    add(
         '--authors',
         type=Path,
         help='a checkout of NVIDIA/semantic-segmentation, whose network then '
         'takes part beside its transcription',
     )
-    parser.add_argument(
+    add(
         '--dtypes',
         nargs='+',
         choices=DTYPES,
         default=['float32'],
-        help='types that inference runs in',
+        help='types that inference, and models of zoo, run in',
     )
-    parser.add_argument(
-        '--fresh',
-        action='store_true',
-        help='measure again what a run that was broken off has measured',
+    add(
+        '--models',
+        nargs='+',
+        default=[],
+        help='of zoo: configs, or names in configs/ or in the installed zoo',
     )
-    args = parser.parse_args()
+    add(
+        '--max-tflop',
+        type=float,
+        default=1.0,
+        help='of zoo: on a CPU time no test that takes more; default: 1',
+    )
+    add('--data-root', type=Path, help='of zoo: Cityscapes, for mIoU')
+    add(
+        '--weights',
+        type=Path,
+        help="of zoo: checkpoints, named <config>*.pth or as the zoo's",
+    )
+    add('--fresh', action='store_true', help='measure all again')
+    args = parser.parse_args(argv)
     if args.out is None and args.size != 'full':
         parser.error(
             f'--size {args.size} needs --out: {OUT} is for full sizes'
         )
     args.out = args.out or OUT
-    for name in ('rounds', 'threads'):
+    for name in ('rounds', 'threads', 'seconds', 'max_tflop'):
         value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f'--{name}: expected 1 or more, got {value}')
+        if value is not None and value <= 0:
+            option = name.replace('_', '-')
+            parser.error(f'--{option}: expected more than 0, got {value}')
+    for name in ('data_root', 'weights'):
+        folder = getattr(args, name)
+        if folder is not None and not folder.is_dir():
+            option = name.replace('_', '-')
+            parser.error(f'--{option} {folder}: there is no such folder')
     if args.authors is not None:
-        from benchmarks.authors import check_checkout
+        from oracles.authors import check_checkout
 
         try:
             check_checkout(args.authors)
@@ -143,73 +128,107 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def command_line(args: argparse.Namespace) -> str:
-    """The settings of a run, as they are written down with its results."""
-    options = f'--size {args.size} --rounds {args.rounds}'
+def command_line(args: argparse.Namespace, name: str) -> str:
+    """The command of one suite, as it is written down with its results."""
+    words = ['python', 'tools/dev/benchmark.py', name]
+    words += ['--size', args.size, '--rounds', str(args.rounds)]
     if args.threads:
-        options += f' --threads {args.threads}'
+        words += ['--threads', str(args.threads)]
     if args.dtypes != ['float32']:
-        options += f' --dtypes {" ".join(args.dtypes)}'
+        words += ['--dtypes', *args.dtypes]
     if args.authors:
-        options += ' --authors semantic-segmentation'
-    return options
+        words += ['--authors', 'semantic-segmentation']
+    if name == 'zoo':
+        words += ['--models', *args.models] if args.models else []
+        if args.max_tflop != 1.0:
+            words += ['--max-tflop', f'{args.max_tflop:g}']
+    return shlex.join(words)
 
 
-def all_figures(out: Path) -> list:
+def suite_of(name: str) -> Any:
+    """Import a suite; each brings much that others do not need."""
+    return importlib.import_module(f'benchmarks.{name}')
+
+
+def measure(
+    name: str, title: str, options: Options, threads: int | None = None
+) -> list[dict[str, Any]]:
+    """Build one case of a suite and measure it."""
+    if threads:
+        torch.set_num_threads(threads)
+    return cases.rows_of(suite_of(name).cases(options)[title](), options)
+
+
+def measure_apart(*args: Any) -> list[dict[str, Any]]:
+    """Do the same in a process of its own; a failure becomes a row."""
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
+        try:
+            return pool.submit(measure, *args).result()
+        except BrokenProcessPool:
+            error = 'the process died, as it does when memory runs out'
+        except Exception as failure:
+            error = cases.error_text(failure)
+    return [dict(way='', error=error)]
+
+
+def run_suite(
+    name: str, args: argparse.Namespace, options: Options, state: dict
+) -> str:
+    """Measure what is missing of a suite, and write it; return the page."""
+    suite = suite_of(name)
+    command, text = command_line(args, name), ''
+    done = state.setdefault(command, {})
+    for title in suite.cases(options):
+        progress(f'{name}: {title}' + (', measured' * (title in done)))
+        if title not in done:
+            is_apart = getattr(suite, 'IS_APART', False)
+            run = measure_apart if is_apart else measure
+            done[title] = run(name, title, options, args.threads)
+            write_json(args.out / UNFINISHED, state)
+        rows = [
+            dict(case=case, **row) for case, of in done.items() for row in of
+        ]
+        results = dict(command=command, machine=machine(), rows=rows)
+        text = page.write_suite(args.out, name, suite, results)
+    return text
+
+
+def all_figures(out: Path) -> list[page.Figure]:
     """Figures of all suites whose results lie in a folder."""
-    figures = []
-    for name, module in SUITES.items():
-        path = out / f'{name}.json'
-        suite = importlib.import_module(module) if path.is_file() else None
-        if hasattr(suite, 'figures'):
-            figures += suite.figures(json.loads(path.read_text()))
-    return figures
+    found = []
+    for name in SUITES:
+        path = out / 'data' / f'{name}.json'
+        if path.is_file():
+            rows = json.loads(path.read_text())['rows']
+            for limit in suite_of(name).LIMITS:
+                found += limit.figures(rows)
+    return found
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the suites that the command line names."""
-    args = parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
-    names = list(
-        dict.fromkeys(
-            one
-            for name in args.suites
-            for one in (TABLE if name == 'table' else [name])
-        )
-    )
-    options = Options(args.size, args.rounds, args.authors, tuple(args.dtypes))
-    settings = command_line(args)
+    args = parse_args(argv)
+    given = {key: getattr(args, key) for key in Options._fields}
+    given.update(dtypes=tuple(args.dtypes), models=tuple(args.models))
+    options = Options(**given)
     state_file = args.out / UNFINISHED
-    state = dict(suites=names, settings=settings, done=[])
+    state = {}
     if state_file.is_file() and not args.fresh:
-        before = json.loads(state_file.read_text())
-        if {**before, 'done': []} == state:
-            state = before
-    for name in names:
-        if name in state['done']:
-            progress(f'{name}: measured before the run was broken off')
-            continue
-        suite = importlib.import_module(SUITES[name])
-        results = suite.run(options)
-        command = f'python tools/dev/benchmark.py {name} {settings}'
-        text = page(name, suite, results, command)
-        results = dict(command=command, **results)
-        write(args.out / f'{name}.json', json.dumps(results, indent=2) + '\n')
-        write(args.out / f'{name}.md', text)
-        state['done'].append(name)
-        write(state_file, json.dumps(state) + '\n')
-        if args.suites != ['table']:
-            print(text)
-    state_file.unlink()
+        state = json.loads(state_file.read_text())
+    names = [
+        one for name in args.suites for one in ([name], TABLE)[name == 'table']
+    ]
+    for name in dict.fromkeys(names):
+        print(run_suite(name, args, options, state))
+    state_file.unlink(missing_ok=True)
     figures = all_figures(args.out)
     if figures:
-        summary = table(figures)
-        write(args.out / 'table.md', f'# What was reached\n\n{summary}\n')
-        plot(figures, args.out / 'table.png')
+        summary = page.figures_table(figures)
+        text = f'# What was reached\n\n{summary}\n'
+        page.write_text(args.out / 'table.md', text)
+        page.plot(figures, args.out / 'table.png')
         print(summary)
 
 
 if __name__ == '__main__':
-    main()
+    main(sys.argv[1:])

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from demo.data_uris import data_uri
 from PIL import Image, UnidentifiedImageError
 
 from hmsa_mmseg.visualization import Record
+from hmsa_mmseg.visualization.data_uris import data_uri
 
 from .run import ReportError, Run
 

@@ -1,4 +1,4 @@
-# Generated scenes of the loop of tools/autolabel_demo: a small fine-labelled
+# Generated scenes of the loop of `make autolabel-demo`: a small fine-labelled
 # part, a larger one with coarse polygons and with labels of a teacher. What is
 # trained on is chosen in configs/demo; here it is the fine part alone.
 data_root = 'data/street_scenes_autolabel/'

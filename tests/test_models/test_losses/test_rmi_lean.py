@@ -6,9 +6,9 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from benchmarks.literal_rmi import literal_rmi_loss
+from oracles.literal_rmi import literal_rmi_loss
+from oracles.live_bytes import peak_live_bytes
 
-from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models.losses import RMILoss, rmi_formula, rmi_lean
 from hmsa_mmseg.models.tiled.logit_rows import WholeLogits
 from hmsa_mmseg.models.utils import execution

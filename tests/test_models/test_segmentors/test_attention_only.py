@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from benchmarks.measure import count_flops, peak_live_bytes
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
+from oracles.live_bytes import peak_live_bytes
+
+from hmsa_mmseg.analysis.complexity import count_flops
 
 ATTN = 'decode_head.scale_attn.'
 AUX = dict(type='FCNHead', in_channels=32, in_index=2, channels=8)

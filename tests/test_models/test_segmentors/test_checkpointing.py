@@ -5,8 +5,8 @@ import copy
 
 import pytest
 import torch
-from benchmarks.measure import peak_live_bytes
 from mmseg.registry import MODELS
+from oracles.live_bytes import peak_live_bytes
 from torch import nn
 
 pytestmark = pytest.mark.needs_torch('checkpointing')

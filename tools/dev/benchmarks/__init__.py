@@ -7,5 +7,4 @@ What they compare with is also what the tests compare with, and lies in
 import sys
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[3]
-sys.path += [str(_ROOT / 'tests'), str(_ROOT / 'tools')]
+sys.path.append(str(Path(__file__).resolve().parents[3] / 'tests'))

@@ -16,21 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from oracles.live_bytes import peak_live_bytes as peak_live_bytes
+from torch.utils.benchmark import timer
 
-from hmsa_mmseg.analysis.complexity import count_flops
-from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
-
-__all__ = [
-    'Ratio',
-    'Timing',
-    'count_flops',
-    'interleaved',
-    'live_gb',
-    'machine',
-    'median_ms',
-    'pair_ratios',
-    'peak_live_bytes',
-]
+from hmsa_mmseg.analysis.complexity import count_flops as count_flops
 
 
 class Timing(NamedTuple):
@@ -49,28 +38,37 @@ class Ratio(NamedTuple):
 
 
 def live_gb(function: Callable[[], Any]) -> float:
-    """Count what tensors hold at once in a call on ``meta``.
+    """Count what tensors hold at once in a call, in GB (1e9 bytes).
 
-    Args:
-        function (Callable): What to run.
-
-    Returns:
-        float: The most, in GB (1e9 bytes), with tiles of the size that they
-        have on a GPU.
+    On ``meta`` tiles have the size that they have on a GPU.
     """
     return peak_live_bytes(function) / 1e9
 
 
+def count(function: Callable[[], Any]) -> dict[str, float]:
+    """Count the operations and the memory of a call on ``meta``.
+
+    Returns:
+        dict[str, float]: ``gflop``, 1e9 operations of matrix products and
+        convolutions, two for each multiplication with its addition, and
+        ``live_gb``.
+    """
+    peaks: list[float] = []
+    # Both at once: a pass without values takes half a minute.
+    flops = count_flops(lambda: peaks.append(live_gb(function)))
+    return dict(gflop=flops / 1e9, live_gb=peaks[0])
+
+
 def _now() -> Timing:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return Timing(time.perf_counter(), time.process_time())
+    # torch's timer waits for the GPU.
+    return Timing(timer(), time.process_time())
 
 
 def interleaved(
     functions: Mapping[str, Callable[[], Any]],
     rounds: int = 7,
     warmup: int = 1,
+    seconds: float = float('inf'),
 ) -> dict[str, list[Timing]]:
     """Time functions in turns.
 
@@ -80,6 +78,7 @@ def interleaved(
         rounds (int): Rounds that count; in every second one the order is
             reversed. Defaults to 7.
         warmup (int): Rounds before them. Defaults to 1.
+        seconds (float): No round begins after so long. One is always run.
 
     Returns:
         dict[str, list[Timing]]: One timing per round.
@@ -93,7 +92,10 @@ def interleaved(
             f'rounds of {list(functions)}'
         )
     times: dict[str, list[Timing]] = {name: [] for name in functions}
+    end_of_all = time.monotonic() + seconds
     for i in range(-warmup, rounds):
+        if i > 0 and time.monotonic() > end_of_all:
+            break
         names = list(functions)
         for name in names[::-1] if i % 2 else names:
             gc.collect()
@@ -113,17 +115,7 @@ def pair_ratios(
     against: str,
     clock: str = 'wall',
 ) -> Ratio:
-    """Compare two functions round by round.
-
-    Args:
-        times (Mapping[str, Sequence[Timing]]): From :func:`interleaved`.
-        name (str): The numerator.
-        against (str): The denominator.
-        clock (str): ``wall`` or ``cpu``. Defaults to ``wall``.
-
-    Returns:
-        Ratio: Time of ``name`` over time of ``against``.
-    """
+    """Time of one function over that of another, round by round."""
     ratios = [
         getattr(one, clock) / getattr(other, clock)
         for one, other in zip(times[name], times[against])
@@ -136,6 +128,20 @@ def median_ms(times: Sequence[Timing], clock: str = 'wall') -> float:
     return 1e3 * statistics.median(getattr(t, clock) for t in times)
 
 
+def peak_cuda_bytes(function: Callable[[], Any]) -> int:
+    """Most bytes that CUDA's allocator handed out during a call.
+
+    Above what was allocated when the call began.
+    """
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def _cpu_name() -> str:
     info = Path('/proc/cpuinfo')
     if info.is_file():
@@ -146,13 +152,7 @@ def _cpu_name() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine a figure was measured on.
-
-    Returns:
-        dict: ``cpu``, ``cores`` this process may use, ``threads`` of torch,
-        ``torch``, ``gpu`` (None without one), ``load``, the load average of
-        the last minute (None where the system keeps none), and ``date``.
-    """
+    """Describe the machine a figure was measured on, the load included."""
     can_ask = hasattr(os, 'sched_getaffinity')
     cores = len(os.sched_getaffinity(0)) if can_ask else os.cpu_count()
     has_gpu = torch.cuda.is_available()

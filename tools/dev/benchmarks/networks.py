@@ -11,7 +11,9 @@ import hmsa_mmseg  # noqa: F401  # isort: skip
 
 import copy
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -19,29 +21,42 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from mmseg.utils import register_all_modules
+from oracles.authors import AuthorsNetwork
+from oracles.literal_network import LiteralNetwork
 from torch import Tensor, nn
 
-from .training_steps import load_config, single_scale
+from .cases import Options
 
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 CITYSCAPES = 'hmsa_hr48_ocr_8xb1-rmi-amp-175e_cityscapes-1024x2048'
 MAPILLARY = 'hmsa_hr48_ocr_8xb2-rmi-amp-200e_mapillary-1024x1024'
 # The same cascade of heads on a small backbone, to see that a suite runs.
 SMALL = 'hmsa_hr18s_ocr_4xb2-40k_cityscapes-512x1024'
+SCALES = (0.5, 1.0, 2.0)
+#: Name of mmseg's model among those that are compared.
+STOCK = 'mmseg OCRNet, scale 1'
 
-OURS = 'decode_head.seg_head.'
+_OURS = 'decode_head.seg_head.'
 
 
-def config_for(size: str, recipe: str = CITYSCAPES, **train_cfg) -> Config:
-    """Load a recipe, on a small backbone for ``size='small'``.
+def load_config(name: str, **train_cfg: Any) -> Config:
+    """Load a config of ``configs/hmsa``, with settings of ``train_cfg``."""
+    register_all_modules(init_default_scope=True)
+    cfg = Config.fromfile(CONFIGS / 'hmsa' / f'{name}.py')
+    cfg.model.train_cfg.update(train_cfg)
+    return cfg
+
+
+def config_for(
+    size: str, recipe: str = CITYSCAPES, **train_cfg: Any
+) -> Config:
+    """Load a recipe; for ``small`` with backbone and widths of :data:`SMALL`.
 
     Args:
         size (str): ``small`` or ``full``.
         recipe (str): Name of a config with OCRNet's heads.
         **train_cfg: Settings for ``model.train_cfg``.
-
-    Returns:
-        mmengine.Config: For ``small`` with the recipe's losses, classes and
-        optimizer, all else being that of :data:`SMALL`.
     """
     cfg = load_config(recipe, **train_cfg)
     if size == 'small':
@@ -52,6 +67,26 @@ def config_for(size: str, recipe: str = CITYSCAPES, **train_cfg) -> Config:
             for key in ('in_channels', 'channels', 'ocr_channels'):
                 if key in other:
                     seg_head[key] = other[key]
+    return cfg
+
+
+def single_scale(cfg: Config) -> Config:
+    """Turn a config of ours into the model of mmseg that it wraps.
+
+    An ``EncoderDecoder`` or, around a list of seg heads, a
+    ``CascadeEncoderDecoder``, with mmseg's own backbone.
+    """
+    cfg = copy.deepcopy(cfg)
+    head = cfg.model.decode_head.seg_head
+    cfg.model.decode_head = head
+    cfg.model.type = 'EncoderDecoder'
+    if isinstance(head, list):
+        cfg.model.type = 'CascadeEncoderDecoder'
+        cfg.model.num_stages = len(head)
+    if cfg.model.backbone.type == 'SingleResizeHRNet':
+        cfg.model.backbone.type = 'HRNet'
+    cfg.model.train_cfg = dict()
+    cfg.model.test_cfg = dict(mode='whole')
     return cfg
 
 
@@ -66,54 +101,51 @@ def build(
     Args:
         cfg (mmengine.Config): A whole config; it stays as it is.
         device (str): ``cpu``, ``cuda`` or ``meta``.
-        fast (bool): Whether heads of several scales may use the fast paths.
-            Defaults to True.
-        size (tuple[int, int], optional): Size that images are padded to in
-            training. Defaults to that of the config.
+        fast (bool): Whether heads may use the fast paths.
+        size (tuple[int, int], optional): Of images in training, which are
+            padded to it. Defaults to that of the config.
 
     Returns:
         nn.Module: Without synchronised BN; its weights are a function of
-        their names.
+        their names. Nothing is downloaded.
     """
     model_cfg = copy.deepcopy(cfg.model)
     model_cfg.pretrained = None
     model_cfg.backbone.pop('init_cfg', None)
     if size is not None:
         model_cfg.data_preprocessor.size = size
-    with torch.device('meta' if device == 'meta' else 'cpu'):
-        model = revert_sync_batchnorm(MODELS.build(model_cfg)).eval()
+    # Not on `meta`: some constructors read values.
+    model = revert_sync_batchnorm(MODELS.build(model_cfg)).eval()
     set_fast(model, fast)
     if device != 'meta':
         model.load_state_dict(random_state(model.state_dict()))
-    # On `meta` too: the preprocessor learns from it where images go.
     return model.to(device)
 
 
-def build_stock(cfg: Config, device: str = 'cpu', **kwargs) -> nn.Module:
-    """Build the model of mmseg that a config wraps, with the same weights.
-
-    Args:
-        cfg (mmengine.Config): With a ``MultiScaleAttentionSegmentor``.
-        device (str): As for :func:`build`.
-        **kwargs: As for :func:`build`.
-
-    Returns:
-        nn.Module: A ``CascadeEncoderDecoder`` with mmseg's own backbone.
-    """
-    cfg = single_scale(cfg)
-    if cfg.model.backbone.type == 'SingleResizeHRNet':
-        cfg.model.backbone.type = 'HRNet'
-    model = build(cfg, device, **kwargs)
+def build_stock(cfg: Config, device: str = 'cpu', **kwargs: Any) -> nn.Module:
+    """Build the model of mmseg that a config wraps, with the same weights."""
+    model = build(single_scale(cfg), device, **kwargs)
     if device != 'meta':
         state = model.state_dict()
-        ours = random_state({ours_key(name): x for name, x in state.items()})
-        model.load_state_dict({name: ours[ours_key(name)] for name in state})
+        keys = {key: key.replace('decode_head.', _OURS, 1) for key in state}
+        ours = random_state({keys[key]: state[key] for key in state})
+        model.load_state_dict({key: ours[keys[key]] for key in state})
     return model
 
 
-def ours_key(stock_key: str) -> str:
-    """Key of this package for a key of mmseg's model."""
-    return stock_key.replace('decode_head.', OURS, 1)
+def reference_networks(
+    options: Options, model: nn.Module, scales: Sequence[float] = SCALES
+) -> dict[str, nn.Module]:
+    """Networks with a model's weights, run as the authors run theirs.
+
+    ``authors``, if their program is at hand, and ``literal``. The small
+    network takes part as ``literal`` only: theirs has one size.
+    """
+    networks: dict[str, nn.Module] = {}
+    if options.authors is not None and not options.is_small:
+        networks['authors'] = AuthorsNetwork(options.authors, model, scales)
+    networks['literal'] = LiteralNetwork(model, scales).eval()
+    return networks
 
 
 def set_fast(model: nn.Module, fast: bool) -> None:
@@ -128,12 +160,6 @@ def random_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Convolutions keep the size of what they are given (standard deviation one
     over the root of the number of inputs), and the statistics of BN differ
     from channel to channel, so that a layer left out or taken twice shows.
-
-    Args:
-        state (Mapping[str, Tensor]): For the keys, shapes and types.
-
-    Returns:
-        dict[str, Tensor]: The same keys.
     """
     return {key: _random_value(key, value) for key, value in state.items()}
 
@@ -155,7 +181,7 @@ def _random_value(key: str, value: Tensor) -> Tensor:
 
 
 def images(
-    batch_size: int, size: tuple[int, int], device: str = 'cpu'
+    batch_size: int, size: Sequence[int], device: str = 'cpu'
 ) -> Tensor:
     """Random normalised images, (N, 3, H, W)."""
     if device == 'meta':
@@ -167,16 +193,9 @@ def images(
 def labels(
     batch_size: int, size: tuple[int, int], num_classes: int, present: int
 ) -> Tensor:
-    """Label maps in blocks of one class, one pixel in 10 ignored.
+    """Label maps (N, H, W) in blocks of one class, one pixel in 10 ignored.
 
-    Args:
-        batch_size (int): N.
-        size (tuple[int, int]): H and W.
-        num_classes (int): Classes that there are.
-        present (int): Classes that occur, at most.
-
-    Returns:
-        Tensor: Shape (N, H, W), int64; 255 is ignored.
+    Of the classes at most ``present`` occur; 255 is ignored.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -196,11 +215,15 @@ def labels(
 
 
 def samples(label: Tensor) -> list[SegDataSample]:
-    """Wrap label maps (N, H, W) for mmseg."""
+    """Wrap label maps (N, H, W) for mmseg.
+
+    The map of edges is what PIDNet's pipeline adds.
+    """
     size = tuple(label.shape[1:])
     return [
         SegDataSample(
             gt_sem_seg=PixelData(data=one[None]),
+            gt_edge_map=PixelData(data=(one[None] == 0).long()),
             metainfo=dict(
                 ori_shape=size,
                 img_shape=size,

@@ -1,42 +1,131 @@
-"""Suite `train`: whole training steps, against mmseg's at a single scale."""
+"""Suite `train`: whole training steps, against mmseg's at a single scale.
+
+On a GPU also the authors' recipes at their true size, with what CUDA's
+allocator hands out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from mmengine.config import Config
 
-from .measure import machine
-from .networks import CITYSCAPES, config_for, images, labels
-from .options import Options, progress
-from .recipe_steps import (
+from .cases import Case, Options, logits_difference, must_be_equal
+from .networks import (
+    CITYSCAPES,
+    MAPILLARY,
     STOCK,
-    TrainingStep,
-    network_and_loss,
-    num_classes,
+    config_for,
+    images,
+    labels,
 )
-from .reference import logits_difference, must_be_equal
-from .report import Figure, ratio_text, shares_table, size_text
-from .stopwatch import operator_shares, profile
-from .timing import peak_cuda_bytes, time_variants
+from .page import Limit, size_text
+from .steps import TrainingStep, network_and_loss, num_classes
 
 TITLE = 'Training'
+NOTE = """\
+Forward, losses, backward and update at scales 0.5 and 1.0 (mmseg: at 1.0),
+in float32 on a CPU and under bfloat16 autocast on a GPU. Before that, loss
+and gradients were checked to be those of the plain way, in float64
+(difference: relative to the largest). Literal: the same weights in the
+authors' order of operations, with their losses. Times: median of interleaved
+rounds, ratios with range. GB on the GPU: the most that CUDA's allocator
+handed out during a step, above weights, gradients and momentum that were
+there before."""
+LIMITS = [
+    Limit('time of a step', 'cross-entropy', 'fast', 'ratio', 1.0),
+]
 CROSS_ENTROPY = 'hmsa_hr48_ocr_4xb2-160k_cityscapes-512x1024'
-SIZES = {
-    ('full', 'cpu'): (256, 512),
-    ('full', 'cuda'): (1024, 2048),
-    ('small', 'cpu'): (64, 128),
-    ('small', 'cuda'): (64, 128),
-}
-# Losses -> config and what is compared; the first is what all else is over.
+CHECKPOINTED = 'fast, checkpointing'
+# Losses -> config, images, their size on a GPU, and what is compared; the
+# first way is what all else is over.
 RECIPES = {
-    'cross-entropy': (CROSS_ENTROPY, (STOCK, 'plain', 'fast')),
-    'RMI, as the authors': (CITYSCAPES, ('literal', 'plain', 'fast')),
+    'cross-entropy': (
+        CROSS_ENTROPY,
+        1,
+        (1024, 2048),
+        (STOCK, 'plain', 'fast'),
+    ),
+    'Cityscapes, RMI': (
+        *(CITYSCAPES, 1, (1024, 2048)),
+        ('literal', 'plain', 'fast', CHECKPOINTED),
+    ),
+    'Mapillary, RMI': (
+        *(MAPILLARY, 2, (1024, 1024)),
+        ('literal', 'plain', 'fast', CHECKPOINTED),
+    ),
 }
 CHECK_SIZE = (64, 128)
 # Of the loss, and of the largest gradient of each parameter, in float64. The
 # plain RMI loss and its formula solve in different ways.
 TOLERANCE = 1e-6
+
+
+def cases(options: Options) -> dict[str, Callable[[], Case]]:
+    """What is compared; checkpointing and Mapillary on a GPU alone."""
+    on_gpu = options.device == 'cuda'
+    found = {}
+    for title, (recipe, batch, size, ways) in RECIPES.items():
+        if not on_gpu:
+            if recipe == MAPILLARY:
+                continue
+            size = (256, 512)
+            ways = [way for way in ways if way != CHECKPOINTED]
+        if options.is_small:
+            size = CHECK_SIZE
+        found[f'{title}, {batch} x {size_text(size)}'] = partial(
+            _case, recipe, batch, size, ways, options
+        )
+    return found
+
+
+def _case(
+    recipe: str,
+    batch: int,
+    size: tuple[int, int],
+    ways: tuple[str, ...],
+    options: Options,
+) -> Case:
+    cfg = config_for(options.size, recipe)
+    light = config_for(options.size, recipe, checkpoint=('scales', 'backbone'))
+    autocast = torch.bfloat16 if options.device == 'cuda' else None
+    steps = {
+        way: TrainingStep(
+            way.partition(', checkpointing')[0],
+            light if way == CHECKPOINTED else cfg,
+            *(batch, size, options, autocast),
+        )
+        for way in ways
+    }
+    return Case(steps, check=partial(check, cfg, ways, options))
+
+
+def check(
+    cfg: Config, ways: tuple[str, ...], options: Options
+) -> dict[str, float]:
+    """Compare with the plain way; stops if a gradient differs.
+
+    Of the backbone, to whose gradients all else contributes. mmseg's model
+    is another function, which suite ``inference`` compares.
+    """
+    value, expected = _gradients('plain', cfg, options)
+    found = {}
+    for way in ways:
+        if way in (STOCK, 'plain', CHECKPOINTED):
+            continue
+        loss, grads = _gradients(way, cfg, options)
+        found[way] = max(
+            logits_difference(loss, value),
+            *(
+                logits_difference(grads[key], grad)
+                for key, grad in expected.items()
+            ),
+        )
+    must_be_equal('train', found, TOLERANCE)
+    return found
 
 
 def _gradients(
@@ -59,128 +148,3 @@ def _gradients(
         if key.startswith('backbone.') and param.grad is not None
     }
     return value.detach(), grads
-
-
-def check(cfg: Any, names: tuple, options: Options) -> dict[str, float]:
-    """Compare with the plain way; stops if a gradient differs.
-
-    Of the backbone, to whose gradients all else contributes. mmseg's model
-    is another function, which suite ``inference`` compares.
-    """
-    value, expected = _gradients('plain', cfg, options)
-    found = {}
-    for name in names:
-        if name in (STOCK, 'plain'):
-            continue
-        loss, grads = _gradients(name, cfg, options)
-        found[f'{name}, loss'] = logits_difference(loss, value)
-        found[f'{name}, gradients'] = max(
-            logits_difference(grads[key], grad)
-            for key, grad in expected.items()
-        )
-    must_be_equal('train', found, TOLERANCE)
-    return found
-
-
-def run(options: Options) -> dict[str, Any]:
-    """Check, then measure.
-
-    Args:
-        options (Options): Of the run.
-
-    Returns:
-        dict: What is written as JSON.
-    """
-    size = SIZES[options.size, options.device]
-    on_gpu = options.device == 'cuda'
-    results = {}
-    for title, (name, names) in RECIPES.items():
-        progress(f'train: {title}')
-        cfg = config_for(options.size, name)
-        results[title] = dict(difference=check(cfg, names, options))
-        autocast = torch.bfloat16 if on_gpu else None
-        steps = {
-            key: TrainingStep(key, cfg, 1, size, options, autocast)
-            for key in names
-        }
-        results[title]['times'] = time_variants(
-            steps, options.rounds, warmup=3 if on_gpu else 1
-        )
-        profiled = [key for key in names if key in (STOCK, 'fast')]
-        results[title]['shares'] = {
-            key: profile(steps[key], steps[key].parts(), calls=1)
-            for key in profiled
-        }
-        results[title]['operators'] = {
-            key: operator_shares(steps[key]) for key in profiled
-        }
-        if on_gpu:
-            results[title]['cuda_gb'] = {
-                key: peak_cuda_bytes(step) / 1e9 for key, step in steps.items()
-            }
-    return dict(
-        machine=machine(),
-        rounds=options.rounds,
-        size=list(size),
-        device=options.device,
-        results=results,
-    )
-
-
-def figures(results: dict[str, Any]) -> list[Figure]:
-    """Rows of the table of what is to be reached."""
-    rows = []
-    size = size_text(results['size'])
-    for title, row in results['results'].items():
-        first = next(iter(row['times']))
-        time = row['times']['fast']
-        rows.append(
-            Figure(
-                f'time of a training step, scales 0.5 + 1.0, {title}, {size}',
-                first,
-                time['wall_ratio']['median'],
-                target=1.0 if first == STOCK else None,
-                detail=f'{ratio_text(time["wall_ratio"])}; CPU time '
-                f'{ratio_text(time["cpu_ratio"])}',
-            )
-        )
-    return rows
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """Format what :func:`run` gives as the text of the suite's page."""
-    on_gpu = results['device'] == 'cuda'
-    lines = [
-        f'One image of {size_text(results["size"])} at scales 0.5 and 1.0 '
-        '(mmseg: at 1.0): forward, losses, backward and update, '
-        f'{"bfloat16 autocast" if on_gpu else "float32"}. '
-        'Before that, loss and gradients were checked to be those of the '
-        'plain way, in float64. Literal: the same weights in the '
-        "authors' order of operations, with their losses. Times: median of "
-        f'{results["rounds"]} interleaved rounds, ratios with range.',
-    ]
-    for title, row in results['results'].items():
-        lines += [
-            '',
-            f'| {title} | ms | over {next(iter(row["times"]))} | CPU time |'
-            + (' GB |' if on_gpu else ''),
-            '| :-- | --: | --: | --: |' + (' --: |' if on_gpu else ''),
-        ]
-        for name, time in row['times'].items():
-            line = (
-                f'| {name} | {time["wall_ms"]:.0f} '
-                f'| {ratio_text(time["wall_ratio"])} '
-                f'| {ratio_text(time["cpu_ratio"])} |'
-            )
-            if on_gpu:
-                line += f' {row["cuda_gb"][name]:.2f} |'
-            lines.append(line)
-        lines += [
-            '',
-            f'Where the time goes ({title}), by part and by operator:',
-            '',
-            shares_table(row['shares']),
-            '',
-            shares_table(row['operators']),
-        ]
-    return '\n'.join(lines)

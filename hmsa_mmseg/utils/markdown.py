@@ -1,0 +1,34 @@
+"""Tables as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1
+) -> str:
+    """Format cells as a table.
+
+    Args:
+        header (Sequence[str]): Names of the columns.
+        rows (Iterable[Sequence]): Cells of each row, as many as columns.
+        left (int): How many columns, from the first one on, are aligned to
+            the left; the others, of numbers, to the right. Defaults to 1.
+
+    Returns:
+        str: Without a line break at its end.
+
+    Raises:
+        ValueError: If a row has more or fewer cells than the header.
+    """
+    marks = [':--' if i < left else '--:' for i in range(len(header))]
+    lines = []
+    for cells in (header, marks, *rows):
+        if len(cells) != len(header):
+            raise ValueError(
+                f'expected {len(header)} cells, as in {[*header]}, got '
+                f'{[*cells]}'
+            )
+        lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
+    return '\n'.join(lines)
