@@ -33,7 +33,7 @@ os.environ.setdefault('GOMP_SPINCOUNT', '20000')
 import torch
 from benchmarking.measure import machine
 from benchmarking.options import progress
-from demo.running import lock_folder
+from driver.jobs import lock_folder
 from zoo_benchmark.jobs import Findings, plan, versions
 from zoo_benchmark.models import Model
 from zoo_benchmark.options import parse_args

@@ -1,10 +1,14 @@
 """What a training step of each method costs, relative to a single scale.
 
+    python -m fusion.costs demo costs.json --size 128 256   (in tools/dev)
+
 Shape shorthand in this module:
     N: batch, H, W: image size.
 """
 
+import argparse
 from functools import partial
+from pathlib import Path
 
 # First: it makes the rest of the stack importable.
 import hmsa_mmseg  # noqa: F401  # isort: skip
@@ -19,6 +23,7 @@ from benchmarking.measure import (
     pair_ratios,
     peak_live_bytes,
 )
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import PixelData
@@ -29,7 +34,7 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
 from torch import nn
 
-from .presets import TRAINED, load_config
+from hmsa_mmseg.utils import write_json
 
 
 class _PlainLoss(nn.Module):
@@ -206,27 +211,27 @@ def _peak_cuda_bytes(step):
     return torch.cuda.max_memory_allocated() - before
 
 
-def measure(preset, size, rounds, device):
-    """Measure the training step of every model of a preset.
+def measure(configs, num, size, rounds, device):
+    """Measure the training step of models.
 
     Args:
-        preset (Preset): What to measure.
+        configs (dict[str, Path]): Config of each; the others are compared
+            with ``single``.
+        num (int): Images in the step.
         size (tuple[int, int]): Image size of the timing and of what CUDA
             allocates; all else is of the config's crop.
         rounds (int): Rounds of the timing; each runs every model once.
         device (str): ``cpu`` or ``cuda``.
 
     Returns:
-        dict: ``models``, for each of :data:`TRAINED` ``gflops``, ``live_mb``
-        (the most that tensors hold at once, gradients included, weights
-        not), ``ms``, ``cuda_mb`` (None without CUDA), and ``relative``:
-        their ratios to the single scale, ``time`` with ``time_low`` and
-        ``time_high``, ``cpu_time`` of the processor; beside them what they
-        were measured on.
+        dict: ``models``, for each ``gflops``, ``live_mb`` (the most that
+        tensors hold at once, gradients included, weights not), ``ms``,
+        ``cuda_mb`` (None without CUDA), and ``relative``: their ratios to the
+        single scale, ``time`` with ``time_low`` and ``time_high``,
+        ``cpu_time`` of the processor; beside them what they were measured on.
     """
     register_all_modules(init_default_scope=True)
-    cfgs = {key: load_config(preset.configs[key]) for key in TRAINED}
-    num = preset.batch_size
+    cfgs = {key: Config.fromfile(path) for key, path in configs.items()}
     steps = {
         key: training_step(cfg, num, size, device) for key, cfg in cfgs.items()
     }
@@ -242,9 +247,9 @@ def measure(preset, size, rounds, device):
             ms=median_ms(times[key]),
             cuda_mb=None if peak is None else peak / 1e6,
         )
+    single = models['single']
     for key, model in models.items():
         ratio = pair_ratios(times, key, 'single')
-        single = models['single']
         model['relative'] = dict(
             flops=model['gflops'] / single['gflops'],
             time=ratio.median,
@@ -252,9 +257,7 @@ def measure(preset, size, rounds, device):
             time_high=ratio.high,
             cpu_time=pair_ratios(times, key, 'single', clock='cpu').median,
             memory=model['live_mb'] / single['live_mb'],
-            cuda_memory=None
-            if model['cuda_mb'] is None
-            else model['cuda_mb'] / single['cuda_mb'],
+            cuda_memory=peak and model['cuda_mb'] / single['cuda_mb'],
         )
     return dict(
         crop_size=list(cfgs['single'].crop_size),
@@ -264,3 +267,25 @@ def measure(preset, size, rounds, device):
         machine=machine(),
         models=models,
     )
+
+
+def main():
+    """Measure the models of a comparison and write what was found."""
+    # Not for those who import the functions above.
+    from .experiment import PRESETS, TRAINED
+
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('preset', choices=PRESETS)
+    parser.add_argument('out', type=Path)
+    parser.add_argument('--size', type=int, nargs=2, required=True)
+    parser.add_argument('--rounds', type=int, default=10)
+    parser.add_argument('--device', default='cpu')
+    args = parser.parse_args()
+    preset = PRESETS[args.preset]
+    configs = {key: preset.configs[key] for key in TRAINED}
+    options = (tuple(args.size), args.rounds, args.device)
+    write_json(args.out, measure(configs, preset.batch_size, *options))
+
+
+if __name__ == '__main__':
+    main()
