@@ -8,10 +8,9 @@
 # make compare train, test and measure all ways to fuse scales (docs/fusion)
 # make benchmark   measure again what docs/benchmarks shows, and print the table
 #                  of what is to be reached (half an hour on two cores);
-#                  SUITES="..." for other suites, AUTHORS=dir for the authors'
-#                  network beside its transcription
-# make benchmark-zoo  measure models of mmseg's zoo and ours (docs/zoo)
-# make gpu     check, train and measure on a GPU (eleven minutes; docs/gpu)
+#                  SUITES="..." for other suites, such as zoo; AUTHORS=dir for
+#                  the authors' network beside its transcription
+# make gpu     check, train and measure on a GPU (nine minutes; docs/gpu)
 # make docs    build the documentation into docs/_build/html, with a page for
 #              each module, and check its links (Python 3.11 or newer)
 # make docs-links  ask for every external link (needs a network)
@@ -42,7 +41,7 @@ SUITES ?= table
 ROUNDS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo autolabel-demo test test-matrix test-slow compare benchmark benchmark-zoo \
+.PHONY: demo autolabel-demo test test-matrix test-slow compare benchmark \
 	gpu docs docs-links docs-sources lint fix wheel clean install
 
 demo: install
@@ -64,14 +63,11 @@ compare: install
 	$(PY) tools/dev/run.py compare --work-dir compare_out
 
 benchmark: install
-	$(PY) tools/benchmark.py $(SUITES) \
+	$(PY) tools/dev/benchmark.py $(SUITES) \
 	--rounds $(ROUNDS) $(if $(AUTHORS),--authors $(AUTHORS))
 
-benchmark-zoo: install
-	$(PY) tools/benchmark_zoo.py
-
 gpu: install
-	PYTHON=$(PY) tools/gpu_check.sh
+	PYTHON=$(PY) tools/dev/gpu_check.sh
 
 DOCS := $(VENV)/.docs-installed
 # A broken link or reference fails the build.
@@ -126,4 +122,4 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 
 clean:
 	rm -rf build dist demo_out autolabel_demo_out compare_out \
-	zoo_benchmark_out docs/_build docs/api *.egg-info .pytest_cache .ruff_cache .nox
+	docs/_build docs/api *.egg-info .pytest_cache .ruff_cache .nox

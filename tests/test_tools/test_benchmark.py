@@ -1,28 +1,17 @@
-"""Counting and timing, the dispatcher, its table, and the RMI suite."""
+"""Counting and timing, the runner, its tables and limits."""
 
-import functools
-import importlib
 import json
 import math
-import sys
-from pathlib import Path
+import os
+from types import SimpleNamespace
 
+import benchmark
 import pytest
 import torch
-
-TOOLS = Path(__file__).parents[2] / 'tools'
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-import benchmark  # noqa: E402
-from benchmarking import measure, rmi, stopwatch  # noqa: E402
-from benchmarking.measure import Ratio, Timing  # noqa: E402
-from benchmarking.report import (  # noqa: E402
-    Figure,
-    plot,
-    shares_table,
-    table,
-)
+from benchmarks import cases, measure, page
+from benchmarks.cases import Case, Options
+from benchmarks.measure import Ratio, Timing
+from benchmarks.page import Figure, Limit
 
 
 def test_flops_of_forward_and_backward():
@@ -64,6 +53,12 @@ def test_peak_includes_backward():
     assert 8000 <= peak <= 8016
 
 
+def test_both_are_counted_at_once():
+    a = torch.empty(300, 500, device='meta')
+    found = measure.count(lambda: a @ a.T)
+    assert found == dict(gflop=2 * 300 * 300 * 500 / 1e9, live_gb=360e3 / 1e9)
+
+
 def test_interleaved_takes_turns():
     calls = []
     functions = dict(a=lambda: calls.append('a'), b=lambda: calls.append('b'))
@@ -77,6 +72,11 @@ def test_interleaved_takes_turns():
         measure.interleaved(functions, rounds=0)
 
 
+def test_no_round_begins_when_time_is_up():
+    times = measure.interleaved(dict(a=int), rounds=3, seconds=-1)
+    assert len(times['a']) == 1
+
+
 def test_ratios_are_taken_within_a_round():
     times = dict(
         a=[Timing(2, 8), Timing(6, 6), Timing(30, 9)],
@@ -87,305 +87,170 @@ def test_ratios_are_taken_within_a_round():
     assert measure.median_ms(times['a']) == 6000
 
 
-def test_machine_names_what_was_used():
-    found = measure.machine()
-    assert found['threads'] == torch.get_num_threads()
-    assert found['torch'] == torch.__version__
-    assert found['cores'] >= 1
-    assert found['cpu'] in benchmark.describe(found)
-    assert found['date'] in benchmark.describe(found)
+def test_rows_of_a_case():
+    x = torch.zeros(1000)
+
+    def fails():
+        raise RuntimeError('no memory is left\nand more')
+
+    found = cases.rows_of(
+        Case(
+            dict(fails=fails, one=lambda: x + 1),
+            counted=dict(meta=lambda: torch.empty(8, 8, device='meta')),
+            check=lambda: dict(one=0.5),
+            facts=dict(fact=dict(miou=80.0)),
+        ),
+        Options(rounds=2),
+    )
+    rows = {row.pop('way'): row for row in found}
+    assert rows['meta'] == dict(gflop=0, live_gb=256 / 1e9)
+    assert rows['fails'] == dict(error='RuntimeError: no memory is left')
+    assert rows['fact'] == dict(miou=80.0)
+    assert rows['one']['ratio'] == (1, 1, 1)
+    assert rows['one']['rounds'] == 2
+    assert rows['one']['difference'] == 0.5
+    held = Case(dict(one=lambda: x + 1), is_held=True, result_gb=1e-6)
+    (row,) = cases.rows_of(held, Options(rounds=1))
+    assert row['live_gb'] == pytest.approx(3e-6)
 
 
-def test_stopwatch_tells_inner_from_outer_time(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(stopwatch.time, 'perf_counter', lambda: clock[0])
-
-    class Model:
-        def inner(self, seconds):
-            clock[0] += seconds
-
-        def outer(self):
-            clock[0] += 1
-            self.inner(4)
-            self.inner(2)
-            clock[0] += 1
-
-    model = Model()
-    model.inner = own = functools.partial(Model.inner, model)
-    parts = [('out', model, 'outer'), ('in', model, 'inner')]
-    watch = stopwatch.Stopwatch()
-    with watch.watching(parts):
-        model.outer()
-    clock[0] += 50
-    assert watch.seconds == {'out': 2, 'in': 6}
-    assert watch.shares() == {'out': 0.25, 'in': 0.75}
-    # What was replaced is back: one of the object's, the other the class's.
-    assert model.inner is own
-    assert 'outer' not in vars(model)
-    found = stopwatch.profile(lambda: model.outer(), parts, calls=3)
-    assert found == {'out': 0.25, 'in': 0.75}
+def test_equality_gate():
+    cases.must_be_equal('suite', {'a': 1e-6}, 1e-6)
+    for wrong in (1.1e-6, float('nan')):
+        with pytest.raises(SystemExit, match=r"suite: .*'b'.*nothing was"):
+            cases.must_be_equal('suite', {'a': 0, 'b': wrong}, 1e-6)
 
 
-def test_stopwatch_follows_generators(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(stopwatch.time, 'perf_counter', lambda: clock[0])
+def test_classes_may_differ_where_logits_tie():
+    logits = torch.tensor([2.0, 2.0 - 1e-6, 1.0]).view(1, 3, 1, 1)
+    logits = logits.expand(1, 3, 2, 2)
+    wrong = cases.wrong_classes
 
-    class Model:
-        def items(self, count):
-            for i in range(count):
-                clock[0] += 3
-                yield i
+    def classes(*values):
+        return torch.tensor(values, dtype=torch.uint8).view(1, 2, 2)
 
-        def outer(self):
-            for _ in self.items(2):
-                clock[0] += 1
-            return list(self.items(1))
-
-    watch = stopwatch.Stopwatch()
-    model = Model()
-    parts = [('out', model, 'outer'), ('in', Model, 'items')]
-    with watch.watching(parts):
-        assert model.outer() == [0]
-    assert watch.seconds == {'out': 2, 'in': 9}
+    assert wrong(classes(0, 1, 0, 1), logits, 1e-5) == 0
+    assert wrong(classes(0, 1, 2, 1), logits, 1e-5) == 0.25
+    assert wrong(classes(0, 1, 0, 1), logits, 1e-7) == 0.5
+    assert wrong(classes(0, 0, 0, 0), logits * float('nan'), 1e-5) == 1
 
 
-def test_stopwatch_puts_all_back_after_an_error():
-    def wrong(x):
-        raise ValueError('wrong')
-
-    layer = torch.nn.Linear(2, 2)
-    layer.forward = wrong
-    with (
-        pytest.raises(ValueError, match='wrong'),
-        stopwatch.Stopwatch().watching([('layer', layer, 'forward')]),
-    ):
-        layer(torch.ones(1, 2))
-    assert layer.forward is wrong
-
-
-def test_operators_that_take_the_time():
-    x = torch.randn(256, 256)
-    found = stopwatch.operator_shares(lambda: x @ x @ x @ x, count=1)
-    assert list(found) == ['mm', 'others']
-    assert 0.5 < found['mm'] <= 1
-    assert sum(found.values()) == pytest.approx(1)
-
-
-FIGURES = [
-    Figure('time', 'literal', 0.5, target=0.6, detail='far'),
-    Figure('speed', 'literal', 4.0, target=8, at_least=True),
-    Figure('peak', 'authors', 2.6, 'GB', target=2.5),
-    Figure('memory', 'hierarchical', 3.9, at_least=True),
+ROWS = [
+    dict(case='one', way='literal', gflop=16063.3, ratio=(1, 1, 1)),
+    dict(case='one', way='fast', gflop=9580.0, ratio=(0.2, 0.1, 0.3)),
+    dict(case='other', way='fast', live_gb=0.0128),
+    dict(case='other', way='none', error='a|b'),
 ]
 
 
-def test_table_says_what_is_met():
-    assert [figure.is_met for figure in FIGURES] == [True, False, False, None]
-    assert [figure.effort for figure in FIGURES[:3]] == [0.5 / 0.6, 2, 1.04]
-    _, _, *lines = table(FIGURES).splitlines()
-    assert lines == [
-        '| time | literal | <= 0.60 | 0.50 | yes | far |',
-        '| speed | literal | >= 8.00x | 4.00x | **no** |  |',
-        '| peak | authors | <= 2.50 GB | 2.60 GB | **no** |  |',
-        '| memory | hierarchical | reported | 3.90x |  |  |',
+def test_table_of_rows():
+    assert page.rows_table(ROWS).splitlines() == [
+        '|  |  | GFLOP | GB | over the first | remark |',
+        '| :-- | :-- | --: | --: | --: | --: |',
+        '| one | literal | 16063 |  | 1.00 |  |',
+        '|  | fast | 9580 (0.60) |  | 0.20 (0.10 to 0.30) |  |',
+        '| other | fast |  | 0.0128 |  |  |',
+        '|  | none |  |  |  | a/b |',
     ]
 
 
-def test_not_a_number_meets_nothing():
-    for at_least in (False, True):
-        figure = Figure('', '', math.nan, target=1, at_least=at_least)
-        assert figure.is_met is False
-
-
-def test_plot_is_a_picture(tmp_path):
-    plot(FIGURES, tmp_path / 'table.png')
-    assert (tmp_path / 'table.png').read_bytes()[:4] == b'\x89PNG'
-
-
-def test_shares_of_several_columns():
-    found = shares_table({'a': {'x': 0.25, 'y': 0.75}, 'b': {'x': 1.0}})
-    assert found.splitlines()[2:] == [
-        '| x | 25.0 % | 100.0 % |',
-        '| y | 75.0 % |  |',
+def test_limits():
+    limits = [
+        Limit('share', 'one', 'fast', 'gflop', 0.62, 'literal'),
+        Limit('times', '', 'fast', 'ratio', 6, at_least=True),
+        Limit('peak', 'other', 'fast', 'live_gb', 0.04),
+        Limit('none', 'third', 'fast', 'live_gb', 1),
+    ]
+    found = [one for limit in limits for one in limit.figures(ROWS)]
+    assert [figure.is_met for figure in found] == [True, False, True]
+    assert [figure.effort for figure in found] == pytest.approx(
+        [9580 / 16063.3 / 0.62, 1.2, 0.32]
+    )
+    assert page.figures_table(found).splitlines()[2:] == [
+        '| share | one | <= 0.62 | 0.596 | yes |',
+        '| times | one | >= 6x | 5.00x | **no** |',
+        '| peak | other | <= 0.04 GB | 0.0128 GB | yes |',
     ]
 
 
-@pytest.mark.parametrize('suite', benchmark.SUITES.values())
-def test_every_suite_has_what_the_dispatcher_calls(suite):
-    module = importlib.import_module(suite)
-    assert module.TITLE
-    assert callable(module.run)
-    assert callable(module.markdown)
-    if suite in benchmark.TABLE.values():
-        assert callable(module.figures)
+@pytest.mark.parametrize('at_least', [False, True])
+def test_not_a_number_keeps_no_limit(at_least):
+    limit = Limit('', '', '', '', 1, at_least=at_least)
+    assert not Figure(limit, '', math.nan).is_met
+
+
+class FakeSuite(SimpleNamespace):
+    """Two cases; counts those that were built, and is killed when told so."""
+
+    TITLE, NOTE = 'Fake', 'Of nothing.'
+    LIMITS = [Limit('speed', '', 'a', 'ratio', 1)]
+
+    def cases(self, options):
+        def case(title):
+            if title == self.killed:
+                raise KeyboardInterrupt
+            self.built.append(title)
+            return Case(dict(a=int))
+
+        return {t: lambda t=t: case(t) for t in ('one', 'two')}
 
 
 @pytest.fixture
-def run_main(monkeypatch, tmp_path):
-    """Return a function that runs the tool; threads stay what they were."""
-    threads = torch.get_num_threads()
-
-    def run(*args):
-        argv = ['benchmark.py', *args, '--out', str(tmp_path / 'out')]
-        monkeypatch.setattr(sys, 'argv', argv)
-        benchmark.main()
-        return tmp_path / 'out'
-
-    yield run
-    torch.set_num_threads(threads)
+def fake(monkeypatch):
+    """A suite in the place of all."""
+    suite = FakeSuite(built=[], killed=None)
+    monkeypatch.setattr(benchmark, 'suite_of', lambda name: suite)
+    return suite
 
 
-def test_rmi_suite_writes_both_files(run_main, capsys):
-    out = run_main('rmi', '--size', 'small', '--rounds', '1')
-    found = json.loads((out / 'rmi.json').read_text())
+def test_a_run_that_was_broken_off_goes_on(fake, tmp_path):
+    argv = ['rmi', '--rounds', '1', '--out', str(tmp_path)]
+    fake.killed = 'two'
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(argv)
+    # What is there can be read.
+    assert '| one | a |' in (tmp_path / 'rmi.md').read_text()
+    fake.killed = None
+    benchmark.main(argv)
+    assert fake.built == ['one', 'two']
+    found = json.loads((tmp_path / 'data/rmi.json').read_text())
+    assert [row['case'] for row in found['rows']] == ['one', 'two']
     assert found['command'] == (
-        'python tools/benchmark.py rmi --size small --rounds 1'
+        'python tools/dev/benchmark.py rmi --size full --rounds 1'
     )
-    assert {row['num_classes'] for row in found['results']} == {19, 65}
-    for row in found['results']:
-        assert row['difference']['loss'] <= 1e-6
-        assert row['difference']['grad'] <= 1e-4
-        assert row['wall_ratio']['low'] == row['wall_ratio']['high'] > 0
-    text = (out / 'rmi.md').read_text()
-    assert text.startswith('# RMI loss\n\n```shell\npython tools/benchmark.py')
-    assert text.count('| 65 (24) | 64x64 | ') == len(found['results']) // 2
-    assert text in capsys.readouterr().out
-    assert {path.name for path in out.iterdir()} == {
-        'rmi.json',
-        'rmi.md',
-        'table.md',
-        'table.png',
-    }
-    rows = (out / 'table.md').read_text()
-    for row in found['results']:
-        expected = '>= 8.00x' if row['num_classes'] == 19 else '>= 12.00x'
-        assert expected in rows
-        assert f'| {row["wall_ratio"]["median"]:.2f}x |' in rows
+    assert 'speed | two' in (tmp_path / 'table.md').read_text()
+    # After the end, with other settings or when asked, all is measured again.
+    benchmark.main(argv)
+    assert fake.built == ['one', 'two'] * 2
+    fake.killed = 'two'
+    for more in ([], ['--rounds', '2'], ['--fresh']):
+        with pytest.raises(KeyboardInterrupt):
+            benchmark.main([*argv, *more])
+    assert fake.built == [*['one', 'two'] * 2, *['one'] * 3]
+
+
+def test_a_process_that_dies_costs_one_row(monkeypatch):
+    # Processes begin anew: what they run has to be found by name.
+    monkeypatch.setattr(benchmark, 'measure', os._exit)
+    (row,) = benchmark.measure_apart(3)
+    assert 'process died' in row['error']
+    monkeypatch.setattr(benchmark, 'measure', math.sqrt)
+    (row,) = benchmark.measure_apart(-1)
+    assert row['error'].startswith('ValueError: ')
 
 
 @pytest.mark.parametrize(
-    'wrong',
+    ('argv', 'message'),
     [
-        lambda loss: loss * 1.00001,
-        lambda loss: loss * float('nan'),
-        lambda loss: loss.detach() + 1.01 * (loss - loss.detach()),
+        (['rmi', '--size=small'], '--size small needs --out'),
+        (['rmi', '--rounds', '0'], '--rounds: expected more than 0'),
+        (['zoo', '--max-tflop', '-1'], '--max-tflop: expected more than 0'),
+        (['nothing'], "invalid choice: 'nothing'"),
+        (['rmi', '--authors', '/nowhere'], 'expected a checkout'),
+        (['zoo', '--data-root', '/nowhere'], 'no such folder'),
     ],
-    ids=['loss', 'not a number', 'gradient'],
 )
-def test_rmi_suite_does_not_time_what_is_not_equal(
-    run_main, monkeypatch, wrong
-):
-    def make_loss():
-        return lambda *args: wrong(rmi.literal_rmi_loss(*args))
-
-    monkeypatch.setattr(rmi, 'RMILoss', make_loss)
-    with pytest.raises(SystemExit, match='not equal to the formula'):
-        run_main('rmi', '--size', 'small', '--rounds', '1')
-
-
-def test_small_sizes_do_not_go_where_full_ones_are(monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'rmi', '--size=small'])
+def test_refuses(argv, message, capsys):
     with pytest.raises(SystemExit):
-        benchmark.parse_args()
-    assert '--size small needs --out' in capsys.readouterr().err
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'rmi'])
-    assert benchmark.parse_args().out == benchmark.OUT
-
-
-def test_rmi_needs_little_memory():
-    """Beside the gradient, little more than the one-hot labels as bytes."""
-    case = rmi.Case(19, 12, 256, 512)
-    logits, label = rmi.make_inputs(case, 'cpu')
-    loss = rmi.RMILoss()
-    peak = measure.peak_live_bytes(lambda: rmi.step(loss, logits, label))
-    gradient = 4 * logits.numel()
-    assert gradient < peak < 2.2 * gradient
-    formula = measure.peak_live_bytes(
-        lambda: rmi.step(rmi.literal_rmi_loss, logits, label)
-    )
-    assert formula - gradient > 5 * (peak - gradient)
-
-
-class FakeSuite:
-    """Counts its runs, and is killed when it is told to be."""
-
-    TITLE = 'Fake'
-
-    def __init__(self):
-        self.runs = 0
-        self.is_killed = False
-
-    def run(self, options):
-        if self.is_killed:
-            raise KeyboardInterrupt
-        self.runs += 1
-        return dict(machine=measure.machine(), rounds=options.rounds)
-
-    def markdown(self, results):
-        return f'{results["rounds"]} rounds'
-
-    def figures(self, results):
-        return [Figure('rounds', 'none', results['rounds'])]
-
-
-@pytest.fixture
-def fake_suites(monkeypatch):
-    """Two suites, `one` and `two`, in the place of all."""
-    suites = dict(one=FakeSuite(), two=FakeSuite())
-    names = {name: f'fake.{name}' for name in suites}
-    monkeypatch.setattr(benchmark, 'SUITES', names)
-    monkeypatch.setattr(benchmark, 'TABLE', names)
-    monkeypatch.setattr(
-        benchmark.importlib,
-        'import_module',
-        lambda name: suites[name.removeprefix('fake.')],
-    )
-    return suites
-
-
-def test_a_run_that_was_broken_off_goes_on(run_main, fake_suites, capsys):
-    one, two = fake_suites.values()
-    two.is_killed = True
-    with pytest.raises(KeyboardInterrupt):
-        run_main('table')
-    two.is_killed = False
-    out = run_main('table')
-    assert (one.runs, two.runs) == (1, 1)
-    assert 'one: measured before' in capsys.readouterr().err
-    assert not (out / 'unfinished.json').exists()
-    # After the end, or with other settings, all is measured again.
-    run_main('table')
-    assert (one.runs, two.runs) == (2, 2)
-    two.is_killed = True
-    for args in (('table',), ('table', '--rounds', '3')):
-        with pytest.raises(KeyboardInterrupt):
-            run_main(*args)
-    assert one.runs == 4
-    with pytest.raises(KeyboardInterrupt):
-        run_main('table', '--rounds', '3', '--fresh')
-    assert one.runs == 5
-
-
-def test_table_has_what_was_measured_earlier(run_main, fake_suites, capsys):
-    run_main('one', '--rounds', '3')
-    run_main('two', '--rounds', '4')
-    printed = capsys.readouterr().out
-    rows = [line for line in printed.splitlines() if '| rounds |' in line]
-    assert [row.split('|')[4].strip() for row in rows] == [
-        '3.00',
-        '3.00',
-        '4.00',
-    ]
-
-
-def test_options_that_make_no_sense(run_main, capsys):
-    for option in ('--rounds', '--threads'):
-        with pytest.raises(SystemExit):
-            run_main('rmi', option, '0')
-        assert f'{option}: expected 1 or more' in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        run_main('nothing')
-    assert "invalid choice: 'nothing'" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        run_main('rmi', '--authors', '/nowhere')
-    assert '--authors /nowhere: expected a checkout' in capsys.readouterr().err
+        benchmark.parse_args(argv)
+    assert message in capsys.readouterr().err

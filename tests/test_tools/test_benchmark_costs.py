@@ -1,20 +1,12 @@
 """What the networks cost at their true size, counted without values."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-TOOLS = Path(__file__).parents[2] / 'tools'
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-from benchmarking import memory, networks  # noqa: E402
-from benchmarking.literal_network import LiteralNetwork  # noqa: E402
-from benchmarking.measure import count_flops, live_gb  # noqa: E402
-from benchmarking.options import Options  # noqa: E402
-from benchmarking.recipe_steps import meta_step  # noqa: E402
+from benchmarks import counts, networks
+from benchmarks.cases import Options
+from benchmarks.measure import count_flops, live_gb
+from benchmarks.steps import meta_step
+from oracles.literal_network import LiteralNetwork
 
 FULL_SIZE = (1024, 2048)
 OPTIONS = Options()
@@ -47,14 +39,14 @@ def test_operations_of_inference(model):
 
 @torch.no_grad()
 def test_memory_of_inference(model, x):
-    peak = live_gb(lambda: memory.classes(model, x))
+    peak = live_gb(lambda: counts.classes(model, x))
     assert peak <= 2.5
 
 
-@pytest.mark.parametrize('recipe', memory.RECIPES)
-@pytest.mark.parametrize('checkpoint', [(), memory.CHECKPOINT])
+@pytest.mark.parametrize('recipe', counts.RECIPES)
+@pytest.mark.parametrize('checkpoint', [(), counts.CHECKPOINT])
 def test_memory_of_training(recipe, checkpoint):
-    name, batch, size, *targets = memory.RECIPES[recipe]
+    name, batch, size, *targets = counts.RECIPES[recipe]
     cfg = networks.config_for('full', name, checkpoint=checkpoint)
     step = meta_step('fast', cfg, batch, size, OPTIONS, torch.bfloat16)
     assert live_gb(step) <= targets[bool(checkpoint)]
@@ -65,12 +57,13 @@ def test_operations_of_training():
     cfg = networks.config_for('full')
     fast, stock = (
         count_flops(meta_step(name, cfg, 1, FULL_SIZE, OPTIONS))
-        for name in ('fast', 'mmseg OCRNet, scale 1')
+        for name in ('fast', networks.STOCK)
     )
     assert fast <= stock
 
 
 def test_explicit_attention_takes_several_times_the_memory():
     """The paper's claim: roughly four times."""
-    found = memory.explicit_and_hierarchical(OPTIONS)
-    assert 3.5 <= found['explicit'] / found['hierarchical'] <= 4.5
+    ways = counts.attention_to_scale(OPTIONS)
+    hierarchical, explicit = map(live_gb, ways.values())
+    assert 3.5 <= explicit / hierarchical <= 4.5

@@ -1,77 +1,50 @@
 """The suites: that they run, and that they refuse what is not equal."""
 
-import json
-import sys
-from pathlib import Path
+import math
 
+import benchmark
 import pytest
 import torch
-
-from hmsa_mmseg.models.tiled.logit_rows import LogitRows
-
-TOOLS = Path(__file__).parents[2] / 'tools'
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-import benchmark  # noqa: E402
-from benchmarking import (  # noqa: E402
-    flops,
+from benchmarks import (
+    counts,
     fusion,
     inference,
-    literal_network,
     loss,
-    memory,
+    measure,
     networks,
     rmi,
     train,
     tta,
 )
-from benchmarking.options import Options  # noqa: E402
-from benchmarking.report import Figure  # noqa: E402
+from benchmarks.cases import Options, rows_of
+from oracles.literal_network import LiteralNetwork
+
+from hmsa_mmseg.models.tiled.logit_rows import LogitRows
 
 SMALL = Options(size='small', rounds=1)
-SUITES = sorted({*benchmark.TABLE, 'recipes'} - {'rmi'})
 
 
-@pytest.fixture
-def run_main(monkeypatch, tmp_path):
-    """Return a function that runs one suite at the small size."""
-
-    def run(name):
-        argv = [name, '--size', 'small', '--rounds', '1']
-        argv = ['benchmark.py', *argv, '--out', str(tmp_path)]
-        monkeypatch.setattr(sys, 'argv', argv)
-        benchmark.main()
-        return json.loads((tmp_path / f'{name}.json').read_text())
-
-    return run
+def run(suite):
+    """Check and measure the first case."""
+    return rows_of(next(iter(suite.cases(SMALL).values()))(), SMALL)
 
 
+# The suite `zoo` is in test_benchmark_zoo.py.
 @pytest.mark.slow
-@pytest.mark.parametrize('name', SUITES)
-def test_suite_writes_page_and_figures(
-    run_main, monkeypatch, tmp_path, capsys, name
-):
-    # Counting takes as long at any size; test_benchmark_costs.py counts.
-    monkeypatch.setattr(flops, 'count_flops', lambda function: 1e12)
-    monkeypatch.setattr(memory, 'live_gb', lambda function: 1.0)
-    found = run_main(name)
-    assert found['command'].startswith(f'python tools/benchmark.py {name} ')
-    assert found['machine']['torch'] == torch.__version__
+@pytest.mark.parametrize('name', [n for n in benchmark.SUITES if n != 'zoo'])
+def test_suite_writes_page_and_figures(tmp_path, capsys, name):
+    argv = [name, '--size', 'small', '--rounds', '1', '--out', str(tmp_path)]
+    benchmark.main(argv)
     text = (tmp_path / f'{name}.md').read_text()
     assert text in capsys.readouterr().out
     # Every row of every table has as many cells as its head.
-    width = None
-    for line in text.splitlines():
-        if not line.startswith('|'):
-            width = None
-            continue
-        width = width or line.count('|')
-        assert line.count('|') == width, line
-    if name != 'recipes':  # whose figures are those of a GPU
-        rows = (tmp_path / 'table.md').read_text()
-        assert 'nan' not in rows
-        assert rows.count('\n| ') > 1
+    rows = [line for line in text.splitlines() if line.startswith('|')]
+    assert len(rows) > 3
+    assert len({row.count('|') for row in rows}) == 1
+    assert 'Error' not in text
+    suite = benchmark.suite_of(name)
+    figures = benchmark.all_figures(tmp_path)
+    assert {figure.limit for figure in figures} == set(suite.LIMITS)
 
 
 def off(function):
@@ -82,7 +55,7 @@ def off(function):
 def test_fusion_must_be_equal(monkeypatch):
     monkeypatch.setattr(LogitRows, 'whole', off(LogitRows.whole))
     with pytest.raises(SystemExit, match=r'fusion: .*row tiles'):
-        fusion.run(SMALL)
+        run(fusion)
 
 
 def test_classes_must_be_equal(monkeypatch):
@@ -91,25 +64,44 @@ def test_classes_must_be_equal(monkeypatch):
         fusion, 'classes_of_rows', lambda *args: 18 - right(*args)
     )
     with pytest.raises(SystemExit, match=r'fusion: .*wrong classes'):
-        fusion.run(SMALL)
+        run(fusion)
 
 
 def test_losses_must_be_equal(monkeypatch):
     monkeypatch.setattr(loss, 'literal_loss', off(loss.literal_loss))
     with pytest.raises(SystemExit, match='loss: the results are not equal'):
-        loss.run(SMALL)
+        run(loss)
+
+
+def with_other_gradient(function):
+    def changed(*args):
+        value = function(*args)
+        return value + 0.01 * (value - value.detach())
+
+    return changed
 
 
 def test_gradients_must_be_equal(monkeypatch):
-    right = loss.literal_loss
+    changed = with_other_gradient(loss.literal_loss)
+    monkeypatch.setattr(loss, 'literal_loss', changed)
+    with pytest.raises(SystemExit, match=r'loss: .*gradient'):
+        run(loss)
 
-    def with_other_gradient(leaves, label):
-        value = right(leaves, label)
-        return value + 0.01 * (value - value.detach())
 
-    monkeypatch.setattr(loss, 'literal_loss', with_other_gradient)
-    with pytest.raises(SystemExit, match='loss: the results are not equal'):
-        loss.run(SMALL)
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        off,
+        lambda f: lambda *args: f(*args) * math.nan,
+        with_other_gradient,
+    ],
+    ids=['loss', 'not a number', 'gradient'],
+)
+def test_rmi_must_be_equal(monkeypatch, wrong):
+    other = wrong(rmi.literal_rmi_loss)
+    monkeypatch.setattr(rmi, 'RMILoss', lambda: other)
+    with pytest.raises(SystemExit, match='rmi: the results are not equal'):
+        run(rmi)
 
 
 def test_inference_must_be_equal(monkeypatch):
@@ -120,14 +112,13 @@ def test_inference_must_be_equal(monkeypatch):
 
     monkeypatch.setattr(inference.Networks, 'logits', logits)
     with pytest.raises(SystemExit, match=r"inference, float32: .*\{'fast'"):
-        inference.run(SMALL)
+        run(inference)
 
 
 def test_training_must_be_equal(monkeypatch):
-    network = literal_network.LiteralNetwork
-    monkeypatch.setattr(network, 'loss', off(network.loss))
+    monkeypatch.setattr(LiteralNetwork, 'loss', off(LiteralNetwork.loss))
     cfg = networks.config_for('small')
-    with pytest.raises(SystemExit, match=r'train: .*literal, gradients'):
+    with pytest.raises(SystemExit, match=r'train: .*literal'):
         train.check(cfg, ('literal',), SMALL)
 
 
@@ -142,7 +133,7 @@ def test_test_time_augmentation_must_be_equal(monkeypatch):
 
     monkeypatch.setattr(tta.AccumulatingTTAModel, 'test_step', wrong)
     with pytest.raises(SystemExit, match=r'tta: .*wrong classes'):
-        tta.run(SMALL)
+        tta.check(SMALL)
 
 
 def test_views_are_those_of_a_pipeline():
@@ -157,37 +148,20 @@ def test_views_are_those_of_a_pipeline():
     assert sample.ori_shape == (8, 12)
 
 
-def test_issue_table_has_every_figure():
-    """The targets, as they were set, whatever is measured."""
-    peaks = {'fast': 2.0, 'fast, checkpointing': 1.0, 'literal': 4.0}
-    peaks.update({f'{key}, half': value for key, value in peaks.items()})
-    recipe = dict(size=(1, 2), batch_size=1, peak=peaks)
-    found = [
-        *memory.figures(
-            dict(
-                size=(1, 2),
-                inference={
-                    'literal': 4.0,
-                    'plain': 3.0,
-                    'fast': 2.0,
-                    'fast, classes': 1.0,
-                },
-                training=dict(Cityscapes=recipe, Mapillary=recipe),
-                fusion=dict(explicit=8.0, hierarchical=2.0),
-            )
-        ),
-        *flops.figures(
-            dict(
-                size=(1, 2),
-                inference=dict(literal=10.0, plain=9.0, fast=6.0),
-                training={'fast': 9.0, 'mmseg OCRNet, scale 1': 10.0},
-            )
-        ),
-    ]
-    assert all(isinstance(figure, Figure) for figure in found)
-    targets = [figure.target for figure in found]
-    assert targets == [2.5, 8.8, 3.7, 9.0, 3.8, None, 0.62, None]
-    assert found[0].measured == 1.0
-    assert found[5].measured == 4.0
-    assert found[6].measured == 0.6
-    assert rmi.FASTER == {19: 8, 65: 12}
+def test_rmi_needs_little_memory():
+    """Beside the gradient, little more than the one-hot labels as bytes."""
+    case = rmi.make_case(19, 12, (256, 512), 'cpu')
+    formula, ours = (
+        measure.live_gb(way) - case.result_gb for way in case.ways.values()
+    )
+    assert 0 < ours < 1.2 * case.result_gb
+    assert formula > 5 * ours
+
+
+def test_limits_are_those_that_were_asked_for():
+    """By suite: limit and whether it is the least."""
+    asked = [(0.62, 0), (2.5, 0), (8.8, 0), (3.7, 0), (9.0, 0), (3.8, 0)]
+    found = [(limit.limit, limit.at_least) for limit in counts.LIMITS]
+    assert found == asked
+    assert [limit.limit for limit in rmi.LIMITS] == [4, 0.040]
+    assert [limit.limit for limit in inference.LIMITS] == [0.70]

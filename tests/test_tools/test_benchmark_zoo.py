@@ -1,28 +1,21 @@
-"""The benchmark against the zoo: command line, resuming, limits."""
+"""What the suite `zoo` counts, times and evaluates."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
+import benchmark
+import numpy as np
 import pytest
+import torch
+from benchmarks import zoo
+from benchmarks.cases import Options, rows_of
+from benchmarks.measure import live_gb
+from benchmarks.networks import build, single_scale
 from mmengine.config import Config
 
-TOOLS = Path(__file__).parents[2] / 'tools'
 TINY = Path(__file__).with_name('tiny_cityscapes.py')
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(TOOLS))
-
-import benchmark_zoo  # noqa: E402
-from benchmarking.training_steps import single_scale  # noqa: E402
-from zoo_benchmark import supervision  # noqa: E402
-from zoo_benchmark.jobs import Findings  # noqa: E402
-from zoo_benchmark.models import DEFAULT, find_model  # noqa: E402
-from zoo_benchmark.options import parse_args  # noqa: E402
-
 OCRNET = 'ocrnet_hr48_4xb2-160k_cityscapes-512x1024'
+SMALL = Options(size='small', rounds=1)
 
 
 @pytest.fixture
@@ -35,199 +28,171 @@ def stock(ours):
     return single_scale(ours)
 
 
-@pytest.fixture
-def three_models(tmp_path, ours, stock):
+@pytest.mark.slow
+def test_a_model_that_fails_is_a_row(tmp_path, ours, stock):
     """A model of mmseg, one of ours, and one that cannot be built."""
     paths = [tmp_path / f'{name}.py' for name in ('stock', 'own', 'wrong')]
     stock.dump(paths[0])
     ours.dump(paths[1])
     ours.model.decode_head.seg_head[1].type = 'NoSuchHead'
     ours.dump(paths[2])
-    return paths
+    argv = ['zoo', '--size', 'small', '--out', str(tmp_path), '--rounds', '1']
+    benchmark.main([*argv, '--models', *map(str, paths)])
+    found = json.loads((tmp_path / 'data/zoo.json').read_text())
+    rows = {(row['case'], row['way']): row for row in found['rows']}
+    for case in (('stock', zoo.FLIPPED), ('own', zoo.BLENDED)):
+        assert rows[case]['gflop'] > rows[case[0], zoo.SINGLE]['gflop']
+        assert rows[case]['cpu_ms'] > 0
+    for case in ('wrong', 'wrong, training'):
+        assert 'NoSuchHead' in rows[case, '']['error']
+    (trained,) = (
+        row for row in found['rows'] if row['case'] == 'own, training'
+    )
+    assert trained['gflop'] > 0
+    assert (tmp_path / 'zoo.png').is_file()
 
 
-def test_broken_off_and_resumed(three_models, tmp_path, monkeypatch, capsys):
-    out = tmp_path / 'out'
-    argv = [
-        *map(str, three_models),
-        *('--device', 'cpu', '--size', 'small', '--out', str(out)),
-        *('--work-dir', str(tmp_path / 'work'), '--threads', '1'),
-        *('--seconds', '0.01', '--rounds', '1'),
+def conv_flops(model, run):
+    """Operations of a model's convolutions and products, from shapes."""
+    total = []
+
+    def conv(module, _, output):
+        taps = module.weight[0].numel()
+        total.append(2 * taps * output.numel())
+
+    hooks = [
+        module.register_forward_hook(conv)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Conv2d)
     ]
-    begun = []
-
-    def broken_off(say, job):
-        begun.append((job['model'], job['title']))
-        if job['model'] == 'own':
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(benchmark_zoo.Progress, '__call__', broken_off)
-    assert benchmark_zoo.main(argv) == 130
-    assert 'goes on from there' in capsys.readouterr().err
-    assert not out.exists()
-    assert {model for model, _ in begun} == {'stock', 'own'}
-    files = sorted((tmp_path / 'work' / 'findings').glob('*.json'))
-    done = {path: path.read_text() for path in files}
-    assert len(done) == 5  # two counts, training, inference at two sizes
-
-    begun.clear()
-    monkeypatch.undo()
-    right = benchmark_zoo.Progress.__call__
-
-    def listened(say, job):
-        begun.append((job['model'], job['title']))
-        right(say, job)
-
-    monkeypatch.setattr(benchmark_zoo.Progress, '__call__', listened)
-    assert benchmark_zoo.main(argv) == 0
-    # What was measured is as it was, and was not measured again.
-    assert {model for model, _ in begun} == {'own', 'wrong'}
-    assert {path: path.read_text() for path in done} == done
-
-    results = json.loads((out / 'cpu.json').read_text())
-    rows = {row['name']: row for row in results['models']}
-    assert list(rows) == ['stock', 'own', 'wrong']
-    assert all('measured' in f for f in rows['stock']['findings'])
-    assert all('measured' in f for f in rows['own']['findings'])
-    errors = [f['error'] for f in rows['wrong']['findings']]
-    assert len(errors) == 5
-    assert all('NoSuchHead' in error for error in errors)
-    text = (out / 'cpu.md').read_text()
-    assert '| wrong | failed |' in text
-    assert '| own | hierarchical |' in text
-    assert '| stock | 6 scales x flip |' in text
-    assert (out / 'cpu.png').read_bytes()[:4] == b'\x89PNG'
+    run()
+    for hook in hooks:
+        hook.remove()
+    return sum(total)
 
 
-@pytest.fixture
-def order(tmp_path):
-    """Return a function that runs three jobs in processes of a script."""
-    findings = Findings(tmp_path / 'findings')
-    jobs = [dict(key=key, model='m', part='p', title=key) for key in 'abc']
-
-    def run(monkeypatch, script, timeout=60, begun=lambda job: None):
-        worker = (sys.executable, '-S', '-c', script)
-        monkeypatch.setattr(supervision, '_WORKER', worker)
-        limits = supervision.Limits(timeout, None, None, 'cpu')
-        supervision.run_jobs(jobs, None, findings, limits, begun)
-        return [findings.read(job) for job in jobs]
-
-    return run
+def rows_of_test(tmp_path, cfg, options):
+    cfg.dump(tmp_path / 'model.py')
+    rows = rows_of(zoo.test_case(tmp_path / 'model.py', options), options)
+    return {row['way']: row for row in rows}
 
 
-WORKER = """
-import json, os, signal, sys, time
-order = json.load(open(sys.argv[1]))
-for job in order['jobs']:
-    if job['key'] == 'b':
-        {fault}
-    path = order['folder'] + '/' + job['key'] + '.json'
-    open(path + '.part', 'w').write(json.dumps(dict(measured=1)))
-    os.replace(path + '.part', path)
-"""
+@torch.no_grad()
+def test_operations_are_those_of_the_shapes(stock, tmp_path):
+    # FCN alone: of OCR some products are no convolutions.
+    stock.model.type = 'EncoderDecoder'
+    del stock.model['num_stages']
+    stock.model.decode_head = stock.model.decode_head[0]
+    found = rows_of_test(tmp_path, stock, SMALL)
+    model, size = build(stock, 'cpu'), zoo.COUNTED['small']
+    for mode in (zoo.SINGLE, zoo.FLIPPED):
+        run = zoo.test(model, mode, size, 'cpu')
+        expected = conv_flops(model, run) / 1e9
+        assert found[mode]['gflop'] == pytest.approx(expected, rel=1e-12)
+        meta = zoo.test(build(stock, 'meta'), mode, size, 'meta')
+        assert found[mode]['live_gb'] == live_gb(meta)
 
 
-@pytest.mark.parametrize(
-    ('fault', 'timeout', 'error'),
-    [
-        ('os.kill(os.getpid(), signal.SIGKILL)', 60, 'SIGKILL.*memory'),
-        ('sys.exit(3)', 60, 'code 3'),
-        ('time.sleep(60)', 3, r'after 3 s \(--timeout\)'),
-    ],
-)
-def test_a_process_that_dies_costs_one_job(
-    order, monkeypatch, fault, timeout, error
-):
-    first, second, third = order(
-        monkeypatch, WORKER.format(fault=fault), timeout
+def test_one_scale_of_a_hierarchical_model(ours):
+    model = build(ours, 'cpu')
+    run = zoo.test(model, zoo.SINGLE, (32, 48), 'cpu')
+    (found,) = run()
+    assert tuple(model.test_cfg.scales) == (0.5, 1.0, 2.0)
+    model.test_cfg.scales = (1.0,)
+    (expected,) = zoo.test(model, zoo.BLENDED, (32, 48), 'cpu')()
+    assert torch.equal(found.seg_logits.data, expected.seg_logits.data)
+
+
+def test_sliding_inference_is_counted(ours, tmp_path):
+    cfg = single_scale(ours)
+    cfg.model.test_cfg = dict(
+        mode='slide', crop_size=(64, 64), stride=(32, 32)
     )
-    assert first['measured'] == third['measured'] == 1
-    assert re.search(error, second['error'])
+    sliding = rows_of_test(tmp_path, cfg, SMALL)[zoo.SINGLE]
+    cfg.model.test_cfg = dict(mode='whole')
+    whole = rows_of_test(tmp_path, cfg, SMALL)[zoo.SINGLE]
+    # Three windows of half the image, and thrice what is done once a window.
+    assert sliding['gflop'] == pytest.approx(1.5 * whole['gflop'], rel=1e-2)
 
 
-def test_nothing_is_left_when_time_is_up(order, monkeypatch):
-    """Time is up as the second job begins."""
-    begun = []
-    is_over = property(lambda limits: 'b' in begun)
-    monkeypatch.setattr(supervision.Limits, 'is_over', is_over)
-    script = WORKER.format(fault='time.sleep(60)')
-    first, *others = order(
-        monkeypatch, script, begun=lambda job: begun.append(job['key'])
+def test_large_tests_are_left_out(stock, tmp_path):
+    limit = rows_of_test(tmp_path, stock, SMALL)[zoo.SINGLE]['gflop'] / 1e3
+    options = SMALL._replace(max_tflop=1.01 * limit)
+    found = rows_of_test(tmp_path, stock, options)
+    assert found[zoo.SINGLE]['cpu_ms'] > 0
+    assert 'ms' not in found[zoo.FLIPPED]
+    assert 'not timed' in found[zoo.FLIPPED]['error']
+
+
+def test_weights_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    options = Options(weights=tmp_path)
+    assert zoo.find_weights(OCRNET, options) == []
+    cached = 'ocrnet_hr48_512x1024_160k_cityscapes_20200602_191037-dfbf1b0c'
+    cached = tmp_path / 'hub' / 'checkpoints' / f'{cached}.pth'
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    assert zoo.find_weights(OCRNET, Options()) == [cached]
+    assert zoo.find_weights('other', Options()) == []
+    named = tmp_path / f'{OCRNET}_123.pth'
+    named.touch()
+    assert zoo.find_weights(OCRNET, options)[0] == named
+
+
+def test_evaluated_as_pixels_are_counted(ours, data_root, tmp_path):
+    model = lively(build(ours, 'cpu'))
+    weights = tmp_path / 'own.pth'
+    state = model.state_dict()
+    torch.save(dict(state_dict=state), weights)
+    single, blended = (
+        zoo.evaluate(ours, weights, data_root, mode)
+        for mode in (zoo.SINGLE, zoo.BLENDED)
     )
-    assert first['measured'] == 1
-    assert others == [None, None]
+    assert single == pytest.approx(miou_by_hand(model, data_root), abs=0.006)
+    assert single > 0
+    assert blended != single
+    state.popitem()
+    torch.save(dict(state_dict=state), weights)
+    with pytest.raises(RuntimeError, match='Missing key'):
+        zoo.evaluate(ours, weights, data_root, zoo.SINGLE)
 
 
-def test_memory_of_a_process_is_limited():
-    script = (
-        'from zoo_benchmark.limits import limit_memory; import numpy\n'
-        'limit_memory(2)\n'
-        'try: numpy.ones(10**9)\n'
-        "except MemoryError as error: print('refused', error)"
-    )
-    pytest.importorskip('resource')
-    if sys.platform != 'linux':
-        pytest.skip('only Linux limits private memory')
-    done = subprocess.run(
-        [sys.executable, '-c', script],
-        env=dict(os.environ, PYTHONPATH=str(TOOLS)),
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.startswith('refused')
+@torch.no_grad()
+def lively(model):
+    """Let a random model predict all classes."""
+    classifier = model.decode_head.seg_heads[-1].conv_seg
+    torch.nn.init.normal_(classifier.weight)
+    logits = model.encode_decode(torch.randn(1, 3, 64, 128), [{}])
+    classifier.bias -= logits.mean(dim=(0, 2, 3))
+    return model
 
 
-def test_damaged_finding_is_named(tmp_path):
-    findings = Findings(tmp_path)
-    (tmp_path / 'a.json').write_text('{"measured": ')
-    with pytest.raises(ValueError, match=r'a\.json is damaged.*--fresh'):
-        findings.read(dict(key='a'))
+@torch.no_grad()
+def miou_by_hand(model, data_root):
+    from PIL import Image
 
-
-def test_counts_of_an_earlier_page_are_taken_over(tmp_path):
-    """They do not depend on the machine."""
-    args = parse_args('', [OCRNET, '--device', 'cpu'])
-    (model,) = args.models
-    here, there = (
-        {
-            job['title']: job['key']
-            for job in benchmark_zoo.plan(model, args, m)
-        }
-        for m in (dict(cpu='one', load=1), dict(cpu='other', load=1))
-    )
-    same = {title for title in here if here[title] == there[title]}
-    assert same == {'inference counts', 'training counts'}
-    found = dict(key=here['training counts'], measured=dict(gflops=1))
-    earlier = dict(models=[dict(findings=[found])])
-    (tmp_path / 'cpu.json').write_text(json.dumps(earlier))
-    findings = Findings(tmp_path / 'findings')
-    jobs = benchmark_zoo.plan(model, args, dict(cpu='other'))
-    benchmark_zoo.take_over_counts(tmp_path, jobs, findings)
-    done = [job['title'] for job in jobs if findings.is_measured(job)]
-    assert done == ['training counts']
-
-
-@pytest.mark.parametrize(
-    ('argv', 'message'),
-    [
-        (['--size', 'small'], 'needs --out'),
-        (
-            ['--size', 'small', '--out', str(TOOLS.parent / 'docs/zoo')],
-            'is for full sizes',
-        ),
-        (['no_such_config'], 'neither a file nor a config'),
-        ([OCRNET, OCRNET], 'two configs of one name'),
-        (['--dtypes', 'amp', '--device', 'cpu'], 'needs --device cuda'),
-        (['--seconds', '0'], 'expected more than 0, got 0'),
-        (['--data-root', 'no/such'], 'no such folder'),
-    ],
-)
-def test_refuses(argv, message, capsys):
-    with pytest.raises(SystemExit):
-        parse_args('', argv)
-    assert message in capsys.readouterr().err
+    union, both = np.zeros(19), np.zeros(19)
+    model.test_cfg.scales = (1.0,)
+    for path in sorted((data_root / 'leftImg8bit/val').rglob('*.png')):
+        label = data_root / 'gtFine/val' / path.parent.name / path.name
+        label = label.with_name(
+            path.name.replace('leftImg8bit', 'gtFine_labelTrainIds')
+        )
+        image = np.array(Image.open(path).convert('RGB'))[..., ::-1].copy()
+        inputs = [torch.from_numpy(image).permute(2, 0, 1)]
+        data = dict(inputs=inputs)
+        batch = model.data_preprocessor(data, False)['inputs']
+        found = model.encode_decode(batch, [{}]).argmax(1)[0].numpy()
+        truth = np.array(Image.open(label))
+        found, truth = found[truth != 255], truth[truth != 255]
+        for k in range(19):
+            both[k] += ((found == k) & (truth == k)).sum()
+            union[k] += ((found == k) | (truth == k)).sum()
+    return 100 * np.nanmean(both / np.where(union, union, np.nan))
 
 
 def test_default_models_are_there():
-    found = [find_model(name) for name in DEFAULT]
-    assert [model.name for model in found] == list(DEFAULT)
+    found = [zoo.find_model(name).stem for name in zoo.DEFAULT]
+    assert found == list(zoo.DEFAULT)
+    # With a case for the test and one for the training of each.
+    assert len(zoo.cases(Options())) == 2 * len(found) + 1

@@ -1,22 +1,16 @@
 """RMILoss and its formula against the formula written down step by step."""
 
 import math
-import sys
-from pathlib import Path
 
 import mpmath
 import numpy as np
 import pytest
 import torch
+from oracles.literal_rmi import literal_rmi_loss
+from oracles.live_bytes import peak_live_bytes
 
-from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models.losses import RMILoss, rmi_formula, rmi_lean
 from hmsa_mmseg.models.utils import execution
-
-# The tools are scripts, which find their modules in their own folder.
-sys.path.insert(0, str(Path(__file__).parents[3] / 'tools'))
-
-from benchmarking.literal_rmi import literal_rmi_loss
 
 FLOOR = math.log(math.sqrt(5e-4) + 1e-8)
 

@@ -9,8 +9,8 @@ from mmengine.structures import PixelData
 from mmseg.models.segmentors import SegTTAModel
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from oracles.live_bytes import peak_live_bytes
 
-from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models import AccumulatingTTAModel
 
 FLIPS = (None, 'horizontal', 'vertical')

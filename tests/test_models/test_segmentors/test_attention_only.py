@@ -1,17 +1,13 @@
 """Training the attention branch alone, on a frozen model."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
+from oracles.live_bytes import peak_live_bytes
 
-sys.path.insert(0, str(Path(__file__).parents[3] / 'tools'))
-
-from benchmarking.measure import count_flops, peak_live_bytes
+from hmsa_mmseg.analysis.complexity import count_flops
 
 ATTN = 'decode_head.scale_attn.'
 AUX = dict(type='FCNHead', in_channels=32, in_index=2, channels=8)

@@ -10,8 +10,8 @@ from mmengine.config import ConfigDict
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from oracles.live_bytes import peak_live_bytes
 
-from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models import AccumulatingTTAModel
 from hmsa_mmseg.models.segmentors.results import (
     confidence_of,

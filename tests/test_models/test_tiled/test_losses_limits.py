@@ -9,17 +9,14 @@ import torch
 import torch.nn.functional as F
 from mmseg.models.losses import accuracy
 from mmseg.registry import MODELS
+from oracles.live_bytes import peak_live_bytes
 
-from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models.tiled import losses as tiled_losses
 from hmsa_mmseg.models.tiled.logit_rows import FusedLogits
 from hmsa_mmseg.models.tiled.loss_walk import Accuracy
 
-# A module beside the tests; the tools are scripts, which find theirs so.
+# A module beside the tests.
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[3] / 'tools'))
-
-from benchmarking.literal_rmi import literal_rmi_loss
 from loss_cases import (
     BCE,
     CE,
@@ -31,6 +28,7 @@ from loss_cases import (
     make_samples,
     run,
 )
+from oracles.literal_rmi import literal_rmi_loss
 
 
 @pytest.fixture

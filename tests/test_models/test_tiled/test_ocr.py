@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from mmseg.registry import MODELS
+from oracles.live_bytes import peak_live_bytes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models.tiled import ocr
 from hmsa_mmseg.models.tiled.ocr import tiled_heads
 

@@ -322,7 +322,7 @@ def tool_environment(threads: int, use_gpu: bool) -> dict[str, str]:
     # soon as another program wants one of the cores.
     env.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     # Our own programs are modules of this folder.
-    paths = [str(DEV), str(DEV.parent), env.get('PYTHONPATH')]
+    paths = [str(DEV), env.get('PYTHONPATH')]
     env['PYTHONPATH'] = os.pathsep.join(filter(None, paths))
     if not use_gpu:
         # The same run on every machine, also on one that has a GPU.

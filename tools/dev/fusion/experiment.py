@@ -231,7 +231,6 @@ def _add_measurement(run: Run, args, size) -> None:
     out = run.root / f'costs_{size}_{args.rounds}_{args.threads}.json'
     command = [sys.executable, '-m', 'fusion.costs', args.preset, out]
     command += ['--size', *size.split('x'), '--rounds', args.rounds]
-    command += ['--device', 'cuda' if args.gpus else 'cpu']
     run.add(
         *(name, lambda: command, out, [*run.jobs]),
         finish=lambda: json.loads(out.read_text()),

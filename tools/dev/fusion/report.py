@@ -116,7 +116,7 @@ def _notes(results: dict) -> str:
         f'- FLOPs: forward and backward of a batch of {costs["batch_size"]} '
         f'at {crop}, convolutions and matrix products, counted without '
         f'running them; single scale {single["gflops"]:.1f} GFLOP.',
-        '- Step time: data preprocessor, forward, backward and optimizer '
+        '- Step time: forward, backward and optimizer '
         f'in float32 at {size}; the methods in turns, median and range of '
         f'the ratios of {costs["rounds"]} rounds; single scale '
         f'{single["ms"]:.0f} ms. {place}, torch {machine["torch"]}.',

@@ -1,0 +1,1 @@
+"""What tests compare with: transcriptions that read as their source does."""

@@ -1,0 +1,199 @@
+"""What is measured: options of a run, cases of a suite, rows of a page."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .measure import (
+    Timing,
+    count,
+    interleaved,
+    live_gb,
+    median_ms,
+    pair_ratios,
+    peak_cuda_bytes,
+)
+
+DTYPES = ('float32', 'bfloat16', 'float16')
+Function = Callable[[], Any]
+
+
+class Options(NamedTuple):
+    """Settings of a run.
+
+    Attributes:
+        size (str): ``full``, or ``small`` to see that it runs.
+        rounds (int): Rounds of every timing, at most.
+        seconds (float): After which a timing begins no further round.
+        authors (Path, optional): A checkout of NVIDIA/semantic-segmentation,
+            whose network then takes part.
+        dtypes (tuple[str, ...]): Types that inference is run in.
+        models (tuple[str, ...]): Configs of suite ``zoo``.
+        max_tflop (float): What ``zoo`` times at most, on a CPU.
+        data_root (Path, optional): Cityscapes, to evaluate models of ``zoo``.
+        weights (Path, optional): Folder of their checkpoints.
+    """
+
+    size: str = 'full'
+    rounds: int = 7
+    seconds: float = 300.0
+    authors: Path | None = None
+    dtypes: tuple[str, ...] = ('float32',)
+    models: tuple[str, ...] = ()
+    max_tflop: float = 1.0
+    data_root: Path | None = None
+    weights: Path | None = None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether this is only to see that it runs."""
+        return self.size == 'small'
+
+    @property
+    def device(self) -> str:
+        """``cuda`` where there is one."""
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+class Case(NamedTuple):
+    """One comparison; the first of its ways is what the others are over.
+
+    Attributes:
+        ways (dict[str, Callable]): What is timed, by name.
+        counted (dict[str, Callable]): What is counted on ``meta``; on a GPU
+            only if there is nothing to time.
+        is_held (bool): Whether the memory of ``ways`` is counted as they run.
+        result_gb (float): Part of that memory that is the result.
+        check (Callable, optional): Returns differences by way, or raises
+            SystemExit if what is compared is not equal.
+        facts (dict[str, dict]): Further columns by way.
+    """
+
+    ways: Mapping[str, Function] = {}
+    counted: Mapping[str, Function] = {}
+    is_held: bool = False
+    result_gb: float = 0.0
+    check: Callable[[], Mapping[str, float]] | None = None
+    facts: Mapping[str, Mapping[str, Any]] = {}
+
+
+def progress(text: str) -> None:
+    """Say on stderr what is being done."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def rows_of(case: Case, options: Options) -> list[dict[str, Any]]:
+    """Check a case, then measure it.
+
+    Args:
+        case (Case): What is compared.
+        options (Options): Of the run.
+
+    Returns:
+        list[dict]: For each way ``way`` and what was measured of it; keys
+        are those of ``page.COLUMNS``, with ``error`` where it failed.
+
+    Raises:
+        SystemExit: If what is compared is not equal.
+    """
+    differences = case.check() if case.check else {}
+    # On a GPU no time is lost with what is the same on every machine.
+    skips = bool(case.ways) and options.device == 'cuda'
+    counted = {} if skips else case.counted
+    rows: dict[str, dict[str, Any]] = {
+        way: dict(way=way) for way in [*counted, *case.ways, *case.facts]
+    }
+    for way, function in counted.items():
+        rows[way].update(count(function))
+    for way, function in case.ways.items():
+        if case.is_held:
+            rows[way]['live_gb'] = live_gb(function) - case.result_gb
+    left = {}
+    for way, function in case.ways.items():
+        try:
+            # cuDNN chooses its kernels anew for each shape.
+            for _ in range(3 if options.device == 'cuda' else 1):
+                function()
+            left[way] = function
+        except RuntimeError as error:  # mostly: no memory is left
+            rows[way]['error'] = error_text(error)
+    times: dict[str, list[Timing]] = {}
+    if left:
+        times = interleaved(left, options.rounds, 0, options.seconds)
+    first = next(iter(left), None)
+    for way in left:
+        rows[way]['ms'] = median_ms(times[way])
+        rows[way]['cpu_ms'] = median_ms(times[way], 'cpu')
+        rows[way]['ratio'] = pair_ratios(times, way, first)
+        rows[way]['cpu_ratio'] = pair_ratios(times, way, first, 'cpu')
+        rows[way]['rounds'] = len(times[way])
+        if options.device == 'cuda':
+            rows[way]['cuda_gb'] = peak_cuda_bytes(left[way]) / 1e9
+    for way, difference in differences.items():
+        rows[way]['difference'] = difference
+    for way, facts in case.facts.items():
+        rows[way].update(facts)
+    gc.collect()
+    return list(rows.values())
+
+
+def error_text(error: BaseException) -> str:
+    """Type and first line of an error, for a row of a table."""
+    lines = str(error).strip().splitlines() or ['']
+    return f'{type(error).__name__}: {lines[0]}'[:300]
+
+
+def logits_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, relative to the largest magnitude."""
+    difference = (found.double() - expected.double()).abs().max()
+    return (difference / expected.double().abs().max()).item()
+
+
+def wrong_classes(
+    classes: torch.Tensor, expected: torch.Tensor, tolerance: float
+) -> float:
+    """Share of pixels whose class is not that of the logits, ties aside.
+
+    Args:
+        classes (Tensor): Shape (N, H, W), any integer type.
+        expected (Tensor): Logits, shape (N, K, H, W).
+        tolerance (float): How far below the largest logit that of the class
+            may be, relative to the largest magnitude of all.
+
+    Returns:
+        float: In [0, 1].
+    """
+    expected = expected.float()
+    chosen = expected.gather(1, classes.long()[:, None])[:, 0]
+    lost = expected.amax(dim=1) - chosen
+    # Not "greater than": NaN must count as wrong.
+    right = lost <= tolerance * expected.abs().max()
+    return 1 - right.float().mean().item()
+
+
+def must_be_equal(
+    suite: str, found: Mapping[str, float], tolerance: float
+) -> None:
+    """Stop if a difference is above the tolerance.
+
+    Args:
+        suite (str): For the message.
+        found (Mapping[str, float]): Relative differences, by what differs.
+        tolerance (float): The most that is allowed.
+
+    Raises:
+        SystemExit: Then nothing is timed.
+    """
+    # Not "greater than": NaN must fail.
+    wrong = {key: d for key, d in found.items() if not d <= tolerance}
+    if wrong:
+        raise SystemExit(
+            f'{suite}: the results are not equal (relative differences '
+            f'{wrong}, allowed {tolerance}); nothing was timed'
+        )

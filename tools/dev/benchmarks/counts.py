@@ -1,0 +1,218 @@
+"""Suite `counts`: operations, and what tensors hold at once.
+
+Nothing is computed: the figures are of the true size on every machine, and
+the same on each.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from hmsa_mmseg.models import AccumulatingTTAModel
+from hmsa_mmseg.models.tiled.decisions import Decision, decide
+
+from .cases import Case, Options
+from .networks import (
+    CITYSCAPES,
+    MAPILLARY,
+    SCALES,
+    STOCK,
+    build,
+    build_stock,
+    config_for,
+    images,
+    reference_networks,
+    set_fast,
+)
+from .page import Limit, size_text
+from .steps import meta_step
+
+TITLE = 'Operations and memory'
+NOTE = """\
+Counted without values on the meta device. GFLOP: matrix products and
+convolutions, two operations for each multiplication with its addition. GB:
+1e9 bytes, the most that tensors hold at once above weights and inputs, with
+tiles of the size that they have on a GPU; buffers that kernels allocate for
+themselves are not seen. Quotients to the first row in parentheses.
+
+Inference is at scales 0.5, 1 and 2. Training is forward and backward at
+scales 0.5 and 1 with the losses of the recipe (mmseg: plain cross-entropy),
+gradients included; half: weights and activations of two bytes, losses in
+float32. Attention to scale: both ways in float32 with cross-entropy alone
+and `fast=False`; the explicit one is trained at the scales it is tested at,
+0.5, 1 and 2 (sec. 3 of the paper). File: one image scored at the size of its
+file, seen by the network at the authors' long edge of 2177."""
+SIZES = dict(small=(64, 128), full=(1024, 2048))
+# Of the network and of the file.
+FILES = dict(small=((96, 144), (200, 300)), full=((1451, 2177), (4000, 6000)))
+CHECKPOINT = ('scales', 'backbone')
+CHECKPOINTED = 'fast, checkpointing'
+# Recipe -> config, images, their size, and the limits without and with
+# checkpointing, in GB and with half activations.
+RECIPES = {
+    'Cityscapes': (CITYSCAPES, 1, (1024, 2048), 8.8, 3.7),
+    'Mapillary': (MAPILLARY, 2, (1024, 1024), 9.0, 3.8),
+}
+LIMITS = [
+    Limit('FLOPs', 'inference', 'fast', 'gflop', 0.62, 'literal'),
+    Limit('peak', 'inference', 'fast, classes', 'live_gb', 2.5),
+    *(
+        Limit(f'peak, {way}', f'training, {title}', way, 'live_gb', limit)
+        for title, (*_, plain, light) in RECIPES.items()
+        for way, limit in (
+            ('fast, half', plain),
+            (f'{CHECKPOINTED}, half', light),
+        )
+    ),
+]
+
+
+def cases(options: Options) -> dict[str, Callable[[], Case]]:
+    """What is compared."""
+    found = {
+        f'inference, {size_text(SIZES[options.size])}': partial(
+            _inference, options
+        )
+    }
+    for title, (_, batch, size, *_) in RECIPES.items():
+        size = SIZES['small'] if options.is_small else size
+        found[f'training, {title} {batch} x {size_text(size)}'] = partial(
+            _training, options, title, size
+        )
+    found['training, attention to scale'] = lambda: Case(
+        counted=attention_to_scale(options)
+    )
+    size, file_size = map(size_text, FILES[options.size])
+    found[f'file of {file_size}, seen at {size}'] = partial(_file, options)
+    return found
+
+
+def _inference(options: Options) -> Case:
+    cfg = config_for(options.size)
+    model, stock = build(cfg, 'meta'), build_stock(cfg, 'meta')
+    x = images(1, SIZES[options.size], 'meta')
+    metas = [dict(img_shape=SIZES[options.size])]
+
+    def logits(fast: bool) -> None:
+        set_fast(model, fast)
+        model.encode_decode(x)
+
+    functions: dict[str, Callable[[], Any]] = {
+        name: lambda network=network: network(x)
+        for name, network in reference_networks(options, model).items()
+    }
+    functions['plain'] = lambda: logits(False)
+    functions['fast'] = lambda: logits(True)
+    functions['fast, classes'] = lambda: classes(model, x)
+    functions[STOCK] = lambda: stock.encode_decode(x, metas)
+    return Case(counted=_without_gradients(functions))
+
+
+def _without_gradients(functions: dict) -> dict:
+    return {way: torch.no_grad()(run) for way, run in functions.items()}
+
+
+def classes(model: Any, x: torch.Tensor) -> Decision:
+    """Predict classes alone, the fast way."""
+    set_fast(model, True)
+    return decide(model.predict_rows(x), torch.uint8, None)
+
+
+def _training(options: Options, title: str, size: tuple[int, int]) -> Case:
+    recipe, batch, *_ = RECIPES[title]
+    cfg = config_for(options.size, recipe)
+    light = config_for(options.size, recipe, checkpoint=CHECKPOINT)
+    has_authors = options.authors is not None and not options.is_small
+    ways = {
+        **(dict(authors=('authors', cfg)) if has_authors else {}),
+        'literal': ('literal', cfg),
+        'fast': ('fast', cfg),
+        CHECKPOINTED: ('fast', light),
+        STOCK: (STOCK, cfg),
+    }
+    functions = {}
+    for way, (name, of) in ways.items():
+        for dtype in (torch.float32, torch.bfloat16):
+            half = ', half' if dtype != torch.float32 else ''
+            functions[way + half] = meta_step(
+                name, of, batch, size, options, dtype
+            )
+    return Case(counted=functions)
+
+
+def attention_to_scale(options: Options) -> dict[str, Callable[[], Any]]:
+    """Training with explicit and with hierarchical attention."""
+    size = SIZES[options.size]
+    hierarchical = config_for(options.size)
+    explicit = config_for(options.size, scales=SCALES)
+    explicit.model.decode_head.type = 'AttentionToScaleHead'
+    explicit.model.decode_head.num_scales = 3
+    explicit.model.test_cfg.scales = SCALES
+    return {
+        title: meta_step('plain', cfg, 1, size, options)
+        for title, cfg in dict(
+            hierarchical=hierarchical, explicit=explicit
+        ).items()
+    }
+
+
+def _file(options: Options) -> Case:
+    """One image, scored at the size of its file, by mmseg and by us."""
+    size, ori_shape = FILES[options.size]
+    model = build(config_for(options.size, MAPILLARY), 'meta')
+    model.data_preprocessor = _Stacked()
+    stock = copy.copy(model)
+    stock.test_cfg = {**model.test_cfg, 'classes_only': False}
+    stock.predict = lambda inputs, samples: EncoderDecoder.postprocess_result(
+        stock, stock.encode_decode(inputs), samples
+    )
+    ours = copy.copy(model)
+    ours.test_cfg = {**model.test_cfg, 'confidence': True}
+    image = torch.empty(3, *size, device='meta')
+
+    def sample(flip: str | None) -> SegDataSample:
+        return SegDataSample(
+            metainfo=dict(
+                ori_shape=ori_shape,
+                img_path='image.jpg',
+                img_shape=size,
+                flip=flip is not None,
+                flip_direction=flip,
+            )
+        )
+
+    def one() -> dict[str, list]:
+        return dict(inputs=[image], data_samples=[sample(None)])
+
+    def both() -> dict[str, list]:
+        samples = [[sample(None)], [sample('horizontal')]]
+        return dict(inputs=[[image], [image]], data_samples=samples)
+
+    stock_tta = SegTTAModel(stock)
+    our_tta = AccumulatingTTAModel(model, confidence=True)
+    functions = {
+        'network to logits': lambda: stock.encode_decode(image[None]),
+        "mmseg's results": lambda: stock.test_step(one()),
+        'classes, confidence': lambda: ours.test_step(one()),
+        "flips, mmseg's SegTTAModel": lambda: stock_tta.test_step(both()),
+        'flips, AccumulatingTTAModel, confidence': lambda: our_tta.test_step(
+            both()
+        ),
+    }
+    return Case(counted=_without_gradients(functions))
+
+
+class _Stacked(nn.Module):
+    """Stands for a preprocessor: there are no values to prepare."""
+
+    def forward(self, data: dict, training: bool) -> dict:
+        """Stack images; nothing else."""
+        return dict(data, inputs=torch.stack(data['inputs']))

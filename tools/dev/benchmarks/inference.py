@@ -1,0 +1,178 @@
+"""Suite `inference`: an image at scales 0.5, 1 and 2, to classes.
+
+Shape shorthand in this module:
+    N: batch, K: classes, H, W: image size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hmsa_mmseg.models import prepare_for_inference
+
+from .cases import (
+    Case,
+    Options,
+    logits_difference,
+    must_be_equal,
+    wrong_classes,
+)
+from .networks import (
+    STOCK,
+    build,
+    build_stock,
+    config_for,
+    images,
+    reference_networks,
+    set_fast,
+)
+from .page import Limit, size_text
+
+TITLE = 'Inference'
+NOTE = """\
+One image at scales 0.5, 1 and 2 (mmseg: at 1), from the normalised image to
+the class of every pixel. Literal: the same weights in the authors' order of
+operations ([literal_network.py](../../tests/oracles/literal_network.py)).
+Plain and fast are `fast=False` and `fast=True` of the decode head, with full
+logits as well, as mmseg keeps them; classes: `test_cfg.classes_only`;
+prepared: `prepare_for_inference`, which folds BN and takes channels_last.
+Before that, logits and classes were checked to be equal (difference: of the
+largest logit, or the share of other classes). Times: median of interleaved
+rounds, ratios with range."""
+FASTEST = 'fast, classes, prepared'
+LIMITS = [
+    Limit('CPU time of inference', '', FASTEST, 'cpu_ratio', 0.70),
+]
+# Of the largest logit; float32 rounds in another order, and BN folded into
+# weights rounds those. In half precision nothing is equal to float32.
+TOLERANCE = {'float32': 1e-4, 'bfloat16': 0.2, 'float16': 0.05}
+# A pass of the reference at 1024x2048 takes minutes on two cores.
+SIZES = {
+    ('full', 'cpu'): [(256, 512), (512, 1024)],
+    ('full', 'cuda'): [(1024, 2048)],
+    ('small', 'cpu'): [(64, 128)],
+    ('small', 'cuda'): [(64, 128)],
+}
+
+
+def cases(options: Options) -> dict[str, Callable[[], Case]]:
+    """What is compared; at the larger size the main ways alone."""
+    first, *others = SIZES[options.size, options.device]
+    return {
+        f'{size_text(size)}, {dtype}': partial(
+            _case, size, dtype, options, size == first
+        )
+        for dtype in options.dtypes
+        for size in (first, *others)
+    }
+
+
+class Networks:
+    """The networks of a run, with the same weights, and ways to call them."""
+
+    def __init__(self, options: Options, dtype: str) -> None:
+        device = options.device
+        cfg = config_for(options.size)
+        self.model = build(cfg, device)
+        if dtype != 'float32':
+            self.model.test_cfg['dtype'] = dtype
+        self.stock = build_stock(cfg, device)
+        self.references = reference_networks(options, self.model)
+        self.prepared = prepare_for_inference(copy.deepcopy(self.model))
+        self._device, self._dtype = device, getattr(torch, dtype)
+
+    def _amp(self) -> torch.autocast:
+        """Half precision for those that have no setting of their own."""
+        is_half = self._dtype != torch.float32
+        return torch.autocast(self._device, self._dtype, enabled=is_half)
+
+    def reference(self, name: str, x: Tensor) -> Tensor:
+        """Logits (N, K, H, W) of one of the references."""
+        with self._amp():
+            return self.references[name](x)['pred']
+
+    def logits(self, x: Tensor, fast: bool) -> Tensor:
+        """Logits (N, K, H, W) of our model."""
+        set_fast(self.model, fast)
+        return self.model.encode_decode(x)
+
+    def classes(self, x: Tensor, model: nn.Module) -> Tensor:
+        """Classes (N, H, W) of our model, nothing else being kept."""
+        set_fast(model, True)
+        model.test_cfg['classes_only'] = True
+        return torch.cat([one.pred_sem_seg.data for one in model.predict(x)])
+
+    def predict(self, x: Tensor, fast: bool) -> Any:
+        """What mmseg's tools get: classes and logits of each image."""
+        set_fast(self.model, fast)
+        self.model.test_cfg['classes_only'] = False
+        return self.model.predict(x)
+
+    def stock_predict(self, x: Tensor) -> Any:
+        """The same of mmseg's model, which sees one scale."""
+        with self._amp():
+            return self.stock.predict(x)
+
+
+def _case(
+    size: tuple[int, int], dtype: str, options: Options, is_whole: bool
+) -> Case:
+    networks = Networks(options, dtype)
+    x = images(1, size, options.device)
+    ways: dict[str, Callable[[], Any]] = {
+        name: lambda name=name: networks.reference(name, x).argmax(dim=1)
+        for name in networks.references
+    }
+    first = next(iter(ways))
+    ways['plain'] = lambda: networks.predict(x, fast=False)
+    ways['fast'] = lambda: networks.predict(x, fast=True)
+    ways['fast, classes'] = lambda: networks.classes(x, networks.model)
+    ways[FASTEST] = lambda: networks.classes(x, networks.prepared)
+    ways[STOCK] = lambda: networks.stock_predict(x)
+    if not is_whole:
+        ways = {way: ways[way] for way in (first, FASTEST)}
+    ways = {way: torch.no_grad()(function) for way, function in ways.items()}
+    return Case(
+        ways, check=partial(check, networks, x, dtype) if is_whole else None
+    )
+
+
+# Not in TF32, which keeps ten bits of a product's factors: what is equal up to
+# rounding then differs in the third digit.
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+@torch.no_grad()
+def check(networks: Networks, x: Tensor, dtype: str) -> dict[str, float]:
+    """Compare logits and classes with the reference's; stops if they differ.
+
+    mmseg's model is compared at the one scale that it has.
+    """
+    tolerance = TOLERANCE[dtype]
+    first, *others = networks.references
+    expected = networks.reference(first, x)
+    found = {
+        name: logits_difference(networks.reference(name, x), expected)
+        for name in others
+    }
+    for way, fast in dict(plain=False, fast=True).items():
+        found[way] = logits_difference(networks.logits(x, fast), expected)
+    for way, model in {
+        'fast, classes': networks.model,
+        FASTEST: networks.prepared,
+    }.items():
+        classes = networks.classes(x, model)
+        found[way] = wrong_classes(classes, expected, tolerance)
+    scales = networks.model.test_cfg.scales
+    networks.model.test_cfg.scales = (1.0,)
+    (stock,) = networks.stock_predict(x)
+    found[STOCK] = logits_difference(
+        stock.seg_logits.data[None], networks.logits(x, fast=False)
+    )
+    networks.model.test_cfg.scales = scales
+    must_be_equal(f'inference, {dtype}', found, tolerance)
+    return found

@@ -1,0 +1,167 @@
+"""How the benchmarks count and time: one way for all of them.
+
+Two programs are compared in one process and in turns, so that a busy machine
+slows down both, and by the ratio within each round.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from oracles.live_bytes import peak_live_bytes as peak_live_bytes
+from torch.utils.benchmark import timer
+
+from hmsa_mmseg.analysis.complexity import count_flops as count_flops
+
+
+class Timing(NamedTuple):
+    """Seconds of one call: by the clock, and of processor time."""
+
+    wall: float
+    cpu: float
+
+
+class Ratio(NamedTuple):
+    """Median of the ratios of all rounds, the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+
+
+def live_gb(function: Callable[[], Any]) -> float:
+    """Count what tensors hold at once in a call, in GB (1e9 bytes).
+
+    On ``meta`` tiles have the size that they have on a GPU.
+    """
+    return peak_live_bytes(function) / 1e9
+
+
+def count(function: Callable[[], Any]) -> dict[str, float]:
+    """Count the operations and the memory of a call on ``meta``.
+
+    Returns:
+        dict[str, float]: ``gflop``, 1e9 operations of matrix products and
+        convolutions, two for each multiplication with its addition, and
+        ``live_gb``.
+    """
+    peaks: list[float] = []
+    # Both at once: a pass without values takes half a minute.
+    flops = count_flops(lambda: peaks.append(live_gb(function)))
+    return dict(gflop=flops / 1e9, live_gb=peaks[0])
+
+
+def _now() -> Timing:
+    # torch's timer waits for the GPU.
+    return Timing(timer(), time.process_time())
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], Any]],
+    rounds: int = 7,
+    warmup: int = 1,
+    seconds: float = float('inf'),
+) -> dict[str, list[Timing]]:
+    """Time functions in turns.
+
+    Args:
+        functions (Mapping[str, Callable]): What to time, by name. Results
+            are dropped within the time measured.
+        rounds (int): Rounds that count; in every second one the order is
+            reversed. Defaults to 7.
+        warmup (int): Rounds before them. Defaults to 1.
+        seconds (float): No round begins after so long. One is always run.
+
+    Returns:
+        dict[str, list[Timing]]: One timing per round.
+
+    Raises:
+        ValueError: If there is no round or no function.
+    """
+    if rounds < 1 or not functions:
+        raise ValueError(
+            f'expected one round and one function at least, got {rounds} '
+            f'rounds of {list(functions)}'
+        )
+    times: dict[str, list[Timing]] = {name: [] for name in functions}
+    end_of_all = time.monotonic() + seconds
+    for i in range(-warmup, rounds):
+        if i > 0 and time.monotonic() > end_of_all:
+            break
+        names = list(functions)
+        for name in names[::-1] if i % 2 else names:
+            gc.collect()
+            start = _now()
+            functions[name]()
+            end = _now()
+            if i >= 0:
+                times[name].append(
+                    Timing(end.wall - start.wall, end.cpu - start.cpu)
+                )
+    return times
+
+
+def pair_ratios(
+    times: Mapping[str, Sequence[Timing]],
+    name: str,
+    against: str,
+    clock: str = 'wall',
+) -> Ratio:
+    """Time of one function over that of another, round by round."""
+    ratios = [
+        getattr(one, clock) / getattr(other, clock)
+        for one, other in zip(times[name], times[against])
+    ]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def median_ms(times: Sequence[Timing], clock: str = 'wall') -> float:
+    """Median time of one function in milliseconds."""
+    return 1e3 * statistics.median(getattr(t, clock) for t in times)
+
+
+def peak_cuda_bytes(function: Callable[[], Any]) -> int:
+    """Most bytes that CUDA's allocator handed out during a call.
+
+    Above what was allocated when the call began.
+    """
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _cpu_name() -> str:
+    info = Path('/proc/cpuinfo')
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine a figure was measured on, the load included."""
+    can_ask = hasattr(os, 'sched_getaffinity')
+    cores = len(os.sched_getaffinity(0)) if can_ask else os.cpu_count()
+    has_gpu = torch.cuda.is_available()
+    return dict(
+        cpu=_cpu_name(),
+        cores=cores,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        gpu=torch.cuda.get_device_name() if has_gpu else None,
+        load=os.getloadavg()[0] if hasattr(os, 'getloadavg') else None,
+        date=time.strftime('%Y-%m-%d'),
+    )

@@ -1,0 +1,224 @@
+"""Training steps of one network, run in the ways that are compared.
+
+Shape shorthand in this module:
+    N: batch, H, W: image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+# First: it makes the rest of the stack importable.
+import hmsa_mmseg  # noqa: F401  # isort: skip
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.utils import resize
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from .cases import Options
+from .networks import (
+    STOCK,
+    build,
+    build_stock,
+    images,
+    labels,
+    reference_networks,
+    samples,
+)
+
+# Their weights are those of a model of ours, and so are their labels.
+REFERENCES = ('authors', 'literal')
+
+
+class _CrossEntropy(nn.Module):
+    """Stand-in for a loss of mmseg: torch's cross-entropy, and nothing else.
+
+    mmseg's losses and accuracies read values, which tensors on ``meta`` do
+    not have. None of them holds a convolution or a matrix product, so no
+    counted operation is lost.
+    """
+
+    loss_name = 'loss_ce'
+
+    def forward(
+        self, seg_logits: Tensor, seg_label: Tensor, ignore_index: int = 255
+    ) -> Tensor:
+        """The loss of logits (N, K, H, W) and labels (N, H, W)."""
+        return F.cross_entropy(
+            seg_logits, seg_label, ignore_index=ignore_index
+        )
+
+    def by_feat(
+        self,
+        head: nn.Module,
+        seg_logits: Tensor | list[Tensor],
+        batch_data_samples: list[SegDataSample],
+    ) -> dict[str, Tensor]:
+        """Do what :meth:`BaseDecodeHead.loss_by_feat` does.
+
+        Of several outputs, as PIDNet's head gives, the losses add up; one of
+        a single channel is that of boundaries.
+        """
+        label = torch.cat([s.gt_sem_seg.data for s in batch_data_samples])
+        outputs = [seg_logits] if torch.is_tensor(seg_logits) else seg_logits
+        loss = 0
+        for logits in outputs:
+            logits = resize(
+                logits,
+                label.shape[1:],
+                mode='bilinear',
+                align_corners=head.align_corners,
+            )
+            if logits.shape[1] > 1:
+                loss = loss + self(logits, label)
+            else:
+                loss = loss + F.binary_cross_entropy_with_logits(
+                    logits, label.unsqueeze(1).to(logits)
+                )
+        return dict(loss_ce=loss)
+
+
+def use_plain_losses(model: nn.Module) -> None:
+    """Put torch's cross-entropy in the place of every loss of a model."""
+    loss = _CrossEntropy()
+    for module in model.modules():
+        if isinstance(module, BaseDecodeHead):
+            module.loss_by_feat = partial(loss.by_feat, module)
+        elif len(getattr(module, 'loss_scale', ())) > 0:
+            module.loss_scale = nn.ModuleList([loss])
+
+
+def network_and_loss(
+    name: str,
+    cfg: Config,
+    size: tuple[int, int],
+    options: Options,
+    device: str = 'cpu',
+    dtype: torch.dtype = torch.float32,
+) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+    """Build a network for training, in one of the ways to run it.
+
+    Args:
+        name (str): ``authors``, ``literal``, ``plain``, ``fast``,
+            ``networks.STOCK``, or ``own``: as any config says.
+        cfg (mmengine.Config): A whole config.
+        size (tuple[int, int]): Size of the images.
+        options (Options): With the authors' program, for ``authors``.
+        device (str): ``cpu``, ``cuda`` or ``meta``. Defaults to ``cpu``.
+        dtype (torch.dtype): Of weights and activations.
+
+    Returns:
+        tuple: The network, and its loss as a function of images
+        (N, 3, H, W) and labels (N, H, W).
+    """
+    kwargs = dict(device=device, size=size)
+    if name == STOCK:
+        model = build_stock(cfg, **kwargs)
+    else:
+        model = build(cfg, fast=name != 'plain', **kwargs)
+    model = model.to(dtype).train()
+    if name in REFERENCES:
+        network = reference_networks(options, model)[name].to(dtype).train()
+        return network, network.loss
+    if device == 'meta' and name != 'fast':
+        use_plain_losses(model)
+
+    def loss(x: Tensor, label: Tensor) -> Tensor:
+        found = model.loss(x, samples(label))
+        return sum(v for key, v in found.items() if 'loss' in key)
+
+    return model, loss
+
+
+def meta_step(
+    name: str,
+    cfg: Config,
+    batch_size: int,
+    size: tuple[int, int],
+    options: Options,
+    dtype: torch.dtype = torch.float32,
+) -> Callable[[], None]:
+    """Return forward and backward without values, to be counted.
+
+    Args:
+        name (str): As for :func:`network_and_loss`. Where it is neither
+            ``fast`` nor a reference, the loss is torch's own cross-entropy
+            alone.
+        cfg (mmengine.Config): A whole config.
+        batch_size (int): N.
+        size (tuple[int, int]): H and W.
+        options (Options): Of the run.
+        dtype (torch.dtype): Of weights and activations; the losses are in
+            float32 at least, as under autocast.
+    """
+    network, loss = network_and_loss(name, cfg, size, options, 'meta', dtype)
+    x = images(batch_size, size, 'meta').to(dtype)
+    label = torch.empty(batch_size, *size, dtype=torch.long, device='meta')
+
+    def step() -> None:
+        network.zero_grad()
+        loss(x, label).backward()
+
+    return step
+
+
+class TrainingStep:
+    """A whole training step: forward, losses, backward, update.
+
+    The config's optimizer, with a learning rate of zero, so that all rounds
+    do the same work.
+
+    Args:
+        name (str): As for :func:`network_and_loss`.
+        cfg (mmengine.Config): A whole config.
+        batch_size (int): N.
+        size (tuple[int, int]): H and W.
+        options (Options): Of the run.
+        autocast (torch.dtype, optional): Type for autocast.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cfg: Config,
+        batch_size: int,
+        size: tuple[int, int],
+        options: Options,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        device = options.device
+        network, self._loss = network_and_loss(
+            name, cfg, size, options, device
+        )
+        optimizer = dict(cfg.optim_wrapper.optimizer, lr=0.0)
+        self._update = build_optim_wrapper(
+            network, dict(type='OptimWrapper', optimizer=optimizer)
+        )
+        label = labels(batch_size, size, num_classes(cfg), 12)
+        self._label = label.to(device)
+        self._x = images(batch_size, size, device)
+        self._autocast = dict(
+            device_type=device, dtype=autocast, enabled=autocast is not None
+        )
+
+    def __call__(self) -> None:
+        """Run it once."""
+        with torch.autocast(**self._autocast):
+            value = self._loss(self._x, self._label)
+        # Gradients go at the end: what is there before a step does not count
+        # as its own.
+        self._update.update_params(value)
+
+
+def num_classes(cfg: Config) -> int:
+    """Number of classes of a config."""
+    head = cfg.model.decode_head
+    head = head.get('seg_head', head) if isinstance(head, dict) else head
+    head = head[-1] if isinstance(head, (list, tuple)) else head
+    return head['num_classes']
