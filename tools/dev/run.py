@@ -66,11 +66,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         sub.add_argument(
             '--threads', type=int, default=1, help='of each of them'
         )
-        sub.add_argument(
-            '--overwrite',
-            action='store_true',
-            help='discard the results of runs with other settings',
-        )
         sub.set_defaults(gpus=0)
         module.add_arguments(sub)
     args = parser.parse_args(argv)

@@ -110,13 +110,10 @@ def test_a_program_that_makes_nothing_has_failed(run, drive):
 def test_other_settings_are_refused(tmp_path, run):
     with pytest.raises(SystemExit, match='holds a run with other settings'):
         Run(run.root, dict(seed=1))
-    (run.root / 'old').touch()
-    Run(run.root, dict(seed=1), overwrite=True)
-    assert [p.name for p in run.root.iterdir()] == ['state.json']
     letter = tmp_path / 'letter.txt'
     letter.write_text('dear')
     with pytest.raises(SystemExit, match=r'has no state\.json'):
-        Run(tmp_path, dict(seed=1), overwrite=True)
+        Run(tmp_path, dict(seed=1))
     assert letter.read_text() == 'dear'
 
 

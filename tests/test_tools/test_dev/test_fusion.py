@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import run
 from driver.commands import recipe
@@ -14,42 +13,26 @@ from PIL import Image
 KEYS = [method.key for method in METHODS]
 
 
-def fake_costs(size=(128, 256)):
-    ratios = dict(single=1.0, explicit=5.5, hierarchical=1.375)
+def fake_results():
     models = {}
-    for key, ratio in ratios.items():
+    for key, ratio, spread in (
+        *(('single', 1.0, 0), ('explicit', 5.5, 0.25)),
+        ('hierarchical', 1.375, 0.25),
+    ):
         relative = dict(flops=ratio, time=ratio, memory=ratio)
-        is_single = key == 'single'
-        relative.update(
-            time_low=ratio if is_single else ratio - 0.25,
-            time_high=ratio if is_single else ratio + 0.25,
-            cuda_memory=None,
-        )
+        relative.update(time_low=ratio - spread, time_high=ratio + spread)
         models[key] = dict(gflops=3.0, ms=7.0, live_mb=9.0, cuda_mb=None)
-        models[key]['relative'] = relative
-    machine = dict(cpu='abacus', gpu=None, threads=1, torch='2.0', cores=1)
+        models[key]['relative'] = dict(relative, cuda_memory=None)
+    machine = dict(cpu='abacus', gpu=None, threads=1, torch='2.0')
+    sizes = dict(crop_size=[128, 256], size=[128, 256], batch_size=4, rounds=2)
     return dict(
-        models=models,
-        machine=machine,
-        crop_size=[128, 256],
-        size=list(size),
-        batch_size=4,
-        rounds=2,
-    )
-
-
-def fake_results(**kwargs):
-    results = dict(
         preset='demo',
         title='Small model',
         seed=0,
         iters=4,
         miou=dict(zip(KEYS, (50.0, 51.0, 52.0, 53.0, 54.0, 55.0))),
-        costs=fake_costs(),
-        seconds={},
+        costs=dict(models=models, machine=machine, **sizes),
     )
-    results.update(kwargs)
-    return results
 
 
 def planned(tmp_path, *options):
@@ -147,11 +130,8 @@ def test_report(tmp_path):
     assert report.table(results) in text
     assert '1 threads, abacus' in text
     assert json.loads(files[1].read_text()) == results
-    picture = np.array(Image.open(files[2]).convert('RGB'))
-    assert picture.shape[1] > 1000
-    for colour, _ in report.STYLES.values():
-        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-        assert (picture == rgb).all(axis=2).sum() > 20, colour
+    with Image.open(files[2]) as picture:
+        assert picture.width > 1000
 
 
 @pytest.mark.slow

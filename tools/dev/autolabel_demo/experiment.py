@@ -124,7 +124,7 @@ def _plan(args: argparse.Namespace, seed: int, digest: str) -> Run:
     settings = dict(iters=args.iters, images=args.images, recipe=digest)
     settings['seed'] = seed
     root = args.work_dir / f'seed{seed}'
-    run = Run(root, settings, args.overwrite)
+    run = Run(root, settings)
     add_scenes(run, seed, dict(zip(scenes.SPLITS, args.images)), DATA)
     models = Models(run, seed)
     for each in (START, TEACHER):

@@ -76,7 +76,6 @@ def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
         reports=places,
         samples=samples,
         metainfo=coarse.metainfo,
-        **axis(results),
     )
     minutes = f'{results["core_minutes"]} core-minutes.'
     names = ('table.md', 'results.json', 'index.html')
@@ -220,17 +219,6 @@ def findings(results: dict) -> list[str]:
         f'{range_text(gains, "{:+.1f}")}.'
     )
     return texts
-
-
-def axis(results: dict) -> dict[str, float]:
-    """Return ``start`` and ``unit``, percent of its width, of the bars' axis.
-
-    It does not begin at 0: what matters is how the rows differ. It begins
-    below the least value, at a multiple of 5.
-    """
-    values = [v for row in results['rows'] for v in row['test']['values']]
-    start = max(0, 5 * ((min(values) - 1) // 5))
-    return dict(start=start, unit=100 / (max(values) + 1 - start))
 
 
 def _draw(run: Run, coarse) -> list[tuple[dict, ...]]:

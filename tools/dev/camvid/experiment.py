@@ -90,27 +90,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='to score; none: train only',
     )
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        default=[],
-        metavar='KEY=VALUE',
-        help='of all trainings and scores, as of train.py',
+        '--iters', type=int, help="of each training; default: its config's"
     )
 
 
 def plan(args: argparse.Namespace) -> list[Run]:
     """List the jobs of each seed."""
     paths = {m.config(s) for m in MODELS.values() for s in (None, 'val')}
-    settings = dict(recipe=recipe(paths), options=args.cfg_options)
+    settings = dict(recipe=recipe(paths), iters=args.iters)
     runs = []
     for seed in args.seeds:
         root = args.work_dir / f'seed{seed}'
         settings['seed'] = seed
-        run = Run(root, dict(settings), args.overwrite, cwd=Path.cwd())
-        models = Models(run, seed, options=args.cfg_options)
+        run = Run(root, dict(settings), cwd=Path.cwd())
+        models = Models(run, seed)
         for key, model in MODELS.items():
             models.train(
-                *(key, model.config()),
+                *(key, model.config(), args.iters),
                 start=model.start,
                 # Scored afterwards, which is no part of what training takes.
                 options=[
@@ -132,7 +128,7 @@ def _add_score(
 ) -> None:
     out = run.root / key / f'{split}.json'
     command = [sys.executable, '-m', 'camvid.score', key]
-    command += [models.checkpoint(key), split, out, *models.options]
+    command += [models.checkpoint(key), split, out]
     run.add(
         *(f'score {key} on {split}', lambda: command, out, [f'train {key}']),
         finish=lambda: json.loads(out.read_text()),

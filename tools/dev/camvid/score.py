@@ -12,7 +12,7 @@ import argparse
 import math
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from hmsa_mmseg.analysis.scale_scores import Row, score_scales
@@ -77,11 +77,9 @@ def main() -> None:
     parser.add_argument('checkpoint')
     parser.add_argument('split', choices=SPLITS)
     parser.add_argument('out')
-    parser.add_argument('options', nargs='*', action=DictAction)
     args = parser.parse_args()
     model = MODELS[args.model]
     cfg = Config.fromfile(model.config(args.split))
-    cfg.merge_from_dict(args.options or {})
     rows = [Row(*row) for row in model.rows]
     write_json(args.out, score(cfg, args.checkpoint, args.split, rows))
 

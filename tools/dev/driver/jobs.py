@@ -12,7 +12,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -80,7 +79,6 @@ class Run:
     Args:
         root (Path): Folder with ``state.json``; made if it is missing.
         settings (dict): What results depend on, of plain types.
-        overwrite (bool): Discard a run with other settings.
         cwd (Path, optional): Where the programs run. Defaults to None, the
             folder.
 
@@ -92,7 +90,6 @@ class Run:
         self,
         root: Path,
         settings: dict,
-        overwrite: bool = False,
         cwd: Path | None = None,
     ) -> None:
         self.root = root
@@ -105,14 +102,12 @@ class Run:
             now = json.loads(json.dumps(settings))
             if self.state['settings'] == now:
                 return
-            if not overwrite:
-                raise SystemExit(
-                    f'{root} holds a run with other settings: '
-                    f'{self.state["settings"]}, now {now}. Choose another '
-                    '--work-dir, or --overwrite to discard it.'
-                )
-            shutil.rmtree(root)
-        elif root.exists() and any(root.iterdir()):
+            raise SystemExit(
+                f'{root} holds a run with other settings: '
+                f'{self.state["settings"]}, now {now}. Choose another '
+                '--work-dir, or remove it.'
+            )
+        if root.exists() and any(root.iterdir()):
             raise SystemExit(
                 f'{root} is not empty and has no state.json of a run; choose '
                 'another --work-dir'

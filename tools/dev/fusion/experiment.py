@@ -188,7 +188,7 @@ def plan(args: argparse.Namespace) -> list[Run]:
         gpus=args.gpus,
         recipe=recipe(preset.configs.values(), Path(scenes.__file__)),
     )
-    run = Run(args.work_dir / args.preset, settings, args.overwrite)
+    run = Run(args.work_dir / args.preset, settings)
     if not args.measure_only:
         if is_demo:
             counts = dict(zip(scenes.SPLITS, args.images))
