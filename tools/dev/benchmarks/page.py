@@ -26,6 +26,11 @@ def ratio_text(ratio: Sequence[float]) -> str:
     return median if low == high else f'{median} ({low} to {high})'
 
 
+def difference_text(value: float) -> str:
+    """Such as ``2e-06``."""
+    return f'{value:.0e}' if value else '0'
+
+
 def size_text(size: Sequence[int]) -> str:
     """Such as ``1024x2048``."""
     return 'x'.join(map(str, size))
@@ -36,7 +41,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str], bool]] = {
     'miou': ('mIoU', '{:.2f}'.format, False),
     'source': ('from', str, False),
     'mparam': ('million weights', number, False),
-    'difference': ('difference', '{:.0e}'.format, False),
+    'difference': ('difference', difference_text, False),
     'gflop': ('GFLOP', number, True),
     'live_gb': ('GB', number, True),
     'ms': ('ms', number, False),

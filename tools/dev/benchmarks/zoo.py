@@ -19,6 +19,7 @@ import copy
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,8 @@ def _autocasts(options: Options) -> dict[str, torch.autocast]:
 def test_case(path: Path, options: Options) -> Case:
     """The test of one image, in each way that a model has."""
     cfg = read(path)
-    is_ours = 'scales' in (cfg.model.get('test_cfg') or {})
+    test_cfg = cfg.model.get('test_cfg') or {}
+    is_ours, slides = 'scales' in test_cfg, test_cfg.get('mode') == 'slide'
     modes = (SINGLE, BLENDED if is_ours else FLIPPED)
     counted = COUNTED[options.size]
     timed, _ = TIMED[options.size, options.device]
@@ -186,7 +188,8 @@ def test_case(path: Path, options: Options) -> Case:
         facts[mode] = dict(scores.get(mode, {}), mparam=weights)
         # On a GPU no time is lost with what is the same on every machine.
         if options.device == 'cpu':
-            with torch.no_grad(), _HoldsOnMeta():
+            holds = _HoldsOnMeta() if slides else nullcontext()
+            with torch.no_grad(), holds:
                 facts[mode].update(count(test(on_meta, mode, counted, 'meta')))
             share = timed[0] * timed[1] / (counted[0] * counted[1])
             tflop = facts[mode]['gflop'] / 1e3 * share
@@ -260,7 +263,7 @@ class _HoldsOnMeta(TorchFunctionMode):
 def _scores(
     name: str, cfg: Config, modes: Iterable[str], options: Options
 ) -> dict[str, dict[str, Any]]:
-    """MIoU and where it is from, by mode; what is evaluated goes first."""
+    """Scores and where they are from, by mode; evaluated ones go first."""
     scores = {}
     known = published().get(name)
     if known is not None and known.dataset == 'Cityscapes':
