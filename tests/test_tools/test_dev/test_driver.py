@@ -110,6 +110,8 @@ def test_a_program_that_makes_nothing_has_failed(run, drive):
 def test_other_settings_are_refused(tmp_path, run):
     with pytest.raises(SystemExit, match='holds a run with other settings'):
         Run(run.root, dict(seed=1))
+    (run.root / 'state.json').rename(run.root / '.state.json.host.1.part')
+    Run(run.root, dict(seed=1))
     letter = tmp_path / 'letter.txt'
     letter.write_text('dear')
     with pytest.raises(SystemExit, match=r'has no state\.json'):
@@ -191,7 +193,7 @@ def test_a_training_stopped_in_its_last_validation(run, models, tmp_path):
     log.write_text('{"loss": 1}\n{"mIoU": 40.123, "step": 4}\n')
     job.command()
     assert job.finish() == 40.12
-    log.write_text('{"loss": 1}\n')
+    log.write_text('{"loss": 1}\n{"mI')
     job.command()
     assert not job.makes.exists()
     with pytest.raises(SystemExit, match='has logged no mIoU'):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -186,8 +187,8 @@ def val_miou(work_dir: Path) -> float | None:
     """Read the last mIoU that train.py has logged, in percent."""
     values = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        values += [line['mIoU'] for line in lines if 'mIoU' in line]
+        # A kill may leave a part of a line.
+        values += re.findall(r'"mIoU": ([\d.]+)', path.read_text())
     return round(float(values[-1]), 2) if values else None
 
 

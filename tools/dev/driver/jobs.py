@@ -107,7 +107,8 @@ class Run:
                 f'{self.state["settings"]}, now {now}. Choose another '
                 '--work-dir, or remove it.'
             )
-        if root.exists() and any(root.iterdir()):
+        # Hidden is what a killed run has begun to write.
+        if any(root.glob('[!.]*')):
             raise SystemExit(
                 f'{root} is not empty and has no state.json of a run; choose '
                 'another --work-dir'
@@ -336,6 +337,6 @@ def lock_folder(folder: Path):
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f'{folder} is in use by another run; waiting for it to end')
+        print(f'{folder} is in use; waiting for that to end', flush=True)
         fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
