@@ -45,10 +45,10 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 	gpu docs docs-links docs-sources lint fix wheel clean install
 
 demo: install
-	$(PY) tools/dev/demo/run_demo.py --out demo_out
+	$(PY) tools/dev/run.py demo --work-dir demo_out
 
 autolabel-demo: install
-	$(PY) tools/dev/autolabel_demo/run_demo.py --out autolabel_demo_out
+	$(PY) tools/dev/run.py autolabel --work-dir autolabel_demo_out
 
 test: install lint
 	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist worksteal
@@ -60,7 +60,7 @@ test-slow: install
 	$(PY) -m pytest -m slow
 
 compare: install
-	$(PY) tools/dev/compare_fusion.py --work-dir compare_out
+	$(PY) tools/dev/run.py compare --work-dir compare_out
 
 benchmark: install
 	$(PY) tools/dev/benchmark.py $(SUITES) \

@@ -99,7 +99,7 @@ def test_a_config_inside_the_wheel_trains(wheel, tmp_path):
     data = away / 'data'
     run(
         *(
-            ROOT / 'tools/dev/demo/street_scenes.py',
+            ROOT / 'tools/dev/scenes.py',
             '--out',
             data,
             '--seed',

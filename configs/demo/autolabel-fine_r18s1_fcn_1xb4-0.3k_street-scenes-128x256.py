@@ -1,4 +1,4 @@
-# The loop of tools/dev/autolabel_demo: the network of the demo's hierarchical
+# The loop of `make autolabel-demo`: the network of the demo's hierarchical
 # model, trained on the few scenes that have fine labels. Like those that
 # derive from it, it goes on from the weights of autolabel-start (load_from).
 _base_ = [

@@ -1,4 +1,4 @@
-# The demo's generated scenes (tools/dev/demo/street_scenes.py): the Cityscapes
+# The demo's generated scenes (tools/dev/scenes.py): the Cityscapes
 # layout and labels, with nine of the classes.
 dataset_type = 'HMSACityscapesDataset'
 data_root = 'data/street_scenes/'

@@ -1,20 +1,26 @@
 """Tables and plots of the experiment on CamVid."""
 
-import json
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
 from statistics import mean
 
-from demo.methods import write_json
+from driver.jobs import Run
+from matplotlib.figure import Figure
 
-# What each line of the table is called: job, row, name.
+from hmsa_mmseg.utils import markdown_table, write_json
+
+from .experiment import MODELS, SPLITS
+
+# What each line of the table is called: model, row, name.
 LINES = (
     ('single', 'logits 1', 'single scale'),
     ('single', 'logits 0.5/1/2', 'its average 0.5/1/2, of logits'),
     ('single', 'probs 0.5/1/2', 'its average 0.5/1/2, of probabilities'),
-    ('attention-single', 'blend 0.5/1', 'attention alone on it, 0.5/1'),
-    ('attention-single', 'blend 0.5/1/2', 'attention alone on it, 0.5/1/2'),
-    (
-        *('attention-single', 'blend 0.25/0.5/1/2'),
-        'attention alone on it, 0.25/0.5/1/2',
+    *(
+        ('attention-single', f'blend {s}', f'attention alone on it, {s}')
+        for s in ('0.5/1', '0.5/1/2', '0.25/0.5/1/2')
     ),
     ('finetuned', 'logits 1', 'single scale, fine-tuned'),
     ('finetuned', 'probs 1 flip', 'the same, flip'),
@@ -22,9 +28,10 @@ LINES = (
     ('finetuned', 'probs 0.5/1/2', 'its average, of probabilities'),
     ('finetuned', 'logits 0.5/1/2 flip', 'its average, of logits, flip'),
     ('finetuned', 'probs 0.5/1/2 flip', 'its average, of probabilities, flip'),
-    ('attention', 'blend 0.5/1', 'attention alone on it, 0.5/1'),
-    ('attention', 'blend 0.5/1/2', 'attention alone on it, 0.5/1/2'),
-    ('attention', 'blend 0.25/0.5/1/2', 'attention alone on it, 0.25/0.5/1/2'),
+    *(
+        ('attention', f'blend {s}', f'attention alone on it, {s}')
+        for s in ('0.5/1', '0.5/1/2', '0.25/0.5/1/2')
+    ),
     ('explicit', 'blend 0.5/1/2', 'explicit attention, 0.5/1/2'),
     ('joint', 'logits 1', 'hierarchical, from ImageNet, 1 alone'),
     ('joint', 'blend 0.5/1', 'hierarchical, from ImageNet, 0.5/1'),
@@ -37,8 +44,8 @@ LINES = (
 )
 # What others are compared with.
 BASE = ('finetuned', 'logits 1')
-# Differences in mIoU that are shown for each seed: name, job and row, and
-# job and row of what it is compared with.
+# Differences in mIoU that are shown for each seed: name, model and row, and
+# model and row of what it is compared with.
 DIFFERENCES = tuple(
     (f'{title}: {what}', (key, f'blend {scales}'), other)
     for key, title, base in (
@@ -53,7 +60,7 @@ DIFFERENCES = tuple(
         ('0.25 added', '0.25/0.5/1/2', (key, 'blend 0.5/1/2')),
     )
 )
-# Lines whose classes and plot are shown.
+# Lines whose classes are shown, and their colours in the plot.
 SHOWN = {
     ('single', 'logits 1'): '#000000',
     ('finetuned', 'logits 1'): '#56B4E9',
@@ -64,256 +71,227 @@ SHOWN = {
 }
 
 
-def collect(root):
-    """Read all that a folder of runs holds.
+def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
+    """Write the report on all that the runs hold.
 
     Args:
-        root (Path): With ``<job>-<seed>`` folders.
+        args (Namespace): Of the command line.
+        runs (list[Run]): One for each seed; what was not wanted is left out
+            where it is not there.
 
     Returns:
-        dict: By job, then seed, the scores by split, and ``seconds``.
+        tuple[str, list[Path]]: What to show, and what can be looked at.
     """
-    results = {}
-    for folder in sorted(root.glob('*-[0-9]*')):
-        key, seed = folder.name.rsplit('-', 1)
-        run = {
-            name: json.loads((folder / f'{name}.json').read_text())
-            for name in ('val', 'test', 'seconds')
-            if (folder / f'{name}.json').exists()
-        }
-        if run:
-            results.setdefault(key, {})[seed] = run
-    return results
+    results = {key: {} for key in sorted(MODELS)}
+    for seed, run in zip(args.seeds, runs):
+        for key, found in results.items():
+            one = {
+                split: scores
+                for split in SPLITS
+                if (scores := run.result(f'score {key} on {split}'))
+            }
+            name = f'train {key}'
+            if run.state['jobs'].get(name, {}).get('done'):
+                one['seconds'] = run.state['jobs'][name]['cpu_seconds']
+            if one:
+                found[str(seed)] = one
+    results = {key: found for key, found in results.items() if found}
+    return write_report(args.out, results)
 
 
-def values(results, key, row, split, class_index=None):
-    """Scores of a line.
+def write_report(out: Path, results: dict) -> tuple[str, list[Path]]:
+    """Write ``results.json``, ``results.md`` and a plot for each split.
 
     Args:
-        results (dict): Of :func:`collect`.
-        key (str): Of the job.
-        row (str): Name of the row.
-        split (str): ``val`` or ``test``.
-        class_index (int, optional): Of the class whose IoU is wanted.
-            Defaults to None, the mean.
+        out (Path): Folder that is there.
+        results (dict): By model, then seed, the scores by split, as of
+            ``score.py``, and processor ``seconds`` of the training.
 
     Returns:
-        dict[str, float]: In percent, of each seed that has it.
+        tuple[str, list[Path]]: The table of scores, and the files.
     """
+    files = [out / 'results.md', out / 'results.json']
+    scored = score_table(results)
+    parts = ['# CamVid: results', scored, '## Training', cost_table(results)]
+    for split in _splits(results):
+        parts += [
+            f'## Differences, {split}',
+            difference_table(results, split),
+            f'## Each scale by itself, {split}',
+            alone_table(results, split),
+            f'## IoU of each class, {split}',
+            class_table(results, split),
+            f'## Weight of each scale at 0.5/1/2, percent, {split}',
+            weight_table(results, split),
+        ]
+        files.append(out / f'{split}.png')
+        draw(results, split, files[-1])
+    files[0].write_text('\n\n'.join(parts) + '\n')
+    write_json(files[1], results)
+    return scored, files
+
+
+def values(results, key, row, split, index=None) -> dict[str, float]:
+    """Return mIoU of a line, or IoU of a class, by the seeds that have it."""
     found = {}
     for seed, run in results.get(key, {}).items():
         scores = run.get(split, {}).get('rows', {}).get(row)
         if scores is not None:
-            iou = scores['IoU']
-            found[seed] = (
-                scores['mIoU'] if class_index is None else iou[class_index]
-            )
+            iou = scores['mIoU'] if index is None else scores['IoU'][index]
+            if iou is not None:
+                found[seed] = iou
     return found
 
 
-def gains(results, key, row, split, against):
-    """Differences to another line, of each seed that both have.
-
-    Args:
-        results (dict): Of :func:`collect`.
-        key (str): Of the job.
-        row (str): Name of the row.
-        split (str): ``val`` or ``test``.
-        against (tuple[str, str]): Job and row of the other line.
-
-    Returns:
-        dict[str, float]: In points of mIoU.
-    """
+def gains(results, key, row, split, against) -> dict[str, float]:
+    """Return differences to another line, by the seeds that both have."""
     own = values(results, key, row, split)
     other = values(results, *against, split)
     return {seed: own[seed] - other[seed] for seed in own if seed in other}
 
 
-def _cell(found):
-    if not found:
-        return '-'
-    found = [*found.values()]
-    text = f'{mean(found):.1f}'
-    if len(found) > 1:
-        text += f' ({min(found):.1f} to {max(found):.1f})'
-    return text
+def _splits(results: dict) -> list[str]:
+    runs = [run for seeds in results.values() for run in seeds.values()]
+    return [split for split in SPLITS if any(split in run for run in runs)]
 
 
-def score_table(results):
-    """Format the scores of all lines that there are.
+def _classes(results: dict, split: str) -> list[str]:
+    runs = [run for seeds in results.values() for run in seeds.values()]
+    return next(run[split]['classes'] for run in runs if split in run)
 
-    Args:
-        results (dict): Of :func:`collect`.
 
-    Returns:
-        str: Markdown: mean and range over the seeds on each split, and the
-        difference to :data:`BASE`, on the test split if it was scored.
-    """
-    splits = [
-        split
-        for split in ('val', 'test')
-        if any(values(results, *line[:2], split) for line in LINES)
-    ]
+def _mean(found: dict, pattern: str = '{:.1f}') -> str:
+    return pattern.format(mean(found.values())) if found else '-'
+
+
+def _range(found: dict) -> str:
+    least, most = (
+        min(found.values(), default=0),
+        max(found.values(), default=0),
+    )
+    spread = f' ({least:.1f} to {most:.1f})' if len(found) > 1 else ''
+    return _mean(found) + spread
+
+
+def score_table(results: dict) -> str:
+    """Format all lines: mean and range, and the difference to `BASE`."""
+    splits = _splits(results)
     last = splits[-1] if splits else 'test'
     heads = [*(f'{split} mIoU' for split in splits)]
-    heads += [f'{last}, over fine-tuned', 'seeds']
-    lines = [
-        '| method | ' + ' | '.join(heads) + ' |',
-        '| :-- |' + ' --: |' * len(heads),
-    ]
+    rows = []
     for key, row, title in LINES:
         found = [values(results, key, row, split) for split in splits]
         if any(found):
-            cells = [title, *map(_cell, found)]
-            cells.append(_cell(gains(results, key, row, last, BASE)))
-            cells.append(str(max(map(len, found))))
-            lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+            above = _range(gains(results, key, row, last, BASE))
+            count = max(map(len, found))
+            rows.append([title, *map(_range, found), above, count])
+    header = ['method', *heads, f'{last}, over fine-tuned', 'seeds']
+    return markdown_table(header, rows)
 
 
-def difference_table(results, split):
+def difference_table(results: dict, split: str) -> str:
     """Format :data:`DIFFERENCES` for each seed and their mean."""
     seeds = sorted({seed for runs in results.values() for seed in runs})
-    lines = [
-        '| difference in mIoU | '
-        + ' | '.join(f'seed {seed}' for seed in seeds)
-        + ' | mean |',
-        '| :-- |' + ' --: |' * (len(seeds) + 1),
-    ]
+    rows = []
     for title, line, other in DIFFERENCES:
         found = gains(results, *line, split, other)
         if found:
             cells = [f'{found[s]:+.1f}' if s in found else '-' for s in seeds]
-            cells.append(f'{mean(found.values()):+.1f}')
-            lines.append(f'| {title} | ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+            rows.append([title, *cells, _mean(found, '{:+.1f}')])
+    header = [*(f'seed {seed}' for seed in seeds), 'mean']
+    return markdown_table(['difference in mIoU', *header], rows)
 
 
-def alone_table(results, split):
+def alone_table(results: dict, split: str) -> str:
     """Format the mIoU of each scale by itself, mean over the seeds."""
-    rows = [f'logits {scale}' for scale in ('0.25', '0.5', '1', '2')]
-    lines = [
-        '| model | 0.25 | 0.5 | 1 | 2 |',
-        '| :-- | --: | --: | --: | --: |',
-    ]
+    scales = ('0.25', '0.5', '1', '2')
+    rows = []
     for key in results:
-        found = [values(results, key, row, split) for row in rows]
+        found = [values(results, key, f'logits {s}', split) for s in scales]
         if all(found):
-            cells = [f'{mean(one.values()):.1f}' for one in found]
-            lines.append(f'| {key} | ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+            rows.append([key, *map(_mean, found)])
+    return markdown_table(['model', *scales], rows)
 
 
-def cost_table(results, starts):
-    """Format what training took.
+def cost_table(results: dict) -> str:
+    """Format processor seconds of the trainings, mean over the seeds.
 
-    Args:
-        results (dict): Of :func:`collect`.
-        starts (dict[str, str | None]): For each job the one whose model it
-            starts from.
-
-    Returns:
-        str: Markdown: mean processor seconds of the training itself and with
-        those before it, and these over those of the single scale,
-        fine-tuned.
+    Of the training itself, with those that it starts from, and these over
+    those of the single scale, fine-tuned.
     """
     spent = {
         key: mean(run['seconds'] for run in runs.values() if 'seconds' in run)
         for key, runs in results.items()
         if any('seconds' in run for run in runs.values())
     }
-    lines = [
-        '| model | processor seconds | with what it starts from | of that of '
-        'fine-tuned |',
-        '| :-- | --: | --: | --: |',
-    ]
+    rows = []
     for key, own in spent.items():
-        if key not in starts:
-            continue
         chain = [key]
-        while starts[chain[-1]] is not None:
-            chain.append(starts[chain[-1]])
+        while MODELS[chain[-1]].start is not None:
+            chain.append(MODELS[chain[-1]].start)
         if all(one in spent for one in (*chain, 'single', 'finetuned')):
             total = sum(spent[one] for one in chain)
             share = total / (spent['single'] + spent['finetuned'])
-            lines.append(f'| {key} | {own:.0f} | {total:.0f} | {share:.2f} |')
-    return '\n'.join(lines)
+            rows.append([key, f'{own:.0f}', f'{total:.0f}', f'{share:.2f}'])
+    header = ['processor seconds', 'with what it starts from']
+    return markdown_table(['model', *header, 'of that of fine-tuned'], rows)
 
 
-def class_table(results, split):
-    """Format the IoU of each class, mean over the seeds, as Markdown."""
-    shown = [line for line in LINES if values(results, *line[:2], split)]
-    shown = [line for line in shown if line[:2] in SHOWN]
-    names = _classes(results)
-    lines = [
-        '| class | ' + ' | '.join(title for *_, title in shown) + ' |',
-        '| :-- |' + ' --: |' * len(shown),
-    ]
-    for i, name in enumerate(names):
-        cells = [
-            f'{mean(values(results, key, row, split, i).values()):.1f}'
-            for key, row, _ in shown
-        ]
-        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
-
-
-def weight_table(results, split):
-    """Format the weight of each scale by true class, in percent."""
-    jobs = [
-        key
-        for key in ('attention', 'hierarchical')
-        if _weights(results, key, split)
-    ]
-    lines = [
-        '| class | '
-        + ' | '.join(f'{key}: {s}' for key in jobs for s in ('0.5', '1', '2'))
-        + ' |',
-        '| :-- |' + ' --: |' * 3 * len(jobs),
-    ]
-    for i, name in enumerate(_classes(results)):
-        cells = [
-            f'{100 * mean(weights[s][i] for weights in found):.0f}'
-            for key in jobs
-            for found in [_weights(results, key, split)]
-            for s in range(3)
-        ]
-        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
-
-
-def _weights(results, key, split):
-    return [
-        run[split]['weights']['blend 0.5/1/2']
-        for run in results.get(key, {}).values()
-        if split in run
-    ]
-
-
-def _classes(results):
-    for runs in results.values():
-        for run in runs.values():
-            for split in ('val', 'test'):
-                if split in run:
-                    return run[split]['classes']
-    return []
-
-
-def draw(results, split, path):
-    """Plot the mIoU of each method, a mark for each seed.
-
-    Args:
-        results (dict): Of :func:`collect`.
-        split (str): ``val`` or ``test``.
-        path (Path): PNG to write.
-    """
-    from matplotlib.figure import Figure
-
+def class_table(results: dict, split: str) -> str:
+    """Format the IoU of each class, mean over the seeds."""
     shown = [
-        (key, row, title)
-        for key, row, title in LINES
-        if values(results, key, row, split)
+        line
+        for line in LINES
+        if line[:2] in SHOWN and values(results, *line[:2], split)
     ]
+    rows = [
+        [
+            name,
+            *(
+                _mean(values(results, key, row, split, i))
+                for key, row, _ in shown
+            ),
+        ]
+        for i, name in enumerate(_classes(results, split))
+    ]
+    return markdown_table(['class', *(title for *_, title in shown)], rows)
+
+
+def weight_table(results: dict, split: str) -> str:
+    """Format the weight of each scale by true class, in percent."""
+    found = {}
+    for key in ('attention', 'hierarchical'):
+        weights = [
+            run[split]['weights']['blend 0.5/1/2']
+            for run in results.get(key, {}).values()
+            if split in run
+        ]
+        for s, scale in enumerate(('0.5', '1', '2')):
+            if weights:
+                found[f'{key}: {scale}'] = [one[s] for one in weights]
+    rows = [
+        [
+            name,
+            *(
+                _mean(
+                    {
+                        n: 100 * one[i]
+                        for n, one in enumerate(seeds)
+                        if one[i] is not None
+                    },
+                    '{:.0f}',
+                )
+                for seeds in found.values()
+            ),
+        ]
+        for i, name in enumerate(_classes(results, split))
+    ]
+    return markdown_table(['class', *found], rows)
+
+
+def draw(results: dict, split: str, path: Path) -> None:
+    """Plot the mIoU of each method, a mark for each seed."""
+    shown = [line for line in LINES if values(results, *line[:2], split)]
     figure = Figure(figsize=(7, 0.32 * len(shown) + 1), layout='constrained')
     axes = figure.subplots()
     for y, (key, row, _) in enumerate(shown):
@@ -326,41 +304,3 @@ def draw(results, split, path):
     axes.set_xlabel(f'mIoU, {split} split; bar: mean of the seeds')
     axes.grid(axis='x', alpha=0.3)
     figure.savefig(path, dpi=120)
-
-
-def write_report(root, out, starts):
-    """Write ``results.json``, ``results.md`` and a plot for each split.
-
-    Args:
-        root (Path): Folder of the runs.
-        out (Path): Folder of the report.
-        starts (dict[str, str | None]): For each job the one whose model it
-            starts from.
-
-    Returns:
-        list[Path]: The files.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    results = collect(root)
-    files = [out / 'results.md', out / 'results.json']
-    parts = ['# CamVid: results', score_table(results)]
-    parts += ['## Training', cost_table(results, starts)]
-    for split in ('val', 'test'):
-        if any(
-            split in run for one in results.values() for run in one.values()
-        ):
-            parts += [
-                f'## Differences, {split}',
-                difference_table(results, split),
-                f'## Each scale by itself, {split}',
-                alone_table(results, split),
-                f'## IoU of each class, {split}',
-                class_table(results, split),
-                f'## Weight of each scale at 0.5/1/2, percent, {split}',
-                weight_table(results, split),
-            ]
-            files.append(out / f'{split}.png')
-            draw(results, split, files[-1])
-    files[0].write_text('\n\n'.join(parts) + '\n')
-    write_json(files[1], results)
-    return files

@@ -1,8 +1,16 @@
 """Table, numbers and plot of a comparison."""
 
-from demo.methods import write_json
+from __future__ import annotations
 
-from .presets import METHODS, TRAINED
+from argparse import Namespace
+from pathlib import Path
+
+from driver.jobs import Run
+from matplotlib.figure import Figure
+
+from hmsa_mmseg.utils import markdown_table, write_json
+
+from .experiment import METHODS, PRESETS, TRAINED
 
 # Okabe and Ito's colours; the markers tell the methods apart without them.
 STYLES = {
@@ -13,54 +21,78 @@ STYLES = {
     'hier-3': ('#0072B2', 'D'),
     'hier-4': ('#009E73', 'P'),
 }
-HEADER = (
-    '| method | trained at | tested at | mIoU | FLOPs | step time | memory '
-    '| paper: mIoU | FLOPs | step time |'
-)
+HEADER = ['method', 'trained at', 'tested at', 'mIoU', 'FLOPs', 'step time']
+HEADER += ['memory', 'paper: mIoU', 'FLOPs', 'step time']
 
 
-def _scales(scales):
+def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
+    """Write ``<preset>.json``, ``<preset>.md`` and, with scores, a plot.
+
+    Args:
+        args (Namespace): Of the command line.
+        runs (list[Run]): The one run, with all jobs done.
+
+    Returns:
+        tuple[str, list[Path]]: What to show, and what can be looked at.
+    """
+    (run,) = runs
+    *tests, measured = run.jobs
+    results = dict(
+        preset=args.preset,
+        title=PRESETS[args.preset].title,
+        seed=args.seeds[0],
+        iters=run.state['settings']['iters'],
+        miou={
+            name.split(' ', 1)[1]: run.result(name)['mIoU']
+            for name in tests
+            if name.startswith('test ')
+        },
+        costs=run.result(measured),
+        seconds={k: v['seconds'] for k, v in run.state['jobs'].items()},
+    )
+    return table(results), write_report(args.out, results)
+
+
+def _scales(scales) -> str:
     return '/'.join(f'{scale:g}' for scale in scales)
 
 
-def markdown_table(results):
+def table(results: dict) -> str:
     """Format results as a Markdown table.
 
     Args:
-        results (dict): ``costs`` as :func:`costs.measure` gives them, and
+        results (dict): ``costs`` as :func:`.costs.measure` gives them, and
             ``miou``, by method key, empty if nothing was trained.
 
     Returns:
-        str: A row for each of :data:`presets.METHODS`.
+        str: A row for each of :data:`.experiment.METHODS`.
     """
-    lines = [HEADER, '| :-- | :-- | :-- |' + ' --: |' * 7]
+    rows = []
     for method in METHODS:
         cost = results['costs']['models'][method.trained]['relative']
         miou = results['miou'].get(method.key)
         memory = cost['cuda_memory'] or cost['memory']
-        cells = [
-            method.title,
-            _scales(TRAINED[method.trained]),
-            _scales(method.test_scales),
-            '-' if miou is None else f'{miou:.2f}',
-            f'{cost["flops"]:.2f}x',
-            f'{cost["time"]:.2f}x',
-            f'{memory:.2f}x',
-        ]
-        if cost['time_low'] != cost['time_high']:
-            low, high = cost['time_low'], cost['time_high']
-            cells[-2] += f' ({low:.2f} to {high:.2f})'
+        time, low, high = (cost[f'time{end}'] for end in ('', '_low', '_high'))
+        spread = f' ({low:.2f} to {high:.2f})' if low != high else ''
         paper = method.paper
-        cells += (
-            ['-'] * 3
-            if paper is None
-            else [f'{paper.miou}', f'{paper.flops:.2f}x', f'{paper.time:.2f}x']
+        rows.append(
+            [
+                method.title,
+                _scales(TRAINED[method.trained]),
+                _scales(method.test_scales),
+                '-' if miou is None else f'{miou:.2f}',
+                f'{cost["flops"]:.2f}x',
+                f'{time:.2f}x{spread}',
+                f'{memory:.2f}x',
+                f'{paper.miou}' if paper else '-',
+                f'{paper.flops:.2f}x' if paper else '-',
+                f'{paper.time:.2f}x' if paper else '-',
+            ]
         )
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+    return markdown_table(HEADER, rows, left=3)
 
 
-def _notes(results):
+def _notes(results: dict) -> str:
     """Say what the columns are and what they were measured on."""
     costs = results['costs']
     machine, single = costs['machine'], costs['models']['single']
@@ -84,7 +116,7 @@ def _notes(results):
         f'- FLOPs: forward and backward of a batch of {costs["batch_size"]} '
         f'at {crop}, convolutions and matrix products, counted without '
         f'running them; single scale {single["gflops"]:.1f} GFLOP.',
-        '- Step time: data preprocessor, forward, backward and optimizer '
+        '- Step time: forward, backward and optimizer '
         f'in float32 at {size}; the methods in turns, median and range of '
         f'the ratios of {costs["rounds"]} rounds; single scale '
         f'{single["ms"]:.0f} ms. {place}, torch {machine["torch"]}.',
@@ -100,22 +132,12 @@ def _notes(results):
     return '\n'.join(lines)
 
 
-def write_report(out, results):
-    """Write ``<preset>.json``, ``<preset>.md`` and, with scores, a plot.
-
-    Args:
-        out (Path): Folder, made if it is missing.
-        results (dict): As in :func:`markdown_table`, with ``title``,
-            ``iters`` and ``seed``.
-
-    Returns:
-        list[Path]: The files.
-    """
-    out.mkdir(parents=True, exist_ok=True)
+def write_report(out: Path, results: dict) -> list[Path]:
+    """Write the files of a report into a folder that is there."""
     files = [out / f'{results["preset"]}.{end}' for end in ('md', 'json')]
     text = (
         f'# Ways to fuse scales: {results["title"]}\n\n'
-        f'{markdown_table(results)}\n\n{_notes(results)}\n'
+        f'{table(results)}\n\n{_notes(results)}\n'
     )
     if results['miou']:
         files.append(out / f'{results["preset"]}.png')
@@ -126,21 +148,15 @@ def write_report(out, results):
     return files
 
 
-def draw(path, results):
+def draw(path: Path, results: dict) -> None:
     """Plot mIoU against training FLOPs: these results, and the paper's.
 
     Args:
         path (Path): PNG to write.
-        results (dict): As in :func:`markdown_table`, with all scores.
+        results (dict): As in :func:`table`, with all scores.
     """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(
-        1, 2, figsize=(9, 3.6), layout='constrained'
-    )
+    figure = Figure(figsize=(9, 3.6), layout='constrained')
+    panels = figure.subplots(1, 2)
     models = results['costs']['models']
     ours = {
         method: (models[method.trained]['relative']['flops'], score)
@@ -181,4 +197,3 @@ def draw(path, results):
         title_fontsize=8,
     )
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -12,10 +12,7 @@ import sys
 
 
 class ForkedProgram:
-    """Stands in for ``subprocess.Popen`` of a Python script.
-
-    Of the options it takes the file of the output alone.
-    """
+    """Stands in for ``subprocess.Popen`` of a Python script or module."""
 
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(
@@ -26,10 +23,10 @@ class ForkedProgram:
         ]
     )
 
-    def __init__(self, command, stdout=None, **_):
+    def __init__(self, command, cwd, env, stdout, **_):
         assert command[0] == sys.executable
         self.process = self.context.Process(
-            target=run_script, args=(command[1:], stdout.name)
+            target=run_program, args=(command[1:], cwd, env, stdout.name)
         )
         self.process.start()
         self.pid = self.process.pid
@@ -50,8 +47,8 @@ class ForkedProgram:
         self.process.terminate()
 
 
-def run_script(arguments, log):
-    """Run a script as ``python script ...`` would."""
+def run_program(arguments, cwd, env, log):
+    """Run a program as ``python ...`` would."""
     with open(log, 'a') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -68,6 +65,12 @@ def run_script(arguments, log):
 
     # It asks compilers for their versions, which takes a second.
     runner.collect_env = dict
-    sys.argv = list(arguments)
-    sys.path.insert(0, os.path.dirname(arguments[0]))
-    runpy.run_path(arguments[0], run_name='__main__')
+    os.chdir(cwd)
+    sys.path[:0] = env['PYTHONPATH'].split(os.pathsep)
+    if arguments[0] == '-m':
+        sys.argv = list(arguments[1:])
+        runpy.run_module(arguments[1], run_name='__main__', alter_sys=True)
+    else:
+        sys.argv = list(arguments)
+        sys.path.insert(0, os.path.dirname(arguments[0]))
+        runpy.run_path(arguments[0], run_name='__main__')

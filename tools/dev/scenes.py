@@ -8,6 +8,10 @@ orientation of their windows, which are at one end: near ones take context.
 
 No class is defined by an absolute period, a size or a diagonal, so that
 every label stays true under random scaling and horizontal flipping.
+
+As in Cityscapes, images of ``train_extra`` have coarse polygons in place of
+fine labels; their true labels lie in ``gtTrue``, which Cityscapes does not
+have: they show how much there was to be gained.
 """
 
 import argparse
@@ -15,6 +19,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -45,6 +50,10 @@ CITY = 'demoville'
 SPLITS = ('train', 'val', 'test', 'train_extra')
 MARKER = 'settings.json'
 FORMAT = 1  # to be raised when a seed comes to give other pictures
+# Of coarse polygons, in px: how far they keep from the border of a region, how
+# far they may be from the eroded outline (less, so that they do not leave the
+# region), and the smallest area of an eroded region that gets one.
+COARSE_MARGIN, COARSE_TOLERANCE, COARSE_AREA = 3, 2.0, 40
 
 
 class _Canvas:
@@ -217,6 +226,46 @@ def to_train_ids(label_ids):
     return table[label_ids]
 
 
+def coarse_polygons(label_ids):
+    """Draw coarse labels in the manner of Cityscapes' gtCoarse.
+
+    An annotator with a few minutes per image draws polygons of few corners
+    well inside of things, and leaves out what is small. Here every connected
+    region of a label is eroded, regions that are then small are dropped, and
+    the outlines of the others are simplified. One rule for all classes: which
+    of them suffer is up to their shapes.
+
+    Args:
+        label_ids (ndarray): True label ids, uint8 (H, W).
+
+    Returns:
+        ndarray: Label ids, uint8 (H, W): the true one inside of polygons, 0
+        (unlabeled) elsewhere.
+    """
+    coarse = np.zeros_like(label_ids)
+    kernel = np.ones((2 * COARSE_MARGIN + 1,) * 2, np.uint8)
+    for value in np.unique(label_ids):
+        # The border of the image is no border of a thing: OpenCV does not
+        # erode from there.
+        inside = cv2.erode((label_ids == value).astype(np.uint8), kernel)
+        count, regions = cv2.connectedComponents(inside, connectivity=4)
+        for number in range(1, count):
+            region = (regions == number).astype(np.uint8)
+            if region.sum() < COARSE_AREA:
+                continue
+            outlines, _ = cv2.findContours(
+                region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+            )
+            found = [
+                cv2.approxPolyDP(o, COARSE_TOLERANCE, True) for o in outlines
+            ]
+            # All at once: what two of them enclose is a hole.
+            drawn = np.zeros_like(region)
+            cv2.fillPoly(drawn, [p for p in found if len(p) > 2], 1)
+            coarse[drawn > 0] = value
+    return coarse
+
+
 def generate(out, seed, num_images, size=(128, 256)):
     """Write a data set in the Cityscapes layout, unless it is there.
 
@@ -229,11 +278,8 @@ def generate(out, seed, num_images, size=(128, 256)):
         num_images (dict[str, int]): Number of images of each split.
         size (tuple[int, int]): Height and width of the images in px.
 
-    Returns:
-        Path: ``out``.
-
     Raises:
-        FileExistsError: If ``out`` holds files of another origin.
+        FileExistsError: If ``out`` holds anything else.
         ValueError: If a split is unknown or a number is not positive.
     """
     out = Path(out)
@@ -245,20 +291,15 @@ def generate(out, seed, num_images, size=(128, 256)):
     settings = dict(format=FORMAT, seed=seed, num_images=num_images)
     settings['size'] = [*size]
     marker = out / MARKER
-    found = json.loads(marker.read_text()) if marker.exists() else None
-    if found == settings:
-        return out
-    partial = out.with_name(out.name + '.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    if found is not None:
-        print(f'{out}: made with {found}; made anew with {settings}')
-        out.rename(partial)  # at once: half a set would look foreign
-        shutil.rmtree(partial)
-    elif out.exists() and any(out.iterdir()):
+    if marker.exists() and json.loads(marker.read_text()) == settings:
+        return
+    if out.exists() and any(out.iterdir()):
         raise FileExistsError(
-            f'{out} is not empty and has no {MARKER} of this tool; expected '
+            f'{out} is not empty and its {MARKER} is not {settings}; expected '
             'a new or empty folder'
         )
+    partial = out.with_name(out.name + '.partial')
+    shutil.rmtree(partial, ignore_errors=True)
     for split, count in num_images.items():
         for index in range(count):
             rng = np.random.default_rng([seed, SPLITS.index(split), index])
@@ -267,33 +308,38 @@ def generate(out, seed, num_images, size=(128, 256)):
     if out.exists():
         out.rmdir()
     partial.rename(out)
-    return out
 
 
 def _write_scene(root, split, index, image, label_ids):
     name = f'{CITY}_{index:06d}_000019'
-    for kind, suffix, pixels in (
-        ('leftImg8bit', '', image),
-        ('gtFine', '_labelIds', label_ids),
-        ('gtFine', '_labelTrainIds', to_train_ids(label_ids)),
-    ):
+    is_coarse = split == SPLITS[-1]
+    fine = 'gtTrue' if is_coarse else 'gtFine'
+    files = [
+        ('leftImg8bit', 'leftImg8bit', image),
+        (fine, 'gtFine_labelIds', label_ids),
+        (fine, 'gtFine_labelTrainIds', to_train_ids(label_ids)),
+    ]
+    if is_coarse:
+        polygons = coarse_polygons(label_ids)
+        files.append(('gtCoarse', 'gtCoarse_labelIds', polygons))
+    for kind, suffix, pixels in files:
         folder = root / kind / split / CITY
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / f'{name}_{kind}{suffix}.png')
+        Image.fromarray(pixels).save(folder / f'{name}_{suffix}.png')
 
 
-def main():
+def main(argv=None):
     """Parse the command line and generate."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', required=True, help='folder to write')
     parser.add_argument('--seed', type=int, default=0)
-    splits = dict(zip(SPLITS, (240, 60, 60)))
-    for split, count in splits.items():
+    for split, count in zip(SPLITS, (240, 60, 60, 0)):
         parser.add_argument(f'--{split}', type=int, default=count)
     parser.add_argument('--size', type=int, nargs=2, default=(128, 256))
-    args = parser.parse_args()
-    num_images = {split: getattr(args, split) for split in splits}
-    generate(args.out, args.seed, num_images, tuple(args.size))
+    args = parser.parse_args(argv)
+    counts = {split: getattr(args, split) for split in SPLITS}
+    counts = {split: count for split, count in counts.items() if count}
+    generate(args.out, args.seed, counts, tuple(args.size))
 
 
 if __name__ == '__main__':

@@ -1,20 +1,12 @@
-"""The demo's scenes: files, labels, and what its classes are told by."""
-
-import json
-import sys
-from pathlib import Path
+"""The demos' scenes: files, labels, and what its classes are told by."""
 
 import numpy as np
 import pytest
-from mmengine.config import Config
-from mmseg.registry import DATASETS
+import scenes
+from autolabel_demo.experiment import TEACHER
+from demo.experiment import MODELS
+from driver.labels import dataset
 from PIL import Image
-
-# The tools are scripts, which find each other in their own folder.
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'dev' / 'demo'))
-
-import methods
-import street_scenes
 
 # name: (labelId, trainId), from Cityscapes' own table of labels.
 CITYSCAPES = {
@@ -29,7 +21,7 @@ CITYSCAPES = {
     'truck': (27, 14),
 }
 UNTRAINED_IDS = {1, 2}  # ego vehicle, rectification border
-SMALL = dict(num_images=dict(train=2, val=1), size=(64, 128))
+SMALL = dict(num_images=dict(train=2, val=1, train_extra=1), size=(64, 128))
 
 
 def contents(folder):
@@ -46,51 +38,43 @@ def read(path):
 
 def test_same_seed_same_bytes(tmp_path):
     for name, seed in (('a', 0), ('b', 0), ('c', 1)):
-        street_scenes.generate(tmp_path / name, seed, **SMALL)
+        scenes.generate(tmp_path / name, seed, **SMALL)
     first, same, other = (contents(tmp_path / name) for name in 'abc')
     assert first == same
     assert first.keys() == other.keys()
     assert all(first[name] != other[name] for name in first)
 
 
-def test_a_scene_does_not_depend_on_the_number_of_scenes(tmp_path):
-    few = street_scenes.generate(tmp_path / 'few', 0, dict(val=1), (64, 128))
-    many = street_scenes.generate(tmp_path / 'many', 0, **SMALL)
-    pattern = 'leftImg8bit/val/*/*_000000_*.png'
-    (of_few,), (of_many,) = few.glob(pattern), many.glob(pattern)
-    assert of_few.read_bytes() == of_many.read_bytes()
-    others = [path.read_bytes() for path in many.glob('leftImg8bit/*/*/*')]
-    assert len({*others}) == 3
-
-
 def test_layout_is_that_of_cityscapes(tmp_path):
-    root = street_scenes.generate(tmp_path / 'data', 0, **SMALL)
-    names = {path.as_posix() for path in contents(root)}
+    scenes.generate(tmp_path, 0, **SMALL)
     expected = {'settings.json'}
     for split, count in SMALL['num_images'].items():
+        fine = 'gtTrue' if split == 'train_extra' else 'gtFine'
         for k in range(count):
             stem = f'{split}/demoville/demoville_{k:06d}_000019'
             expected |= {
                 f'leftImg8bit/{stem}_leftImg8bit.png',
-                f'gtFine/{stem}_gtFine_labelIds.png',
-                f'gtFine/{stem}_gtFine_labelTrainIds.png',
+                f'{fine}/{stem}_gtFine_labelIds.png',
+                f'{fine}/{stem}_gtFine_labelTrainIds.png',
             }
-    assert names == expected
-    for path in root.rglob('*.png'):
+            if split == 'train_extra':
+                expected.add(f'gtCoarse/{stem}_gtCoarse_labelIds.png')
+    assert {path.as_posix() for path in contents(tmp_path)} == expected
+    for path in tmp_path.rglob('*.png'):
         pixels = read(path)
-        channels = () if 'gtFine' in path.name else (3,)
+        channels = (3,) if 'leftImg8bit' in path.name else ()
         assert pixels.shape == (64, 128, *channels)
         assert pixels.dtype == np.uint8
 
 
 def test_ids_are_those_of_cityscapes(tmp_path):
     count = 6
-    root = street_scenes.generate(tmp_path / 'data', 0, dict(test=count))
+    scenes.generate(tmp_path, 0, dict(test=count))
     table = np.full(256, 255)
     for label_id, train_id in CITYSCAPES.values():
         table[label_id] = train_id
     seen = set()
-    for path in root.rglob('*_labelIds.png'):
+    for path in tmp_path.rglob('*_labelIds.png'):
         label_ids = read(path)
         seen |= {*np.unique(label_ids)}
         name = path.name.replace('labelIds', 'labelTrainIds')
@@ -100,24 +84,26 @@ def test_ids_are_those_of_cityscapes(tmp_path):
     assert seen == UNTRAINED_IDS | {i for i, _ in CITYSCAPES.values()}
 
 
-@pytest.mark.parametrize('model', methods.MODELS)
-def test_configs_map_the_labels_to_their_classes(tmp_path, model):
-    root = street_scenes.generate(tmp_path / 'data', 0, dict(val=3))
-    cfg = Config.fromfile(methods.MODELS[model]).val_dataloader.dataset
-    cfg.data_root = str(root)
-    cfg.pipeline = [*cfg.pipeline[:1], dict(type='LoadAnnotations')]
-    dataset = DATASETS.build(cfg)
-    classes = dataset.metainfo['classes']
+@pytest.mark.parametrize(
+    ('config', 'data'),
+    [
+        (MODELS['single'], 'data/street_scenes'),
+        (TEACHER.path, 'data/street_scenes_autolabel'),
+    ],
+    ids=['demo', 'autolabel'],
+)
+def test_configs_map_the_labels_to_their_classes(tmp_path, config, data):
+    scenes.generate(tmp_path / data, 0, dict(val=3))
+    found = dataset(config, 'val_dataloader', tmp_path)
+    classes = found.metainfo['classes']
     assert sorted(classes) == sorted(CITYSCAPES)
-    assert len(dataset) == 3
-    for sample in dataset:
+    assert len(found) == 3
+    for sample in found:
         path = sample['seg_map_path'].replace('labelTrainIds', 'labelIds')
         label_ids, labels = read(path), sample['gt_seg_map']
         for index, name in enumerate(classes):
             where = label_ids == CITYSCAPES[name][0]
             assert np.array_equal(labels == index, where)
-        ours = methods.to_class_ids(read(sample['seg_map_path']), dataset)
-        assert np.array_equal(ours, labels)
 
 
 def facade_is_upright(image, inside):
@@ -150,13 +136,13 @@ def augmented(pixels, resample):
     ('draw', 'is_upright', 'upright', 'level'),
     [
         (
-            lambda canvas: street_scenes._draw_facade(canvas, 0, 0, 96, 120),
+            lambda canvas: scenes._draw_facade(canvas, 0, 0, 96, 120),
             facade_is_upright,
             'building',
             'wall',
         ),
         (
-            lambda canvas: street_scenes._draw_vehicle(
+            lambda canvas: scenes._draw_vehicle(
                 canvas, 100, canvas.rng.uniform(12, 60)
             ),
             vehicle_is_upright,
@@ -169,7 +155,7 @@ def augmented(pixels, resample):
 def test_class_survives_flips_and_scales(draw, is_upright, upright, level):
     seen = []
     for seed in range(30):
-        canvas = street_scenes._Canvas(np.random.default_rng(seed), (128, 256))
+        canvas = scenes._Canvas(np.random.default_rng(seed), (128, 256))
         draw(canvas)
         (label,) = {*canvas.label_ids.flat} - {0}
         name = {CITYSCAPES[n][0]: n for n in (upright, level)}[label]
@@ -188,28 +174,22 @@ def test_class_survives_flips_and_scales(draw, is_upright, upright, level):
 
 
 def test_generating_again_does_nothing(tmp_path, monkeypatch):
-    out = street_scenes.generate(tmp_path / 'data', 0, **SMALL)
+    out = tmp_path / 'data'
+    scenes.generate(out, 0, **SMALL)
     before = contents(out)
-
-    def fail(*_):
-        pytest.fail('a scene was drawn')
-
-    monkeypatch.setattr(street_scenes, '_write_scene', fail)
-    assert street_scenes.generate(out, 0, **SMALL) == out
+    monkeypatch.setattr(
+        scenes, '_write_scene', lambda *_: pytest.fail('drawn')
+    )
+    scenes.generate(out, 0, **SMALL)
+    assert contents(out) == before
+    with pytest.raises(FileExistsError, match='expected a new or empty'):
+        scenes.generate(out, 1, **SMALL)
     assert contents(out) == before
 
 
-def test_other_settings_are_generated_anew(tmp_path, capsys):
-    out = street_scenes.generate(tmp_path / 'data', 0, **SMALL)
-    street_scenes.generate(out, 1, dict(val=1), (64, 128))
-    assert 'made anew' in capsys.readouterr().out
-    assert len([*out.rglob('*_leftImg8bit.png')]) == 1
-    assert json.loads((out / 'settings.json').read_text())['seed'] == 1
-
-
 def test_an_interrupted_set_is_generated_anew(tmp_path, monkeypatch):
-    whole = contents(street_scenes.generate(tmp_path / 'a', 0, **SMALL))
-    out, write = tmp_path / 'b', street_scenes._write_scene
+    scenes.generate(tmp_path / 'a', 0, **SMALL)
+    out, write = tmp_path / 'b', scenes._write_scene
 
     def write_one(root, split, index, *scene):
         if index == 1:
@@ -217,26 +197,35 @@ def test_an_interrupted_set_is_generated_anew(tmp_path, monkeypatch):
         write(root, split, index, *scene)
 
     with monkeypatch.context() as patch:
-        patch.setattr(street_scenes, '_write_scene', write_one)
+        patch.setattr(scenes, '_write_scene', write_one)
         with pytest.raises(KeyboardInterrupt):
-            street_scenes.generate(out, 0, **SMALL)
+            scenes.generate(out, 0, **SMALL)
     assert not out.exists()
-    street_scenes.generate(out, 0, **SMALL)
-    assert contents(out) == whole
+    scenes.generate(out, 0, **SMALL)
+    assert contents(out) == contents(tmp_path / 'a')
     assert {path.name for path in tmp_path.iterdir()} == {'a', 'b'}
 
 
-def test_other_peoples_files_are_left_alone(tmp_path):
-    (tmp_path / 'letter.txt').write_text('dear')
-    with pytest.raises(FileExistsError, match=r'has no settings\.json'):
-        street_scenes.generate(tmp_path, 0, **SMALL)
-    assert (tmp_path / 'letter.txt').read_text() == 'dear'
+def truths(count=6):
+    for index in range(count):
+        yield scenes.draw_scene(np.random.default_rng([5, 3, index]))[1]
 
 
-@pytest.mark.parametrize(
-    ('num_images', 'size'),
-    [(dict(val=0), (64, 128)), (dict(val=1), (0, 8)), (dict(dev=1), (8, 8))],
-)
-def test_settings_that_make_no_sense(tmp_path, num_images, size):
-    with pytest.raises(ValueError, match='expected positive numbers'):
-        street_scenes.generate(tmp_path / 'data', 0, num_images, size)
+def test_polygons_hold_the_truth_and_keep_off_borders():
+    assert scenes.COARSE_MARGIN - scenes.COARSE_TOLERANCE >= 1
+    found = set()
+    for truth in truths():
+        polygons = scenes.coarse_polygons(truth)
+        rows, cols = np.nonzero(polygons)
+        found |= {*polygons[rows, cols]}
+        # Neighbours at a distance of one px are of the same thing.
+        for down in (-1, 0, 1):
+            for right in (-1, 0, 1):
+                near = truth[
+                    (rows + down).clip(0, truth.shape[0] - 1),
+                    (cols + right).clip(0, truth.shape[1] - 1),
+                ]
+                assert np.array_equal(near, polygons[rows, cols])
+    # Small things have none.
+    small = {CITYSCAPES[name][0] for name in ('pole', 'traffic sign')}
+    assert found - UNTRAINED_IDS == {i for i, _ in CITYSCAPES.values()} - small

@@ -1,0 +1,128 @@
+"""The demo, as small as it gets: the driver from scenes to page."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import run
+from demo.experiment import METHODS, MODELS, plan
+from driver.labels import dataset, mean_rows, score
+from mmengine.config import Config
+from PIL import Image
+
+NUM_JOBS = 1 + len(MODELS) + len(METHODS) + 1  # scenes, ..., page
+ARGUMENTS = ('--iters', 4, '--images', 4, 1, 2, '--parallel', 2)
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory, start):
+    """Run the demo, interrupted twice; returns its folder and output."""
+    out = tmp_path_factory.mktemp('demo')
+    command = ('demo', '--work-dir', out, *ARGUMENTS)
+    for stop_at in ('hmsa_r18s1', '--tta'):
+        with pytest.raises(KeyboardInterrupt):
+            start(*command, stop_at=stop_at)
+    state = json.loads((out / 'seed0' / 'state.json').read_text())
+    before = sum(noted['done'] for noted in state['jobs'].values())
+    # What had begun when it was stopped may be begun again.
+    assert len(start(*command)) == NUM_JOBS - before < NUM_JOBS - 2
+    return out
+
+
+@pytest.fixture
+def results(demo):
+    return json.loads((demo / 'results.json').read_text())
+
+
+def test_a_finished_demo_starts_nothing(demo, results, start, capsys):
+    assert start('demo', '--work-dir', demo, *ARGUMENTS) == []
+    assert json.loads((demo / 'results.json').read_text()) == results
+    printed = capsys.readouterr().out
+    miou = results['mean']['hier-3']['mIoU']
+    assert f'| Hierarchical 0.5/1/2 | {miou:.1f} |' in printed
+    assert str(demo / 'attention.html') in printed
+
+
+def test_scores(demo, results):
+    rows = results['seeds']['0']
+    assert [*rows] == [method.key for method in METHODS]
+    for row in rows.values():
+        valid = [value for value in row['IoU'].values() if value is not None]
+        assert row['mIoU'] == pytest.approx(sum(valid) / len(valid), abs=0.02)
+    assert results['mean'] == rows
+
+
+def test_pages(demo):
+    page = (demo / 'index.html').read_text(encoding='utf-8')
+    sources = re.findall(r'src="([^"]*)"', page)
+    # Input, truth, methods; attention at two scales and weights of two.
+    assert len(sources) == 2 * (2 + len(METHODS) + 4)
+    assert all(s.startswith('data:image/png;base64,') for s in sources)
+    page = re.sub(r'src="[^"]*"', '', page)
+    assert not re.search(r'https?:|//|<script|<link|url\(|@import', page)
+    assert 'href="attention.html"' in page
+    other = (demo / 'attention.html').read_text(encoding='utf-8')
+    for method in METHODS:
+        assert page.count(method.title) > 2
+    for image in (demo / 'seed0/data').glob('*/leftImg8bit/test/*/*.png'):
+        assert image.stem in other
+    for name in ('predictions', 'attention'):
+        sheet = np.array(Image.open(demo / f'pictures/{name}.png'))
+        assert sheet.shape[0] > 2 * 128
+
+
+def test_scales_and_averaging_reach_the_tools(tmp_path):
+    command = ['demo', '--work-dir', str(tmp_path), '--split', 'val']
+    (only,) = plan(run.parse_args(command))
+    option = 'model.test_cfg.scales='
+    found = {}
+    for method in METHODS:
+        job = only.jobs[f'test val/{method.key}']
+        command = [str(part) for part in job.command()]
+        scales = [part for part in command if part.startswith(option)]
+        found[method.key] = ('--tta' in command, *scales)
+        assert any(
+            part.endswith('img_path=leftImg8bit/val') for part in command
+        )
+    assert found == {
+        'single': (False,),
+        'averaged': (True,),
+        'hier-2': (False, f'{option}(0.5,1.0)'),
+        'hier-3': (False, f'{option}(0.5,1.0,2.0)'),
+        'hier-4': (False, f'{option}(0.25,0.5,1.0,2.0)'),
+    }
+
+
+def test_a_score_that_the_predictions_do_not_have(demo, results):
+    truth = dataset(
+        MODELS['single'], 'test_dataloader', demo / 'seed0', pack=True
+    )
+    wrong = dict(mIoU=results['mean']['single']['mIoU'] + 1)
+    with pytest.raises(SystemExit, match='reports mIoU'):
+        score(truth, demo / 'seed0/predictions/test/single', wrong)
+
+
+def test_mean_over_seeds():
+    rows = [
+        {'a': {'mIoU': value, 'IoU': {'road': value, 'car': car}}}
+        for value, car in ((50.0, None), (60.0, 30.0))
+    ]
+    assert mean_rows(rows)['a'] == {
+        'mIoU': 55.0,
+        'IoU': {'road': 55.0, 'car': 30.0},
+    }
+
+
+def test_models_differ_in_the_method_alone():
+    single, hierarchical = (
+        Config.fromfile(path).to_dict() for path in MODELS.values()
+    )
+    for cfg in (single, hierarchical):
+        cfg.pop('tta_pipeline')
+    ours, stock = hierarchical.pop('model'), single.pop('model')
+    assert hierarchical == single
+    head = ours.pop('decode_head')
+    assert head['seg_head'] == stock.pop('decode_head')
+    differ = {key for key in stock if ours[key] != stock[key]}
+    assert differ == {'type', 'train_cfg', 'test_cfg'}
