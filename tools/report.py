@@ -1,13 +1,14 @@
-"""Turn a run into one HTML page: images, classes, scales, confidence.
+"""One HTML page about a test run, or about a folder of auto-labels.
 
     python tools/report.py SHOW_DIR --compare zoo=OTHER_SHOW_DIR
+    python tools/report.py LABELS --config CONFIG
+        --check config:val_dataloader --prior config:train_dataloader
 
 SHOW_DIR is what test.py --show-dir of mmseg wrote, with ScaleMapsVisualizer
-and ScaleMapsVisualizationHook in the config. The page holds all it needs and
-opens from disk. It shows the images with the lowest mIoU, each with the
-pictures of the run and a slider between any two of them, and lists all; IoU
-of each class and each scale, against other runs; how much each class relies
-on each scale; and how far confidence can be trusted.
+and ScaleMapsVisualizationHook in the config; LABELS what tools/autolabel.py
+wrote. Pages hold all they need and open from disk; LABELS/report.json has the
+numbers of the page beside it. docs/looking.md and docs/autolabel_report.md
+say how to read them.
 """
 
 from __future__ import annotations
@@ -16,121 +17,179 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import hmsa_mmseg  # noqa: F401  (first: makes the stack importable)
 
 # isort: split
 
-from mmengine.utils import ProgressBar
-from reporting.compare import read_other
-from reporting.images import Options
-from reporting.page import build_page
-from reporting.run import ReportError, read_run
-
-from hmsa_mmseg.utils import atomic_file
+from hmsa_mmseg.autolabel.config_datasets import PREFIX
+from hmsa_mmseg.datasets.autolabel_files import META_FILE
+from hmsa_mmseg.reports import ReportOptions, make_report, report_run
+from hmsa_mmseg.visualization import FOLDER
 
 PAGE = 'report.html'
-PAGE_TITLE = 'Report of a run'  # whose config is not known
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    defaults = Options._field_defaults
+    """Read the command line; options that are not given are left out."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
     parser.add_argument(
-        'folder', type=Path, metavar='SHOW_DIR', help='of the run'
+        'folder',
+        type=Path,
+        metavar='FOLDER',
+        help='SHOW_DIR or LABELS, which is told by what it holds',
     )
-    parser.add_argument(
+    run = parser.add_argument_group('of a test run')
+    add = run.add_argument
+    add(
         '--compare',
         nargs='+',
         action='extend',
-        default=[],
         metavar='NAME=PATH',
         help='other runs: a show-dir, a JSON file that test.py of mmseg '
         'wrote, scalars.json of a training, or {"mIoU": percent, "IoU": '
         '{class: percent}}',
     )
-    parser.add_argument(
-        *('-o', '--out'),
-        type=Path,
-        metavar='PAGE.html',
-        help=f'default: {PAGE} in SHOW_DIR',
-    )
-    parser.add_argument(
-        '--title', help='of the page; default: name of the config'
-    )
-    parser.add_argument(
-        '--name', default='this run', help='of the run, in comparisons'
-    )
-    parser.add_argument(
-        '--max-images',
-        type=int,
-        default=defaults['max_images'],
-        metavar='N',
-        help='so many have pictures, the worst ones; default: %(default)s',
-    )
-    parser.add_argument(
-        '--max-mb',
-        type=float,
-        default=defaults['max_bytes'] / 1e6,
-        metavar='MB',
-        help='that their pictures take at most; default: %(default)g',
-    )
-    parser.add_argument(
-        '--width',
-        type=int,
-        default=defaults['width'],
-        metavar='PX',
-        help='of pictures, at most; default: %(default)s',
-    )
+    out = f'default: {PAGE} in SHOW_DIR'
+    add('-o', '--out', type=Path, metavar='PAGE.html', help=out)
+    add('--title', help='of the page; default: name of the config')
+    add('--name', help='of the run, in comparisons; default: this run')
+    for name, metavar, limits, text in (
+        ('max-images', 'N', (0,), 'so many have pictures, the worst; 20'),
+        ('max-mb', 'MB', (0.0,), 'that their pictures take at most; 60'),
+        ('width', 'PX', (16,), 'of pictures, at most; 1024'),
+    ):
+        add(f'--{name}', type=_number(*limits), metavar=metavar, help=text)
+    labels = parser.add_argument_group('of auto-labels')
+    add = labels.add_argument
+    add('--config', help='whose data sets the next three options mean')
+    for name, text in (
+        (
+            'check',
+            'data set with true labels; LABELS/check holds the auto-labels '
+            'of its images. Without it no threshold is suggested',
+        ),
+        ('coarse', 'coarse labels of the same images'),
+        ('prior', 'true labels whose shares of classes are compared with'),
+    ):
+        add(f'--{name}', metavar=f'{PREFIX}LOADER', type=_loader, help=text)
+    before = 'labels of the round before; default: those that LABELS names'
+    add('--previous', type=Path, metavar='DIR', help=before)
+    for name, metavar, limits, text in (
+        (
+            *('threshold', 'T', (0.0, 1)),
+            'labels below this confidence are not kept; 0.5, as in the '
+            "authors' code",
+        ),
+        (
+            *('target-precision', 'P', (1e-6, 1)),
+            'of the pixels that the suggested threshold lets in; 0.5',
+        ),
+        (
+            *('low-coverage', 'SHARE', (0.0, 1)),
+            'images that keep less are listed; 0.5',
+        ),
+        ('worst', 'N', (0, 1000), 'images that are shown; 20'),
+        (
+            *('workers', 'N', (0, 1000)),
+            'processes that read; one for each core, 8 at most; 0: none '
+            'beside this one',
+        ),
+    ):
+        add(f'--{name}', type=_number(*limits), metavar=metavar, help=text)
     args = parser.parse_args(argv)
-    for name, least in (('max_images', 0), ('max_mb', 0), ('width', 16)):
-        value = getattr(args, name)
-        if not value >= least:
-            option = name.replace('_', '-')
-            parser.error(f'--{option}: expected {least} or more, got {value}')
-    names = [args.name, *(text.partition('=')[0] for text in args.compare)]
+    of_labels = (args.folder / META_FILE).is_file()
+    if not of_labels and not (args.folder / FOLDER).is_dir():
+        parser.error(
+            f'{args.folder}: expected {FOLDER} in it, which test.py '
+            '--show-dir writes with ScaleMapsVisualizer and '
+            'ScaleMapsVisualizationHook in the config, or '
+            f'{META_FILE}, which tools/autolabel.py writes'
+        )
+    other = run if of_labels else labels
+    for action in other._group_actions:
+        if hasattr(args, action.dest):
+            what = 'auto-labels' if of_labels else 'a test run'
+            parser.error(
+                f'{action.option_strings[-1]}: {args.folder} is a folder of '
+                f'{what}; expected options of it alone'
+            )
+    _check(parser, args)
+    args.of_labels = of_labels
+    return args
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    compared = getattr(args, 'compare', [])
+    names = [getattr(args, 'name', 'this run')]
+    names += [text.partition('=')[0] for text in compared]
     for name in names:
         if names.count(name) > 1:
             parser.error(f'--compare: two runs have the name {name!r}')
-    args.out = args.out or args.folder / PAGE
-    return args
+    wanted = [n for n in ('check', 'coarse', 'prior') if hasattr(args, n)]
+    if wanted and not hasattr(args, 'config'):
+        parser.error(f'--{wanted[0]}: expected --config beside it')
+
+
+def _number(least: float, most: float = float('inf')) -> Any:
+    """Read a number of the type of the first limit."""
+
+    def read(text: str) -> float:
+        value = type(least)(text)
+        if not least <= value <= most:
+            up_to = 'or more' if most == float('inf') else f'to {most:g}'
+            raise argparse.ArgumentTypeError(
+                f'expected {least:g} {up_to}, got {value}'
+            )
+        return value
+
+    read.__name__ = 'number'
+    return read
+
+
+def _loader(text: str) -> str:
+    if not text.startswith(PREFIX):
+        raise argparse.ArgumentTypeError(
+            f'expected {PREFIX}<loader>, such as {PREFIX}val_dataloader, got '
+            f'{text!r}'
+        )
+    return text
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the page and say how large it is; 1 on an error."""
-    args = parse_args(argv)
+    args = vars(parse_args(argv))
+    folder = args.pop('folder')
+    of_labels = args.pop('of_labels')
+    out, told = args.pop('out', folder / PAGE), ''
     try:
-        run = read_run(args.folder, args.name)
-        others = [read_other(text, run) for text in args.compare]
-        config = run.info.get('config')
-        options = Options(
-            title=args.title or (Path(config).stem if config else PAGE_TITLE),
-            max_images=args.max_images,
-            max_bytes=args.max_mb * 1e6,
-            width=args.width,
-        )
-        bar = ProgressBar(
-            min(args.max_images, len(run.records)), file=sys.stderr
-        )
-        page = build_page(run, others, options, progress=bar.update)
-        print(file=sys.stderr)
-        with atomic_file(args.out) as file:
-            file.write(page.html.encode())
-    except (ReportError, ImportError, OSError, ValueError) as error:
+        if of_labels:
+            args.setdefault('workers', min(8, os.cpu_count() or 1))
+            options = ReportOptions(labelled=args.pop('check', None), **args)
+            out = make_report(folder, options)
+        else:
+            others, most = args.pop('compare', ()), args.pop('max_mb', 60)
+            page = report_run(
+                folder, out, others, max_bytes=most * 1e6, **args
+            )
+            for note in page.notes:
+                print(f'warning: {note}', file=sys.stderr)
+            limit = f', limited by {page.limit}' if page.limit else ''
+            told = (
+                f', {page.num_shown} of {page.num_images} images with '
+                f'pictures{limit}'
+            )
+    # RuntimeError: a process that reads was killed.
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
-        print(f'{args.out} was not written', file=sys.stderr)
+        print(f'{out} was not written', file=sys.stderr)
         return 1
-    for note in page.notes:
-        print(f'warning: {note}', file=sys.stderr)
-    limit = f', limited by {page.limit}' if page.limit else ''
-    print(
-        f'{args.out}: {os.path.getsize(args.out) / 1e6:.1f} MB, '
-        f'{page.num_shown} of {page.num_images} images with pictures{limit}'
-    )
+    print(f'{out}: {os.path.getsize(out) / 1e6:.1f} MB{told}')
     return 0
 
 

@@ -8,6 +8,7 @@ that looks for ``*.png``.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -89,6 +90,25 @@ def atomic_save(obj: object, path: str | os.PathLike) -> None:
     """
     with atomic_file(path) as file:
         torch.save(obj, file)
+
+
+def write_json(
+    path: str | os.PathLike, content: object, indent: int | None = None
+) -> None:
+    """Write a JSON file that is either whole or absent.
+
+    Args:
+        path (str | os.PathLike): Its folder is made if it does not exist.
+        content (object): Of plain types.
+        indent (int, optional): Of its lines. Defaults to None, one line.
+
+    Raises:
+        OSError: If the file cannot be written.
+        ValueError: If a number is not finite.
+    """
+    text = json.dumps(content, indent=indent, allow_nan=False)
+    with atomic_file(path) as file:
+        file.write(text.encode() + b'\n')
 
 
 def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
