@@ -220,9 +220,8 @@ def test_plots_show_the_numbers(open_page, label_page):
                 assert apart or top >= other[3] or bottom <= other[1]
 
 
-@pytest.mark.parametrize('viewport', [DESKTOP, PHONE], ids=str)
-def test_the_line_follows_mouse_and_keys(open_page, viewport):
-    page = open_page(viewport)
+def test_the_line_follows_mouse_and_keys(open_page):
+    page = open_page()
     stage = page.locator('.stage').first
     stage.scroll_into_view_if_needed()
     assert cut(page)[0] == 'inset(0px 50% 0px 0px)'

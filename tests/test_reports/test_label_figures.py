@@ -1,7 +1,5 @@
 """What a report says, against counts by hand."""
 
-import json
-
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -23,8 +21,6 @@ from hmsa_mmseg.reports.label_figures import (
     change_part,
     class_part,
     coverage_part,
-    image_part,
-    plain,
     truth_part,
     worst_part,
 )
@@ -297,29 +293,3 @@ def test_other_classes_are_refused(cfg):
         Truths(cfg, 'config:val_dataloader', ('road', 'sky'))
     with pytest.raises(ValueError, match=r'test_dataloader\.dataset is miss'):
         Truths(cfg, 'config:test_dataloader', CLASSES)
-
-
-def test_images_are_counted_by_what_is_wrong_with_them(tmp_path):
-    failures = [
-        dict(name=f'x/{i}', image=f'x/{i}.png', reason=reason, error='no')
-        for i, reason in enumerate(['grey', 'empty', 'grey'])
-    ]
-    folder = write_tree(tmp_path, PAIRS, failures=failures)
-    (folder / 'a/00.png').unlink()
-    tree = read_label_set(folder)
-    part = image_part(tree, count_labels(tree, THRESHOLDS, 0.5))
-    assert (part['labelled'], part['counted']) == (10, 9)
-    assert part['failures'] == dict(grey=2, empty=1)
-    assert [row['name'] for row in part['damaged']] == ['a/00']
-    assert part['pixels'] == 9 * 32 * 64
-
-
-def test_plain_types():
-    values = dict(
-        a=plain(np.array([1.5, np.nan])),
-        b=plain(np.int64(3)),
-        c=plain(np.array(0.25)),
-        d=plain([np.float32(0.5), 'x']),
-    )
-    text = json.dumps(values, allow_nan=False)
-    assert json.loads(text) == dict(a=[1.5, None], b=3, c=0.25, d=[0.5, 'x'])

@@ -76,13 +76,6 @@ def test_flat_layout_and_train_ids_without_confidence(tmp_path):
     assert tree.unlisted() == []
 
 
-def test_missing_files(folder):
-    (folder / 'a/2_prob.png').unlink()
-    assert 'a/2_prob.png: No such file' in error_of(folder)
-    (folder / 'a/2.png').unlink()
-    assert 'a/2.png: No such file' in error_of(folder)
-
-
 def test_a_changed_file_is_found_by_its_sha256(folder):
     pixels = PAIRS['a/2'][1].copy()
     pixels[3, 3] ^= 1
@@ -90,14 +83,15 @@ def test_a_changed_file_is_found_by_its_sha256(folder):
     assert 'the manifest has' in error_of(folder)
 
 
-@pytest.mark.parametrize('kind', ['cut', 'empty', 'text'])
-def test_what_is_no_picture(folder, kind):
+def test_what_is_no_picture(folder):
     forget(folder, 'label_sha256')
     path = folder / 'a/2.png'
     content = path.read_bytes()
-    content = dict(cut=content[:-200], empty=b'', text=b'hello')[kind]
-    path.write_bytes(content)
-    assert 'a/2.png: no picture' in error_of(folder)
+    for damaged in (content[:-200], b'', b'hello'):
+        path.write_bytes(damaged)
+        assert 'a/2.png: no picture' in error_of(folder)
+    path.unlink()
+    assert 'a/2.png: No such file' in error_of(folder)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +156,6 @@ def test_what_is_no_folder_of_labels(tmp_path, folder):
     (folder / 'autolabel_meta.json').write_text('{')
     with pytest.raises(ValueError, match='is damaged'):
         read_label_set(folder)
-
-
-def test_label_ids_that_do_not_fit_the_classes(folder):
     write_meta(folder, make_meta(settings=dict(label_ids=[1, 2])))
-    match = r'autolabel_meta.json: 2 label_ids of 4 classes'
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(ValueError, match=r'json: 2 label_ids of 4 classes'):
         read_label_set(folder)
