@@ -29,6 +29,33 @@ from hmsa_mmseg.reports import ReportOptions, make_report, report_run
 from hmsa_mmseg.visualization import FOLDER
 
 PAGE = 'report.html'
+PREVIOUS = 'labels of the round before; those that LABELS names'
+LOADERS = dict(
+    check='data set with true labels; LABELS/check holds the auto-labels of '
+    'its images. Without it no threshold is suggested',
+    coarse='coarse labels of the same images',
+    prior='true labels whose shares of classes are compared with',
+)
+# Least, most, default and meaning.
+NUMBERS = {
+    'max-images': (0, None, 20, 'so many have pictures, the worst ones'),
+    'max-mb': (0.0, None, 60, 'that their pictures take at most'),
+    'width': (16, None, 1024, 'of pictures, px, at most'),
+    'threshold': (
+        *(0.0, 1, "0.5, as in the authors' code"),
+        'labels below this confidence are not kept',
+    ),
+    'target-precision': (
+        *(1e-6, 1, 0.5),
+        'of the pixels that the suggested threshold lets in',
+    ),
+    'low-coverage': (0.0, 1, 0.5, 'images that keep less are listed'),
+    'worst': (0, 1000, 20, 'images that are shown'),
+    'workers': (
+        *(0, 1000, 'one for each core, 8 at most'),
+        'processes that read; 0: none beside this one',
+    ),
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,8 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='SHOW_DIR or LABELS, which is told by what it holds',
     )
     run = parser.add_argument_group('of a test run')
-    add = run.add_argument
-    add(
+    run.add_argument(
         '--compare',
         nargs='+',
         action='extend',
@@ -55,53 +81,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'wrote, scalars.json of a training, or {"mIoU": percent, "IoU": '
         '{class: percent}}',
     )
-    out = f'default: {PAGE} in SHOW_DIR'
-    add('-o', '--out', type=Path, metavar='PAGE.html', help=out)
-    add('--title', help='of the page; default: name of the config')
-    add('--name', help='of the run, in comparisons; default: this run')
-    for name, metavar, limits, text in (
-        ('max-images', 'N', (0,), 'so many have pictures, the worst; 20'),
-        ('max-mb', 'MB', (0.0,), 'that their pictures take at most; 60'),
-        ('width', 'PX', (16,), 'of pictures, at most; 1024'),
-    ):
-        add(f'--{name}', type=_number(*limits), metavar=metavar, help=text)
+    run.add_argument('-o', '--out', type=Path, help=f'SHOW_DIR/{PAGE}')
+    run.add_argument('--title', help='of the page; the name of the config')
+    run.add_argument('--name', help='of the run, in comparisons; this run')
     labels = parser.add_argument_group('of auto-labels')
-    add = labels.add_argument
-    add('--config', help='whose data sets the next three options mean')
-    for name, text in (
-        (
-            'check',
-            'data set with true labels; LABELS/check holds the auto-labels '
-            'of its images. Without it no threshold is suggested',
-        ),
-        ('coarse', 'coarse labels of the same images'),
-        ('prior', 'true labels whose shares of classes are compared with'),
-    ):
-        add(f'--{name}', metavar=f'{PREFIX}LOADER', type=_loader, help=text)
-    before = 'labels of the round before; default: those that LABELS names'
-    add('--previous', type=Path, metavar='DIR', help=before)
-    for name, metavar, limits, text in (
-        (
-            *('threshold', 'T', (0.0, 1)),
-            'labels below this confidence are not kept; 0.5, as in the '
-            "authors' code",
-        ),
-        (
-            *('target-precision', 'P', (1e-6, 1)),
-            'of the pixels that the suggested threshold lets in; 0.5',
-        ),
-        (
-            *('low-coverage', 'SHARE', (0.0, 1)),
-            'images that keep less are listed; 0.5',
-        ),
-        ('worst', 'N', (0, 1000), 'images that are shown; 20'),
-        (
-            *('workers', 'N', (0, 1000)),
-            'processes that read; one for each core, 8 at most; 0: none '
-            'beside this one',
-        ),
-    ):
-        add(f'--{name}', type=_number(*limits), metavar=metavar, help=text)
+    labels.add_argument('--config', help='whose data sets the next three mean')
+    labels.add_argument('--previous', type=Path, help=PREVIOUS)
+    for name, text in LOADERS.items():
+        labels.add_argument(
+            f'--{name}', metavar=f'{PREFIX}LOADER', type=_loader, help=text
+        )
+    for name, (least, most, default, text) in NUMBERS.items():
+        group = run if name in ('max-images', 'max-mb', 'width') else labels
+        group.add_argument(
+            f'--{name}',
+            type=_number(least, most),
+            metavar='N',
+            help=f'{text}; default: {default}',
+        )
     args = parser.parse_args(argv)
     of_labels = (args.folder / META_FILE).is_file()
     if not of_labels and not (args.folder / FOLDER).is_dir():
@@ -119,30 +116,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                 f'{action.option_strings[-1]}: {args.folder} is a folder of '
                 f'{what}; expected options of it alone'
             )
-    _check(parser, args)
+    names = [getattr(args, 'name', 'this run')]
+    names += [o.partition('=')[0] for o in getattr(args, 'compare', ())]
+    for name in names:
+        if names.count(name) > 1:
+            parser.error(f'--compare: two runs have the name {name!r}')
+    wanted = [name for name in LOADERS if hasattr(args, name)]
+    if wanted and not hasattr(args, 'config'):
+        parser.error(f'--{wanted[0]}: expected --config beside it')
     args.of_labels = of_labels
     return args
 
 
-def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    compared = getattr(args, 'compare', [])
-    names = [getattr(args, 'name', 'this run')]
-    names += [text.partition('=')[0] for text in compared]
-    for name in names:
-        if names.count(name) > 1:
-            parser.error(f'--compare: two runs have the name {name!r}')
-    wanted = [n for n in ('check', 'coarse', 'prior') if hasattr(args, n)]
-    if wanted and not hasattr(args, 'config'):
-        parser.error(f'--{wanted[0]}: expected --config beside it')
-
-
-def _number(least: float, most: float = float('inf')) -> Any:
+def _number(least: float, most: float | None) -> Any:
     """Read a number of the type of the first limit."""
 
     def read(text: str) -> float:
         value = type(least)(text)
-        if not least <= value <= most:
-            up_to = 'or more' if most == float('inf') else f'to {most:g}'
+        if not least <= value <= (most or float('inf')):
+            up_to = f'to {most:g}' if most else 'or more'
             raise argparse.ArgumentTypeError(
                 f'expected {least:g} {up_to}, got {value}'
             )
@@ -174,16 +166,12 @@ def main(argv: list[str] | None = None) -> int:
             out = make_report(folder, options)
         else:
             others, most = args.pop('compare', ()), args.pop('max_mb', 60)
-            page = report_run(
+            told, notes = report_run(
                 folder, out, others, max_bytes=most * 1e6, **args
             )
-            for note in page.notes:
+            for note in notes:
                 print(f'warning: {note}', file=sys.stderr)
-            limit = f', limited by {page.limit}' if page.limit else ''
-            told = (
-                f', {page.num_shown} of {page.num_images} images with '
-                f'pictures{limit}'
-            )
+            told = f', {told}'
     # RuntimeError: a process that reads was killed.
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)

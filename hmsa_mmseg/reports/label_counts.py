@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,32 +31,6 @@ from .label_truths import Truths
 _BLOCK = 8
 
 
-class ImageCounts(NamedTuple):
-    """What is known of a single image; shares are nan without pixels.
-
-    Attributes:
-        name (str): Of the image.
-        error (str | None): Why its pair cannot be used.
-        coverage (float | None): Share of the pixels that are kept.
-        compared (bool): Whether it has a true label.
-        truth_error (str | None): Why its true label cannot be used; ''
-            if there is none.
-        changed (float | None): Share of the pixels whose label was another
-            in the round before.
-        kept_changed (float | None): Of those that are kept in both rounds.
-        change_error (str | None): Why that is not known.
-    """
-
-    name: str
-    error: str | None = None
-    coverage: float | None = None
-    compared: bool = False
-    truth_error: str | None = None
-    changed: float | None = None
-    kept_changed: float | None = None
-    change_error: str | None = None
-
-
 @dataclass
 class Counts:
     """What is counted of a folder, or of some of its images.
@@ -67,13 +41,20 @@ class Counts:
         changes (ndarray): int64 (2, K, K): pixels by the class that they had
             in the round before and that they have, all and those that are
             kept in both.
-        images (list[ImageCounts]): In the order of the manifest.
+        images (list[dict]): In the order of the manifest: ``name`` and, as
+            far as they are known or there is one, ``error``, why the pair
+            cannot be used; ``coverage``, the share of pixels that is kept;
+            ``compared``, True beside a true label, or ``truth_error``, ''
+            if there is none; ``changed`` and ``kept_changed``, shares of the
+            pixels that had another class in the round before, of all and of
+            those that are kept in both, or ``change_error``. Shares are nan
+            without pixels.
     """
 
     pixels: np.ndarray
     truth: TruthCounts
     changes: np.ndarray
-    images: list[ImageCounts]
+    images: list[dict[str, Any]]
 
     @classmethod
     def empty(cls, num_classes: int, num_thresholds: int) -> Counts:
@@ -110,33 +91,24 @@ class _Counter:
         counts = Counts.empty(self.num_classes, len(self.thresholds))
         for i in block:
             line = self.labels.lines[i]
-            found = ImageCounts(line['name'])
-            try:
-                label, confidence = self.labels.read(line)
-            except DamagedPairError as error:
-                found = found._replace(error=str(error))
-            else:
-                pixels = joint_counts(
-                    (label, confidence), (self.num_classes, LEVELS)
-                )
-                counts.pixels += pixels
-                found = found._replace(
-                    coverage=coverage(pixels.sum(0), [self.threshold])[0],
-                    **self._compare(found.name, label, confidence, counts),
-                    **self._look_back(found.name, label, confidence, counts),
-                )
+            found = dict(name=line['name'])
             counts.images.append(found)
+            try:
+                pair = self.labels.read(line)
+            except DamagedPairError as error:
+                found['error'] = str(error)
+                continue
+            pixels = joint_counts(pair, (self.num_classes, LEVELS))
+            counts.pixels += pixels
+            share = coverage(pixels.sum(0), [self.threshold])[0]
+            found['coverage'] = float(share)
+            if self.truths is not None:
+                found.update(self._compare(found['name'], *pair, counts))
+            if self.previous is not None:
+                found.update(self._look_back(found['name'], *pair, counts))
         return counts
 
-    def _compare(
-        self,
-        name: str,
-        label: np.ndarray,
-        confidence: np.ndarray,
-        counts: Counts,
-    ) -> dict[str, Any]:
-        if self.truths is None:
-            return {}
+    def _compare(self, name, label, confidence, counts) -> dict[str, Any]:
         if name not in self.places:
             return dict(truth_error='')
         try:
@@ -153,15 +125,7 @@ class _Counter:
         )
         return dict(compared=True)
 
-    def _look_back(
-        self,
-        name: str,
-        label: np.ndarray,
-        confidence: np.ndarray,
-        counts: Counts,
-    ) -> dict[str, Any]:
-        if self.previous is None:
-            return {}
+    def _look_back(self, name, label, confidence, counts) -> dict[str, Any]:
         place = self.previous.names.get(name)
         if place is None:
             return dict(change_error='it had no label')

@@ -152,18 +152,16 @@ def worst_part(
         dict: ``mean`` coverage of an image, ``below`` and ``count`` and
         ``low``, the images below it, and ``worst``; the lowest first.
     """
-    found = [image for image in counts.images if image.coverage is not None]
+    found = [one for one in counts.images if 'coverage' in one]
+    shares = np.array([one['coverage'] for one in found])
     # By name, if equal; without pixels last.
-    order = np.argsort([image.coverage for image in found], kind='stable')
     rows = [
-        dict(name=found[i].name, coverage=plain(found[i].coverage))
-        for i in order
+        dict(name=found[i]['name'], coverage=plain(shares[i]))
+        for i in np.argsort(shares, kind='stable')
     ]
     low = [row for row in rows if (row['coverage'] or 0) < below]
     return dict(
-        mean=plain(float(np.mean([image.coverage for image in found])))
-        if found
-        else None,
+        mean=plain(shares.mean()) if found else None,
         below=below,
         count=len(low),
         low=low,
@@ -198,13 +196,14 @@ def change_part(
         became which, most frequent first; and the images that changed most.
     """
     every, kept = counts.changes
+    names = {image['name'] for image in counts.images}
     of_class, of_kept = (
         1 - divide(np.diag(table), table.sum(1)) for table in counts.changes
     )
     images = [
-        dict(name=one.name, changed=one.changed, kept_changed=one.kept_changed)
+        {key: one[key] for key in ('name', 'changed', 'kept_changed')}
         for one in counts.images
-        if one.changed is not None
+        if 'changed' in one
     ]
     images.sort(key=lambda row: -row['changed'])
     columns = dict(
@@ -219,7 +218,7 @@ def change_part(
             folder=previous.folder.name,
             images=len(images),
             missing=_listed(counts, 'change_error'),
-            gone=len({*previous.names} - {one.name for one in counts.images}),
+            gone=len(previous.names.keys() - names),
             pixels=every.sum(),
             changed=share_changed(every),
             kept=kept.sum(),
@@ -276,12 +275,12 @@ def truth_part(
         iou=np.transpose([one['IoU'] / 100 for one in found]),
         coverage=divide(kept, true).T,
     )
-    names = [image.name for image in counts.images]
+    names = [image['name'] for image in counts.images]
     return dict(
         data_set=truths.key,
-        images=sum(image.compared for image in counts.images),
+        images=sum('compared' in image for image in counts.images),
         without=_counted(
-            [one.name for one in counts.images if one.truth_error == '']
+            [i['name'] for i in counts.images if i.get('truth_error') == '']
         ),
         damaged=_listed(counts, 'truth_error'),
         unused=len(truths) - len(truths.match(names)),
@@ -374,7 +373,7 @@ def _counted(names: list[str]) -> dict[str, Any]:
 def _listed(counts: Counts, error: str) -> list[dict[str, Any]]:
     """Names of the images that have an error of a kind."""
     return [
-        dict(name=image.name, error=getattr(image, error))
+        dict(name=image['name'], error=image[error])
         for image in counts.images
-        if getattr(image, error)
+        if image.get(error)
     ]

@@ -34,7 +34,7 @@ def find_seen(folder: Path, truths: Truths, counts: Counts) -> dict[str, Any]:
         is not known.
     """
     record = read_teacher(folder)
-    names = [image.name for image in counts.images if image.compared]
+    names = [one['name'] for one in counts.images if 'compared' in one]
     paths = [truths.images[i] for i in truths.match(names).values()]
     seen, problem = None, record.problem
     if record.images:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -34,21 +34,6 @@ WIDTH = 480
 DARK = (18, 18, 22)
 # Ratios of shares from 1 / 8 to 8 have bars of different lengths.
 _MOST = 3.0
-
-
-class Sample(NamedTuple):
-    """Pictures of an image.
-
-    Attributes:
-        row (dict): Of ``worst`` in the report.
-        pictures (list[tuple[str, str | None]]): Title and picture; None if
-            there is none.
-        size (tuple[int, int]): Height and width of the image.
-    """
-
-    row: dict[str, Any]
-    pictures: list[tuple[str, str | None]]
-    size: tuple[int, int]
 
 
 def label_page(data: dict[str, Any], labels: LabelSet) -> str:
@@ -170,22 +155,26 @@ def _draw(
     palette: np.ndarray,
     row: dict[str, Any],
     threshold: float,
-) -> Sample:
-    """Draw an image, its label, dark below a threshold, and confidence."""
+) -> dict[str, Any]:
+    """Draw an image, its label, dark below a threshold, and confidence.
+
+    Pictures are by their titles, None where there is none.
+    """
     line = labels.lines[labels.names[row['name']]]
-    pictures = [('image', _image(row['image'], labels.folder))]
+    pictures = dict(image=_image(row['image'], labels.folder))
+    sample = dict(row=row, pictures=pictures, size=line['size'])
     try:
         label, confidence = labels.read(line)
     # Whoever writes to the folder meanwhile.
     except DamagedPairError:
-        return Sample(row, pictures, tuple(line['size']))
+        return sample
     colours = paint(label, palette)
     colours[~is_kept(threshold)[confidence]] = DARK
-    pictures.append(('label', _shrunk(Image.fromarray(colours), flat=True)))
+    pictures['label'] = _shrunk(Image.fromarray(colours), flat=True)
     if labels.has_confidence:
         picture = Image.fromarray(heat(confidence / 255))
-        pictures.append(('confidence', _shrunk(picture)))
-    return Sample(row, pictures, tuple(line['size']))
+        pictures['confidence'] = _shrunk(picture)
+    return sample
 
 
 def _image(text: str | None, folder: Path) -> str | None:

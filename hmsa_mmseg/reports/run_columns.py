@@ -44,23 +44,9 @@ class Column(NamedTuple):
     base: Scores | None = None
 
 
-class Comparison(NamedTuple):
-    """Runs beside that of the page.
-
-    Attributes:
-        columns (list[Column]): The run of the page first; before a run that
-            has not all of its images, it stands again, with those images
-            alone.
-        runs (list[Run]): The other runs that are show-dirs.
-        notes (list[str]): What limits the comparison.
-    """
-
-    columns: list[Column]
-    runs: list[Run]
-    notes: list[str]
-
-
-def compare(run: Run, scores: Scores, texts: Sequence[str]) -> Comparison:
+def compare(
+    run: Run, scores: Scores, texts: Sequence[str]
+) -> tuple[list[Column], list[Run], list[str]]:
     """Read what ``--compare`` names.
 
     Args:
@@ -72,13 +58,17 @@ def compare(run: Run, scores: Scores, texts: Sequence[str]) -> Comparison:
             ``{"mIoU": percent, "IoU": {class: percent or null}}``.
 
     Returns:
-        Comparison: Only of the run, if there are no others.
+        tuple[list[Column], list[Run], list[str]]: The run of the page first;
+        before a run that has not all of its images, it stands again, with
+        those images alone. The other runs that are show-dirs. What limits
+        the comparison.
 
     Raises:
         ReportError: If one is neither, of other classes or other images.
     """
-    own = Column(run.name, RUN_COLOURS[0], scores, len(run.labelled))
-    found = Comparison([own], [], [])
+    num_images = len(run.labelled)
+    columns = [Column(run.name, RUN_COLOURS[0], scores, num_images)]
+    runs, notes = [], []
     for i, text in enumerate(texts, 1):
         name, equals, path = text.partition('=')
         if not (name and equals and path):
@@ -86,34 +76,48 @@ def compare(run: Run, scores: Scores, texts: Sequence[str]) -> Comparison:
                 f'--compare {text}: expected NAME=DIR or NAME=FILE.json'
             )
         colour, path = RUN_COLOURS[i % len(RUN_COLOURS)], Path(path)
+        count, base = None, scores
         if path.is_dir():
-            _add_folder(found, run, name, path, colour)
+            other = read_run(path, name)
+            common = _common_images(run, other)
+            runs.append(other)
+            base, there = (
+                score([one.labelled[image] for image in common])
+                for one in (run, other)
+            )
+            count, total = len(common), len(other.labelled)
+            if not count == num_images == total:
+                notes.append(
+                    f'Not the same images: {run.name} has {num_images}, '
+                    f'{name} {total}. Compared are the {count} that both '
+                    'have.'
+                )
+                again = f'{run.name}, {count} images of {name}'
+                columns.append(Column(again, RUN_COLOURS[0], base, count))
+                name = f'{name}, {count} images'
         elif path.is_file():
             there = _read_metrics(path, run.classes)
-            found.columns.append(Column(name, colour, there, None, scores))
-            found.notes.append(
+            notes.append(
                 f'{name}: {path.name} does not tell its images, so they may '
-                f'be others than the {len(run.labelled)} of {run.name}.'
+                f'be others than the {num_images} of {run.name}.'
             )
         else:
             raise ReportError(f'--compare {text}: no such file or folder')
-    return found
+        columns.append(Column(name, colour, there, count, base))
+    return columns, runs, notes
 
 
-def _add_folder(
-    found: Comparison, run: Run, name: str, folder: Path, colour: str
-) -> None:
-    """Compare with a show-dir on the images that both have."""
-    other = read_run(folder, name)
-    where = f'--compare {name}={folder}'
+def _common_images(run: Run, other: Run) -> list[str]:
+    """Labelled images of two show-dirs."""
+    where = f'--compare {other.name}={other.folder}'
     if other.classes != run.classes:
         raise ReportError(
             f'{where}: its classes are {", ".join(other.classes)}; those of '
             f'{run.folder} {", ".join(run.classes)}'
         )
-    if not other.labelled:
-        raise ReportError(f'{where}: no image has a ground truth')
     here, there = run.labelled, other.labelled
+    if not there:
+        raise ReportError(f'{where}: no image has a ground truth')
     common = sorted(here.keys() & there.keys())
     if not common:
         raise ReportError(
@@ -122,20 +126,7 @@ def _add_folder(
             'expected a test of the same images. The JSON file of that test '
             'can be compared without them'
         )
-    count = len(common)
-    base, scores = (
-        score([one[image] for image in common]) for one in (here, there)
-    )
-    if not count == len(here) == len(there):
-        found.notes.append(
-            f'Not the same images: {run.name} has {len(here)}, {name} '
-            f'{len(there)}. Compared are the {count} that both have.'
-        )
-        again = f'{run.name}, {count} images of {name}'
-        found.columns.append(Column(again, RUN_COLOURS[0], base, count))
-        name = f'{name}, {count} images'
-    found.columns.append(Column(name, colour, scores, count, base))
-    found.runs.append(other)
+    return common
 
 
 def _read_metrics(path: Path, classes: tuple[str, ...]) -> Scores:

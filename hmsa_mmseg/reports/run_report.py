@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from hmsa_mmseg.visualization.colours import (
 
 from .pages import ReportError, build_page, css, heat_gradient, is_known
 from .pages import progress as show_progress
-from .run_columns import Column, Comparison, compare
+from .run_columns import Column, compare
 from .run_images import image_rows
 from .runs import Run, Scores, class_shares, read_run, scale_iou, score
 
@@ -31,24 +30,6 @@ from .runs import Run, Scores, class_shares, read_run, scale_iou, score
 MIN_LABELLED = 0.13
 #: Differences of mIoU, in percent, that are more than rounding.
 TOLERANCE = 0.05
-
-
-class Page(NamedTuple):
-    """A page that is written.
-
-    Attributes:
-        path (Path): Of its file.
-        num_images (int): Of the run.
-        num_shown (int): Of those with pictures.
-        limit (str): What kept the others from having some, or ''.
-        notes (list[str]): What the reader should know; they are in the page.
-    """
-
-    path: Path
-    num_images: int
-    num_shown: int
-    limit: str
-    notes: list[str]
 
 
 def report_run(
@@ -60,7 +41,7 @@ def report_run(
     max_images: int = 20,
     max_bytes: float = 60e6,
     width: int = 1024,
-) -> Page:
+) -> tuple[str, list[str]]:
     """Write the page of a run.
 
     Args:
@@ -78,7 +59,8 @@ def report_run(
         width (int): Of the pictures, px, at most. Defaults to 1024.
 
     Returns:
-        Page: It refers to nothing outside.
+        tuple[str, list[str]]: How many images have pictures, and what the
+        reader should know, which is in the page too.
 
     Raises:
         ReportError: If a picture is missing or damaged, or runs do not fit
@@ -89,9 +71,9 @@ def report_run(
     """
     run = read_run(folder, name)
     scores = score(run.records)
-    found = Comparison([], [], [])
+    columns, runs, notes = [], [], []
     if scores is not None:
-        found = compare(run, scores, others)
+        columns, runs, notes = compare(run, scores, others)
     elif others:
         raise ReportError(
             f'{run.folder}: no image has a ground truth, so there is nothing '
@@ -99,15 +81,15 @@ def report_run(
         )
     with show_progress('images', min(max_images, len(run.records))) as update:
         rows, limit = image_rows(
-            run, found.runs, max_images, max_bytes, width, update
+            run, runs, max_images, max_bytes, width, update
         )
     shown = [row for row in rows if row.pictures]
-    notes = [*found.notes, *_notes(run, scores)]
+    notes += _notes(run, scores)
     config = run.info.get('config')
     # Of others only the mean may be known.
-    columns = [
+    class_runs = [
         column
-        for i, column in enumerate(found.columns)
+        for i, column in enumerate(columns)
         if i == 0 or not np.isnan(column.scores.iou).all()
     ]
     scale_colours = scale_palette(len(run.scales)) if run.scales else ()
@@ -115,15 +97,15 @@ def report_run(
         'run.html.j2',
         title=title or (Path(config).stem if config else 'Report of a run'),
         run=run,
-        runs=found.columns,
-        class_runs=columns,
-        compared=[other.name for other in found.runs],
+        runs=columns,
+        class_runs=class_runs,
+        compared=[other.name for other in runs],
         scores=scores,
         rows=rows,
         shown=shown,
         notes=notes,
         choices={p.key: p.title for row in shown for p in row.pictures},
-        class_rows=_class_rows(run, columns),
+        class_rows=_class_rows(run, class_runs),
         scale_rows=_scale_rows(run, scores),
         shares=[
             (by, shares)
@@ -150,7 +132,8 @@ def report_run(
     )
     with atomic_file(out) as file:
         file.write(html.encode())
-    return Page(out, len(rows), len(shown), limit, notes)
+    told = f'{len(shown)} of {len(rows)} images with pictures'
+    return told + (f', limited by {limit}' if limit else ''), notes
 
 
 def _class_rows(

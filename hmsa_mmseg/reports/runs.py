@@ -93,26 +93,6 @@ class Scores(NamedTuple):
     aacc: float = np.nan
 
 
-class ClassShare(NamedTuple):
-    """How much each scale counts in a class, or in all of them together.
-
-    Attributes:
-        name (str): Of the class.
-        pixels (int): Number of its pixels.
-        weights (list[float]): Mean weight of each scale, S values of sum 1.
-        wins (list[float]): Part of the pixels in which each scale has the
-            largest weight, S values of sum 1 or, with ties, less.
-        mean_scale (float): The scales' geometric mean, weighted so:
-            ``2 ** sum(weight * log2(scale))``.
-    """
-
-    name: str
-    pixels: int
-    weights: list[float]
-    wins: list[float]
-    mean_scale: float
-
-
 def read_run(folder: Path, name: str) -> Run:
     """Read a show-dir.
 
@@ -162,8 +142,8 @@ def scale_iou(records: Sequence[Record]) -> np.ndarray | None:
     return 100 * scale_class_iou(records) if records else None
 
 
-def class_shares(run: Run, by: str) -> list[ClassShare] | None:
-    """Shares of the scales, first of all pixels, then of each class.
+def class_shares(run: Run, by: str) -> list[dict[str, Any]] | None:
+    """How much each scale counts, first of all pixels, then of each class.
 
     Args:
         run (Run): The run.
@@ -171,8 +151,12 @@ def class_shares(run: Run, by: str) -> list[ClassShare] | None:
             pixel counts.
 
     Returns:
-        list[ClassShare] | None: Of the classes that have pixels, the one that
-        relies on high scales most first; None where it was not counted.
+        list[dict] | None: ``name`` of the class, number of its ``pixels``,
+        mean ``weights`` of the scales, ``wins``, the part of the pixels in
+        which each scale has the largest weight, and ``mean_scale``, the
+        geometric mean of the scales, weighted so. Of the classes that have
+        pixels, the one that relies on high scales most first; None where it
+        was not counted.
     """
     field, counted = (
         ('class_pixels', 'class_weights')
@@ -183,23 +167,25 @@ def class_shares(run: Run, by: str) -> list[ClassShare] | None:
     pixels = np.sum([getattr(r, field) for r in records], axis=0)
     if not records or not pixels.sum():
         return None
-    weights, wins = (scale_shares(records, by, wins) for wins in (False, True))
-
-    def share(name, pixels, weights, wins):
-        mean_scale = float(2 ** (weights @ np.log2(run.scales)))
-        return ClassShare(
-            name, int(pixels), weights.tolist(), wins.tolist(), mean_scale
-        )
-
+    # Those of classes without pixels are nan. One row more is of all.
+    weights, wins = (
+        np.nan_to_num(scale_shares(records, by, is_wins)).T
+        for is_wins in (False, True)
+    )
+    weights, wins = (
+        np.vstack([shares, pixels @ shares / pixels.sum()])
+        for shares in (weights, wins)
+    )
+    names, pixels = (*run.classes, 'all'), [*pixels, pixels.sum()]
     rows = [
-        share(name, pixels[k], weights[:, k], wins[:, k])
-        for k, name in enumerate(run.classes)
+        dict(
+            name=name,
+            pixels=int(pixels[k]),
+            weights=weights[k].tolist(),
+            wins=wins[k].tolist(),
+            mean_scale=float(2 ** (weights[k] @ np.log2(run.scales))),
+        )
+        for k, name in enumerate(names)
         if pixels[k]
     ]
-    rows.sort(key=lambda row: -row.mean_scale)
-    # Those of classes without pixels are nan.
-    total = [
-        np.nan_to_num(values) @ pixels / pixels.sum()
-        for values in (weights, wins)
-    ]
-    return [share('all', pixels.sum(), *total), *rows]
+    return [rows[-1], *sorted(rows[:-1], key=lambda row: -row['mean_scale'])]

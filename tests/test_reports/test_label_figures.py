@@ -90,7 +90,7 @@ def test_processes_change_nothing(root, tree, truths, counts):
     np.testing.assert_array_equal(again.changes, counts.changes)
     for one, two in zip(again.truth, counts.truth):
         np.testing.assert_array_equal(one, two)
-    assert [i.name for i in again.images] == NAMES
+    assert [image['name'] for image in again.images] == NAMES
     assert again.images == counts.images
 
 
