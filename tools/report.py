@@ -29,7 +29,7 @@ from hmsa_mmseg.reports import ReportOptions, make_report, report_run
 from hmsa_mmseg.visualization import FOLDER
 
 PAGE = 'report.html'
-PREVIOUS = 'labels of the round before; those that LABELS names'
+PREVIOUS = 'labels of the round before; default: those that LABELS names'
 LOADERS = dict(
     check='data set with true labels; LABELS/check holds the auto-labels of '
     'its images. Without it no threshold is suggested',
@@ -81,9 +81,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'wrote, scalars.json of a training, or {"mIoU": percent, "IoU": '
         '{class: percent}}',
     )
-    run.add_argument('-o', '--out', type=Path, help=f'SHOW_DIR/{PAGE}')
-    run.add_argument('--title', help='of the page; the name of the config')
-    run.add_argument('--name', help='of the run, in comparisons; this run')
+    run.add_argument(
+        '-o', '--out', type=Path, help=f'default: SHOW_DIR/{PAGE}'
+    )
+    run.add_argument(
+        '--title', help='of the page; default: name of the config'
+    )
+    run.add_argument(
+        '--name', help='of the run, in comparisons; default: this run'
+    )
     labels = parser.add_argument_group('of auto-labels')
     labels.add_argument('--config', help='whose data sets the next three mean')
     labels.add_argument('--previous', type=Path, help=PREVIOUS)

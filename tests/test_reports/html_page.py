@@ -1,6 +1,10 @@
 """A page as a browser reads it."""
 
+import base64
+import io
 from html.parser import HTMLParser
+
+from PIL import Image
 
 VOID = {'meta', 'img', 'input', 'br', 'hr', 'link'}
 
@@ -63,3 +67,11 @@ def up(entry):
     while entry is not None:
         yield entry
         entry = entry['parent']
+
+
+def picture(uri):
+    kind, _, text = uri.partition(';base64,')
+    assert kind == 'data:image/webp'
+    image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
+    image.load()
+    return image

@@ -1,15 +1,12 @@
 """The report of a run: its numbers, its structure, and its errors."""
 
-import base64
-import io
 import json
 import os
 import re
 
 import numpy as np
 import pytest
-from PIL import Image
-from test_reports.html_page import Page, up
+from test_reports.html_page import Page, picture, up
 from test_reports.show_dirs import (
     CLASSES,
     IGNORED,
@@ -34,14 +31,6 @@ INFO = dict(
     dataset='CityscapesDataset',
     date='2024-05-06 07:08:09',
 )
-
-
-def picture(uri):
-    kind, _, text = uri.partition(';base64,')
-    assert kind == 'data:image/webp'
-    image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
-    image.load()
-    return image
 
 
 def written(values, digits=1):
@@ -324,24 +313,6 @@ def test_shares_of_the_scales(page, run, by, field):
     assert rows == expected
     order = sorted(CLASSES[:3], key=mean_scale.get, reverse=True)
     assert [*rows] == ['all', *order]
-    # The chart above shows the same.
-    chart = page.find('table', **{'class': 'shares'})[
-        ('predicted', 'labelled').index(by)
-    ]
-    (body,) = page.find('tbody', chart)
-    for row in page.find('tr', body):
-        name, *cells = (
-            entry['text'].strip()
-            for entry in page.tags
-            if entry['parent'] is row
-        )
-        assert cells[-1] == f'{mean_scale[name]:.2f}'
-        parts = [
-            float(re.search(r'--part:([\d.]+)', i['attrs']['style'])[1])
-            for i in page.find('i', row)
-        ]
-        assert sum(parts) == pytest.approx(1)
-        assert written(100 * np.array(parts)) == rows[name][1:4]
 
 
 def test_all_images_are_in_the_table(page, run, other):

@@ -97,24 +97,6 @@ def test_iou_is_that_of_mmseg(samples, records):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('by', ['predicted', 'labelled'])
-@pytest.mark.parametrize('wins', [False, True])
-def test_shares_are_means_over_pixels(samples, records, by, wins):
-    field = 'pred_sem_seg' if by == 'predicted' else 'gt_sem_seg'
-    shares = scale_shares(records, by=by, wins=wins)
-    assert shares.shape == (S, K)
-    classes = np.stack([data(sample, field)[0] for sample in samples])
-    weights = np.stack([data(sample, 'scale_weights') for sample in samples])
-    for k in range(K):
-        pixels = weights.transpose(1, 0, 2, 3)[:, classes == k]
-        if wins:
-            pixels = pixels == pixels.max(axis=0)
-        np.testing.assert_allclose(
-            shares[:, k], pixels.mean(axis=1), rtol=1e-5
-        )
-    np.testing.assert_allclose(shares.sum(axis=0), 1)
-
-
 def test_no_scale_wins_where_several_have_the_largest_weight(make_sample):
     sample = make_sample()
     weights = sample.scale_weights.data
