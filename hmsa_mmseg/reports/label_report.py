@@ -98,7 +98,7 @@ def make_report(out: Path, options: ReportOptions) -> Path:
     labels = read_label_set(out)
     data = _collect(labels, options)
     page = label_page(data, labels)
-    write_json(out / REPORT_JSON, data)
+    write_json(out / REPORT_JSON, data, indent=None)
     with atomic_file(out / REPORT_HTML) as file:
         file.write(page.encode())
     return out / REPORT_HTML

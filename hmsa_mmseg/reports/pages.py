@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import os
 import re
@@ -19,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hmsa_mmseg.visualization.colours import heat
+from hmsa_mmseg.visualization.data_uris import data_uri
 
 from . import charts
 
@@ -121,23 +120,6 @@ def heat_gradient() -> str:
     return ', '.join(map(css, heat(np.linspace(0, 1, 9)[None])[0]))
 
 
-def data_uri(image: Image.Image, format: str = 'WEBP', **options: Any) -> str:
-    """Encode a picture for the ``src`` of an ``img``.
-
-    Args:
-        image (Image.Image): The picture.
-        format (str): As Pillow calls it. Defaults to 'WEBP'.
-        **options: Of Pillow's writer, such as ``quality``.
-
-    Returns:
-        str: ``data:image/...;base64,...``.
-    """
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    text = base64.b64encode(buffer.getvalue()).decode()
-    return f'data:image/{format.lower()};base64,{text}'
-
-
 def shrunk_uri(image: Image.Image, width: int, flat: bool) -> str:
     """Encode a picture, not wider than a number of pixels.
 
@@ -148,15 +130,15 @@ def shrunk_uri(image: Image.Image, width: int, flat: bool) -> str:
             of two of them would be a third.
 
     Returns:
-        str: As of :func:`data_uri`.
+        str: For the ``src`` of an ``img``.
     """
     if image.width > width:
         size = (width, max(1, round(image.height * width / image.width)))
         how = Image.Resampling.NEAREST if flat else Image.Resampling.BOX
         image = image.resize(size, how)
     if flat:
-        return data_uri(image, lossless=True, method=METHOD)
-    return data_uri(image, quality=QUALITY, method=METHOD)
+        return data_uri(image, 'WEBP', lossless=True, method=METHOD)
+    return data_uri(image, 'WEBP', quality=QUALITY, method=METHOD)
 
 
 @contextmanager

@@ -1,10 +1,4 @@
 from .checkpoint import check_crc, safe_load
-from .files import atomic_file, atomic_save, write_json
+from .files import atomic_file, write_json
 
-__all__ = [
-    'atomic_file',
-    'atomic_save',
-    'check_crc',
-    'safe_load',
-    'write_json',
-]
+__all__ = ['atomic_file', 'check_crc', 'safe_load', 'write_json']

@@ -16,15 +16,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
-
-import torch
+from typing import Any, BinaryIO
 
 _HOST = re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:40] or 'host'
 # Earlier versions wrote no host.
-_PART = re.compile(
-    r'\.(?P<name>.+?)(?:\.(?P<host>[A-Za-z0-9-]+))?\.(?P<pid>\d+)\.part'
-)
+_PART = re.compile(r'\.(.+?)(?:\.([A-Za-z0-9-]+))?\.(\d+)\.part')
 # File systems take 255 bytes; host, process and dots need up to 60.
 _MAX_NAME = 190
 # Seconds: more than a small file takes, with clocks that differ.
@@ -83,40 +79,27 @@ def atomic_file(
         part.unlink(missing_ok=True)
 
 
-def atomic_save(obj: object, path: str | os.PathLike) -> None:
-    """Save with ``torch.save`` so that the file is either whole or absent.
-
-    Args:
-        obj (object): What ``torch.save`` takes.
-        path (str | os.PathLike): Its folder is made if it does not exist.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    with atomic_file(path) as file:
-        torch.save(obj, file)
-
-
 def write_json(
-    path: str | os.PathLike, content: object, indent: int | None = None
+    path: str | os.PathLike, content: Any, indent: int | None = 2
 ) -> None:
     """Write a JSON file that is either whole or absent.
 
     Args:
         path (str | os.PathLike): Its folder is made if it does not exist.
-        content (object): Of plain types.
-        indent (int, optional): Of its lines. Defaults to None, one line.
+        content (Any): Of plain types.
+        indent (int, optional): Spaces for each level; None for one line.
+            Defaults to 2.
 
     Raises:
         OSError: If the file cannot be written.
-        ValueError: If a number is not finite.
+        ValueError: If a number is not finite, which JSON does not know.
     """
     text = json.dumps(content, indent=indent, allow_nan=False)
     with atomic_file(path) as file:
-        file.write(text.encode() + b'\n')
+        file.write((text + '\n').encode())
 
 
-def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
+def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> None:
     """Remove what killed processes have left of some files.
 
     A part stays if its process, or one of that number, runs on this machine.
@@ -129,22 +112,18 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
             run: what another machine has begun to write within the last hour
             stays. Defaults to False.
 
-    Returns:
-        int: How many were removed.
-
     Raises:
         OSError: If one cannot be removed.
     """
     folders: dict[Path, set[str]] = {}
     for path in paths:
         folders.setdefault(path.parent, set()).add(_key(path.name))
-    removed = 0
     for folder, keys in folders.items():
         for part in folder.glob('.*.part'):
             match = _PART.fullmatch(part.name)
             if match is None:
                 continue
-            name, host, pid = match.group('name', 'host', 'pid')
+            name, host, pid = match.groups()
             # A name may end like a host: `a.b` of `.a.b.12.part`.
             if keys.isdisjoint((name, f'{name}.{host}')):
                 continue
@@ -154,8 +133,6 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
                 stays = shared and _is_new(part)
             if not stays:
                 part.unlink(missing_ok=True)
-                removed += 1
-    return removed
 
 
 def _key(name: str) -> str:
@@ -165,10 +142,9 @@ def _key(name: str) -> str:
 
 
 def _is_new(part: Path) -> bool:
-    try:
+    with suppress(FileNotFoundError):
         return time.time() - part.stat().st_mtime < _NEW
-    except FileNotFoundError:
-        return False
+    return False
 
 
 def _runs(pid: int) -> bool:

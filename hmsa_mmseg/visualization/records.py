@@ -104,7 +104,8 @@ def write_run(root: str | os.PathLike, run: Mapping) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    write_json(Path(root, FOLDER, RUN_FILE), {'version': VERSION, **run})
+    path = Path(root, FOLDER, RUN_FILE)
+    write_json(path, {'version': VERSION, **run}, indent=None)
 
 
 def read_run(root: str | os.PathLike) -> dict | None:
@@ -206,7 +207,7 @@ def write_record(root: str | os.PathLike, record: Record) -> Path:
                 'their suffix'
             )
     known = {k: v for k, v in asdict(record).items() if v is not None}
-    write_json(path, {'version': VERSION, **known})
+    write_json(path, {'version': VERSION, **known}, indent=None)
     return path
 
 

@@ -24,7 +24,8 @@ from hmsa_mmseg.autolabel.meta import (
     read_meta,
     write_meta,
 )
-from hmsa_mmseg.autolabel.teacher import SEEN_FILE, Training, write_seen
+from hmsa_mmseg.autolabel.seen_images import SEEN_FILE, write_seen
+from hmsa_mmseg.autolabel.teacher import Training
 from hmsa_mmseg.datasets.autolabel_files import (
     CHECK_FOLDER,
     IMAGES_FILE,

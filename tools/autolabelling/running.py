@@ -148,7 +148,7 @@ def _label(
     )
     label_format, label_ids = label_ids_of(cfg, predictor, args.label_format)
     meta = build_meta(cfg, args, predictor, label_format, label_ids)
-    training = describe_training(args.checkpoint, cfg, args.teacher_saw)
+    training = describe_training(args.checkpoint, cfg, args.saw)
     job = Job(
         ImageLoader(pipeline, args.allow),
         Labeller(predictor, device, cfg, args.oom),
