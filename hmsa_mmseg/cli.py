@@ -24,10 +24,9 @@ COMMANDS = {
     'from-zoo': ('from_zoo.py', 'a config from one of mmseg, for your data'),
     'train': ('train.py', "train, by mmseg's train.py"),
     'test': ('test.py', "score and draw, by mmseg's test.py"),
-    'report': ('report.py', 'a page about a test, or several'),
+    'report': ('report.py', 'a page about a test, or about labels'),
     'infer': ('infer.py', 'predict images, folders and videos'),
     'label': ('autolabel.py', 'label images with a trained model'),
-    'label-report': ('autolabel_report.py', 'a page about such labels'),
     'add-attention': ('add_attention.py', 'attention for a trained model'),
     'convert': (
         'model_converters/nvidia2mmseg.py',

@@ -59,6 +59,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         ]
         assert wanted
         assert set(wanted) <= inside
+    templates = ROOT / 'hmsa_mmseg/reports/templates'
+    assert {str(p.relative_to(ROOT)) for p in templates.iterdir()} <= inside
     assert 'hmsa_mmseg/.mim/model-index.yml' in inside
     assert 'hmsa_mmseg/.mim/configs/hmsa/metafile.yaml' in inside
     unwanted = ('__pycache__', '/tools/dev/')

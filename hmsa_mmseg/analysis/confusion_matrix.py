@@ -17,6 +17,8 @@ from mmengine.dataset import BaseDataset
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from hmsa_mmseg.utils.confusion import count_confusion
+
 SUFFIX = '.png'
 # Names in an error message.
 MAX_NAMED = 5
@@ -69,49 +71,6 @@ def match_predictions(
             f'of the data set, of the same name; {"; ".join(parts)}'
         )
     return [found[name] for name in wanted]
-
-
-def count_confusion(
-    label: np.ndarray,
-    prediction: np.ndarray,
-    num_classes: int,
-    ignore_index: int,
-) -> np.ndarray:
-    """Count how often each class is predicted where each class is.
-
-    Args:
-        label (ndarray): Integers, the classes that are there.
-        prediction (ndarray): Integers of the same shape, those predicted.
-        num_classes (int): K.
-        ignore_index (int): Label of pixels that do not count.
-
-    Returns:
-        ndarray: int64 (K, K); a row for each true class, a column for each
-        predicted one.
-
-    Raises:
-        ValueError: If the shapes differ, or a value is no class.
-    """
-    if label.shape != prediction.shape:
-        raise ValueError(
-            f'the prediction is {_size(prediction)}, its label '
-            f'{_size(label)}; expected one size'
-        )
-    counts = label != ignore_index
-    # In 8 bits 18 * 19 + 18 is 104.
-    label = label[counts].astype(np.int64)
-    prediction = prediction[counts].astype(np.int64)
-    for name, values in (('label', label), ('prediction', prediction)):
-        wrong = values[(values < 0) | (values >= num_classes)]
-        if wrong.size:
-            raise ValueError(
-                f'the {name} holds {_some(np.unique(wrong).tolist())}; '
-                f'expected classes from 0 to {num_classes - 1}'
-                f' (pixels labelled {ignore_index} do not count)'
-            )
-    both = num_classes * label + prediction
-    matrix = np.bincount(both, minlength=num_classes**2)
-    return matrix.reshape(num_classes, num_classes)
 
 
 def confusion_of_dataset(
@@ -187,34 +146,6 @@ def _ignore_index(dataset: BaseDataset) -> int:
     return dataset.ignore_index
 
 
-def scores(matrix: np.ndarray) -> dict[str, Any]:
-    """Derive the usual scores from a confusion matrix.
-
-    Args:
-        matrix (ndarray): int64 (K, K), as of :func:`count_confusion`.
-
-    Returns:
-        dict: ``IoU``, ``Acc`` (recall) and ``Precision`` for each class, in
-        percent, NaN where a class neither is nor is predicted; ``mIoU`` and
-        ``mAcc``, their means over all other classes; ``aAcc``, the share of
-        pixels that are right.
-    """
-    hits = np.diag(matrix).astype(np.float64)
-    there, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        found = dict(
-            IoU=100 * hits / (there + predicted - hits),
-            Acc=100 * hits / there,
-            Precision=100 * hits / predicted,
-            aAcc=100 * hits.sum() / matrix.sum(),
-        )
-    for name in ('IoU', 'Acc'):
-        is_number = ~np.isnan(found[name])
-        mean = found[name][is_number].mean() if is_number.any() else np.nan
-        found[f'm{name}'] = mean
-    return found
-
-
 def normalised(matrix: np.ndarray, by: str) -> np.ndarray:
     """Turn counts into percent of their row or column.
 
@@ -238,7 +169,3 @@ def _some(names: list) -> str:
     more = f' and {len(names) - MAX_NAMED} more'
     shown = ', '.join(map(str, names[:MAX_NAMED]))
     return shown + (more if len(names) > MAX_NAMED else '')
-
-
-def _size(array: np.ndarray) -> str:
-    return ' x '.join(map(str, array.shape))

@@ -20,8 +20,7 @@ from torch import Tensor
 from hmsa_mmseg.models import MultiScaleAttentionSegmentor
 from hmsa_mmseg.models.scale_fusion import check_scales, resize_image
 from hmsa_mmseg.models.segmentors.results import at_original_size
-
-from .confusion_matrix import scores
+from hmsa_mmseg.utils.confusion import joint_counts, scores
 
 Scales = tuple[float, ...]
 
@@ -53,7 +52,7 @@ class ScaleScores(NamedTuple):
 
     Attributes:
         rows (dict[Row, dict]): For each row ``mIoU`` and more, in percent,
-            see :func:`.confusion_matrix.scores`.
+            see :func:`hmsa_mmseg.utils.confusion.scores`.
         weights (dict[tuple, ndarray]): For the scales of each ``blend`` row
             the mean weight of each scale in the pixels of each true class,
             float64 (S, K), 0 to 1; nan for a class without pixels.
@@ -157,7 +156,10 @@ def score_scales(
             for row in rows:
                 probs = restore(_predict(row, view, flipped))
                 classes = probs.argmax(1).flatten()[valid]
-                counts[row] += _confusion(label, classes, num_classes)
+                counts[row] += joint_counts(
+                    (label.cpu().numpy(), classes.cpu().numpy()),
+                    (num_classes, num_classes),
+                )
             for scales in blends:
                 weights = restore(view.weights(scales))[0].flatten(1)
                 for s, weight in enumerate(weights[:, valid].double()):
@@ -189,9 +191,3 @@ def _predict_view(row: Row, view: _View) -> Tensor:
     if row.kind == 'probs':
         alone = [logits.softmax(1) for logits in alone]
     return torch.stack(alone).mean(0)
-
-
-def _confusion(label: Tensor, classes: Tensor, num_classes: int) -> np.ndarray:
-    both = label * num_classes + classes
-    matrix = torch.bincount(both, minlength=num_classes**2)
-    return matrix.reshape(num_classes, num_classes).cpu().numpy()

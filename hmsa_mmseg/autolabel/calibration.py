@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hmsa_mmseg.datasets.confidence import LEVELS
-
-from .statistics import divide
+from hmsa_mmseg.utils.confusion import divide
 
 #: Bins of a reliability diagram, as in Guo et al., "On Calibration of Modern
 #: Neural Networks" (https://arxiv.org/abs/1706.04599). Seventeen of the 255
@@ -23,8 +22,6 @@ BINS = 15
 #: A value stands for the confidences from it up to the next: their middle.
 #: 255 stands for 1 alone.
 CONFIDENCE = np.minimum(LEVELS + 0.5 / 255, 1)
-#: Resamples of the images for the range of the suggestion.
-RESAMPLES = 400
 
 
 class Reliability(NamedTuple):
@@ -48,41 +45,21 @@ class Reliability(NamedTuple):
     excess: float
 
 
-class Suggestion(NamedTuple):
-    """A threshold of confidence.
-
-    Attributes:
-        level (int): The lowest value that is kept, 0 to 255.
-        threshold (float): That keeps it, with as few digits as possible.
-        low (float): 2.5 % of the resamples of the images suggest less.
-        high (float): 2.5 % suggest more.
-    """
-
-    level: int
-    threshold: float
-    low: float
-    high: float
-
-
 def reliability(hits: np.ndarray, pixels: np.ndarray) -> Reliability:
     """Compare confidence with the share of right pixels, bin by bin."""
     bins = np.minimum(np.arange(256) // (255 // BINS), BINS - 1)
-
-    def binned(values: np.ndarray) -> np.ndarray:
-        return np.bincount(bins, values, minlength=BINS)
-
-    count = binned(pixels)
-    confidence = divide(binned(pixels * CONFIDENCE), count)
-    precision = divide(binned(hits), count)
-    gaps = np.nan_to_num(np.abs(confidence - precision))
-    total = np.float64(pixels.sum())
-    excess = (pixels * CONFIDENCE).sum() - hits.sum()
+    count, sure, right = (
+        np.bincount(bins, values, minlength=BINS)
+        for values in (pixels, pixels * CONFIDENCE, hits)
+    )
+    gaps = np.abs(sure - right).sum()
+    total = count.sum()
     return Reliability(
         count.astype(np.int64),
-        confidence,
-        precision,
-        float(divide((gaps * count).sum(), total)),
-        float(divide(excess, total)),
+        divide(sure, count),
+        divide(right, count),
+        float(divide(gaps, total)),
+        float(divide(sure.sum() - right.sum(), total)),
     )
 
 
@@ -100,7 +77,7 @@ def check_target(target: float) -> None:
 
 def suggest_level(
     hits: np.ndarray, pixels: np.ndarray, target: float
-) -> np.ndarray:
+) -> int | None:
     """Find where to begin to keep labels.
 
     The level that makes ``right - target * kept`` largest. Seen from above:
@@ -109,58 +86,25 @@ def suggest_level(
     levels would stop at the first that is worse by chance.
 
     Args:
-        hits (ndarray): (..., 256).
-        pixels (ndarray): (..., 256).
+        hits (ndarray): (256,).
+        pixels (ndarray): (256,).
         target (float): Above 0, up to 1.
 
     Returns:
-        ndarray: Integers (...): of equally good values the lowest that some
-        pixel has; 256 where no pixels are worth it.
+        int | None: Of equally good values the lowest that some pixel has;
+        None if there are no pixels, or none are worth it.
 
     Raises:
         ValueError: If ``target`` is not in its range.
     """
     check_target(target)
-    tail = (hits - target * pixels)[..., ::-1]
-    gain = np.cumsum(tail, axis=-1)[..., ::-1]
+    gain = np.cumsum((hits - target * pixels)[::-1])[::-1]
     gain = np.where(pixels > 0, gain, -np.inf)
-    most = gain.max(-1, keepdims=True)
     # Rounding of the sums, of up to some 10 ** 12 pixels.
-    slack = 1e-12 * pixels.sum(-1, keepdims=True)
-    level = (gain >= most - slack).argmax(-1)
-    return np.where((most >= -slack)[..., 0], level, 256)
-
-
-def suggest_threshold(
-    hits: np.ndarray, pixels: np.ndarray, target: float
-) -> Suggestion | None:
-    """Suggest a threshold, and say how sure that is.
-
-    Args:
-        hits (ndarray): int64 (N, 256), of each of N images.
-        pixels (ndarray): int64 (N, 256).
-        target (float): As of :func:`suggest_level`.
-
-    Returns:
-        Suggestion | None: None if there are no pixels, or none are worth it.
-        The range is of a bootstrap over images, whose pixels are too much
-        alike to be drawn one by one. It is the same each time.
-    """
-    if not pixels.sum():
+    slack = 1e-12 * pixels.sum()
+    if gain.max() < -slack or not pixels.any():
         return None
-    level = int(suggest_level(hits.sum(0), pixels.sum(0), target))
-    if level > 255:
-        return None
-    rng = np.random.default_rng(0)
-    images = len(hits)
-    times = rng.multinomial(images, np.full(images, 1 / images), RESAMPLES)
-    # Whole numbers below 2 ** 53 are exact; products of floats are faster.
-    drawn = (times.astype(float) @ table for table in (hits, pixels))
-    levels = suggest_level(*drawn, target)
-    low, high = np.quantile(levels, (0.025, 0.975), method='nearest')
-    return Suggestion(
-        level, *(threshold_of(min(int(v), 255)) for v in (level, low, high))
-    )
+    return int((gain >= gain.max() - slack).argmax())
 
 
 def threshold_of(level: int) -> float:

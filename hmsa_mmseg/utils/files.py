@@ -37,6 +37,7 @@ def atomic_file(
     path: str | os.PathLike,
     check: Callable[[Path], None] | None = None,
     part: Path | None = None,
+    sync: bool = True,
 ) -> Iterator[BinaryIO]:
     """Open a file that takes the place of ``path`` when all is written.
 
@@ -50,6 +51,8 @@ def atomic_file(
             raises an error if that must not take the place.
         part (Path, optional): Where to write meanwhile, on the same file
             system. Defaults to None: :func:`part_file`.
+        sync (bool): Whether to wait for the disk, so that the file is whole
+            also after a loss of power. Defaults to True.
 
     Yields:
         BinaryIO: The file to write to.
@@ -65,11 +68,13 @@ def atomic_file(
         with part.open('wb') as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         if check is not None:
             check(part)
         os.replace(part, path)
-        _sync_folder(path.parent)
+        if sync:
+            _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
 

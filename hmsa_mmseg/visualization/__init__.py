@@ -2,13 +2,16 @@ from .counts import class_iou, make_record, scale_class_iou, scale_shares
 from .image_names import ImageNames, leaf_datasets
 from .pictures import draw_pictures
 from .records import (
+    FOLDER,
     Record,
+    check_run,
     read_record,
     read_records,
+    read_run,
     write_pictures,
     write_record,
+    write_run,
 )
-from .run_file import FOLDER, check_run, read_run, write_run
 from .scale_maps_visualization_hook import ScaleMapsVisualizationHook
 from .scale_maps_visualizer import ScaleMapsVisualizer
 

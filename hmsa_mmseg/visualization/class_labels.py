@@ -39,16 +39,12 @@ class Text(NamedTuple):
     halo: int
 
     @classmethod
-    def of_height(cls, height: float) -> Text:
-        """Text whose capital letters are of a height in px."""
+    def for_image(cls, size: Sequence[int]) -> Text:
+        """Text for a picture of size (H, W); it grows with the picture."""
+        height = max(MIN_HEIGHT, min(size) * RELATIVE_HEIGHT)
         thickness = max(1, round(height / 9))
         scale = cv2.getFontScaleFromHeight(FONT, round(height), thickness)
         return cls(scale, thickness, max(1, round(height / 8)))
-
-    @classmethod
-    def for_image(cls, size: Sequence[int]) -> Text:
-        """Text for a picture of size (H, W); it grows with the picture."""
-        return cls.of_height(max(MIN_HEIGHT, min(size) * RELATIVE_HEIGHT))
 
     def size(self, text: str) -> tuple[int, int]:
         """Width and height of a text above its base line, px."""
@@ -61,27 +57,20 @@ class Text(NamedTuple):
         text: str,
         origin: tuple[int, int],
         colour: Sequence[int],
-        halo_colour: Sequence[int] | None = None,
     ) -> None:
         """Draw in place; ``origin`` is (x, y) of the left end of the base."""
-        if halo_colour is not None:
-            self._draw_halo(picture, text, origin, halo_colour)
         ink = [int(channel) for channel in colour]
-        self._write(picture, text, origin, ink)
+        look = (FONT, self.scale, ink, self.thickness, cv2.LINE_AA)
+        cv2.putText(picture, text, origin, *look)
 
-    def _write(self, picture, text, origin, ink) -> None:
-        cv2.putText(
-            picture,
-            text,
-            origin,
-            FONT,
-            self.scale,
-            ink,
-            self.thickness,
-            cv2.LINE_AA,
-        )
-
-    def _draw_halo(self, picture, text, origin, colour) -> None:
+    def draw_halo(
+        self,
+        picture: np.ndarray,
+        text: str,
+        origin: tuple[int, int],
+        colour: Sequence[int],
+    ) -> None:
+        """Draw what is around a text, likewise."""
         # Not thicker lines: OpenCV 5 does not draw them.
         width, height = self.size(text)
         around = self.thickness + self.halo
@@ -93,7 +82,7 @@ class Text(NamedTuple):
             left : origin[0] + width + around,
         ]
         stencil = np.zeros(part.shape[:2], np.uint8)
-        self._write(stencil, text, (origin[0] - left, origin[1] - top), 255)
+        self.draw(stencil, text, (origin[0] - left, origin[1] - top), [255])
         diameter = 2 * self.halo + 1
         kernel = cv2.getStructuringElement(
             cv2.MORPH_ELLIPSE, (diameter, diameter)
@@ -163,7 +152,7 @@ def draw_class_labels(
     """
     text = Text.for_image(classes.shape)
     height, width = classes.shape
-    for index, name in enumerate(names):
+    for index, (name, colour) in enumerate(zip(names, palette)):
         if not name:
             continue
         text_width, text_height = text.size(name)
@@ -174,9 +163,6 @@ def draw_class_labels(
         # Kept within the picture, with its halo.
         left = min(x - text_width // 2, width - text_width - text.halo)
         base = min(y + text_height // 2, height - 2 * text.halo)
-        origin = (
-            max(left, text.halo),
-            max(base, text_height + text.halo),
-        )
-        colour = palette[index]
-        text.draw(picture, name, origin, text_colour(colour), colour)
+        origin = max(left, text.halo), max(base, text_height + text.halo)
+        text.draw_halo(picture, name, origin, colour)
+        text.draw(picture, name, origin, text_colour(colour))

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from mmseg.structures import SegDataSample
 
+from hmsa_mmseg.utils.confusion import count_confusion, divide, joint_counts
+
 from .colours import as_palette
 from .records import Record
 from .sample_maps import SampleMaps, read_sample
@@ -43,15 +45,33 @@ def make_record(
     """
     num_classes = len(classes)
     maps = read_sample(data_sample, num_classes, ignore_index)
-    counts = dict(class_pixels=_histogram(maps.prediction, num_classes))
+    pixels = joint_counts([maps.prediction], [num_classes])
+    counts = dict(class_pixels=pixels.tolist())
     if maps.confidence is not None:
         counts['mean_confidence'] = float(maps.confidence.mean(dtype=float))
     if maps.scale_weights is not None:
-        counts['class_weights'], counts['class_wins'] = _count_scales(
-            maps, maps.prediction, num_classes
-        )
+        counts.update(_of_scales('class', maps, maps.prediction, num_classes))
     if maps.ground_truth is not None:
-        counts.update(_count_labelled(maps, num_classes, ignore_index))
+        label = maps.ground_truth
+        tables = [
+            count_confusion(label, guess, num_classes, ignore_index)
+            for guess in (maps.prediction, *_each(maps.scale_classes))
+        ]
+        hits, predicted = (
+            [values.tolist() for values in found]
+            for found in zip(*((np.diag(t), t.sum(0)) for t in tables))
+        )
+        counts.update(
+            intersect=hits[0],
+            predicted=predicted[0],
+            labelled=tables[0].sum(1).tolist(),
+        )
+        if maps.scale_classes is not None:
+            counts.update(scale_intersect=hits[1:])
+            counts.update(scale_predicted=predicted[1:])
+        if maps.scale_weights is not None:
+            label = np.where(label == ignore_index, num_classes, label)
+            counts.update(_of_scales('labelled', maps, label, num_classes))
     return Record(
         image=image,
         size=tuple(maps.size),
@@ -73,15 +93,12 @@ def class_iou(records: Sequence[Record]) -> np.ndarray:
         ndarray: float64 (K,), 0 to 1; nan where a class is in neither
         prediction nor labels, or nothing is labelled.
     """
-    return _iou(*(_total(records, name) for name in _IOU_COUNTS))
+    return _iou(records, '')
 
 
 def scale_class_iou(records: Sequence[Record]) -> np.ndarray:
     """IoU of each scale alone, float64 (S, K), as :func:`class_iou`."""
-    intersect, predicted = (
-        _total(records, f'scale_{name}') for name in _IOU_COUNTS[:2]
-    )
-    return _iou(intersect, predicted, _total(records, 'labelled'))
+    return _iou(records, 'scale_')
 
 
 def scale_shares(
@@ -111,67 +128,31 @@ def scale_shares(
     # Only images of which both are known.
     records = [r for r in records if getattr(r, name) is not None] or records
     pixels = 'class_pixels' if by == 'predicted' else 'labelled'
-    return _divide(_total(records, name), _total(records, pixels))
+    return divide(_total(records, name), _total(records, pixels))
 
 
-_IOU_COUNTS = ('intersect', 'predicted', 'labelled')
-
-
-def _histogram(
-    classes: np.ndarray, num_classes: int, weights: np.ndarray | None = None
-) -> list:
-    """Pixels, or sums of their weights, of each class."""
-    if weights is not None:
-        weights = weights.ravel()
-    return np.bincount(classes.ravel(), weights, num_classes).tolist()
-
-
-def _count_scales(
-    maps: SampleMaps,
-    classes: np.ndarray,
-    num_classes: int,
-    where: np.ndarray | slice = slice(None),
-) -> tuple[list, list]:
-    """Weights and wins of each scale, by class."""
-    wins = maps.winning_scale[where]
-    return (
-        [
-            _histogram(classes, num_classes, weights[where])
-            for weights in maps.scale_weights
-        ],
-        [
-            _histogram(classes[wins == scale], num_classes)
-            for scale in range(len(maps.scales))
-        ],
+def _of_scales(
+    name: str, maps: SampleMaps, classes: np.ndarray, num_classes: int
+) -> dict[str, list]:
+    """Weights and wins of each scale, by class; K stands for none."""
+    flat, num_scales = classes.ravel(), len(maps.scales)
+    weights = [
+        np.bincount(flat, one.ravel(), num_classes + 1)[:-1].tolist()
+        for one in maps.scale_weights
+    ]
+    # Those of no scale are counted as of one more.
+    wins = joint_counts(
+        (maps.winning_scale % (num_scales + 1), classes),
+        (num_scales + 1, num_classes + 1),
     )
+    return {
+        f'{name}_weights': weights,
+        f'{name}_wins': wins[:-1, :-1].tolist(),
+    }
 
 
-def _count_labelled(
-    maps: SampleMaps, num_classes: int, ignore_index: int
-) -> dict:
-    where = maps.ground_truth != ignore_index
-    labels = maps.ground_truth[where]
-
-    def compare(classes: np.ndarray) -> tuple[list, list]:
-        classes = classes[where]
-        hits = classes[classes == labels]
-        return _histogram(hits, num_classes), _histogram(classes, num_classes)
-
-    intersect, predicted = compare(maps.prediction)
-    counts = dict(
-        intersect=intersect,
-        predicted=predicted,
-        labelled=_histogram(labels, num_classes),
-    )
-    if maps.scale_classes is not None:
-        pairs = [compare(classes) for classes in maps.scale_classes]
-        counts['scale_intersect'] = [intersect for intersect, _ in pairs]
-        counts['scale_predicted'] = [predicted for _, predicted in pairs]
-    if maps.scale_weights is not None:
-        counts['labelled_weights'], counts['labelled_wins'] = _count_scales(
-            maps, labels, num_classes, where
-        )
-    return counts
+def _each(stack: np.ndarray | None) -> Sequence[np.ndarray]:
+    return () if stack is None else stack
 
 
 def _total(records: Sequence[Record], name: str) -> np.ndarray:
@@ -180,18 +161,17 @@ def _total(records: Sequence[Record], name: str) -> np.ndarray:
     found = [np.asarray(count, float) for count in found if count is not None]
     if found:
         return np.sum(found, axis=0)
-    num_classes = len(records[0].classes)
-    per_scale = name not in ('class_pixels', *_IOU_COUNTS)
-    shape = (len(records[0].scales), num_classes) if per_scale else num_classes
-    return np.zeros(shape)
-
-
-def _iou(intersect, predicted, labelled) -> np.ndarray:
-    return _divide(intersect, predicted + labelled - intersect)
-
-
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    whole = np.broadcast_to(whole, part.shape)
-    return np.divide(
-        part, whole, out=np.full(part.shape, np.nan), where=whole > 0
+    is_per_scale = name.startswith('scale_') or name.endswith(
+        ('_weights', '_wins')
     )
+    num_classes = len(records[0].classes)
+    num_scales = len(records[0].scales)
+    return np.zeros((num_scales, num_classes) if is_per_scale else num_classes)
+
+
+def _iou(records: Sequence[Record], prefix: str) -> np.ndarray:
+    intersect, predicted, labelled = (
+        _total(records, name)
+        for name in (f'{prefix}intersect', f'{prefix}predicted', 'labelled')
+    )
+    return divide(intersect, predicted + labelled - intersect)

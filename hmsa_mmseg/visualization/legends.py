@@ -27,20 +27,17 @@ def with_legend(
         ndarray: uint8 (H + T, W, 3); the first H rows are the picture. An
         entry that has no room in a row begins another.
     """
-    text = Text.for_image(picture.shape[:2])
-    margin, width = text.size('0')[1] // 2, picture.shape[1]
-    strips = [_blank(text, width)]
-    left = margin
+    text, size, margin, blank = _strip(picture)
+    width, left, strips = picture.shape[1], margin, [blank.copy()]
     for name, colour in entries:
-        text_width, size = text.size(name)
-        right = left + size + margin + text_width
-        if right > width and left > margin:
-            strips.append(_blank(text, width))
-            left, right = margin, right - left + margin
+        room = size + margin + text.size(name)[0]
+        if left + room > width and left > margin:
+            strips.append(blank.copy())
+            left = margin
         strip = strips[-1]
         strip[margin : margin + size, left : left + size] = colour
         text.draw(strip, name, (left + size + margin, margin + size), BLACK)
-        left = right + 2 * margin
+        left += room + 2 * margin
     return np.vstack([picture, *strips])
 
 
@@ -53,22 +50,21 @@ def with_colour_bar(picture: np.ndarray) -> np.ndarray:
     Returns:
         ndarray: uint8 (H + T, W, 3); the first H rows are the picture.
     """
-    text = Text.for_image(picture.shape[:2])
-    width = picture.shape[1]
-    strip = _blank(text, width)
-    digit, size = text.size('0')
-    margin = size // 2
-    bar = slice(digit + 2 * margin, width - digit - 2 * margin)
-    length = len(range(width)[bar])
-    if length > 1:
-        strip[margin : margin + size, bar] = heat(
-            np.linspace(0, 1, length)[None]
-        )
+    text, size, margin, strip = _strip(picture)
+    digit, width = text.size('0')[0], picture.shape[1]
+    bar = strip[margin : margin + size, digit + 2 * margin :]
+    bar = bar[:, : max(width - 2 * digit - 4 * margin, 0)]
+    if bar.shape[1] > 1:
+        bar[:] = heat(np.linspace(0, 1, bar.shape[1])[None])
     for digits, left in (('0', margin), ('1', width - digit - margin)):
         text.draw(strip, digits, (left, margin + size), BLACK)
     return np.vstack([picture, strip])
 
 
-def _blank(text: Text, width: int) -> np.ndarray:
+def _strip(picture: np.ndarray) -> tuple[Text, int, int, np.ndarray]:
+    """Text, its height, the margin around it, and an empty strip."""
+    text = Text.for_image(picture.shape[:2])
     size = text.size('0')[1]
-    return np.full((size + 2 * (size // 2), width, 3), WHITE, np.uint8)
+    height = size + 2 * (size // 2)
+    strip = np.full((height, picture.shape[1], 3), WHITE, np.uint8)
+    return text, size, size // 2, strip

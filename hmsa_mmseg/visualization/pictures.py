@@ -76,24 +76,26 @@ def draw_pictures(
     """
     colours = as_palette(palette, len(classes))
     maps = read_sample(data_sample, len(classes), ignore_index)
-    _check_image(image, maps, data_sample)
+    name = data_sample.get('img_path') or 'an image'
+    _check_image(image, maps.size, name)
     # OpenCV cannot read an image whose channels were turned in place.
     image = np.ascontiguousarray(image)
-    prediction = paint(maps.prediction, colours)
     pictures = {
         'input': image,
         'overlay': draw_overlay(
             image, maps.prediction, classes, colours, alpha, with_labels
         ),
-        'prediction': prediction,
+        'prediction': paint(maps.prediction, colours),
     }
     bar = with_colour_bar if legends else _as_it_is
     legend = with_legend if legends else _as_it_is
     if maps.ground_truth is not None:
         pictures['ground_truth'] = paint(maps.ground_truth, colours)
+        error = cv2.convertScaleAbs(image, alpha=DIMMED)
+        error[maps.prediction != maps.ground_truth] = WRONG
+        error[maps.ground_truth == ignore_index] = IGNORED
         pictures['error'] = legend(
-            _draw_error(image, maps, ignore_index),
-            [('wrong', WRONG), ('ignored', IGNORED)],
+            error, [('wrong', WRONG), ('ignored', IGNORED)]
         )
     if maps.confidence is not None:
         pictures['confidence'] = bar(heat(maps.confidence))
@@ -132,16 +134,6 @@ def draw_overlay(
     return overlay
 
 
-def _draw_error(
-    image: np.ndarray, maps: SampleMaps, ignore_index: int
-) -> np.ndarray:
-    picture = cv2.convertScaleAbs(image, alpha=DIMMED)
-    ignored = maps.ground_truth == ignore_index
-    picture[maps.prediction != maps.ground_truth] = WRONG
-    picture[ignored] = IGNORED
-    return picture
-
-
 def _draw_scales(maps: SampleMaps, colours, bar, legend) -> dict:
     """Pictures of single scales; none if the maps are not there."""
     pictures = {}
@@ -153,10 +145,9 @@ def _draw_scales(maps: SampleMaps, colours, bar, legend) -> dict:
     ):
         # The highest scale has no attention.
         for name, one in zip(names, () if stack is None else stack):
-            picture = (
+            pictures[f'{prefix}_{name}'] = (
                 paint(one, colours) if prefix == 'scale' else bar(heat(one))
             )
-            pictures[f'{prefix}_{name}'] = picture
     if maps.scale_weights is not None:
         scale_colours = scale_palette(len(names))
         winner = maps.winning_scale
@@ -173,17 +164,9 @@ def _as_it_is(picture: np.ndarray, *_: object) -> np.ndarray:
     return picture
 
 
-def _check_image(
-    image: np.ndarray, maps: SampleMaps, data_sample: SegDataSample
-) -> None:
-    is_picture = image.ndim == 3 and image.shape[2] == 3
-    if not is_picture or image.dtype != np.uint8:
-        found = f'{image.dtype} of shape {image.shape}'
-    elif image.shape[:2] != maps.size:
-        found = f'{image.shape[:2]} (height, width)'
-    else:
-        return
-    raise ValueError(
-        f'{data_sample.get("img_path") or "an image"}: expected uint8 RGB of '
-        f'{maps.size} (height, width), as the prediction is; got {found}'
-    )
+def _check_image(image: np.ndarray, size: tuple[int, int], name: str) -> None:
+    if image.dtype != np.uint8 or image.shape != (*size, 3):
+        raise ValueError(
+            f'{name}: expected uint8 RGB of {size} (height, width), as the '
+            f'prediction is; got {image.dtype} of shape {image.shape}'
+        )

@@ -1,8 +1,8 @@
-"""What is known of each image of a run, in files beside its pictures.
+"""What is known of a run and of each of its images, beside the pictures.
 
 A run in a folder ``DIR`` has
 
-- ``DIR/scale_maps/run.json``, see :mod:`.run_file`;
+- ``DIR/scale_maps/run.json``: of which model and which images it is;
 - ``DIR/scale_maps/<path>.json`` for each image, a :class:`Record`, where
   ``<path>`` is its path below the images of the data set, without suffix;
 - ``DIR/scale_maps/<path>/<picture>.png`` or ``.jpg``.
@@ -16,21 +16,27 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import cv2
 import numpy as np
 
-from .json_files import read_json, write_json
-from .run_file import FOLDER, RUN_FILE
+from hmsa_mmseg.utils import atomic_file, write_json
 
+FOLDER = 'scale_maps'
+RUN_FILE = 'run.json'
+VERSION = 1
 #: Beginnings of the names of pictures of few flat colours, written as PNG.
 #: The others are photographs and smooth maps: several times smaller as JPEG.
 FLAT = ('prediction', 'ground_truth', 'scale_', 'winning_scale')
 JPEG_QUALITY = 92
+#: What may be another in a repeated run, which replaces its pictures.
+_MAY_CHANGE = ('date', 'metrics', 'num_images')
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,8 @@ class Record:
         scales (tuple[float]): Lowest first; none of a stock model.
         classes (tuple[str]): K names.
         palette (list[list[int]]): K colours, RGB.
-        pictures (dict[str, str]): Paths of the pictures relative to ``DIR``.
         class_pixels (list[int]): Of each predicted class.
+        pictures (dict[str, str]): Paths of the pictures relative to ``DIR``.
         intersect (list[int]): Predicted rightly, by class.
         predicted (list[int]): Of each predicted class, where labelled.
         labelled (list[int]): Of each true class. IoU = intersect / (predicted
@@ -83,6 +89,60 @@ class Record:
     mean_confidence: float | None = None
 
 
+def write_run(root: str | os.PathLike, run: Mapping) -> None:
+    """Write ``run.json``.
+
+    Args:
+        root (str | os.PathLike): ``DIR``.
+        run (Mapping): Of plain types. Of ``test.py``: ``mode`` ('test', or
+            'val' within a training), ``config`` (name of its file),
+            ``checkpoint``, ``model`` and ``dataset`` (names of classes),
+            ``tta`` (likewise, or None), ``scales``, ``images`` (their
+            folder), ``iter`` (of the training), ``date`` and, at the end,
+            ``num_images`` and ``metrics``, ``{name: percent}``.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path = Path(root, FOLDER, RUN_FILE)
+    write_json(path, {'version': VERSION, **run}, indent=None)
+
+
+def read_run(root: str | os.PathLike) -> dict | None:
+    """Read what :func:`write_run` was given, None if there is no file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    path = Path(root, FOLDER, RUN_FILE)
+    return _read(path) if path.exists() else None
+
+
+def check_run(root: str | os.PathLike, run: Mapping) -> None:
+    """Refuse to mix the pictures of two runs in one folder.
+
+    Args:
+        root (str | os.PathLike): ``DIR``.
+        run (Mapping): What :func:`write_run` will be given.
+
+    Raises:
+        ValueError: If the folder has pictures of another run.
+    """
+    other = read_run(root)
+    if other is None:
+        return
+    differing = [
+        f'{key}: {other.get(key)!r}, now {run.get(key)!r}'
+        for key in sorted({*other, *run} - {*_MAY_CHANGE})
+        if other.get(key) != run.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f'{Path(root, FOLDER)} has the pictures of another run '
+            f'({"; ".join(differing)}): give another folder, or remove it'
+        )
+
+
 def stem_of(image: str) -> str:
     """Path of an image without suffix, as its files are named.
 
@@ -115,8 +175,10 @@ def write_pictures(
             suffix, options = '.png', []
         path = PurePosixPath(FOLDER, stem_of(image), key + suffix)
         _, encoded = cv2.imencode(suffix, picture[..., ::-1], options)
-        # cv2.imwrite does not tell of a full disk.
-        _write_whole(Path(root, path), encoded.tobytes())
+        # Not cv2.imwrite, which does not tell of a full disk. Waiting for
+        # the disk would take longer than drawing.
+        with atomic_file(Path(root, path), sync=False) as file:
+            file.write(encoded)
         paths[key] = path.as_posix()
     return paths
 
@@ -144,8 +206,8 @@ def write_record(root: str | os.PathLike, record: Record) -> Path:
                 'its place; images of one folder must differ by more than '
                 'their suffix'
             )
-    content = asdict(record)
-    write_json(path, {k: v for k, v in content.items() if v is not None})
+    known = {k: v for k, v in asdict(record).items() if v is not None}
+    write_json(path, {'version': VERSION, **known}, indent=None)
     return path
 
 
@@ -156,31 +218,43 @@ def read_record(path: str | os.PathLike) -> Record:
         OSError: If it cannot be read.
         ValueError: If it is damaged or no such file; the message names it.
     """
-    content = read_json(path)
-    required = {f.name for f in fields(Record)[:6]}
+    content = _read(Path(path))
     known = {f.name for f in fields(Record)}
-    if not required <= content.keys() <= known:
+    optional = {
+        f.name
+        for f in fields(Record)
+        if f.default is not MISSING or f.default_factory is not MISSING
+    }
+    if not known - optional <= content.keys() <= known:
         raise ValueError(
-            f'{path} is no record of an image: expected {sorted(required)} '
-            f'and some of {sorted(known - required)}; got {sorted(content)}'
+            f'{path} is no record of an image: expected '
+            f'{sorted(known - optional)} and some of {sorted(optional)}; got '
+            f'{sorted(content)}'
         )
-    record = Record(**content)
-    num_classes, num_scales = len(record.classes), len(record.scales)
-    for name, value in content.items():
-        if name in _PER_CLASS:
-            _check_shape(path, name, value, (num_classes,))
-        elif name in _PER_SCALE:
-            _check_shape(path, name, value, (num_scales, num_classes))
-    _check_shape(path, 'palette', record.palette, (num_classes, 3))
-    # JSON knows no tuples.
-    return Record(
-        **{
-            **content,
-            'size': tuple(record.size),
-            'scales': tuple(record.scales),
-            'classes': tuple(record.classes),
-        }
+    num_classes, num_scales = len(content['classes']), len(content['scales'])
+    per_class, per_scale = (num_classes,), (num_scales, num_classes)
+    shapes = dict.fromkeys(
+        ('class_pixels', 'intersect', 'predicted', 'labelled'), per_class
     )
+    for name in ('scale_intersect', 'scale_predicted'):
+        shapes[name] = per_scale
+    for name in ('class', 'labelled'):
+        shapes[f'{name}_weights'] = shapes[f'{name}_wins'] = per_scale
+    shapes['palette'] = (num_classes, 3)
+    for name in content.keys() & shapes.keys():
+        try:
+            found = np.asarray(content[name], dtype=float).shape
+        except (TypeError, ValueError):
+            found = 'no numbers'
+        if found != shapes[name]:
+            raise ValueError(
+                f'{path} is damaged: {name} has {found}, expected '
+                f'{shapes[name]}'
+            )
+    # JSON knows no tuples.
+    for name in ('size', 'scales', 'classes'):
+        content[name] = tuple(content[name])
+    return Record(**content)
 
 
 def read_records(root: str | os.PathLike) -> list[Record]:
@@ -217,39 +291,16 @@ def read_records(root: str | os.PathLike) -> list[Record]:
     return records
 
 
-_PER_CLASS = ('class_pixels', 'intersect', 'predicted', 'labelled')
-_PER_SCALE = (
-    'scale_intersect',
-    'scale_predicted',
-    'class_weights',
-    'class_wins',
-    'labelled_weights',
-    'labelled_wins',
-)
-
-
-def _check_shape(
-    path: str | os.PathLike, name: str, value: Sequence, shape: tuple
-) -> None:
+def _read(path: Path) -> dict[str, Any]:
+    """Read a file of this module, without its version."""
     try:
-        found = np.asarray(value, dtype=float).shape
-    except (TypeError, ValueError):
-        found = 'no numbers'
-    if found != shape:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f'{path} is damaged: {error}') from error
+    version = content.pop('version', None) if type(content) is dict else None
+    if version != VERSION:
         raise ValueError(
-            f'{path} is damaged: {name} has {found}, expected {shape}'
+            f'{path} was not written by this program: expected version '
+            f'{VERSION}, got {version!r}'
         )
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent, but for a loss of power.
-
-    Waiting for the disk would take longer than drawing, with as many files.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    return content

@@ -75,8 +75,7 @@ def read_sample(
     where = data_sample.get('img_path') or 'an image'
     if 'pred_sem_seg' not in data_sample:
         raise ValueError(f'{where}: a result without pred_sem_seg')
-    scales = tuple(data_sample.get('scales') or ())
-    fields = {
+    maps = {
         name: field_array(data_sample, field)
         for name, field in (
             ('prediction', 'pred_sem_seg'),
@@ -87,24 +86,24 @@ def read_sample(
             ('confidence', 'confidence'),
         )
     }
-    size = fields['prediction'].shape[-2:]
-    for name, field in fields.items():
-        if field is None:
+    size = maps['prediction'].shape[-2:]
+    for name, found in maps.items():
+        if found is None:
             continue
-        if field.shape[-2:] != size:
+        what = f'{where}: {name.replace("_", " ")}'
+        if found.shape[-2:] != size:
             raise ValueError(
-                f'{where}: {name.replace("_", " ")} of {field.shape[-2:]} '
-                f'(height, width), but a prediction of {tuple(size)}; '
-                'expected the same size, that of the image file. In the '
-                'pipeline of the data set, LoadAnnotations must come after '
-                'Resize'
+                f'{what} of {found.shape[-2:]} (height, width), but a '
+                f'prediction of {tuple(size)}; expected the same size, that '
+                'of the image file. In the pipeline of the data set, '
+                'LoadAnnotations must come after Resize'
             )
         if name in ('prediction', 'ground_truth', 'scale_classes'):
             ignored = ignore_index if name == 'ground_truth' else None
-            fields[name] = _classes(field, where, name, num_classes, ignored)
-        if name in ('prediction', 'ground_truth', 'confidence'):
-            fields[name] = fields[name][0]
-    return SampleMaps(scales=scales, **fields)
+            found = _classes(found, what, num_classes, ignored)
+        is_stack = name.startswith('scale_')
+        maps[name] = found if is_stack else found[0]
+    return SampleMaps(scales=tuple(data_sample.get('scales') or ()), **maps)
 
 
 def field_array(data_sample: SegDataSample, field: str) -> np.ndarray | None:
@@ -120,25 +119,21 @@ def field_array(data_sample: SegDataSample, field: str) -> np.ndarray | None:
 
 
 def _classes(
-    array: np.ndarray,
-    where: str,
-    name: str,
-    num_classes: int,
-    ignore_index: int | None,
+    array: np.ndarray, what: str, num_classes: int, ignore_index: int | None
 ) -> np.ndarray:
     # mmseg gives the classes of a head with a single channel as floats.
     array = array.astype(np.int32)
-    least, most = int(array.min()), int(array.max())
-    if least >= 0 and most < num_classes:
+    if array.min() >= 0 and array.max() < num_classes:
         return array
-    valid = (array >= 0) & (array < num_classes)
+    wrong = (array < 0) | (array >= num_classes)
+    ignored = ''
     if ignore_index is not None:
-        valid |= array == ignore_index
-    if not valid.all():
-        ignored = '' if ignore_index is None else f' or {ignore_index}'
+        wrong &= array != ignore_index
+        ignored = f' or {ignore_index}'
+    if wrong.any():
         raise ValueError(
-            f'{where}: {name.replace("_", " ")} with values '
-            f'{np.unique(array[~valid])[:5].tolist()}; expected 0 to '
-            f'{num_classes - 1}{ignored}, one for each class name'
+            f'{what} with values {np.unique(array[wrong])[:5].tolist()}; '
+            f'expected 0 to {num_classes - 1}{ignored}, one for each class '
+            'name'
         )
     return array

@@ -87,10 +87,6 @@ def add_confidence(result: SegDataSample, views: SampleList) -> None:
     result.set_data(dict(confidence=_mean(maps)))
 
 
-def _mean(maps: Sequence[torch.Tensor]) -> PixelData:
-    return PixelData(data=torch.stack(maps).mean(dim=0))
-
-
 @contextmanager
 def _replaced(owner: nn.Module, name: str, value: object) -> Iterator[None]:
     """Give an object another attribute or method for a while."""
@@ -123,14 +119,14 @@ def _merge_with_maps(merge_preds: Callable) -> Callable:
 
 
 def _mean_maps(views: SampleList) -> dict[str, PixelData]:
-    fields = {
-        name: _mean([view.get(name).data for view in views])
-        for name in _MEANS
-        if name in views[0]
-    }
-    if 'scale_sem_seg' in views[0]:
-        fields['scale_sem_seg'] = views[0].scale_sem_seg
+    fields = {name: views[0].get(name) for name in _MAPS if name in views[0]}
+    for name in fields.keys() & {*_MEANS}:
+        fields[name] = _mean([view.get(name).data for view in views])
     return fields
+
+
+def _mean(maps: Sequence[torch.Tensor]) -> PixelData:
+    return PixelData(data=torch.stack(maps).mean(dim=0))
 
 
 def _add_first_view(
@@ -143,6 +139,5 @@ def _add_first_view(
     ]
     view = dict(inputs=data['inputs'][0], data_samples=samples)
     for result, first in zip(results, segmentor.test_step(view)):
-        fields = {name: first.get(name) for name in _MAPS if name in first}
-        result.set_data(fields)
+        result.set_data({k: first.get(k) for k in _MAPS if k in first})
         result.set_metainfo(dict(scales=first.scales))

@@ -19,7 +19,7 @@ from hmsa_mmseg.utils.checks import check_integer
 from hmsa_mmseg.utils.unwrapping import segmentor_of, unwrapped
 
 from .image_names import ImageNames, leaf_datasets
-from .run_file import FOLDER, check_run, write_run
+from .records import FOLDER, check_run, write_run
 from .scale_maps_step import has_scale_maps, predict_with_maps
 from .scale_maps_visualizer import ScaleMapsVisualizer
 
@@ -129,16 +129,16 @@ class ScaleMapsVisualizationHook(Hook):
     def _describe(self, runner, mode: str, dataset) -> dict:
         """Say what ``run.json`` says of a run."""
         outer, segmentor = unwrapped(runner.model), segmentor_of(runner.model)
-        shows_scales = has_scale_maps(segmentor)
         is_tta = isinstance(outer, BaseTTAModel)
-        scales = sorted(segmentor.test_cfg['scales']) if shows_scales else []
         return dict(
             mode=mode,
             config=os.path.basename(runner.cfg.filename or ''),
             checkpoint=None if mode == 'val' else runner._load_from,
             model=type(segmentor).__name__,
             tta=type(outer).__name__ if is_tta else None,
-            scales=scales,
+            scales=sorted(segmentor.test_cfg['scales'])
+            if has_scale_maps(segmentor)
+            else [],
             dataset=type(dataset).__name__,
             images=self._names.root,
             iter=runner.iter,

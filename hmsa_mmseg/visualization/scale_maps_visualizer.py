@@ -127,7 +127,7 @@ class ScaleMapsVisualizer(SegLocalVisualizer):
             wait_time (float): Seconds it is shown. Defaults to 0, until a
                 key.
         """
-        drawn = self._side_by_side(image, data_sample, True, True, True)
+        drawn = self._side_by_side(image, data_sample)
         self.show(drawn, win_name=name, wait_time=wait_time)
 
     @master_only
@@ -152,21 +152,10 @@ class ScaleMapsVisualizer(SegLocalVisualizer):
         step: int = 0,
         with_labels: bool | None = True,
     ) -> None:
-        """Draw labels and prediction side by side, as mmseg's visualizer.
+        """Draw labels and prediction side by side.
 
-        Args:
-            name (str): Of the picture.
-            image (ndarray): RGB, uint8 (H, W, 3).
-            data_sample (SegDataSample, optional): Its result.
-            draw_gt (bool): Whether labels are drawn. Defaults to True.
-            draw_pred (bool): Whether the prediction is. Defaults to True.
-            show (bool): Whether a window shows it. Defaults to False.
-            wait_time (float): Seconds it does so. Defaults to 0, until a key.
-            out_file (str, optional): A file to write instead of the back
-                ends. Defaults to None.
-            step (int): For the back ends. Defaults to 0.
-            with_labels (bool): Whether names of classes are written.
-                Defaults to True.
+        Arguments are those of mmseg's ``SegLocalVisualizer``. What is given
+        an ``out_file`` does not go to the back ends.
 
         Raises:
             TypeError: If the result is a depth map.
@@ -192,33 +181,27 @@ class ScaleMapsVisualizer(SegLocalVisualizer):
         self,
         image: np.ndarray,
         data_sample: SegDataSample | None,
-        draw_gt: bool,
-        draw_pred: bool,
-        with_labels: bool,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+        with_labels: bool = True,
     ) -> np.ndarray:
         """Overlays of what is asked for and there; else the image."""
         image = np.ascontiguousarray(image)
+        asked = dict(gt_sem_seg=draw_gt, pred_sem_seg=draw_pred)
         fields = [
             field
-            for field, asked in (
-                ('gt_sem_seg', draw_gt),
-                ('pred_sem_seg', draw_pred),
-            )
-            if asked and data_sample is not None and field in data_sample
+            for field, is_asked in asked.items()
+            if is_asked and data_sample is not None and field in data_sample
         ]
         if not fields:
             return image
         classes = self.dataset_meta['classes']
         palette = as_palette(self.dataset_meta.get('palette'), len(classes))
-        overlays = [
-            draw_overlay(
-                image,
-                field_array(data_sample, field)[0],
-                classes,
-                palette,
-                self.alpha,
-                with_labels,
-            )
-            for field in fields
-        ]
-        return np.concatenate(overlays, axis=1)
+        look = (classes, palette, self.alpha, with_labels)
+        return np.concatenate(
+            [
+                draw_overlay(image, field_array(data_sample, field)[0], *look)
+                for field in fields
+            ],
+            axis=1,
+        )

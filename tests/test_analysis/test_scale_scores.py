@@ -7,8 +7,8 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 
-from hmsa_mmseg.analysis.confusion_matrix import count_confusion
 from hmsa_mmseg.analysis.scale_scores import Row, score_scales
+from hmsa_mmseg.utils.confusion import count_confusion
 
 SCALES = (0.5, 1.0, 2.0)
 

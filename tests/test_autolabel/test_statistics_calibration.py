@@ -8,7 +8,6 @@ from hmsa_mmseg.autolabel.calibration import (
     CONFIDENCE,
     reliability,
     suggest_level,
-    suggest_threshold,
     threshold_of,
 )
 from hmsa_mmseg.datasets.confidence import encode_confidence, is_kept
@@ -80,9 +79,8 @@ def test_bins_are_those_of_the_exact_confidence():
 def test_no_pixels_have_no_calibration():
     found = reliability(np.zeros(256, int), np.zeros(256, int))
     assert np.isnan([found.error, found.excess]).all()
-    empty = np.zeros((3, 256), int)
-    assert suggest_threshold(empty, empty, 0.5) is None
-    assert suggest_threshold(empty[:0], empty[:0], 0.5) is None
+    empty = np.zeros(256, int)
+    assert suggest_level(empty, empty, 0.5) is None
 
 
 @pytest.mark.parametrize('target', [0.3, 0.5, 0.9, 1])
@@ -98,7 +96,7 @@ def test_suggestion_is_the_best_of_all_levels(target):
         ]
         # Of equal gains the lowest level, up to rounding.
         best = max((round(gain, 9), level) for gain, level in gains)
-        expected = -best[1] if best[0] >= 0 else 256
+        expected = -best[1] if best[0] >= 0 else None
         assert suggest_level(hits, pixels, target) == expected
 
 
@@ -124,30 +122,12 @@ def test_edges_of_the_suggestion():
     # All right: all that was seen is kept, nothing below.
     assert suggest_level(pixels, pixels, 1) == 100
     # All wrong.
-    assert suggest_level(0 * pixels, pixels, 0.5) == 256
-    assert suggest_threshold(0 * pixels[None], pixels[None], 0.5) is None
+    assert suggest_level(0 * pixels, pixels, 0.5) is None
     # Exactly the target.
     assert suggest_level(pixels // 2, pixels, 0.5) == 100
     for target in (0, -1, 1.1, True, float('nan')):
         with pytest.raises(ValueError, match='target precision'):
             suggest_level(pixels, pixels, target)
-
-
-def test_range_of_the_suggestion():
-    # One image: each draw is that image.
-    hits, pixels = draw(lambda confidence: confidence, count=5000)
-    found = suggest_threshold(hits[None], pixels[None], 0.5)
-    assert found.low == found.high == found.threshold
-    assert found.level == is_kept(found.threshold).argmax()
-    # Images that disagree: nobody is sure. The same each time.
-    hits = np.zeros((8, 256), int)
-    hits[::2, 60:] = 1
-    hits[1::2, 200:] = 1
-    pixels = np.ones((8, 256), int)
-    found = suggest_threshold(hits, pixels, 0.5)
-    assert found.low < found.high
-    assert found.low <= found.threshold <= found.high
-    assert found == suggest_threshold(hits, pixels, 0.5)
 
 
 def test_thresholds_are_short_and_keep_what_they_mean():

@@ -15,8 +15,9 @@ from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 from PIL import Image
 
-from hmsa_mmseg.analysis.confusion_matrix import count_confusion, normalised
+from hmsa_mmseg.analysis.confusion_matrix import normalised
 from hmsa_mmseg.analysis.confusion_plot import draw_confusion
+from hmsa_mmseg.utils.confusion import count_confusion
 
 TOOL = 'analysis_tools/confusion_matrix.py'
 CLASSES = tuple(f'class {i}' for i in range(19))

@@ -1,6 +1,5 @@
 """Colours that can be told apart and read."""
 
-import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,12 +7,9 @@ from hypothesis import strategies as st
 from mmseg.datasets import BaseSegDataset
 
 from hmsa_mmseg.visualization.colours import (
-    IGNORED,
-    WRONG,
     as_palette,
     contrast,
     default_palette,
-    heat,
     luminance,
     paint,
     scale_palette,
@@ -79,17 +75,6 @@ def test_paint_gives_each_pixel_its_colour(num_classes):
             assert pixel.tolist() == list(expected)
 
 
-def test_heat_is_cividis():
-    values = np.linspace(0, 1, 256, dtype=np.float32)[None]
-    expected = matplotlib.colormaps['cividis'](values)[..., :3] * 255
-    # OpenCV's copy is rounded otherwise.
-    np.testing.assert_allclose(heat(values), expected, atol=3)
-    # What is out of range is not wrapped.
-    ends = heat(np.array([[-0.5, 0, 1, 1.5]]))[0]
-    assert ends[0].tolist() == ends[1].tolist()
-    assert ends[2].tolist() == ends[3].tolist()
-
-
 @pytest.mark.parametrize('num_scales', [1, 2, 3, 4, 6])
 def test_scales_are_told_apart_by_lightness_alone(num_scales):
     colours = scale_palette(num_scales)
@@ -97,7 +82,3 @@ def test_scales_are_told_apart_by_lightness_alone(num_scales):
     ratios = [contrast(a, b) for a, b in zip(colours, colours[1:])]
     assert all(ratio > 1.25 for ratio in ratios)
     assert np.all(np.diff([luminance(colour) for colour in colours]) > 0)
-
-
-def test_errors_are_told_apart_by_lightness_alone():
-    assert contrast(WRONG, IGNORED) > 2

@@ -97,38 +97,6 @@ def test_iou_is_that_of_mmseg(samples, records):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_classes_that_are_nowhere_are_nan(make_sample):
-    sample = make_sample()
-    sample.pred_sem_seg.data[:] = 0
-    sample.gt_sem_seg.data[sample.gt_sem_seg.data == 2] = 1
-    record = make_record('a.png', sample, CLASSES)
-    iou = class_iou([record])
-    assert np.isfinite(iou[0])
-    assert iou[1] == 0
-    assert np.isnan(iou[2])
-    shares = scale_shares([record])
-    assert np.isnan(shares[:, 1:]).all()
-    assert shares[:, 0].sum() == pytest.approx(1)
-
-
-@pytest.mark.parametrize('by', ['predicted', 'labelled'])
-@pytest.mark.parametrize('wins', [False, True])
-def test_shares_are_means_over_pixels(samples, records, by, wins):
-    field = 'pred_sem_seg' if by == 'predicted' else 'gt_sem_seg'
-    shares = scale_shares(records, by=by, wins=wins)
-    assert shares.shape == (S, K)
-    classes = np.stack([data(sample, field)[0] for sample in samples])
-    weights = np.stack([data(sample, 'scale_weights') for sample in samples])
-    for k in range(K):
-        pixels = weights.transpose(1, 0, 2, 3)[:, classes == k]
-        if wins:
-            pixels = pixels == pixels.max(axis=0)
-        np.testing.assert_allclose(
-            shares[:, k], pixels.mean(axis=1), rtol=1e-5
-        )
-    np.testing.assert_allclose(shares.sum(axis=0), 1)
-
-
 def test_no_scale_wins_where_several_have_the_largest_weight(make_sample):
     sample = make_sample()
     weights = sample.scale_weights.data
@@ -142,11 +110,6 @@ def test_no_scale_wins_where_several_have_the_largest_weight(make_sample):
     )
     shares = scale_shares([record], wins=True)
     np.testing.assert_allclose(shares[0], first / record.class_pixels)
-
-
-def test_unknown_choice(records):
-    with pytest.raises(ValueError, match="got 'true'"):
-        scale_shares(records, by='true')
 
 
 def test_without_labels_or_scales(make_sample):

@@ -19,13 +19,6 @@ def test_path_below_the_images():
     assert names('/data/leftImg8bit/val/../val/b.png') == 'b.png'
 
 
-def test_relative_paths(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = ImageNames(['data/images/'])
-    assert names('data/images/a/b.png') == 'a/b.png'
-    assert names(str(tmp_path / 'data' / 'images' / 'c.png')) == 'c.png'
-
-
 def test_images_of_several_data_sets_do_not_collide():
     first, second = data_set('/data/one/val'), data_set('/data/two/val')
     wrapped = SimpleNamespace(
@@ -37,11 +30,6 @@ def test_images_of_several_data_sets_do_not_collide():
     names = ImageNames.of_dataset(wrapped)
     assert names('/data/one/val/a.png') == 'one/val/a.png'
     assert names('/data/two/val/a.png') == 'two/val/a.png'
-
-
-def test_same_folder_twice():
-    parts = SimpleNamespace(datasets=[data_set('/data/val')] * 2)
-    assert ImageNames.of_dataset(parts)('/data/val/a.png') == 'a.png'
 
 
 @pytest.mark.parametrize('root', ['', '/data/values', 's3://bucket/val'])

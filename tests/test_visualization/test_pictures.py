@@ -40,14 +40,6 @@ def data(sample, field):
     return sample.get(field).data.numpy()
 
 
-def test_full_result_has_all_pictures(draw, make_sample):
-    pictures = draw(make_sample())
-    assert list(pictures) == KEYS
-    for picture in pictures.values():
-        assert picture.dtype == np.uint8
-        assert picture.shape == (*SIZE, 3)
-
-
 def test_what_a_result_lacks_is_not_drawn(draw, make_sample):
     stock = make_sample(scales=())
     assert list(draw(stock)) == STOCK
@@ -156,33 +148,6 @@ def test_binary_and_other_types(draw, make_sample):
         assert found.keys() == expected.keys()
         for key in found:
             np.testing.assert_array_equal(found[key], expected[key])
-
-
-def test_bfloat16(draw, make_sample):
-    """As of a stock model under autocast, which numpy does not know."""
-    sample = make_sample()
-    confidence = sample.confidence.data.bfloat16()
-    sample.confidence = PixelData(data=confidence)
-    np.testing.assert_array_equal(
-        draw(sample)['confidence'], heat(confidence[0].float().numpy())
-    )
-
-
-def test_image_with_turned_channels(make_sample, image):
-    """MMSegInferencer hands over a view of a BGR image."""
-    turned = image[..., ::-1]
-    found = draw_pictures(turned, make_sample(), CLASSES, PALETTE)
-    expected = draw_pictures(turned.copy(), make_sample(), CLASSES, PALETTE)
-    np.testing.assert_array_equal(found['overlay'], expected['overlay'])
-
-
-def test_many_classes(image, make_sample):
-    sample = make_sample(scales=(), labels=False)
-    label = torch.arange(65).repeat(15)[: SIZE[0] * SIZE[1]].reshape(1, *SIZE)
-    sample.pred_sem_seg = PixelData(data=label)
-    names = [f'class {k}' for k in range(65)]
-    pictures = draw_pictures(image, sample, names)
-    assert len(np.unique(pictures['prediction'].reshape(-1, 3), axis=0)) == 65
 
 
 def test_faults_name_the_image(draw, make_sample, image):

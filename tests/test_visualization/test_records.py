@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,11 +10,14 @@ import pytest
 
 from hmsa_mmseg.visualization import (
     FOLDER,
+    check_run,
     make_record,
     read_record,
     read_records,
+    read_run,
     write_pictures,
     write_record,
+    write_run,
 )
 from hmsa_mmseg.visualization.records import JPEG_QUALITY
 
@@ -70,20 +72,13 @@ def test_pictures_are_written(tmp_path, image):
 def test_full_disk_is_an_error(tmp_path, image, record, monkeypatch):
     before = write_record(tmp_path, record).read_bytes()
 
-    write_bytes = Path.write_bytes
-
-    def full(path, content):
-        write_bytes(path, content[: len(content) // 2])
+    def fail(*args):
         raise OSError('No space left on device')
 
-    monkeypatch.setattr(Path, 'write_bytes', full)
+    monkeypatch.setattr(os, 'replace', fail)
     with pytest.raises(OSError, match='No space'):
         write_pictures(tmp_path, 'photo.png', {'input': image})
 
-    def fail(descriptor):
-        raise OSError('No space left on device')
-
-    monkeypatch.setattr(os, 'fsync', fail)
     with pytest.raises(OSError, match='No space'):
         write_record(tmp_path, dataclasses.replace(record, size=(1, 1)))
     (path,) = tmp_path.rglob('*.json')
@@ -135,16 +130,27 @@ def test_damaged_and_foreign_files_are_named(
         read_records(tmp_path)
 
 
-@pytest.mark.parametrize(
-    'change',
-    [
-        dict(classes=('road', 'tree', 'sea')),
-        dict(scales=(0.25, 1.0, 2.0)),
-    ],
-)
-def test_records_of_two_runs_are_not_mixed(tmp_path, record, change):
+def test_records_of_two_runs_are_not_mixed(tmp_path, record):
     write_record(tmp_path, record)
-    other = dataclasses.replace(record, image='z.png', **change)
+    classes = ('road', 'tree', 'sea')
+    other = dataclasses.replace(record, image='z.png', classes=classes)
     write_record(tmp_path, other)
     with pytest.raises(ValueError, match=r'z.json has .* different runs'):
         read_records(tmp_path)
+
+
+def test_a_repeated_run_is_the_same_run_and_another_is_refused(tmp_path):
+    run = dict(config='a.py', checkpoint='a.pth', scales=[0.5, 1.0], date='x')
+    assert read_run(tmp_path) is None
+    check_run(tmp_path, run)
+    found = {**run, 'metrics': {'mIoU': 3.0}, 'num_images': 2}
+    write_run(tmp_path, found)
+    assert read_run(tmp_path) == found
+    check_run(tmp_path, {**run, 'date': 'y'})
+    for key, value in (('checkpoint', 'b.pth'), ('scales', []), ('tta', 'T')):
+        match = rf'another run \({key}: .*, now '
+        with pytest.raises(ValueError, match=match):
+            check_run(tmp_path, {**run, key: value})
+    (tmp_path / FOLDER / 'run.json').write_text('{')
+    with pytest.raises(ValueError, match=r'run.json is damaged'):
+        check_run(tmp_path, run)

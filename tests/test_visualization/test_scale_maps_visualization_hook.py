@@ -1,7 +1,6 @@
 """mmengine's loops draw results, and are otherwise what they were."""
 
 import itertools
-import warnings
 
 import cv2
 import numpy as np
@@ -11,14 +10,13 @@ from mmengine.config import ConfigDict
 from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 from mmseg.models.segmentors import SegTTAModel
-from mmseg.registry import MODELS, TRANSFORMS
+from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from hmsa_mmseg.models.segmentors import AccumulatingTTAModel
 from hmsa_mmseg.visualization import (
     ScaleMapsVisualizationHook,
     class_iou,
-    draw_pictures,
     read_records,
     read_run,
 )
@@ -60,16 +58,6 @@ class PerClassIoU(IoUMetric):
         intersect, union, *_ = (sum(areas) for areas in zip(*results))
         type(self).iou = (intersect / union).double().numpy()
         return super().compute_metrics(results)
-
-
-@TRANSFORMS.register_module()
-class PutZero:
-    """Labels without 255."""
-
-    def __call__(self, results):
-        labels = results['gt_seg_map']
-        labels[labels == 255] = 0
-        return results
 
 
 @pytest.fixture(scope='module')
@@ -169,20 +157,15 @@ def evaluator():
 
 @pytest.fixture
 def stock(build_tiny, tiny_model_cfg):
-    """Return a function that builds mmseg's own model."""
-
-    def make(**head):
-        cfg = tiny_model_cfg()
-        seg_head = cfg.pop('decode_head')['seg_head']
-        cfg.update(
-            type='EncoderDecoder',
-            decode_head={**seg_head, **head},
-            train_cfg={},
-            test_cfg=dict(mode='whole'),
-        )
-        return MODELS.build(ConfigDict(cfg)).eval()
-
-    return make
+    """Return mmseg's own model."""
+    cfg = tiny_model_cfg()
+    cfg.update(
+        type='EncoderDecoder',
+        decode_head=cfg.pop('decode_head')['seg_head'],
+        train_cfg={},
+        test_cfg=dict(mode='whole'),
+    )
+    return MODELS.build(ConfigDict(cfg)).eval()
 
 
 def images(folder):
@@ -225,53 +208,17 @@ def test_every_image_is_drawn_and_counted_as_the_metric_does(
     assert 'test_step' not in vars(model)
 
 
-def test_pictures_are_those_of_the_results(
-    build_lively, make_runner, tmp_path, root
-):
-    model = build_lively()
-    runner = make_runner(model)
-    runner.test()
-    model.test_cfg = ConfigDict({**model.test_cfg, 'scale_maps': True})
-    data = runner.test_dataloader.dataset[3]
-    with torch.no_grad():
-        [result] = model.test_step(
-            {key: [value] for key, value in data.items()}
-        )
-    image = cv2.imread(str(root / 'img' / 'two' / 'b.png'))[..., ::-1]
-    expected = draw_pictures(
-        image.copy(), result, META['classes'], META['palette']
-    )
-    folder = tmp_path / 'scale_maps' / 'two' / 'b'
-    for key in ('prediction', 'ground_truth', 'scale_0.5', 'winning_scale'):
-        found = cv2.imread(str(folder / f'{key}.png'))[..., ::-1]
-        np.testing.assert_array_equal(found, expected[key])
-
-
-def test_nothing_is_done_nor_said_without_draw(
-    build_lively, make_runner, tmp_path, monkeypatch
-):
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        ScaleMapsVisualizationHook()
-    model = build_lively()
-    runner = make_runner(
-        model, hook=dict(draw=False), visualizer='SegLocalVisualizer'
-    )
-    said = []
-    monkeypatch.setattr(runner.logger, 'warning', said.append)
-    runner.test()
-    assert not list(tmp_path.rglob('scale_maps'))
-    assert said == []
-
-
-def test_interval(build_lively, make_runner, tmp_path):
-    runner = make_runner(build_lively(), hook=dict(interval=3), batch_size=2)
-    runner.test()
-    assert images(tmp_path) == [NAMES[0], NAMES[3]]
-
-
-def test_only_what_is_drawn_costs_more(
-    build_lively, make_runner, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ('mode', 'hook', 'expected'),
+    [
+        ('test', dict(interval=3), (NAMES[0], NAMES[3])),
+        ('val', dict(val_images=2), (NAMES[0], NAMES[3])),
+        ('val', dict(val_images=3), NAMES[::2]),
+        ('val', dict(val_images=9), NAMES),
+    ],
+)
+def test_some_images_are_drawn(
+    build_lively, make_runner, tmp_path, monkeypatch, mode, hook, expected
 ):
     calls = []
     monkeypatch.setattr(
@@ -279,22 +226,13 @@ def test_only_what_is_drawn_costs_more(
         '.predict_with_maps',
         lambda *args: calls.append(args) or predict_with_maps(*args),
     )
-    make_runner(build_lively(), hook=dict(interval=3)).test()
-    assert len(calls) == 2
-
-
-@pytest.mark.parametrize(
-    ('val_images', 'expected'),
-    [(1, NAMES[:1]), (2, (NAMES[0], NAMES[3])), (3, NAMES[::2]), (9, NAMES)],
-)
-def test_validation_draws_a_few_images(
-    build_lively, make_runner, tmp_path, val_images, expected
-):
-    runner = make_runner(build_lively(), hook=dict(val_images=val_images))
-    runner.val()
-    folder = tmp_path / 'val_iter_0'
+    runner = make_runner(build_lively(), hook=hook)
+    getattr(runner, mode)()
+    folder = tmp_path / 'val_iter_0' if mode == 'val' else tmp_path
     assert images(folder) == sorted(expected)
-    assert read_run(folder)['mode'] == 'val'
+    assert read_run(folder)['mode'] == mode
+    # Only what is drawn costs more.
+    assert len(calls) == len(expected)
 
 
 def test_model_is_as_before_when_the_loop_raises(
@@ -313,9 +251,10 @@ def test_model_is_as_before_when_the_loop_raises(
     assert 'test_step' not in vars(model)
 
 
-def test_stock_model(stock, make_runner, evaluator, tmp_path):
-    model = stock()
-    make_runner(model, evaluator=[evaluator]).test()
+def test_stock_model_in_the_folder_of_another_run(
+    stock, build_lively, make_runner, evaluator, tmp_path
+):
+    make_runner(stock, evaluator=[evaluator]).test()
     records = read_records(tmp_path)
     assert [record.image for record in records] == sorted(NAMES)
     assert [*records[0].pictures] == [
@@ -326,95 +265,23 @@ def test_stock_model(stock, make_runner, evaluator, tmp_path):
     np.testing.assert_allclose(class_iou(records), PerClassIoU.iou, rtol=1e-6)
     # The largest of five probabilities.
     assert all(0.2 < record.mean_confidence < 1 for record in records)
+    make_runner(stock).test()
+    with pytest.raises(ValueError, match='pictures of another run'):
+        make_runner(build_lively()).test()
+    assert read_records(tmp_path) == records
 
 
-def test_binary_head(stock, make_runner, data_set, tmp_path):
-    model = stock(num_classes=2, out_channels=1, threshold=0.5)
-    dataset = data_set((LOAD, PACK), metainfo=dict(classes=('no', 'yes')))
-    make_runner(model, dataset, evaluator=[]).test()
-    records = read_records(tmp_path)
-    assert len(records) == 5
-    assert all(0.5 <= record.mean_confidence <= 1 for record in records)
-
-
-def test_confidence_of_a_binary_head_with_tta(stock, make_runner, data_set):
-    model = stock(num_classes=2, out_channels=1, threshold=0.9)
-    dataset = data_set(FLIPS)
-    runner = make_runner(SegTTAModel(model), dataset, evaluator=[])
-    batch = next(iter(runner.test_dataloader))
-    pixels = batch['inputs'][0][0]
-    meta = dict(ori_shape=SIZE, img_shape=SIZE)
-    views = [
-        model.test_step(
-            dict(inputs=[x], data_samples=[SegDataSample(metainfo=meta)])
-        )[0].seg_logits.data
-        for x in (pixels, pixels.flip(-1))
-    ]
-    mean = (views[0] + views[1].flip(-1)) / 2
-    result = step(runner)
-    # mmseg takes the sigmoid of probabilities once more, 0.73 at most.
-    assert not result.pred_sem_seg.data.any()
-    close(result.confidence.data, 1 - mean)
-
-
-def test_without_labels(build_lively, make_runner, data_set, tmp_path):
-    runner = make_runner(build_lively(), data_set((LOAD, PACK)), evaluator=[])
-    runner.test()
-    (record, *_) = records = read_records(tmp_path)
-    assert len(records) == 5
-    assert 'error' not in record.pictures
-    assert record.labelled is None
-
-
-def test_resized_images(build_lively, make_runner, data_set, tmp_path):
-    resize = dict(type='Resize', scale=(32, 48), keep_ratio=True)
-    pipeline = (LOAD, resize, LABELS, PACK)
-    make_runner(build_lively(), data_set(pipeline)).test()
-    assert {record.size for record in read_records(tmp_path)} == {SIZE}
-
-
-def test_labels_of_another_size_are_an_error(
-    build_lively, make_runner, data_set
-):
-    resize = dict(type='Resize', scale=(32, 48), keep_ratio=True)
-    pipeline = (LOAD, LABELS, resize, PACK)
-    runner = make_runner(build_lively(), data_set(pipeline), evaluator=[])
-    with pytest.raises(ValueError, match=r'one/a.png: ground truth of'):
-        runner.test()
-
-
-def test_reduce_zero_label(
+def test_wrapped_data_sets_resized_and_without_class_0(
     build_lively, make_runner, data_set, evaluator, tmp_path
 ):
-    pipeline = (LOAD, dict(LABELS, reduce_zero_label=True), PACK)
-    dataset = data_set(pipeline, reduce_zero_label=True)
-    make_runner(build_lively(), dataset, evaluator=[evaluator]).test()
-    records = read_records(tmp_path)
-    np.testing.assert_allclose(class_iou(records), PerClassIoU.iou, rtol=1e-6)
-    # Of five classes in the files four are left.
-    assert sum(record.labelled[4] for record in records) == 0
-
-
-def test_pixels_that_the_metric_ignores(
-    build_lively, make_runner, data_set, tmp_path
-):
-    """The data set says 255, which no label is."""
-    ignores_road = PerClassIoU(ignore_index=0)
-    labels = dict(type='LoadAnnotations', reduce_zero_label=False)
-    clip = dict(type='PutZero')
-    dataset = data_set((LOAD, labels, clip, PACK))
-    make_runner(build_lively(), dataset, evaluator=[ignores_road]).test()
-    records = read_records(tmp_path)
-    assert all(record.labelled[0] == 0 for record in records)
-    np.testing.assert_allclose(class_iou(records), PerClassIoU.iou, rtol=1e-6)
-
-
-def test_wrapped_data_sets(
-    build_lively, make_runner, data_set, evaluator, tmp_path
-):
+    labels = dict(LABELS, reduce_zero_label=True)
+    resize = dict(type='Resize', scale=(32, 48), keep_ratio=True)
+    pipeline = (LOAD, resize, labels, PACK)
     parts = [
         data_set(
-            data_prefix=dict(img_path=f'img/{k}', seg_map_path=f'ann/{k}')
+            pipeline,
+            data_prefix=dict(img_path=f'img/{k}', seg_map_path=f'ann/{k}'),
+            reduce_zero_label=True,
         )
         for k in ('one', 'two')
     ]
@@ -424,9 +291,11 @@ def test_wrapped_data_sets(
     )
     make_runner(build_lively(), dataset, evaluator=[evaluator]).test()
     assert images(tmp_path) == sorted(NAMES)
-    np.testing.assert_allclose(
-        class_iou(read_records(tmp_path)), PerClassIoU.iou, rtol=1e-6
-    )
+    records = read_records(tmp_path)
+    np.testing.assert_allclose(class_iou(records), PerClassIoU.iou, rtol=1e-6)
+    assert {record.size for record in records} == {SIZE}
+    # Of five classes in the files four are left.
+    assert sum(record.labelled[4] for record in records) == 0
 
 
 @pytest.fixture
@@ -509,23 +378,12 @@ def test_maps_with_accumulating_tta_are_of_the_first_view(
     assert len(read_records(tmp_path)) == 5
 
 
-def test_folder_of_another_run(build_lively, make_runner, tmp_path, stock):
-    model = build_lively()
-    make_runner(model).test()
-    first = read_records(tmp_path)
-    make_runner(model).test()
-    assert read_records(tmp_path) == first
-    with pytest.raises(ValueError, match='pictures of another run'):
-        make_runner(stock()).test()
-    assert read_records(tmp_path) == first
-
-
 def test_second_runner_draws_to_its_own_folder(
     build_lively, make_runner, tmp_path, stock
 ):
     """mmengine gives it the visualizer of the first, by the name of both."""
     folders = [tmp_path / 'first', tmp_path / 'second']
-    for model, folder in zip((build_lively(), stock()), folders):
+    for model, folder in zip((build_lively(), stock), folders):
         runner = make_runner(model, save_dir=folder, name=tmp_path.name)
         # As test.py --show-dir sets it.
         runner.cfg.visualizer = dict(save_dir=str(folder))
@@ -534,12 +392,6 @@ def test_second_runner_draws_to_its_own_folder(
     assert first['model'] != second['model']
     for folder in folders:
         assert len(read_records(folder)) == 5
-
-
-def test_other_visualizer(build_lively, make_runner):
-    runner = make_runner(build_lively(), visualizer='SegLocalVisualizer')
-    with pytest.raises(TypeError, match='got SegLocalVisualizer'):
-        runner.test()
 
 
 def test_show_alone_writes_nothing(
@@ -575,24 +427,16 @@ def test_back_ends_get_a_limited_number(
     assert names[0] == 'test/one/a/input'
 
 
-def test_unreadable_image_is_named(monkeypatch):
-    monkeypatch.setattr('mmcv.imfrombytes', lambda *args, **kwargs: None)
-    hook = ScaleMapsVisualizationHook(draw=True)
-    hook._read_args = None
-    with pytest.raises(ValueError, match='cannot be read as an image'):
-        hook._read(__file__)
+def test_other_visualizer(build_lively, make_runner, tmp_path):
+    options = dict(visualizer='SegLocalVisualizer')
+    with pytest.raises(TypeError, match='got SegLocalVisualizer'):
+        make_runner(build_lively(), **options).test()
+    # Nothing is needed nor done before --show-dir.
+    make_runner(build_lively(), hook=dict(draw=False), **options).test()
+    assert not list(tmp_path.rglob('scale_maps'))
 
 
-@pytest.mark.parametrize(
-    'option',
-    [
-        dict(interval=0),
-        dict(interval=1.5),
-        dict(val_images=True),
-        dict(backend_images=-1),
-    ],
-)
-def test_senseless_numbers(option):
-    (name,) = option
-    with pytest.raises(ValueError, match=f'{name} must be an integer'):
-        ScaleMapsVisualizationHook(**option)
+def test_senseless_numbers():
+    for name, value in (('interval', 0), ('val_images', 1.5)):
+        with pytest.raises(ValueError, match=f'{name} must be an integer'):
+            ScaleMapsVisualizationHook(**{name: value})

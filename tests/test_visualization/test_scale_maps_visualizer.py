@@ -1,8 +1,6 @@
 """The visualizer with mmengine's back ends, and in mmseg's interfaces."""
 
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,24 +92,6 @@ def test_tensorboard(build, add, tmp_path, image, make_sample):
     assert (shown[0].height, shown[0].width) == SIZE
 
 
-def test_weights_and_biases(build, add, image, make_sample, monkeypatch):
-    logged = []
-    fake = SimpleNamespace(
-        init=lambda **kwargs: None,
-        Image=lambda picture: picture,
-        log=lambda content, commit: logged.append(content),
-        join=lambda: None,
-    )
-    monkeypatch.setitem(sys.modules, 'wandb', fake)
-    visualizer = build('WandbVisBackend')
-    add(visualizer)
-    pictures = draw_pictures(image, make_sample(), CLASSES, PALETTE)
-    assert len(logged) == len(pictures)
-    for content, (key, picture) in zip(logged, pictures.items()):
-        assert [*content] == [f'test/city/photo/{key}']
-        np.testing.assert_array_equal(*content.values(), picture)
-
-
 @pytest.mark.parametrize('rank', [0, 1])
 def test_other_processes_write_files_alone(
     build, add, tmp_path, monkeypatch, rank
@@ -155,14 +135,6 @@ def test_overlays_in_the_place_of_mmsegs_visualizer(
     assert file.stat().st_size > 0
     visualizer.add_datasample('a', turned)
     np.testing.assert_array_equal(visualizer.get_image(), turned)
-
-
-def test_mmseg_back_end_gets_the_overlay(build, image, make_sample, tmp_path):
-    visualizer = build('LocalVisBackend')
-    visualizer.set_dataset_meta(**META)
-    visualizer.add_datasample('some', image, make_sample(), step=3)
-    (file,) = tmp_path.rglob('vis_image/some_3.png')
-    assert file.stat().st_size > 0
 
 
 def test_inferencer_and_pyplot_of_mmseg(tmp_path):
@@ -212,13 +184,3 @@ def test_depth_maps_are_refused(build, image):
     sample = SegDataSample(pred_depth_map=PixelData(data=torch.zeros(1, 2, 2)))
     with pytest.raises(TypeError, match=r"type='SegLocalVisualizer'"):
         build().add_datasample('a', image, sample)
-
-
-def test_palette_is_mmsegs_where_there_is_none(image, make_sample, tmp_path):
-    visualizer = ScaleMapsVisualizer(save_dir=str(tmp_path))
-    record = visualizer.add_scale_maps(
-        'a.png', image, make_sample(), dict(classes=CLASSES), root=tmp_path
-    )
-    assert (
-        record.palette == make_record('a.png', make_sample(), CLASSES).palette
-    )

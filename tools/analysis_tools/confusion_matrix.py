@@ -29,10 +29,10 @@ from hmsa_mmseg.analysis.confusion_matrix import (
     confusion_of_dataset,
     match_predictions,
     normalised,
-    scores,
 )
 from hmsa_mmseg.analysis.confusion_plot import DPI, draw_confusion
 from hmsa_mmseg.utils import atomic_file
+from hmsa_mmseg.utils.confusion import scores
 from hmsa_mmseg.zoo import find_config
 
 TITLE = 'Normalized Confusion Matrix'

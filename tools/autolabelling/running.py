@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from autolabel_reporting.run import ReportOptions, make_report
 from inferring.errors import InferError
 from inferring.inputs import Item
 from inferring.model_options import apply_options
@@ -29,6 +28,7 @@ from hmsa_mmseg.autolabel.pairs import PairFiles
 from hmsa_mmseg.autolabel.teacher import Training, describe_training
 from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER, round_folder
 from hmsa_mmseg.datasets.confidence import check_threshold
+from hmsa_mmseg.reports import ReportOptions, make_report
 from hmsa_mmseg.utils.loading import read_config
 
 from .disk import SpaceWatch

@@ -143,7 +143,7 @@ test_dataloader = dict(
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-# Not for training or testing: what tools/autolabel_report.py compares
+# Not for training or testing: what tools/report.py compares
 # auto-labels with.
 fine_dataloader = dict(batch_size=1, dataset=fine_dataset)
 coarse_dataloader = dict(batch_size=1, dataset=coarse_dataset)

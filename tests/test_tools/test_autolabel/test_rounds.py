@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from autolabel_reporting.run import ReportOptions
 from autolabelling import running
 from PIL import Image
 
 from hmsa_mmseg.autolabel.meta import read_meta
+from hmsa_mmseg.reports import ReportOptions
 
 pytestmark = pytest.mark.usefixtures('quick')
 

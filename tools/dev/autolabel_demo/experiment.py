@@ -23,8 +23,8 @@ from driver.jobs import Run
 from driver.labels import dataset, score
 from PIL import Image
 
-from hmsa_mmseg.analysis.confusion_matrix import count_confusion, scores
 from hmsa_mmseg.datasets.confidence import is_kept
+from hmsa_mmseg.utils.confusion import count_confusion, scores
 
 #: Where the configs look for the scenes, and in it for the auto-labels.
 DATA = 'data/street_scenes_autolabel'

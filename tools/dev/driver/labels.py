@@ -16,9 +16,9 @@ from mmseg.registry import DATASETS
 from hmsa_mmseg.analysis.confusion_matrix import (
     confusion_of_dataset,
     match_predictions,
-    scores,
 )
 from hmsa_mmseg.autolabel.config_datasets import leaf_configs
+from hmsa_mmseg.utils.confusion import scores
 
 LOAD = ('LoadImageFromFile', 'LoadAnnotations', 'LoadSegLabels')
 

@@ -1,0 +1,256 @@
+"""All pairs of a folder of auto-labels, counted by several processes.
+
+Shape shorthand in this module:
+    H, W: image size, K: classes, T: thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from hmsa_mmseg.autolabel.statistics import (
+    LEVELS,
+    TruthCounts,
+    count_against,
+    coverage,
+)
+from hmsa_mmseg.datasets.confidence import is_kept
+from hmsa_mmseg.utils.confusion import divide, joint_counts
+
+from .label_set import DamagedPairError, LabelSet
+from .label_truths import Truths
+
+# Images that a process counts at a time.
+_BLOCK = 8
+
+
+@dataclass
+class Counts:
+    """What is counted of a folder, or of some of its images.
+
+    Attributes:
+        pixels (ndarray): int64 (K, 256), by class and confidence.
+        truth (TruthCounts): Zero where there is nothing to compare with.
+        changes (ndarray): int64 (2, K, K): pixels by the class that they had
+            in the round before and that they have, all and those that are
+            kept in both.
+        images (list[dict]): In the order of the manifest: ``name`` and, as
+            far as they are known or there is one, ``error``, why the pair
+            cannot be used; ``coverage``, the share of pixels that is kept;
+            ``compared``, True beside a true label, or ``truth_error``, ''
+            if there is none; ``changed`` and ``kept_changed``, shares of the
+            pixels that had another class in the round before, of all and of
+            those that are kept in both, or ``change_error``. Shares are nan
+            without pixels.
+    """
+
+    pixels: np.ndarray
+    truth: TruthCounts
+    changes: np.ndarray
+    images: list[dict[str, Any]]
+
+    @classmethod
+    def empty(cls, num_classes: int, num_thresholds: int) -> Counts:
+        """Count nothing."""
+        truth = TruthCounts.empty(num_classes, num_thresholds)
+        changes = np.zeros((2, num_classes, num_classes), np.int64)
+        return cls(np.zeros_like(truth.given), truth, changes, [])
+
+    def add(self, other: Counts) -> None:
+        """Count the images of another as well."""
+        self.pixels += other.pixels
+        self.truth += other.truth
+        self.changes += other.changes
+        self.images += other.images
+
+
+@dataclass
+class _Counter:
+    """Counts some of the images of a folder; see :func:`count_labels`."""
+
+    labels: LabelSet
+    thresholds: Sequence[float]
+    threshold: float
+    truths: Truths | None
+    previous: LabelSet | None
+
+    def __post_init__(self) -> None:
+        self.num_classes = len(self.labels.classes)
+        self.places = {}
+        if self.truths is not None:
+            self.places = self.truths.match(list(self.labels.names))
+
+    def __call__(self, block: range) -> Counts:
+        counts = Counts.empty(self.num_classes, len(self.thresholds))
+        for i in block:
+            line = self.labels.lines[i]
+            found = dict(name=line['name'])
+            counts.images.append(found)
+            try:
+                pair = self.labels.read(line)
+            except DamagedPairError as error:
+                found['error'] = str(error)
+                continue
+            pixels = joint_counts(pair, (self.num_classes, LEVELS))
+            counts.pixels += pixels
+            share = coverage(pixels.sum(0), [self.threshold])[0]
+            found['coverage'] = float(share)
+            if self.truths is not None:
+                found.update(self._compare(found['name'], *pair, counts))
+            if self.previous is not None:
+                found.update(self._look_back(found['name'], *pair, counts))
+        return counts
+
+    def _compare(self, name, label, confidence, counts) -> dict[str, Any]:
+        if name not in self.places:
+            return dict(truth_error='')
+        try:
+            truth = self.truths.read(self.places[name])
+            if truth.shape != label.shape:
+                raise ValueError(
+                    f'its true label is {truth.shape[0]}x{truth.shape[1]}; '
+                    f'expected {label.shape[0]}x{label.shape[1]}'
+                )
+        except (OSError, ValueError) as error:
+            return dict(truth_error=str(error))
+        counts.truth += count_against(
+            truth, label, confidence, self.num_classes, self.thresholds
+        )
+        return dict(compared=True)
+
+    def _look_back(self, name, label, confidence, counts) -> dict[str, Any]:
+        place = self.previous.names.get(name)
+        if place is None:
+            return dict(change_error='it had no label')
+        try:
+            before, trusted = self.previous.read(self.previous.lines[place])
+        except DamagedPairError as error:
+            return dict(change_error=str(error))
+        if before.shape != label.shape:
+            return dict(change_error='its label had another size')
+        keep = is_kept(self.threshold)
+        kept = keep[confidence] & keep[trusted]
+        changes = [
+            joint_counts(pair, (self.num_classes, self.num_classes))
+            for pair in ((before, label), (before[kept], label[kept]))
+        ]
+        counts.changes += changes
+        changed, kept_changed = map(share_changed, changes)
+        return dict(changed=changed, kept_changed=kept_changed)
+
+
+def share_changed(changes: np.ndarray) -> float:
+    """Share of the pixels whose class is another; nan without any.
+
+    Args:
+        changes (ndarray): (K, K), as of :class:`Counts`.
+    """
+    return float(1 - divide(np.trace(changes), changes.sum()))
+
+
+def count_labels(
+    labels: LabelSet,
+    thresholds: Sequence[float],
+    threshold: float,
+    truths: Truths | None = None,
+    previous: LabelSet | None = None,
+    workers: int = 0,
+    progress: Callable[[int], Any] = lambda more: None,
+) -> Counts:
+    """Read and count all pairs of a folder.
+
+    Args:
+        labels (LabelSet): The folder.
+        thresholds (Sequence[float]): T, rising, the first of them 0.
+        threshold (float): What counts as kept in an image.
+        truths (Truths, optional): True labels.
+        previous (LabelSet, optional): The round before.
+        workers (int): Processes that read; 0: this one.
+        progress (Callable): Is given how many more images are done.
+
+    Returns:
+        Counts: Each image of the manifest is in it, damaged ones with the
+        reason. Independent of the number of workers.
+    """
+    counts = Counts.empty(len(labels.classes), len(thresholds))
+    counter = _Counter(labels, thresholds, threshold, truths, previous)
+    for part in _in_blocks(counter, len(labels.lines), workers, progress):
+        counts.add(part)
+    return counts
+
+
+def count_classes(
+    truths: Truths,
+    workers: int = 0,
+    progress: Callable[[int], Any] = lambda more: None,
+) -> tuple[np.ndarray, list[str]]:
+    """Count the pixels of each class in the labels of a data set.
+
+    Returns:
+        tuple[ndarray, list[str]]: int64 (K,), and what could not be read.
+    """
+    count = partial(_count_classes, truths)
+    total, failed = np.zeros(256, np.int64), []
+    for counts, errors in _in_blocks(count, len(truths), workers, progress):
+        total += counts
+        failed += errors
+    return total[: truths.num_classes], failed
+
+
+def _count_classes(
+    truths: Truths, block: range
+) -> tuple[np.ndarray, list[str]]:
+    counts, errors = np.zeros(256, np.int64), []
+    for position in block:
+        try:
+            counts += joint_counts([truths.read(position)], [256])
+        except (OSError, ValueError) as error:
+            errors.append(str(error))
+    return counts, errors
+
+
+@dataclass
+class _Blocks:
+    """Results for blocks of numbers, in the workers of a DataLoader."""
+
+    function: Callable[[range], Any]
+    count: int
+
+    def __len__(self) -> int:
+        return -(-self.count // _BLOCK)
+
+    def __getitem__(self, block: int) -> tuple[int, Any]:
+        numbers = range(self.count)[block * _BLOCK :][:_BLOCK]
+        return len(numbers), self.function(numbers)
+
+
+def _in_blocks(
+    function: Callable[[range], Any],
+    count: int,
+    workers: int,
+    progress: Callable[[int], Any],
+) -> Iterator[Any]:
+    """Call a function for all numbers, some at a time, in their order."""
+    blocks = _Blocks(function, count)
+    loader = DataLoader(
+        blocks,
+        batch_size=None,
+        num_workers=min(workers, len(blocks)),
+        collate_fn=_same,
+        # Its own: whoever draws from the global one is not disturbed.
+        generator=torch.Generator(),
+    )
+    for done, result in loader:
+        yield result
+        progress(done)
+
+
+def _same(item: Any) -> Any:
+    return item

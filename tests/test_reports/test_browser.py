@@ -1,0 +1,382 @@
+"""Both pages in a real browser: from disk, without a network.
+
+Needs ``pip install playwright`` and a Chromium: Debian's ``chromium``,
+Google's, or that of ``playwright install chromium``.
+"""
+
+import os
+import shutil
+
+import pytest
+from test_reports.label_sets import (
+    config_text,
+    fake_pairs,
+    make_meta,
+    write_tree,
+    write_truths,
+)
+from test_reports.show_dirs import (
+    IMAGES,
+    make_sample,
+    make_samples,
+    write_show_dir,
+)
+
+from hmsa_mmseg.reports import ReportOptions, make_report
+
+sync_api = pytest.importorskip(
+    'playwright.sync_api', reason='needs pip install playwright'
+)
+
+BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
+DESKTOP = dict(width=1280, height=900)
+PHONE = dict(width=390, height=844)
+# Long names: what does not fit into a phone by itself.
+NAMES = [f'city/{"a_long_name_" * 8}{i:06}_leftImg8bit' for i in range(4)]
+
+
+@pytest.fixture(scope='module')
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        paths = [
+            *map(shutil.which, BROWSERS),
+            playwright.chromium.executable_path,
+        ]
+        found = [path for path in paths if path and os.path.exists(path)]
+        if not found:
+            pytest.skip(
+                f'no browser: none of {", ".join(BROWSERS)}, nor that of '
+                '"playwright install chromium"'
+            )
+        # Within a container there is often no sandbox.
+        browser = playwright.chromium.launch(
+            executable_path=found[0], args=['--no-sandbox']
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope='module')
+def run_page(tmp_path_factory, tool):
+    root = tmp_path_factory.mktemp('run')
+    write_show_dir(root / 'run', make_samples())
+    stock = {IMAGES[0]: make_sample(0, wrong=0.5, scales=())}
+    write_show_dir(root / 'stock', stock)
+    compare = f'stock={root / "stock"}'
+    assert tool.main([str(root / 'run'), '--compare', compare]) == 0
+    return root / 'run' / 'report.html'
+
+
+@pytest.fixture(scope='module')
+def label_page(tmp_path_factory):
+    root = tmp_path_factory.mktemp('report')
+    pairs, truths = fake_pairs(NAMES)
+    meta = make_meta()
+    failures = [dict(name='x' * 90, image='x', reason='grey', error='y' * 90)]
+    out = write_tree(root / 'out', pairs, meta=meta, failures=failures)
+    write_tree(out / 'check', pairs, meta=meta)
+    write_tree(root / 'before', fake_pairs(NAMES, 1)[0], meta=meta)
+    write_truths(root / 'val', truths)
+    config = root / 'config.py'
+    config.write_text(config_text(val_dataloader=root / 'val'))
+    key = 'config:val_dataloader'
+    options = ReportOptions(
+        *(str(config), key, key, key),
+        previous=root / 'before',
+        workers=0,
+        shows_progress=False,
+    )
+    return make_report(out, options)
+
+
+@pytest.fixture
+def open_page(browser, run_page):
+    """Return a function that opens a page in a window of some size.
+
+    In the end there must have been no error and no request.
+    """
+    contexts, troubles = [], []
+
+    def open_page(viewport=DESKTOP, path=run_page, **kwargs):
+        context = browser.new_context(
+            viewport=viewport, offline=True, **kwargs
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on('console', lambda said: troubles.append(said.text))
+        page.on('pageerror', lambda error: troubles.append(str(error)))
+        page.on(
+            'request',
+            lambda request: (
+                request.url[:5] == 'data:'
+                or request.url == path.as_uri()
+                or troubles.append(request.url)
+            ),
+        )
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def names(page):
+    return page.eval_on_selector_all(
+        '.card', 'cards => cards.map(card => card.dataset.name)'
+    )
+
+
+def cut(page):
+    """Where the first card's boundary is, as a part of its width."""
+    return page.evaluate(
+        """() => {
+          const stage = document.querySelector('.stage');
+          const clip = getComputedStyle(stage.querySelector('.over')).clipPath;
+          const left = stage.querySelector('.handle').getBoundingClientRect();
+          const box = stage.getBoundingClientRect();
+          return [clip, (left.left + 1 - box.left) / box.width,
+                  stage.querySelector('input').valueAsNumber / 100];
+        }"""
+    )
+
+
+@pytest.mark.parametrize('kind', ['run', 'label'])
+def test_it_fits_the_window_in_light_and_dark(open_page, request, kind):
+    page = open_page(path=request.getfixturevalue(f'{kind}_page'))
+    # Whatever is folded counts as well.
+    page.evaluate(
+        "document.querySelectorAll('details').forEach(d => d.open = true)"
+    )
+    for viewport in (DESKTOP, PHONE):
+        page.set_viewport_size(viewport)
+        width = page.evaluate('document.documentElement.scrollWidth')
+        assert width == viewport['width']
+        # What is wider is within what can be scrolled.
+        wide = page.evaluate(
+            """() => [...document.querySelectorAll('main *')].filter(
+              one => one.getBoundingClientRect().right > innerWidth + 1
+                && !one.closest('.wide, .high')).map(one => one.outerHTML)"""
+        )
+        assert wide == []
+    for scheme in ('light', 'dark'):
+        page.emulate_media(color_scheme=scheme)
+        ink, back = page.evaluate(
+            """() => { const style = getComputedStyle(document.body);
+              return [style.color, style.backgroundColor].map(
+                text => text.match(/\\d+/g).slice(0, 3).map(Number)); }"""
+        )
+        assert (sum(ink) < sum(back)) == (scheme == 'light')
+
+
+@pytest.mark.parametrize(('kind', 'count'), [('run', 8), ('label', 8)])
+def test_all_pictures_are_shown(open_page, request, kind, count):
+    page = open_page(path=request.getfixturevalue(f'{kind}_page'))
+    widths = page.evaluate(
+        """() => Promise.all([...document.querySelectorAll('img')].map(
+          async image => {
+            image.loading = 'eager';
+            await image.decode();
+            return image.naturalWidth;
+          }))"""
+    )
+    assert widths == [64] * count
+
+
+def test_plots_show_the_numbers(open_page, label_page):
+    page = open_page(path=label_page)
+    # Bars of the reliability diagram reach as high as the table says.
+    bars = page.evaluate(
+        """() => [...document.querySelectorAll('.bar-right')].map(
+          bar => 100 * bar.height.baseVal.value / 220)"""
+    )
+    rows = page.locator('#bins tbody tr td:last-child').all_inner_texts()
+    known = [float(text) for text in rows if text != '\N{EN DASH}']
+    assert bars == pytest.approx(known, abs=0.1)
+    # The curve of coverage begins at the top and ends below it.
+    ends = page.evaluate(
+        """() => { const path = document.querySelector('path.all');
+          const end = path.getTotalLength();
+          return [0, end].map(at => path.getPointAtLength(at))
+            .map(point => [point.x, point.y]); }"""
+    )
+    assert ends[0] == pytest.approx([44, 12], abs=0.2)
+    assert ends[1][0] == pytest.approx(344, abs=0.2)
+    assert ends[1][1] > 220
+    # No text of a plot is on another.
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll('svg.plot')].map(
+          plot => [...plot.querySelectorAll('text')].map(text => {
+            const box = text.getBoundingClientRect();
+            return [box.left, box.top, box.right, box.bottom];
+          }))"""
+    )
+    assert [len(plot) for plot in boxes] == [17, 14, 3]
+    for plot in boxes:
+        for i, (left, top, right, bottom) in enumerate(plot):
+            for other in plot[:i]:
+                apart = left >= other[2] or right <= other[0]
+                assert apart or top >= other[3] or bottom <= other[1]
+
+
+def test_the_line_follows_mouse_and_keys(open_page):
+    page = open_page()
+    stage = page.locator('.stage').first
+    stage.scroll_into_view_if_needed()
+    assert cut(page)[0] == 'inset(0px 50% 0px 0px)'
+    box = stage.bounding_box()
+    middle = box['y'] + box['height'] / 2
+    page.mouse.move(box['x'] + 0.5 * box['width'], middle)
+    page.mouse.down()
+    page.mouse.move(box['x'] + 0.25 * box['width'], middle, steps=3)
+    page.mouse.up()
+    page.mouse.move(box['x'] + 0.9 * box['width'], middle)
+    clip, handle, value = cut(page)
+    assert clip == f'inset(0px {100 * (1 - value):g}% 0px 0px)'
+    assert value == pytest.approx(0.25, abs=0.01)
+    assert handle == pytest.approx(0.25, abs=0.01)
+    # The picture has the focus now.
+    for _ in range(4):
+        page.keyboard.press('ArrowRight')
+    assert cut(page)[2] == pytest.approx(value + 0.04)
+    page.keyboard.press('End')
+    assert cut(page)[0] == 'inset(0px 0% 0px 0px)'
+    slider = page.get_by_role('slider').first
+    assert slider.get_attribute('aria-valuetext') == '100 percent overlay'
+
+
+def test_the_line_follows_a_finger(open_page):
+    page = open_page(PHONE, has_touch=True, is_mobile=True)
+    stage = page.locator('.stage').first
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+    page.touchscreen.tap(
+        box['x'] + 0.8 * box['width'], box['y'] + box['height'] / 2
+    )
+    assert cut(page)[1] == pytest.approx(0.8, abs=0.01)
+    assert page.evaluate('document.documentElement.scrollWidth') == 390
+
+
+def test_the_keyboard_reaches_everything_in_a_card(open_page):
+    page = open_page()
+    page.locator('#everywhere').focus()
+    page.keyboard.press('Tab')
+    page.keyboard.press('ArrowLeft')
+    assert cut(page)[2] == pytest.approx(0.49)
+    outline = page.locator('.stage').first.evaluate(
+        'stage => getComputedStyle(stage).outlineStyle'
+    )
+    assert outline == 'solid'
+    # input, overlay, prediction
+    for _ in range(3):
+        page.keyboard.press('Tab')
+    page.keyboard.press('Enter')
+    image = page.locator('.over').first
+    assert image.get_attribute('data-key') == 'overlay'
+    assert image.get_attribute('alt').startswith('prediction of ')
+
+
+def test_buttons_change_the_picture(open_page):
+    page = open_page()
+    card = page.locator('.card').first
+    over, under = card.locator('.over'), card.locator('.under')
+    overlay = over.get_attribute('src')
+    seen = card.evaluate(
+        """async card => {
+          const seen = [];
+          const image = card.querySelector('.over');
+          for (const button of card.querySelectorAll('button')) {
+            button.click();
+            await image.decode();
+            const pressed = card.querySelectorAll('[aria-pressed=true]');
+            seen.push([image.src, pressed.length, pressed[0] === button,
+              image.alt, card.querySelector('.tag.left').textContent]);
+          }
+          return seen;
+        }"""
+    )
+    assert len({source for source, *_ in seen}) == len(seen) >= 15
+    for _, num_pressed, same, alt, tag in seen:
+        assert (num_pressed, same) == (1, True)
+        assert alt.startswith(f'{tag} of ')
+    card.get_by_role('button', name='overlay').click()
+    assert over.get_attribute('src') == overlay
+    before = under.get_attribute('src')
+    card.get_by_label('beside').select_option(label='ground truth')
+    assert under.get_attribute('src') not in (before, overlay)
+    assert under.get_attribute('alt').startswith('ground truth of ')
+    assert card.get_by_role('slider').get_attribute('aria-label') == (
+        'Boundary between overlay and ground truth'
+    )
+
+
+def test_one_picture_of_all_images(open_page):
+    page = open_page()
+    page.get_by_label('In all images show').select_option('winning_scale')
+    for card in page.locator('.card').all():
+        card.scroll_into_view_if_needed()
+        sync_api.expect(card.locator('.tag.left')).to_have_text(
+            'winning scale'
+        )
+    # Only one image has it; the others keep what they show.
+    page.get_by_label('In all images show').select_option(
+        label='prediction of stock'
+    )
+    tags = set()
+    for card in page.locator('.card').all():
+        card.scroll_into_view_if_needed()
+        if card.get_attribute('data-name') == IMAGES[0]:
+            sync_api.expect(card.locator('.tag.left')).to_have_text(
+                'prediction of stock'
+            )
+        else:
+            tags.add(card.locator('.tag.left').inner_text())
+    assert tags == {'winning scale'}
+
+
+def test_the_order_of_the_images(open_page):
+    page = open_page()
+    worst = names(page)
+    assert set(worst) == set(IMAGES)
+    order = page.get_by_label('Order')
+    order.select_option(label='highest mIoU first')
+    assert names(page) == worst[::-1]
+    order.select_option(label='by name')
+    # Numbers within names count as numbers.
+    assert names(page)[:2] == ['a/9.png', 'a/10.png']
+    order.select_option(label='most lost against stock')
+    # That of which nothing is known comes last.
+    assert names(page)[0] == IMAGES[0]
+    order.select_option(label='lowest mIoU first')
+    assert names(page) == worst
+
+
+def test_the_table_is_sorted_by_its_headings(open_page):
+    page = open_page()
+    table = page.locator('#images-table')
+
+    def column(k):
+        return table.locator(f'tbody tr > :nth-child({k})').all_inner_texts()
+
+    by_miou = column(1)
+    assert column(2) == sorted(column(2), key=float)
+    table.get_by_role('button', name='mIoU').click()
+    assert column(1) == by_miou[::-1]
+    headers = table.locator('th[aria-sort]')
+    assert headers.nth(1).get_attribute('aria-sort') == 'descending'
+    table.get_by_role('button', name='confidence').click()
+    assert column(4) == sorted(column(4), key=float)
+    assert [h.get_attribute('aria-sort') for h in headers.all()] == [
+        *('none', 'none', 'none', 'ascending', 'none'),
+    ]
+    table.get_by_role('button', name='image').focus()
+    page.keyboard.press('Enter')
+    assert column(1)[:2] == ['a/9.png', 'a/10.png']
+    table.get_by_role('link').first.click()
+    assert (
+        page.evaluate(
+            """() => document.querySelector(':target').dataset.name"""
+        )
+        == 'a/9.png'
+    )

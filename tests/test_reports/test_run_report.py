@@ -1,0 +1,504 @@
+"""The report of a run: its numbers, its structure, and its errors."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+from test_reports.html_page import Page, picture, up
+from test_reports.show_dirs import (
+    CLASSES,
+    IGNORED,
+    IMAGES,
+    PALETTE,
+    SCALES,
+    SIZE,
+    arrays,
+    literal_iou,
+    make_sample,
+    make_samples,
+    write_show_dir,
+)
+
+from hmsa_mmseg.visualization import write_run
+
+TITLE = '<script>alert("title")</script> & co'
+INFO = dict(
+    config='hmsa_<tiny>.py',
+    checkpoint='a&b.pth',
+    scales=SCALES,
+    dataset='CityscapesDataset',
+    date='2024-05-06 07:08:09',
+)
+
+
+def written(values, digits=1):
+    """Numbers as the page shows them."""
+    return [
+        '\N{EN DASH}' if value is None else f'{value:.{digits}f}'
+        for value in values
+    ]
+
+
+@pytest.fixture(scope='module')
+def run():
+    """Return the results of a run."""
+    return make_samples()
+
+
+@pytest.fixture(scope='module')
+def other():
+    """Return those of a stock model on three of the images."""
+    return {
+        image: make_sample(seed, wrong=0.5, scales=())
+        for seed, image in enumerate(IMAGES[:3])
+    }
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory, run, other):
+    root = tmp_path_factory.mktemp('runs')
+    write_show_dir(root / 'run', run, INFO)
+    write_show_dir(root / 'stock', other)
+    return root
+
+
+@pytest.fixture(scope='module')
+def metrics(folders):
+    """Return a file with IoU of all classes, and one as test.py writes."""
+    full = folders / 'full.json'
+    iou = dict(zip(CLASSES, [10.0, 20.0, 60.0, None]))
+    full.write_text(json.dumps(dict(mIoU=30.0, IoU=iou)))
+    scalars = folders / 'scalars.json'
+    scalars.write_text(
+        '{"loss": 1.0, "step": 1}\n{"mIoU": 5.0, "step": 2}\n'
+        '{"mIoU": 44.25, "mAcc": 55.5, "aAcc": 66.75, "step": 4}\n'
+        '{"loss": 0.5, "step": 5}\n'
+    )
+    return full, scalars
+
+
+@pytest.fixture(scope='module')
+def path(tool, folders, metrics):
+    out = folders / 'made' / 'page.html'
+    full, scalars = metrics
+    args = [
+        *(str(folders / 'run'), '-o', str(out), '--title', TITLE),
+        *('--compare', f'stock & co={folders / "stock"}'),
+        *('--compare', f'full={full}', f'mean={scalars}'),
+        *('--max-images', '3', '--width', '32'),
+    ]
+    assert tool.main(args) == 0
+    return out
+
+
+@pytest.fixture(scope='module')
+def page(path):
+    return Page(path.read_text(encoding='utf-8'))
+
+
+@pytest.fixture
+def report(tool, tmp_path, capsys):
+    """Return a function that writes a page, and gives it and what is said."""
+
+    def report(*args, code=0):
+        out = tmp_path / 'page.html'
+        out.unlink(missing_ok=True)
+        assert tool.main([*map(str, args), '--out', str(out)]) == code
+        captured = capsys.readouterr()
+        if code:
+            assert captured.err.endswith(f'{out} was not written\n')
+            assert not out.exists()
+            return captured.err
+        return Page(out.read_text(encoding='utf-8')), captured
+
+    return report
+
+
+def mious(samples):
+    """Mean IoU of each image, by its definition."""
+    found = {}
+    for image, sample in samples.items():
+        one = {image: sample}
+        iou = literal_iou(arrays(one, 'pred_sem_seg'), arrays(one, GT))
+        found[image] = np.mean([value for value in iou if value is not None])
+    return found
+
+
+GT = 'gt_sem_seg'
+
+
+def test_the_page_is_whole_and_named_for_those_who_do_not_see(path, page):
+    text = path.read_text(encoding='utf-8')
+    bare = re.sub(r'data:image/webp;base64,[A-Za-z0-9+/=]*', '', text)
+    assert not re.search(r'url\(|@import|https?:|fetch\(|import\(', bare)
+    (policy,) = page.find('meta', **{'http-equiv': 'Content-Security-Policy'})
+    assert policy['attrs']['content'].startswith("default-src 'none';")
+    ids = [e['attrs']['id'] for e in page.tags if 'id' in e['attrs']]
+    assert len(ids) == len(set(ids)) > 10
+    for entry in page.tags:
+        attrs = entry['attrs']
+        for name in ('for', 'aria-labelledby'):
+            assert attrs.get(name, ids[0]) in ids
+        for name in {'src', 'href'} & attrs.keys():
+            is_data = attrs[name].startswith('data:image/webp;')
+            assert is_data or attrs[name][1:] in ids
+        assert not any(name.startswith('on') for name in attrs)
+        if attrs.get('role') == 'img':
+            assert attrs['aria-label']
+        if entry['tag'] == 'img':
+            assert attrs['alt'].endswith(tuple(IMAGES))
+        if entry['tag'] == 'th':
+            assert attrs['scope'] in ('row', 'col')
+        if entry['tag'] == 'table':
+            assert page.find('caption', entry)
+        if entry['tag'] in ('select', 'input'):
+            assert (
+                'aria-label' in attrs
+                or any(parent['tag'] == 'label' for parent in up(entry))
+                or page.find('label', **{'for': attrs.get('id', 'none')})
+            ), attrs
+
+
+def test_foreign_names_are_text(path, page):
+    text = path.read_text(encoding='utf-8')
+    assert TITLE not in text
+    assert page.find('h1')[0]['text'] == page.find('title')[0]['text'] == TITLE
+    assert not page.find('b', page.find('table', id='class-iou')[0])
+    # Two of our own, and one with the pictures of each card.
+    assert len(page.find('script')) == 1 + 3
+    facts = [entry['text'] for entry in page.find('dd')]
+    assert facts[:3] == [
+        *('hmsa_<tiny>.py', 'a&b.pth', 'CityscapesDataset'),
+    ]
+    assert 'role="note"' in text
+    assert '2024-05-06 07:08:09' in text
+    assert '0.5 · 1 · 2' in text
+
+
+def test_the_worst_images_have_all_their_pictures(page, run):
+    miou = mious(run)
+    worst = sorted(IMAGES, key=miou.get)
+    cards = page.find('article')
+    assert [card['attrs']['data-name'] for card in cards] == worst[:3]
+    for card in cards:
+        name = card['attrs']['data-name']
+        assert float(card['attrs']['data-miou']) == pytest.approx(
+            miou[name], abs=1e-4
+        )
+        under, over = page.find('img', card)
+        assert under['attrs']['data-key'] == 'input'
+        assert over['attrs']['data-key'] == 'overlay'
+        assert under['attrs']['loading'] == 'lazy'
+        (script,) = page.find('script', card)
+        pictures = json.loads(script['text'])
+        for image in (under, over):
+            pictures[image['attrs']['data-key']] = image['attrs']['src']
+        keys = {
+            *('input', 'overlay', 'prediction', 'ground_truth', 'error'),
+            *('confidence', 'scale_0.5', 'scale_1', 'scale_2', 'attn_0.5'),
+            *('attn_1', 'weight_0.5', 'weight_1', 'weight_2'),
+            'winning_scale',
+        }
+        if name in IMAGES[:3]:
+            keys.add('other_0')
+        assert pictures.keys() == keys
+        buttons = page.find('button', card)
+        assert {b['attrs']['data-key'] for b in buttons} == keys
+        options = page.find('option', card)
+        assert {o['attrs']['value'] for o in options} == keys
+        for uri in pictures.values():
+            assert picture(uri).size == (32, 32 * SIZE[0] // SIZE[1])
+
+
+def test_pictures_of_classes_keep_their_colours(page, run):
+    card = page.find('article')[0]
+    pictures = json.loads(page.find('script', card)[0]['text'])
+    sample = run[card['attrs']['data-name']]
+    for key, field, index in (
+        ('prediction', 'pred_sem_seg', 0),
+        ('scale_2', 'scale_sem_seg', 2),
+    ):
+        classes = getattr(sample, field).data.numpy()[index]
+        found = np.array(picture(pictures[key]))
+        # Half the width: Pillow's nearest takes every other pixel.
+        expected = np.array(PALETTE)[classes[1::2, 1::2]]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_iou_by_class_and_against_other_runs(page, run, other):
+    iou, there = (
+        literal_iou(arrays(one, 'pred_sem_seg'), arrays(one, GT))
+        for one in (run, other)
+    )
+    truths = np.concatenate([a.ravel() for a in arrays(run, GT)])
+    pixels = np.bincount(truths[truths != IGNORED], minlength=4)
+    rows = page.table('class-iou')
+    assert [*rows] == ['mean', *CLASSES]
+    # The other run has three of the four images.
+    three = {image: run[image] for image in IMAGES[:3]}
+    same = literal_iou(arrays(three, 'pred_sem_seg'), arrays(three, GT))
+    gains = [
+        f'{round(a - b, 1) + 0.0:+.1f}' for a, b in zip(same[:3], there[:3])
+    ]
+    header = page.find('thead', page.find('table', id='class-iou')[0])[0]
+    assert [th['text'] for th in page.find('th', header)][2:5] == [
+        *('this run', 'this run, 3 images of stock & co'),
+        'stock & co, 3 images',
+    ]
+    for k, name in enumerate(CLASSES[:3]):
+        share = 100 * pixels[k] / pixels.sum()
+        here, full = iou[k], [10.0, 20.0, 60.0][k]
+        assert rows[name] == [
+            *written([share, here, same[k], there[k]]),
+            gains[k],
+            *written([full]),
+            f'{here - full:+.1f}',
+        ]
+    assert rows['sky'] == ['0.0', *['\N{EN DASH}'] * 6]
+    here, mean, stock = (np.mean(one[:3]) for one in (iou, same, there))
+    assert rows['mean'] == [
+        '',
+        *written([here, mean, stock]),
+        f'{mean - stock:+.1f}',
+        '30.0',
+        f'{here - 30:+.1f}',
+    ]
+
+
+def test_iou_of_each_scale_alone(page, run):
+    truths = arrays(run, GT)
+    alone = [
+        literal_iou(
+            [maps[s] for maps in arrays(run, 'scale_sem_seg')],
+            [truth[0] for truth in truths],
+        )
+        for s in range(3)
+    ]
+    blend = literal_iou(arrays(run, 'pred_sem_seg'), truths)
+    rows = page.table('scale-iou')
+    for k, name in enumerate(CLASSES[:3]):
+        values = [iou[k] for iou in alone]
+        gain = round(blend[k] - max(values), 1) + 0.0
+        assert rows[name] == [
+            *written([*values, blend[k]]),
+            f'{gain:+.1f}',
+        ]
+    means = [np.mean(iou[:3]) for iou in [*alone, blend]]
+    assert rows['mean'][:4] == written(means)
+    assert rows['sky'] == ['\N{EN DASH}'] * 5
+
+
+@pytest.mark.parametrize(
+    ('by', 'field'), [('predicted', 'pred_sem_seg'), ('labelled', GT)]
+)
+def test_shares_of_the_scales(page, run, by, field):
+    classes = np.concatenate([a[0].ravel() for a in arrays(run, field)])
+    weights = np.concatenate(
+        [a.reshape(3, -1) for a in arrays(run, 'scale_weights')], axis=1
+    )
+    wins = weights.argmax(0)
+    rows = page.table(f'shares-{by}')
+    expected, mean_scale = {}, {}
+    for k, name in enumerate(['all', *CLASSES[:3]], -1):
+        where = classes == k if k >= 0 else classes != IGNORED
+        parts = weights[:, where].mean(1)
+        winners = [np.mean(wins[where] == s) for s in range(3)]
+        expected[name] = [
+            f'{where.sum():,}',
+            *written([*100 * parts, *100 * np.array(winners)]),
+        ]
+        mean_scale[name] = np.prod(np.power(SCALES, parts))
+    assert rows == expected
+    order = sorted(CLASSES[:3], key=mean_scale.get, reverse=True)
+    assert [*rows] == ['all', *order]
+
+
+def test_all_images_are_in_the_table(page, run, other):
+    miou, there = mious(run), mious(other)
+    rows = page.table('images-table')
+    assert [*rows] == sorted(IMAGES, key=miou.get)
+    for image, cells in rows.items():
+        one = run[image]
+        true = one.gt_sem_seg.data.numpy()
+        wrong = one.pred_sem_seg.data.numpy() != true
+        error = 100 * wrong[true != IGNORED].mean()
+        confidence = 100 * one.confidence.data.numpy().mean()
+        gain = '\N{EN DASH}'
+        if image in there:
+            gain = f'{round(miou[image] - there[image], 1) + 0.0:+.1f}'
+        assert cells == [*written([miou[image], error, confidence]), gain]
+    shown = [
+        entry['text']
+        for entry in page.find('a', page.find('table', id='images-table')[0])
+    ]
+    assert shown == [*rows][:3]
+    points = page.find('circle')
+    assert len(points) == len(IMAGES)
+
+
+def test_other_images_are_noted(page):
+    (note,) = (e for e in page.tags if e['attrs'].get('role') == 'note')
+    assert [line['text'] for line in page.find('li', note)] == [
+        'Not the same images: this run has 4, stock & co 3. Compared are the '
+        '3 that both have.',
+        *(
+            f'{name}: {file} does not tell its images, so they may be others '
+            'than the 4 of this run.'
+            for name, file in (
+                ('full', 'full.json'),
+                ('mean', 'scalars.json'),
+            )
+        ),
+    ]
+
+
+def test_a_run_of_more_images_is_compared_on_those_of_this(report, folders):
+    run, stock = folders / 'run', folders / 'stock'
+    page, said = report(stock, '--compare', f'all={run}', '--max-images', 0)
+    assert 'warning: Not the same images: this run has 3, all 4.' in said.err
+    cells = page.table('class-iou')['mean']
+    assert cells[1] == cells[2]
+    swapped, _ = report(run, '--compare', f'few={stock}', '--max-images', 0)
+    assert cells[3] == swapped.table('class-iou')['mean'][2]
+    _, said = report(run, '--compare', f'same={run}', '--max-images', 0)
+    assert 'warning' not in said.err
+
+
+def test_names_that_are_not_utf8(report, tmp_path):
+    name = os.fsdecode(b'stra\xdfe.png')
+    write_show_dir(tmp_path, {name: make_sample(0), 'b.png': make_sample(1)})
+    page, _ = report(tmp_path)
+    assert {*page.table('images-table')} == {'b.png', 'stra\ufffde.png'}
+    assert len(page.find('article')) == 2
+
+
+def test_limits(report, folders):
+    page, said = report(folders / 'run', '--max-images', 0)
+    assert 'MB, 0 of 4 images with pictures, limited by 0 ' in said.out
+    assert not page.find('img')
+    assert not page.find('section', id='images')
+    everything, said = report(folders / 'run')
+    assert 'MB, 4 of 4 images with pictures\n' in said.out
+    sizes = [
+        sum(len(uri) for uri in json.loads(script['text']).values())
+        + sum(len(img['attrs']['src']) for img in everything.find('img', card))
+        for card in everything.find('article')
+        for script in everything.find('script', card)
+    ]
+    assert (
+        picture(everything.find('img')[0]['attrs']['src']).size == SIZE[::-1]
+    )
+    room = (sum(sizes[:2]) + 0.5 * sizes[2]) / 1e6
+    page, said = report(folders / 'run', '--max-mb', room)
+    assert len(page.find('article')) == 2
+    assert '2 of 4 images with pictures, limited by 0.' in said.out
+
+
+def test_a_run_without_ground_truth(report, tmp_path):
+    samples = make_samples(labelled=False)
+    write_show_dir(tmp_path, samples)
+    page, said = report(tmp_path)
+    assert 'No image has a ground truth' in said.err
+    rows = page.table('images-table')
+    means = {k: s.confidence.data.mean() for k, s in samples.items()}
+    assert [*rows] == sorted(means, key=means.get)
+    assert page.find('table', id='shares-predicted')
+    for name in ('class-iou', 'scale-iou', 'shares-labelled'):
+        assert not page.find('table', id=name)
+    said = report(tmp_path, '--compare', f'a={tmp_path}', code=1)
+    assert 'no image has a ground truth' in said
+
+
+def test_what_limits_a_run_is_said(report, tmp_path, run):
+    iou = literal_iou(arrays(run, 'pred_sem_seg'), arrays(run, GT))[:3]
+    miou = round(np.mean(iou), 2)
+    write_show_dir(tmp_path, run)
+    for info, notes in (
+        (dict(mode='test'), ['The test has not ended']),
+        (dict(mode='test', metrics=dict(mIoU=miou)), []),
+        (dict(metrics=dict(mIoU=miou + 0.2)), ['mmseg reported mIoU']),
+        (dict(num_images=5), ['has drawn 5 images, but there are records']),
+    ):
+        write_run(tmp_path, {**INFO, **info})
+        page, said = report(tmp_path, '--max-images', 0)
+        assert said.err.count('warning:') == len(notes)
+        assert all(note in said.err for note in notes)
+        assert page.find('h1')[0]['text'] == 'hmsa_<tiny>'
+
+
+def test_a_stock_model_has_no_scales(report, folders):
+    page, _ = report(folders / 'stock')
+    assert page.find('table', id='class-iou')
+    assert not page.find('section', id='scales')
+    assert not page.find('section', id='confidence')
+
+
+def test_a_missing_or_damaged_picture(report, tool, tmp_path):
+    write_show_dir(tmp_path, {IMAGES[0]: make_sample(0)})
+    assert tool.main([str(tmp_path)]) == 0
+    (lost,) = tmp_path.rglob('confidence.*')
+    lost.write_bytes(b'\x89PNG but no more')
+    assert f'{lost}: no picture' in report(tmp_path, code=1)
+    lost.unlink()
+    assert f'{lost}: the picture is missing' in report(tmp_path, code=1)
+    # The page that stands is kept.
+    before = (tmp_path / 'report.html').read_bytes()
+    assert tool.main([str(tmp_path)]) == 1
+    assert (tmp_path / 'report.html').read_bytes() == before
+    report(tmp_path, '--max-images', 0)
+
+
+def test_a_plain_average_prefers_no_scale(report, tmp_path):
+    sample = make_sample(0)
+    sample.scale_weights.data[:] = 1 / 3
+    write_show_dir(tmp_path, {IMAGES[0]: sample})
+    page, _ = report(tmp_path)
+    (scales,) = page.find('section', id='scales')
+    assert 'High scales count most' not in scales['text']
+    for row in page.table('shares-predicted').values():
+        assert row[1:] == ['33.3'] * 3 + ['0.0'] * 3
+    (legend,) = page.find('ul', **{'aria-label': 'Other colours'})
+    assert 'several scales win' in legend['text']
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('{"mIoU": 0.5', 'expected JSON with "mIoU"'),
+        ('{"loss": 0.5}', 'no "mIoU"; expected JSON'),
+        ('{"mIoU": 101}', 'mIoU is 101; expected a number from 0 to 100'),
+        ('{"mIoU": 5, "IoU": {"road": 5}}', '"IoU" is {\'road\': 5}'),
+    ],
+)
+def test_metrics_that_are_none(report, folders, tmp_path, content, message):
+    file = tmp_path / 'metrics.json'
+    file.write_text(content)
+    said = report(folders / 'run', '--compare', f'it={file}', code=1)
+    assert str(file) in said
+    assert message in said
+
+
+def test_comparisons_that_make_no_sense(report, folders, tmp_path, capsys):
+    run = folders / 'run'
+    said = report(run, '--compare', 'name', code=1)
+    assert '--compare name: expected NAME=DIR' in said
+    said = report(run, '--compare', 'a=nowhere', code=1)
+    assert 'a=nowhere: no such file or folder' in said
+    classes = ('road', 'wall', 'car', 'sky')
+    write_show_dir(tmp_path / 'a', {'1.png': make_sample(0)}, classes=classes)
+    said = report(run, '--compare', f'a={tmp_path / "a"}', code=1)
+    assert 'its classes are road, wall, car, sky; those of' in said
+    write_show_dir(tmp_path / 'b', {'c/1.png': make_sample(0)})
+    said = report(run, '--compare', f'a={tmp_path / "b"}', code=1)
+    assert 'none of its 1 images (c/1.png, ...) is among the 4 of' in said
+    for folder, options, message in (
+        (run, ['--compare', 'a=x', 'a=y'], "two runs have the name 'a'"),
+        (run, ['--width', 5], '--width: expected 16 or more, got 5'),
+        (run, ['--prior', 'config:a'], f'--prior: {run} is a folder of a tes'),
+        (tmp_path, [], 'expected scale_maps in it, which test.py --show-dir'),
+    ):
+        with pytest.raises(SystemExit):
+            report(folder, *options)
+        assert message in capsys.readouterr().err
