@@ -16,8 +16,12 @@ ROOMS = {
     'analysis': {'compat', 'utils', 'models', 'datasets'},
     'engine': {'compat', 'utils', 'models'},
     'export': {'compat', 'utils', 'models', 'version'},
-    'zoo': {'compat', 'utils', 'models', 'datasets'},
+    'zoo': {'compat', 'utils', 'models', 'datasets', 'analysis'},
     'autolabel': {'compat', 'utils', 'models', 'datasets', 'visualization'},
+    'reports': {
+        *('compat', 'utils', 'models', 'datasets', 'visualization'),
+        *('analysis', 'autolabel'),
+    },
 }
 MODELS = {
     'utils': set(),
