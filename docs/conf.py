@@ -8,6 +8,7 @@ defined.
 # First: it makes the rest of the OpenMMLab stack importable.
 import hmsa_mmseg  # isort: skip
 import re
+from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -60,7 +61,8 @@ def _adapt_page(app, docname, source):
         r'\1 (`\2`)',
         source[0],
     )
-    if docname.endswith('/README'):
+    folder = Path(app.srcdir, docname).parent
+    if docname.endswith('/README') and len([*folder.glob('*.md')]) > 1:
         source[0] += _OTHER_PAGES
 
 

@@ -21,7 +21,7 @@ from ..utils import (
 )
 from .configured_encoder_decoder import ConfiguredEncoderDecoder
 from .results import make_results
-from .scale_maps import results_with_scale_maps
+from .scale_map_results import results_with_scale_maps
 from .settings import InferenceSettings
 from .slide import mean_over_windows
 
@@ -155,7 +155,8 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
         Returns:
             list[SegDataSample]: With ``pred_sem_seg`` and, unless only
             classes are asked for, ``seg_logits``; with ``confidence`` that
-            too, and with ``scale_maps`` what :mod:`.scale_maps` lists.
+            too, and with ``scale_maps`` what
+            :mod:`.scale_map_results` lists.
         """
         settings = self.inference_settings
         if settings.scale_maps:

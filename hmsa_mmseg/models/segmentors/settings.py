@@ -75,7 +75,7 @@ class InferenceSettings(NamedTuple):
         classes_only (bool): Whether logits are left out of the results, which
             saves memory; classes are int16 then.
         scale_maps (bool): Whether results hold what each scale says by
-            itself, see :mod:`.scale_maps`.
+            itself, see :mod:`.scale_map_results`.
         confidence (bool): Whether results hold ``confidence``, float32 (1, h,
             w), the probability of the class that each pixel is given.
     """
