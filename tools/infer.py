@@ -14,8 +14,8 @@ import hmsa_mmseg  # noqa: F401  (registers the classes)
 
 # isort: split
 
-from inferring.options import parse_args
-from inferring.running import run
+from hmsa_mmseg.prediction.options import parse_args
+from hmsa_mmseg.prediction.running import run
 
 
 def main(argv: list[str] | None = None) -> int:

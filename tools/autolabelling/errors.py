@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inferring.errors import InferError
+from hmsa_mmseg.prediction.errors import InferError
 
 #: Exit status where the disk is full: the number of ENOSPC on Linux.
 DISK_FULL = 28

@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inferring.errors import InferError, in_short
-from inferring.inputs import Item
-
 from hmsa_mmseg.autolabel.json_lines import write_lines
 from hmsa_mmseg.autolabel.merging import (
     files_of,
@@ -30,6 +27,8 @@ from hmsa_mmseg.datasets.autolabel_files import (
     IMAGES_FILE,
     META_FILE,
 )
+from hmsa_mmseg.prediction.errors import InferError, in_short
+from hmsa_mmseg.prediction.inputs import Item
 from hmsa_mmseg.utils.files import part_file, remove_stale_parts
 
 _OF_RUNS = re.compile(rf'\..*|round_\d+|{CHECK_FOLDER}')

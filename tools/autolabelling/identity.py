@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inferring.errors import InferError
-from inferring.label_ids import read_label_ids
-from inferring.predicting import Predictor
-from inferring.settings import digest, file_digest, to_text
 from mmengine.config import Config
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
@@ -22,6 +18,10 @@ from mmseg.registry import DATASETS
 from hmsa_mmseg.autolabel.merging import merge
 from hmsa_mmseg.autolabel.meta import link_to
 from hmsa_mmseg.datasets.autolabel_files import VERSION, round_folder
+from hmsa_mmseg.prediction.errors import InferError
+from hmsa_mmseg.prediction.label_ids import read_label_ids
+from hmsa_mmseg.prediction.predicting import Predictor
+from hmsa_mmseg.prediction.settings import digest, file_digest, to_text
 from hmsa_mmseg.utils.loading import find_test_set
 from hmsa_mmseg.version import __version__
 

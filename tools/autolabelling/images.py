@@ -7,9 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from inferring.errors import InferError, in_one_line
-from inferring.pipeline import Loaded, Pipeline
 from PIL import Image, UnidentifiedImageError
+
+from hmsa_mmseg.prediction.errors import InferError, in_one_line
+from hmsa_mmseg.prediction.pipeline import Loaded, Pipeline
 
 from .errors import BadImageError
 

@@ -7,14 +7,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from inferring.errors import InferError
-from inferring.inputs import (
-    IMAGE_SUFFIXES,
-    LIST_SUFFIX,
-    Item,
-    common_folder,
-    read_list,
-)
 from mmengine.config import Config
 
 from hmsa_mmseg.autolabel.config_datasets import (
@@ -24,6 +16,14 @@ from hmsa_mmseg.autolabel.config_datasets import (
 )
 from hmsa_mmseg.autolabel.pairs import PairFiles
 from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER, META_FILE
+from hmsa_mmseg.prediction.errors import InferError
+from hmsa_mmseg.prediction.inputs import (
+    IMAGE_SUFFIXES,
+    LIST_SUFFIX,
+    Item,
+    common_folder,
+    read_list,
+)
 
 
 def find_images(

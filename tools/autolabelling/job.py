@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import NamedTuple
 
-from inferring.inputs import Item
-from inferring.pipeline import Loaded, prefetch
-
 from hmsa_mmseg.autolabel.pairs import PairFiles
+from hmsa_mmseg.prediction.inputs import Item
+from hmsa_mmseg.prediction.pipeline import Loaded, prefetch
 
 from .disk import is_full
 from .errors import BadImageError, SpaceError

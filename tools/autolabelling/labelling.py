@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from inferring.errors import in_one_line
-from inferring.pipeline import Loaded
-from inferring.predicting import Predictor
 from mmengine.config import Config
 from mmseg.structures import SegDataSample
+
+from hmsa_mmseg.prediction.errors import in_one_line
+from hmsa_mmseg.prediction.pipeline import Loaded
+from hmsa_mmseg.prediction.predicting import Predictor
 
 from .errors import BadImageError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from autolabel_reporting.run import DEFAULT_THRESHOLD
-from inferring.options import add_prediction, count, positive
 
 from hmsa_mmseg.datasets.autolabel_files import LAYOUTS
+from hmsa_mmseg.prediction.options import add_prediction, count, positive
 
 from .images import KINDS
 

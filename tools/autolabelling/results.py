@@ -10,9 +10,6 @@ import os
 import threading
 
 import numpy as np
-from inferring.errors import InferError
-from inferring.inputs import Item
-from inferring.products import classes_of
 from mmseg.structures import SegDataSample
 
 from hmsa_mmseg.autolabel.json_lines import LineWriter
@@ -24,6 +21,9 @@ from hmsa_mmseg.datasets.autolabel_files import (
     shard_file,
 )
 from hmsa_mmseg.datasets.confidence import encode_confidence
+from hmsa_mmseg.prediction.errors import InferError
+from hmsa_mmseg.prediction.inputs import Item
+from hmsa_mmseg.prediction.products import classes_of
 
 from .disk import SpaceWatch
 from .errors import BadImageError

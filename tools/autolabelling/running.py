@@ -14,12 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from autolabel_reporting.run import ReportOptions, make_report
-from inferring.errors import InferError
-from inferring.inputs import Item
-from inferring.model_options import apply_options
-from inferring.pipeline import Pipeline
-from inferring.predicting import Predictor
-from inferring.ranks import find_device, gather, join_group
 from mmengine.config import Config
 
 from hmsa_mmseg.autolabel.config_datasets import PREFIX
@@ -29,6 +23,12 @@ from hmsa_mmseg.autolabel.pairs import PairFiles
 from hmsa_mmseg.autolabel.teacher import Training, describe_training
 from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER, round_folder
 from hmsa_mmseg.datasets.confidence import check_threshold
+from hmsa_mmseg.prediction.errors import InferError
+from hmsa_mmseg.prediction.inputs import Item
+from hmsa_mmseg.prediction.model_options import apply_options
+from hmsa_mmseg.prediction.pipeline import Pipeline
+from hmsa_mmseg.prediction.predicting import Predictor
+from hmsa_mmseg.prediction.ranks import find_device, gather, join_group
 from hmsa_mmseg.utils.loading import read_config
 
 from .disk import SpaceWatch

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from inferring.errors import InferError
-from inferring.ranks import read_ranks
+from hmsa_mmseg.prediction.errors import InferError
+from hmsa_mmseg.prediction.ranks import read_ranks
 
 # By srun for its tasks; the first is of the step, where there are several.
 _SLURM_COUNTS = ('SLURM_STEP_NUM_TASKS', 'SLURM_NTASKS')

@@ -22,8 +22,8 @@ sys.path.insert(0, str(TOOLS))
 
 import autolabel  # noqa: E402
 from autolabelling import running  # noqa: E402
-from inferring.predicting import Predictor  # noqa: E402
 
+from hmsa_mmseg.prediction.predicting import Predictor  # noqa: E402
 from hmsa_mmseg.utils.loading import build_model, read_config  # noqa: E402
 
 CONFIG = Path(__file__).with_name('tiny_teacher.py')

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from autolabelling import labelling
-from inferring.predicting import Predictor
 from PIL import Image
+
+from hmsa_mmseg.prediction.predicting import Predictor
 
 pytestmark = pytest.mark.usefixtures('quick')
 

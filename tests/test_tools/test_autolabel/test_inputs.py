@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from autolabelling.inputs import check_names, find_images
-from inferring.errors import InferError
-from inferring.inputs import Item
 
 from hmsa_mmseg.autolabel.pairs import PairFiles
+from hmsa_mmseg.prediction.errors import InferError
+from hmsa_mmseg.prediction.inputs import Item
 from hmsa_mmseg.utils.loading import read_config
 
 NAMES = ['a/0', 'a/1', 'b/0', 'b/c/2', 'top']

@@ -11,10 +11,10 @@ import time
 import pytest
 import torch.distributed as dist
 from autolabelling.shards import Shard, read_shard
-from inferring.errors import InferError
 
 from hmsa_mmseg.autolabel import merging
 from hmsa_mmseg.autolabel.merging import merge
+from hmsa_mmseg.prediction.errors import InferError
 
 pytestmark = pytest.mark.usefixtures('quick')
 

@@ -13,7 +13,8 @@ import pytest
 from autolabelling import disk, running
 from autolabelling.progress import Progress
 from autolabelling.stopping import Stopping
-from inferring.predicting import Predictor
+
+from hmsa_mmseg.prediction.predicting import Predictor
 
 pytestmark = pytest.mark.usefixtures('quick')
 

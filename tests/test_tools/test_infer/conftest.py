@@ -16,7 +16,8 @@ TOOLS = Path(__file__).parents[3] / 'tools'
 sys.path.insert(0, str(TOOLS))
 
 import infer  # noqa: E402
-from inferring.predicting import Predictor  # noqa: E402
+
+from hmsa_mmseg.prediction.predicting import Predictor  # noqa: E402
 
 # Its data set is not on the disk.
 CONFIG = Path(__file__).parents[1] / 'tiny_cityscapes.py'

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from inferring.inputs import IMAGE_SUFFIXES
-from inferring.predicting import Predictor
 from PIL import Image
+
+from hmsa_mmseg.prediction.inputs import IMAGE_SUFFIXES
+from hmsa_mmseg.prediction.predicting import Predictor
 
 PIPELINE = 'test_dataloader.dataset.pipeline.0.type'
 

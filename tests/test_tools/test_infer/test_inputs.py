@@ -1,9 +1,10 @@
 """Inputs of tools/infer.py and the names of their results."""
 
 import pytest
-from inferring.errors import InferError
-from inferring.inputs import find_items
 from PIL import Image
+
+from hmsa_mmseg.prediction.errors import InferError
+from hmsa_mmseg.prediction.inputs import find_items
 
 
 def test_names(images, tmp_path):

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from inferring.model_options import apply_options
-from inferring.options import parse_args
-from inferring.pipeline import Pipeline
-from inferring.predicting import Predictor
 from mmengine.config import Config
 from mmseg.apis import init_model
 from PIL import Image
+
+from hmsa_mmseg.prediction.model_options import apply_options
+from hmsa_mmseg.prediction.options import parse_args
+from hmsa_mmseg.prediction.pipeline import Pipeline
+from hmsa_mmseg.prediction.predicting import Predictor
 
 
 def test_classes_are_those_of_test_py(

@@ -7,9 +7,10 @@ import cv2
 import mmcv
 import numpy as np
 import pytest
-from inferring import videos
-from inferring.products import Products
 from PIL import Image
+
+from hmsa_mmseg.prediction import videos
+from hmsa_mmseg.prediction.products import Products
 
 FRAMES = 5
 
