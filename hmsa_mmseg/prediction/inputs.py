@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from mmengine.utils import scandir
+from hmsa_mmseg.datasets.autolabel_files import META_FILE
 
-from .errors import InferError
-from .layout import is_result_folder
+from .errors import PredictionError
+from .layout import SETTINGS, is_result_folder
 
 # What OpenCV decodes to eight bits, by its readers (imgcodecs,
 # ImageDecoder), and mmcv with it.
@@ -45,151 +45,165 @@ class Item(NamedTuple):
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def find_items(inputs: Sequence[str], out: str | os.PathLike) -> list[Item]:
+def find_items(
+    inputs: Sequence[str],
+    suffixes: tuple[str, ...] = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES),
+    root: str | None = None,
+) -> list[Item]:
     """List the images and videos of the inputs.
 
     Args:
         inputs (Sequence[str]): Files, folders, which are searched with all
-            folders in them, and lists, ``*.txt``, of one path a line,
-            relative to the folder of the list. Names of a list's files are
-            relative to the folder that they have in common.
-        out (str | os.PathLike): Folder of the results, which are no inputs.
+            folders in them, but for those of results, and lists, ``*.txt``,
+            of one path a line, relative to the folder of the list.
+        suffixes (tuple[str]): Of files that are taken.
+        root (str, optional): Folder that names of listed files are relative
+            to. Defaults to None: the one that they have in common.
 
     Returns:
         list[Item]: In the order of the inputs, a folder's sorted by path;
         each once.
 
     Raises:
-        InferError: If a file or folder is missing or of no known type, a
+        PredictionError: If a file or folder is missing or of no known type, a
             folder holds nothing, or two files would have results of one
             name.
     """
-    found: dict[str, Item] = {}
+    found: list[Item] = []
     for text in inputs:
         path = Path(text)
+        is_list = path.suffix.lower() == LIST_SUFFIX
+        if root is not None and not is_list:
+            raise PredictionError(
+                f'--root {root}: {text} is no list ({LIST_SUFFIX}); names '
+                'are relative to the folder given'
+            )
         if path.is_dir():
-            items = _of_folder(path, Path(out))
-        elif path.suffix.lower() == LIST_SUFFIX:
-            items = _of_list(path)
+            found += _of_folder(path, suffixes)
+        elif is_list:
+            found += _of_list(path, suffixes, root)
         else:
-            items = iter([_item(path, PurePath(path.name), text)])
-        for item in items:
-            other = found.setdefault(item.name, item)
-            if not _same_file(other.path, item.path):
-                raise InferError(
-                    f'{other.path} and {item.path} would both have results '
-                    f'named {item.name}; expected files whose paths differ '
-                    'in more than the folder given or the suffix: give the '
-                    'folder above both, or run once for each with another '
-                    '--out'
-                )
-    _check_videos(found)
+            found.append(_item(path, path.name, text, suffixes))
+    items = unique(found)
+    _check_videos(items)
+    return items
+
+
+def unique(items: Iterable[Item]) -> list[Item]:
+    """Take each file once.
+
+    Raises:
+        PredictionError: If two files have one name.
+    """
+    found: dict[str, Item] = {}
+    for item in items:
+        other = found.setdefault(item.name, item)
+        if other.path != item.path and not os.path.samefile(
+            other.path, item.path
+        ):
+            raise PredictionError(
+                f'{other.path} and {item.path} would both have results '
+                f'named {item.name}; expected files whose paths differ in '
+                'more than the folder given or the suffix: give the folder '
+                'above both, or run once for each into another folder'
+            )
     return [*found.values()]
 
 
-def _item(path: Path, relative: PurePath, source: str) -> Item:
-    known = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    if path.suffix.lower() not in known:
-        raise InferError(
-            f'{source}: {path} is no image or video by its name; expected a '
-            f'folder, a list ({LIST_SUFFIX}), or one of {" ".join(known)}'
+def _item(
+    path: Path, relative: str | PurePath, source: str, suffixes: Sequence[str]
+) -> Item:
+    if path.suffix.lower() not in suffixes:
+        raise PredictionError(
+            f'{source}: {path} is nothing to predict by its name; expected a '
+            f'folder, a list ({LIST_SUFFIX}), or one of {" ".join(suffixes)}'
         )
     if not path.is_file():
-        raise InferError(f'{source}: there is no file {path}')
-    return Item(path, relative.with_suffix('').as_posix())
+        raise PredictionError(f'{source}: there is no file {path}')
+    return Item(path, PurePath(relative).with_suffix('').as_posix())
 
 
-def _of_folder(folder: Path, out: Path) -> Iterator[Item]:
-    known = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    paths = sorted(
-        Path(path)
-        for path in scandir(
-            folder, known, recursive=True, case_sensitive=False
+def _of_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Item]:
+    items = [
+        Item(path, path.relative_to(folder).with_suffix('').as_posix())
+        for path in _walk(folder, suffixes, ())
+    ]
+    if not items:
+        raise PredictionError(
+            f'{folder}: nothing to predict in it, nor in the folders in it; '
+            f'expected files {" ".join(suffixes)} (results of earlier runs '
+            'do not count)'
         )
-    )
-    # Results of an earlier run, where they are kept beside the images.
-    root, out_root = folder.resolve(), out.resolve()
-    paths = [p for p in paths if not _is_result(root / p, out_root)]
-    if not paths:
-        raise InferError(
-            f'{folder}: no image or video in it, nor in the folders in it; '
-            f'expected files {" ".join(known)} (results of earlier runs '
-            f'under {out} do not count)'
-        )
-    for path in paths:
-        yield Item(folder / path, path.with_suffix('').as_posix())
+    return items
 
 
-def read_list(path: Path) -> list[Path]:
-    """Read a list of paths.
+def _walk(
+    folder: Path, suffixes: tuple[str, ...], passed: tuple[Path, ...]
+) -> Iterator[Path]:
+    """Yield files, also behind links, but for results of earlier runs.
 
     Args:
-        path (Path): Of a text file with a path a line, relative to its
-            folder.
-
-    Returns:
-        list[Path]: Absolute, one or more; whether they exist is not looked
-        at.
-
-    Raises:
-        InferError: If it cannot be read or is empty.
+        folder (Path): Searched with all folders in it.
+        suffixes (tuple[str]): Of files.
+        passed (tuple[Path]): Folders above, without links: a link may lead
+            up.
     """
+    real = folder.resolve()
+    names = sorted(os.listdir(folder))
+    if real in passed or META_FILE in names:
+        return
+    for name in names:
+        path = folder / name
+        is_result = SETTINGS in names and is_result_folder(name)
+        if name.startswith('.') or is_result:
+            continue
+        # Not Path.is_dir, which raises an error for a link to itself.
+        if os.path.isdir(path):
+            yield from _walk(path, suffixes, (*passed, real))
+        elif name.lower().endswith(suffixes):
+            yield path
+
+
+def _of_list(
+    path: Path, suffixes: tuple[str, ...], root: str | None
+) -> Iterator[Item]:
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InferError(f'{path}: cannot be read as a list: {error}') from (
-            error
-        )
-    lines = [line.strip() for line in lines]
-    listed = [
-        Path(os.path.abspath(path.parent / line)) for line in lines if line
-    ]
+        listed = [
+            Path(os.path.abspath(path.parent / line.strip()))
+            for line in lines
+            if line.strip()
+        ]
+        folders = [file.parent for file in listed]
+        # Fails for two drives.
+        start = root or (os.path.commonpath(folders) if folders else '')
+    except (OSError, ValueError) as error:
+        raise PredictionError(
+            f'{path}: cannot be read as a list: {error}'
+        ) from error
     if not listed:
-        raise InferError(f'{path}: the list is empty; expected a path a line')
-    return listed
-
-
-def common_folder(path: Path, listed: Sequence[Path]) -> str:
-    """Find the folder that the files of a list have in common.
-
-    Raises:
-        InferError: If they are on two drives.
-    """
-    try:
-        return os.path.commonpath([file.parent for file in listed])
-    # Of two drives.
-    except ValueError as error:
-        raise InferError(f'{path}: {error}') from error
-
-
-def _of_list(path: Path) -> Iterator[Item]:
-    listed = read_list(path)
-    common = common_folder(path, listed)
+        raise PredictionError(
+            f'{path}: the list is empty; expected a path a line'
+        )
     for file in listed:
-        yield _item(file, file.relative_to(common), str(path))
+        try:
+            relative = file.relative_to(os.path.abspath(start))
+        except ValueError as error:
+            raise PredictionError(
+                f'{path}: {file} is not in --root {root}'
+            ) from error
+        yield _item(file, relative, str(path), suffixes)
 
 
-def _is_result(path: Path, out: Path) -> bool:
-    try:
-        relative = path.relative_to(out)
-    except ValueError:
-        return False
-    return is_result_folder(relative.parts[0])
-
-
-def _same_file(first: Path, second: Path) -> bool:
-    return first == second or os.path.samefile(first, second)
-
-
-def _check_videos(found: dict[str, Item]) -> None:
+def _check_videos(items: Sequence[Item]) -> None:
     """Refuse files in a folder that has the name of a video's frames."""
-    videos = {name for name, item in found.items() if item.is_video}
-    for name, item in found.items():
-        for parent in PurePath(name).parents:
-            if parent.as_posix() in videos:
-                video = found[parent.as_posix()]
-                raise InferError(
+    videos = {item.name: item for item in items if item.is_video}
+    for item in items if videos else ():
+        for parent in PurePath(item.name).parents:
+            video = videos.get(parent.as_posix())
+            if video is not None:
+                raise PredictionError(
                     f'{item.path} and frames of {video.path} would have '
                     f'results in one folder, {video.name}; rename one of '
-                    'them, or run once for each with another --out'
+                    'them, or run once for each into another folder'
                 )

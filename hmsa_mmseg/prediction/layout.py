@@ -1,18 +1,17 @@
-"""Names of files and folders in the folder of a run."""
+"""Names of files and folders in the folder of predictions."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from hmsa_mmseg.visualization import FOLDER
 from hmsa_mmseg.visualization.records import FLAT
 
-#: Folder of what is known of finished images, see :mod:`.finished`.
+#: Folder of what is known of finished images, see :mod:`.journal`.
 FINISHED = 'finished'
 #: Folder of records of images, for tools/report.py.
 RECORDS = FOLDER
-#: File of the settings of the run, see :mod:`.settings`.
+#: File of the settings of the run, see :mod:`.journal`.
 SETTINGS = 'infer.json'
 _FOLDERS = (
     *('classes', 'color', 'overlay', 'confidence', 'winning_scale'),
@@ -34,12 +33,3 @@ def file_of(key: str, name: str) -> str:
     """
     is_flat = key.startswith(('classes', 'color', *FLAT))
     return f'{key}/{name}.{"png" if is_flat else "jpg"}'
-
-
-def part_of(path: Path) -> Path:
-    """Return where a file is written until it is whole.
-
-    The name is the same in each process: what a killed one has left is
-    written over.
-    """
-    return path.with_name(f'.{path.name}.part')

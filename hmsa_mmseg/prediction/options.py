@@ -1,4 +1,4 @@
-"""The command line of ``tools/infer.py``."""
+"""The command line of ``tools/infer.py``, and what others share with it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from .products import DEFAULT_SAVES, SAVES
 def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file path')
-    parser.add_argument('checkpoint', help='checkpoint file path')
+    add_model(parser)
     parser.add_argument(
         'inputs',
         nargs='+',
@@ -28,15 +27,44 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
         default=DEFAULT_SAVES,
         help=f'what to write. Default: {" ".join(DEFAULT_SAVES)}',
     )
-    group = add_prediction(parser)
-    group.add_argument(
+    add_prediction(parser).add_argument(
         '--label-ids',
         action='store_true',
         help="write classes as the data set's own label files number them, "
         'as the Cityscapes benchmark takes them',
     )
-    _add_running(parser)
+    group = add_running(parser)
+    group.add_argument(
+        '--batch-size',
+        type=positive,
+        default=1,
+        help='images of one size that run at once. Default: 1',
+    )
+    group.add_argument(
+        '--on-error',
+        choices=('stop', 'skip'),
+        default='stop',
+        help='what to do with a damaged image or video. Skipped ones are '
+        'listed in the end. Default: stop',
+    )
+    group.add_argument(
+        '--frames',
+        action='store_true',
+        help='write overlays of a video as pictures, not as a video',
+    )
+    group.add_argument(
+        '--video-format',
+        choices=('mp4', 'avi'),
+        default='mp4',
+        help='of overlays of videos: MPEG-4 or Motion JPEG. Default: mp4',
+    )
     return parser.parse_args(argv)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add what names the model."""
+    parser.add_argument('config', help='config file path')
+    parser.add_argument('checkpoint', help='checkpoint file path')
 
 
 def add_prediction(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -74,14 +102,15 @@ def add_prediction(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
-def _add_running(parser: argparse.ArgumentParser) -> None:
+def add_running(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options that change how a run goes, but not its results."""
     group = parser.add_argument_group('running')
     group.add_argument('--device', help='such as cpu or cuda. Default: a GPU')
     group.add_argument(
-        '--batch-size',
-        type=positive,
-        default=1,
-        help='images of one size that run at once. Default: 1',
+        '--shard',
+        metavar='I/N',
+        help='the share of this process, 0/3 to 2/3 for three. Default: as '
+        'torchrun or slurm says',
     )
     group.add_argument(
         '--threads',
@@ -90,31 +119,20 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         help='that load images ahead. Default: 2',
     )
     group.add_argument(
-        '--limit', type=positive, help='take the first inputs only'
+        '--writers',
+        type=positive,
+        default=2,
+        help='threads that write results. Default: 2',
     )
     group.add_argument(
-        '--on-error',
-        choices=('stop', 'skip'),
-        default='stop',
-        help='what to do with a damaged image or video. Skipped ones are '
-        'listed in the end. Default: stop',
+        '--limit', type=positive, help='take the first inputs only'
     )
     group.add_argument(
         '--overwrite',
         action='store_true',
         help='do everything again, also in a folder with other results',
     )
-    group.add_argument(
-        '--frames',
-        action='store_true',
-        help='write overlays of a video as pictures, not as a video',
-    )
-    group.add_argument(
-        '--video-format',
-        choices=('mp4', 'avi'),
-        default='mp4',
-        help='of overlays of videos: MPEG-4 or Motion JPEG. Default: mp4',
-    )
+    return group
 
 
 def _scales(text: str) -> tuple[float, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from hmsa_mmseg.engine.hooks import InferencePreparationHook
+from hmsa_mmseg.engine.nonfinite import nonfinite_names
 from hmsa_mmseg.models import prepare_for_inference
 from hmsa_mmseg.models.decode_heads import HierarchicalMSAttentionHead
 from hmsa_mmseg.models.segmentors import (
@@ -21,8 +23,11 @@ from hmsa_mmseg.models.segmentors import (
 from hmsa_mmseg.utils.loading import load_model
 from hmsa_mmseg.visualization.scale_maps_step import add_confidence
 
-from .errors import InferError, in_one_line
-from .pipeline import Loaded
+from .errors import PredictionError, in_one_line
+from .loading import Loaded
+
+# Of a window, as in mmseg's own configs (769 and 513, 512 and 341).
+_STRIDE = 2 / 3
 
 
 class Predictor:
@@ -39,8 +44,9 @@ class Predictor:
             logits are made for it.
 
     Raises:
-        InferError: If classes are not known, or cannot be those of the model,
-            or the model is none of semantic segmentation.
+        PredictionError: If classes are not known, or cannot be those of the
+            model, weights are not finite, or the model is none of semantic
+            segmentation.
         OSError, ValueError: If the checkpoint does not fit, see
             :func:`hmsa_mmseg.utils.loading.load_model`.
     """
@@ -55,11 +61,14 @@ class Predictor:
     ) -> None:
         model = load_model(cfg, checkpoint)
         if not isinstance(model, EncoderDecoder):
-            raise InferError(
+            raise PredictionError(
                 f'{cfg.filename}: model is a {type(model).__name__}; '
                 'expected an EncoderDecoder of mmseg or one of its kind'
             )
+        _check_finite(checkpoint, model)
         self.classes, self.palette = _read_classes(cfg, checkpoint, model)
+        self.device = device
+        self.crop_size = _pair(cfg.get('crop_size'))
         self.model = _prepared(_moved(model, device), cfg)
         self.confidence = confidence
         if isinstance(self.model, MultiScaleAttentionSegmentor):
@@ -76,16 +85,44 @@ class Predictor:
             return ()
         return tuple(sorted(map(float, self.model.test_cfg['scales'])))
 
+    @property
+    def mode(self) -> str:
+        """str: ``whole`` or ``slide``: how an image is seen."""
+        return self.model.test_cfg.get('mode', 'whole')
+
+    @contextmanager
+    def in_windows(self, size: Sequence[int]) -> Iterator[None]:
+        """See windows of at most half the height and width, in a ``with``."""
+        cfg = self.model.test_cfg
+        halves = [-(-side // 2) for side in size]
+        crop = tuple(map(min, zip(halves, self.crop_size or halves)))
+        stride = tuple(max(1, int(side * _STRIDE)) for side in crop)
+        changed = dict(mode='slide', crop_size=crop, stride=stride)
+        self.model.test_cfg = type(cfg)({**cfg, **changed})
+        try:
+            yield
+        finally:
+            self.model.test_cfg = cfg
+
+    @contextmanager
+    def on_cpu(self) -> Iterator[None]:
+        """Run on the CPU, in a ``with``."""
+        self.model.cpu()
+        try:
+            yield
+        finally:
+            self.model.to(self.device)
+
     def check_attention(self) -> None:
         """Refuse ``--save attention`` of a head that has none.
 
         Raises:
-            InferError: If there is none.
+            PredictionError: If there is none.
         """
         head = self.model.decode_head
         is_hierarchical = isinstance(head, HierarchicalMSAttentionHead)
         if not is_hierarchical or len(self.scales) < 2:
-            raise InferError(
+            raise PredictionError(
                 '--save attention: there is no attention between scales '
                 f'{self.scales} of a {type(head).__name__};'
                 ' expected a HierarchicalMSAttentionHead at two scales or '
@@ -143,14 +180,14 @@ def _read_classes(
     meta = model.dataset_meta or {}
     classes = meta.get('classes')
     if not classes:
-        raise InferError(
+        raise PredictionError(
             f'neither {checkpoint} nor test_dataloader.dataset of '
             f'{cfg.filename} says what the classes are; expected for example '
             "--cfg-options test_dataloader.dataset.metainfo.classes='(road,"
             "sky)'"
         )
     if len(classes) != model.num_classes:
-        raise InferError(
+        raise PredictionError(
             f'{checkpoint} or test_dataloader.dataset of {cfg.filename} '
             f'names {len(classes)} classes, the model has '
             f'{model.num_classes}; expected as many'
@@ -158,12 +195,31 @@ def _read_classes(
     return tuple(classes), meta.get('palette')
 
 
+def _check_finite(checkpoint: str, model: nn.Module) -> None:
+    # Buffers may hold infinity on purpose: masks of some backbones.
+    names = nonfinite_names(dict(model.named_parameters()))
+    if names:
+        raise PredictionError(
+            f'{checkpoint}: {names[0]} holds NaN or infinity, as do '
+            f'{len(names) - 1} more of the weights; expected those of a '
+            'training that has not diverged'
+        )
+
+
+def _pair(value: Any) -> Sequence[int] | None:
+    """Read a ``crop_size`` of a config; None of what is none."""
+    value = (value, value) if isinstance(value, int) else value
+    is_pair = isinstance(value, (tuple, list)) and len(value) == 2
+    is_pair = is_pair and all(isinstance(side, int) for side in value)
+    return value if is_pair else None
+
+
 def _moved(model: nn.Module, device: str) -> nn.Module:
     try:
         return model.to(device)
     # torch has no common type of error for a device that is not there.
     except (RuntimeError, AssertionError) as error:
-        raise InferError(
+        raise PredictionError(
             f'--device {device}: {in_one_line(error)}; expected a device '
             'that this torch can use, such as cpu'
         ) from error

@@ -23,7 +23,7 @@ from hmsa_mmseg.visualization.colours import as_palette
 from hmsa_mmseg.visualization.pictures import draw_overlay, draw_pictures
 from hmsa_mmseg.visualization.records import JPEG_QUALITY, stem_of
 
-from .layout import RECORDS, file_of, part_of
+from .layout import RECORDS, file_of
 
 #: What ``--save`` takes, and the pictures of ``draw_pictures`` that it means;
 #: ``<s>`` stands for each scale.
@@ -195,7 +195,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    with atomic_file(path, part=part_of(path)) as file:
+    with atomic_file(path) as file:
         if path.suffix == '.jpg':
             picture.save(file, format='JPEG', quality=JPEG_QUALITY)
         else:

@@ -1,12 +1,9 @@
-"""What results depend on, in ``DIR/infer.json``."""
+"""When two predictions are of the same settings."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,134 +12,98 @@ from mmengine.config import Config
 
 from hmsa_mmseg.utils.loading import find_test_set
 
-from .errors import InferError, in_short
-from .finished import write_json
-from .layout import SETTINGS, is_result_folder
+from .errors import PredictionError, in_short
 from .predicting import Predictor
+from .sources import file_digest
 
-VERSION = 1
+# What results hold beside classes, which does not change those.
+_NOT_PREDICTION = ('scale_maps', 'classes_only', 'confidence')
+# Of the model's config, what is of training; test_cfg is looked at alone.
+_NOT_MODEL = ('test_cfg', 'train_cfg', 'pretrained')
 
 
 def read_settings(
-    cfg: Config, args: argparse.Namespace, predictor: Predictor
+    cfg: Config, checkpoint: str, predictor: Predictor, flip: bool
 ) -> dict[str, Any]:
-    """Collect what results depend on.
+    """Collect what predictions depend on.
 
     Args:
         cfg (Config): With the options of the run.
-        args (Namespace): Of the command line.
+        checkpoint (str): Path of the weights.
         predictor (Predictor): Of the run.
+        flip (bool): Whether images are flipped, too.
 
     Returns:
-        dict[str, Any]: Of plain types. What is written for each image, the
-        device and the number of images in a batch are not among it: they
-        change nothing, or only roundings.
+        dict[str, Any]: Of plain types. Names of files, the device, threads,
+        the number of images in a batch and what to do where memory is short
+        are not among it: they change nothing, or only roundings.
+
+    Raises:
+        OSError: If the checkpoint cannot be read.
     """
     test_cfg = {
         key: value
         for key, value in (cfg.model.get('test_cfg') or {}).items()
-        if key != 'scale_maps'
+        # None is the default of each.
+        if key not in _NOT_PREDICTION and value is not None
     }
-    model = {k: v for k, v in cfg.model.items() if k != 'test_cfg'}
-    pipeline = find_test_set(cfg).get('pipeline') or cfg.get('test_pipeline')
-    return dict(
-        version=VERSION,
-        checkpoint_sha256=file_digest(args.checkpoint),
-        model=digest(model),
-        test_cfg=json.loads(to_text(test_cfg)),
-        pipeline=digest(pipeline),
-        custom_hooks=digest(cfg.get('custom_hooks')),
-        flip=args.flip,
-        label_ids=args.label_ids,
-        classes=list(predictor.classes),
-        palette=json.loads(to_text(predictor.palette)),
+    parts = dict(
+        model={k: v for k, v in cfg.model.items() if k not in _NOT_MODEL},
+        test_cfg=test_cfg,
+        pipeline=find_test_set(cfg).get('pipeline')
+        or cfg.get('test_pipeline'),
+        custom_hooks=cfg.get('custom_hooks'),
+    )
+    is_slide = test_cfg.get('mode') == 'slide'
+    return as_read_back(
+        dict(
+            checkpoint_sha256=file_digest(checkpoint),
+            config_sha256=digest(parts),
+            scales=list(predictor.scales) or [1.0],
+            flip=flip,
+            dtype=test_cfg.get('dtype') or 'float32',
+            mode=test_cfg.get('mode', 'whole'),
+            crop_size=test_cfg.get('crop_size') if is_slide else None,
+            stride=test_cfg.get('stride') if is_slide else None,
+            classes=list(predictor.classes),
+            palette=predictor.palette,
+        )
     )
 
 
-def digest_of(settings: Mapping[str, Any]) -> str:
-    """A short name for settings."""
-    return digest(settings)[:16]
-
-
-def check_folder(
-    out: Path,
-    settings: Mapping[str, Any],
-    overwrite: bool,
-    **described: Any,
+def refuse_other(
+    path: Path, differing: Mapping[str, tuple[Any, Any]], cure: str
 ) -> None:
-    """Refuse a folder with other results, else write the settings there.
+    """Refuse to mix results of different settings.
 
     Args:
-        out (Path): Folder of the results.
-        settings (Mapping): Of this run.
-        overwrite (bool): Whether other results may be replaced.
-        **described: What else the file tells its reader.
+        path (Path): Of the file that tells what there is.
+        differing (Mapping): What was, and what is asked for, by keys.
+        cure (str): What is expected.
 
     Raises:
-        InferError: If the folder holds results of other settings, or files
-            that are not known to be results.
-        OSError: If it cannot be written.
+        PredictionError: If anything differs.
     """
-    path = out / SETTINGS
-    # Before the file is looked for: other processes of this run write it
-    # first, then results.
-    folders = [
-        folder.name
-        for folder in (out.iterdir() if out.is_dir() else ())
-        if is_result_folder(folder.name)
-    ]
-    if not overwrite and path.exists():
-        _compare(path, settings)
-        return
-    if not overwrite and folders:
-        raise InferError(
-            f'{out} has a folder {folders[0]}, but no {SETTINGS}: it was not '
-            'written by this program; expected another --out, or '
-            '--overwrite to write there'
-        )
-    # All processes write the same, at the same time; on several machines
-    # their numbers may be the same.
-    part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
-    write_json(path, {**described, **settings}, part)
-
-
-def _compare(path: Path, settings: Mapping[str, Any]) -> None:
-    try:
-        found = json.loads(path.read_text(encoding='utf-8'))
-        other = [key for key in settings if found[key] != settings[key]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InferError(
-            f'{path} is damaged or not of this program ({error!r}); expected '
-            'another --out, or --overwrite'
-        ) from error
-    if other:
-        key = other[0]
-        raise InferError(
-            f'{path}: the results there are of other settings: '
-            f'{", ".join(other)} ({key} was {in_short(found[key])}, now it is '
-            f'{in_short(settings[key])}); expected the same, another --out, '
-            'or --overwrite'
+    said = ', '.join(
+        f'{key} was {in_short(before)}, now it is {in_short(now)}'
+        for key, (before, now) in differing.items()
+    )
+    if said:
+        raise PredictionError(
+            f'{path}: what is there is of another model or other settings: '
+            f'{said}; expected {cure}'
         )
 
 
-def to_text(value: Any) -> str:
-    """A value of nested plain types as text, the same each time."""
-    return json.dumps(value, sort_keys=True, default=str)
+def as_read_back(value: Any) -> Any:
+    """Nested plain types as JSON gives them back."""
+    return json.loads(_to_text(value))
 
 
 def digest(value: Any) -> str:
     """SHA-256 of a value of nested plain types."""
-    return hashlib.sha256(to_text(value).encode()).hexdigest()
+    return hashlib.sha256(_to_text(value).encode()).hexdigest()
 
 
-def file_digest(path: str | os.PathLike) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
-    found = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(2**20):
-            found.update(block)
-    return found.hexdigest()
+def _to_text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

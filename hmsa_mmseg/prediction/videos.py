@@ -1,160 +1,280 @@
-"""Videos of a run.
+"""Videos: frames are images; overlays are a video again.
 
-Results of frames are files of a folder with the video's name. Overlays are a
-video again, which is made in the end: until then the classes of each frame are
-kept in ``DIR/finished/<name>/``, which also tells a run that goes on which
-frames are done.
+The latter is made in the end: until then the classes of each frame are kept
+in ``DIR/finished/<name>/``, which also tells a run that goes on which frames
+are done.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
+import cv2
 import mmcv
 import numpy as np
+from mmseg.structures import SegDataSample
 from PIL import Image
 
-from .batches import predict_all
-from .context import Run
-from .errors import InferError
-from .failures import Failures
-from .finished import write_json
+from hmsa_mmseg.utils.files import atomic_file, write_json
+
+from .errors import BadInputError
 from .inputs import Item
+from .journal import Journal, read_json
 from .layout import FINISHED
-from .pipeline import Loaded
+from .loading import Loaded, Pipeline
+from .machine import Machine
 from .products import Products, classes_of, write_classes
-from .video_files import check_encoding, open_video, write_video
+from .progress import Progress
+from .sources import Source, source_of
 
 _HEADER = 'video.json'
+# Codecs that every OpenCV has: MPEG-4 with FFmpeg, Motion JPEG without.
+_CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG'}
 
 
-def is_finished(run: Run, item: Item) -> bool:
-    """Whether all files of a video are there and good."""
-    good = run.finished.files(item)
-    recorded = run.finished.recorded(item)
-    if good != recorded:
-        return False
-    folders = {PurePath(file).parent.as_posix() for file in good}
-    wanted = {
-        PurePath(file).parent.as_posix()
-        for file in _frame_products(run).files(f'{item.name}/0')
-    }
-    if _makes_video(run):
-        overlay = _video_file(run, item)
-        return wanted <= folders and overlay in good
-    return wanted <= folders
-
-
-def do_video(run: Run, item: Item) -> None:
-    """Predict a video and write what is asked for.
+class Videos:
+    """Predicts videos.
 
     Args:
-        run (Run): What all images have in common.
-        item (Item): The video.
-
-    Raises:
-        InferError: If it cannot be read to its end or cannot be predicted.
-            In the former case there are results of the frames that can be
-            read.
-        OSError: If a file cannot be written.
+        journal (Journal): It knows what is finished.
+        pipeline (Pipeline): It prepares frames.
+        products (Products): It writes results.
+        suffix (str, optional): Of videos of overlays, ``.mp4`` or ``.avi``.
+            Defaults to None: overlays are pictures.
+        overwrite (bool): Whether all is done again.
     """
-    with open_video(item.path) as reader:
-        if _makes_video(run):
-            check_encoding(item.path, reader)
-        kept = run.finished.clear(item)
-        folder = _start(run, item)
-        count = _do_frames(run, item, reader, folder)
-        expected = reader.frame_cnt
-    products = _frame_products(run)
-    files = [
-        file
-        for index in range(count)
-        for file in products.files(_frame_name(item, index))
-    ]
-    if _makes_video(run):
-        files.append(_video_file(run, item))
-        _do_overlays(run, item, folder, count)
-    run.finished.write(item, kept.union(files))
-    shutil.rmtree(folder)
-    if count < expected:
-        raise InferError(
-            f'{item.path}: {count} frames can be read, its header promises '
-            f'{expected}; there are results of those {count}'
+
+    def __init__(
+        self,
+        journal: Journal,
+        pipeline: Pipeline,
+        products: Products,
+        suffix: str | None,
+        overwrite: bool,
+    ) -> None:
+        self.journal = journal
+        self.out = journal.out
+        self.pipeline = pipeline
+        self.suffix = suffix if 'overlay' in products.saves else None
+        self.products = products
+        self.of_frames = products
+        if self.suffix is not None:
+            self.of_frames = products.without('overlay')
+        self.overwrite = overwrite
+
+    def is_done(self, item: Item) -> bool:
+        """Whether all files of a video are there and good."""
+        good = self.journal.files(item)
+        if good != self.journal.recorded(item):
+            return False
+        folders = {PurePath(file).parent.as_posix() for file in good}
+        wanted = self.of_frames.files(f'{item.name}/0')
+        overlay = self._overlay(item)
+        return {PurePath(f).parent.as_posix() for f in wanted} <= folders and (
+            overlay is None or overlay in good
+        )
+
+    def do(self, item: Item, machine: Machine, progress: Progress) -> None:
+        """Predict a video and write what is asked for.
+
+        Args:
+            item (Item): The video.
+            machine (Machine): It predicts frames.
+            progress (Progress): Told of each frame.
+
+        Raises:
+            BadInputError: If it cannot be read to its end or cannot be
+                predicted. In the former case there are results of the frames
+                that can be read.
+            PredictionError, OSError: As :meth:`.Machine.work`.
+        """
+        with _open(item.path) as reader:
+            if self.suffix is not None:
+                _check_encoding(item.path, reader)
+            source = source_of(item.path)
+            kept = self.journal.clear(item)
+            folder = self._start(item, source)
+            count = self._do_frames(item, reader, folder, machine, progress)
+            expected = reader.frame_cnt
+        files = [
+            file
+            for index in range(count)
+            for file in self.of_frames.files(f'{item.name}/{index:06d}')
+        ]
+        overlay = self._overlay(item)
+        if overlay is not None:
+            files.append(overlay)
+            self._do_overlays(item, overlay, folder, count)
+        self.journal.write(item, source, kept.union(files))
+        shutil.rmtree(folder)
+        if count < expected:
+            raise BadInputError(
+                'truncated',
+                f'{item.path}: {count} frames can be read, its header '
+                f'promises {expected}; there are results of those {count}',
+            )
+
+    def _overlay(self, item: Item) -> str | None:
+        if self.suffix is None:
+            return None
+        return f'overlay/{item.name}{self.suffix}'
+
+    def _start(self, item: Item, source: Source) -> Path:
+        """Go on with the frames of an interrupted run, if they are good."""
+        folder = self.out / FINISHED / item.name
+        header = dict(
+            self.journal.header(source), saves=list(self.of_frames.saves)
+        )
+        if self.overwrite or read_json(folder / _HEADER) != header:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(folder / _HEADER, header)
+        return folder
+
+    def _do_frames(
+        self,
+        item: Item,
+        reader: mmcv.VideoReader,
+        folder: Path,
+        machine: Machine,
+        progress: Progress,
+    ) -> int:
+        """Predict the frames that are not done; return how many there are."""
+        count = 0
+
+        def undone() -> Iterator[tuple[int, Loaded | BadInputError]]:
+            nonlocal count
+            for index, frame in enumerate(reader):
+                count = index + 1
+                if (folder / f'{index:06d}.png').exists():
+                    progress.update()
+                    continue
+                try:
+                    yield index, self.pipeline.frame(item.path, frame)
+                except BadInputError as error:
+                    yield index, error
+
+        def write(
+            index: int, image: Loaded, result: SegDataSample, mode: str
+        ) -> None:
+            name = f'{item.name}/{index:06d}'
+            self.of_frames.write(self.out, name, image.image, result)
+            # The last: now the frame is done.
+            write_classes(folder / f'{index:06d}.png', classes_of(result))
+
+        def fail(index: int, error: BadInputError) -> None:
+            # A video is whole or not done.
+            raise error
+
+        machine.work(undone(), write, fail, progress)
+        if not count:
+            raise BadInputError(
+                'undecodable', f'{item.path}: no frame can be read'
+            )
+        return count
+
+    def _do_overlays(
+        self, item: Item, overlay: str, folder: Path, count: int
+    ) -> None:
+        """Make the video of overlays from the classes of the frames."""
+
+        def frames(reader: mmcv.VideoReader) -> Iterator[np.ndarray]:
+            for index, frame in zip(range(count), reader):
+                with Image.open(folder / f'{index:06d}.png') as file:
+                    classes = np.array(file, dtype=np.int64)
+                rgb = np.ascontiguousarray(frame[..., ::-1])
+                yield self.products.overlay(rgb, classes)
+
+        with _open(item.path) as reader:
+            path = self.out / overlay
+            # OpenCV tells the format by the suffix, and opens the file itself.
+            part = folder / f'overlay{self.suffix}'
+            _write(path, part, frames(reader), reader.fps, count)
+
+
+def count_frames(path: Path) -> int:
+    """Number of frames that the header promises, at least 1."""
+    return max(1, mmcv.VideoReader(str(path)).frame_cnt)
+
+
+def _open(path: Path) -> mmcv.VideoReader:
+    """Open a video, for a ``with``; frames are BGR, turned as it says."""
+    reader = mmcv.VideoReader(str(path))
+    if not reader.opened:
+        raise BadInputError(
+            'undecodable',
+            f'{path}: cannot be opened as a video: it is damaged, or of a '
+            'kind that this OpenCV does not read',
+        )
+    return reader
+
+
+def _check_encoding(path: Path, reader: mmcv.VideoReader) -> None:
+    """Refuse a video whose size or rate no overlay can have."""
+    problem = None
+    # The chroma of both codecs has half the size; OpenCV would cut off a
+    # row or column.
+    if reader.width % 2 or reader.height % 2:
+        problem = (
+            f'{reader.width}x{reader.height} pixels; a video of overlays '
+            'needs an even width and height'
+        )
+    elif not (math.isfinite(reader.fps) and reader.fps > 0):
+        problem = (
+            f'{reader.fps} frames per second; a video of overlays needs a rate'
+        )
+    if problem is not None:
+        raise BadInputError(
+            'preparation',
+            f'{path}: {problem}: expected --frames, which writes pictures',
         )
 
 
-def _makes_video(run: Run) -> bool:
-    return 'overlay' in run.products.saves and not run.frames
+def _write(
+    path: Path,
+    part: Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    count: int,
+) -> None:
+    """Write a video, RGB uint8 (h, w, 3); it takes its place when whole."""
+    sizes = []
+
+    def check(written: Path) -> None:
+        # Read the header back: OpenCV does not tell of a full disk.
+        with _open(written) as reader:
+            found = reader.frame_cnt, *reader.resolution
+        if found != (count, *sizes[0]):
+            raise BadInputError(
+                'preparation',
+                f'{path}: {found[0]} frames of {found[1]}x{found[2]} were '
+                f'written, expected {count} of {sizes[0][0]}x{sizes[0][1]}; '
+                'is the disk full?',
+            )
+
+    writer = None
+    with atomic_file(path, check=check, part=part):
+        for frame in frames:
+            if writer is None:
+                sizes.append(frame.shape[1::-1])
+                writer = _open_writer(path, part, fps, sizes[0])
+            writer.write(np.ascontiguousarray(frame[..., ::-1]))
+        writer.release()
 
 
-def _frame_products(run: Run) -> Products:
-    """What is written for each frame."""
-    if _makes_video(run):
-        return run.products.without('overlay')
-    return run.products
-
-
-def _video_file(run: Run, item: Item) -> str:
-    return f'overlay/{item.name}.{run.video_format}'
-
-
-def _frame_name(item: Item, index: int) -> str:
-    return f'{item.name}/{index:06d}'
-
-
-def _start(run: Run, item: Item) -> Path:
-    """Go on with the frames of an interrupted run, if they are good."""
-    folder = run.out / FINISHED / item.name
-    header = dict(
-        run.finished.header(item), saves=list(_frame_products(run).saves)
-    )
-    if run.overwrite or run.finished.read(folder / _HEADER) != header:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(folder / _HEADER, header)
-    return folder
-
-
-def _do_frames(
-    run: Run, item: Item, reader: mmcv.VideoReader, folder: Path
-) -> int:
-    """Predict the frames that are not done; return how many there are."""
-    count = 0
-
-    def undone() -> Iterator[tuple[int, Loaded]]:
-        nonlocal count
-        for index, frame in enumerate(reader):
-            count = index + 1
-            if (folder / f'{index:06d}.png').exists():
-                run.progress.update()
-                continue
-            yield index, run.pipeline.frame(item.path, frame)
-
-    products = _frame_products(run)
-    for index, image, result in predict_all(
-        # A video is whole or not done.
-        *(undone(), run.predictor, run.batch_size, Failures(skip=False)),
-    ):
-        products.write(run.out, _frame_name(item, index), image.image, result)
-        # The last: now the frame is done.
-        write_classes(folder / f'{index:06d}.png', classes_of(result))
-        run.progress.update()
-    if not count:
-        raise InferError(f'{item.path}: no frame can be read')
-    return count
-
-
-def _do_overlays(run: Run, item: Item, folder: Path, count: int) -> None:
-    """Make the video of overlays from the classes of the frames."""
-
-    def overlays(reader: mmcv.VideoReader) -> Iterator[np.ndarray]:
-        for index, frame in zip(range(count), reader):
-            with Image.open(folder / f'{index:06d}.png') as file:
-                classes = np.array(file, dtype=np.int64)
-            rgb = np.ascontiguousarray(frame[..., ::-1])
-            yield run.products.overlay(rgb, classes)
-
-    with open_video(item.path) as reader:
-        path = run.out / _video_file(run, item)
-        write_video(path, overlays(reader), reader.fps, count)
+def _open_writer(
+    path: Path, part: Path, fps: float, size: tuple[int, int]
+) -> cv2.VideoWriter:
+    codec = _CODECS[path.suffix]
+    code = cv2.VideoWriter_fourcc(*codec)
+    writer = cv2.VideoWriter(str(part), code, fps, size)
+    if not writer.isOpened():
+        raise BadInputError(
+            'preparation',
+            f'{path}: this OpenCV cannot write {codec} at {size[0]}x{size[1]} '
+            f'and {fps:g} frames per second; expected another '
+            '--video-format, or --frames',
+        )
+    return writer

@@ -8,6 +8,7 @@ that looks for ``*.png``.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -73,6 +74,11 @@ def atomic_file(
             check(part)
         os.replace(part, path)
         _sync_folder(path.parent)
+    except OSError as error:
+        # Of a full disk the system does not say where.
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -89,6 +95,25 @@ def atomic_save(obj: object, path: str | os.PathLike) -> None:
     """
     with atomic_file(path) as file:
         torch.save(obj, file)
+
+
+def write_json(
+    path: str | os.PathLike, content: object, indent: int | None = None
+) -> None:
+    """Write a JSON file that is either whole or absent.
+
+    Args:
+        path (str | os.PathLike): Its folder is made if it does not exist.
+        content (object): Of plain types.
+        indent (int, optional): Of its lines. Defaults to None, one line.
+
+    Raises:
+        OSError: If the file cannot be written.
+        ValueError: If a number is not finite.
+    """
+    text = json.dumps(content, indent=indent, allow_nan=False)
+    with atomic_file(path) as file:
+        file.write(text.encode() + b'\n')
 
 
 def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
@@ -119,18 +144,36 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
             match = _PART.fullmatch(part.name)
             if match is None:
                 continue
-            name, host, pid = match.group('name', 'host', 'pid')
+            name, host = match.group('name', 'host')
             # A name may end like a host: `a.b` of `.a.b.12.part`.
             if keys.isdisjoint((name, f'{name}.{host}')):
                 continue
-            if host in (None, _HOST):
-                stays = _runs(int(pid))
-            else:
-                stays = shared and _is_new(part)
-            if not stays:
+            if _is_stale(part, match, shared):
                 part.unlink(missing_ok=True)
                 removed += 1
     return removed
+
+
+def remove_stale_parts_below(folder: Path) -> None:
+    """Remove what killed processes have left of any file of a folder.
+
+    Args:
+        folder (Path): With all folders in it; all processes write there, see
+            :func:`remove_stale_parts`.
+
+    Raises:
+        OSError: If one cannot be removed.
+    """
+    for part in folder.rglob('.*.part'):
+        match = _PART.fullmatch(part.name)
+        if match is not None and _is_stale(part, match, shared=True):
+            part.unlink(missing_ok=True)
+
+
+def _is_stale(part: Path, match: re.Match, shared: bool) -> bool:
+    if match['host'] in (None, _HOST):
+        return not _runs(int(match['pid']))
+    return not (shared and _is_new(part))
 
 
 def _key(name: str) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from autolabelling.progress import Progress
 from mmengine.config import Config
 
 from hmsa_mmseg.autolabel.calibration import check_target
@@ -33,6 +32,7 @@ from hmsa_mmseg.autolabel.report_truth_data import (
 from hmsa_mmseg.autolabel.report_truths import Truths
 from hmsa_mmseg.autolabel.statistics import all_thresholds, is_kept
 from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER
+from hmsa_mmseg.prediction.progress import Progress
 from hmsa_mmseg.utils.loading import read_config
 
 from .notes import find_notes, find_seen
