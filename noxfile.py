@@ -26,7 +26,7 @@ STACKS = {
     'newest': ('3.11', 'torch==2.13.0', 'numpy', 'mmlab'),
     'onedl': ('3.11', 'torch==2.13.0', 'numpy', 'onedl'),
 }
-# A few minutes: the network and its golden values, the losses, the engine,
+# Some six minutes: the network and its golden values, the losses, the engine,
 # the authors' weights, and a training with mmseg's own tools.
 TESTS = [
     'tests/test_compat.py',
@@ -35,6 +35,8 @@ TESTS = [
     'tests/test_models/test_scale_fusion.py',
     'tests/test_models/test_decode_heads',
     'tests/test_models/test_losses',
+    'tests/test_models/test_segmentors',
+    'tests/test_models/test_tiled',
     'tests/test_engine',
     'tests/test_tools/test_nvidia2mmseg.py',
     'tests/test_tools/test_stock_train.py',

@@ -7,7 +7,6 @@ anything imports ``mmseg.models``.
 from __future__ import annotations
 
 import importlib
-import inspect
 import re
 import sys
 import warnings
@@ -28,18 +27,15 @@ REQUIREMENTS = {
     'ftfy': 'ftfy',
     'regex': 'regex',
 }
-
-
-# The maintained forks own the same modules: installed together with the
-# originals, files of both lie in one folder.
-FORKS = {
-    'mmengine': 'onedl-mmengine',
-    'mmcv': 'onedl-mmcv',
-    'mmcv-lite': 'onedl-mmcv',
-    'mmsegmentation': 'onedl-mmsegmentation',
-}
-# Pairs of distributions that hold the same modules.
-_SAME_FILES = [*FORKS.items(), ('mmcv', 'mmcv-lite')]
+# Pairs of distributions that own the same modules, among them those of the
+# maintained forks: installed together, files of both lie in one folder.
+_SAME_FILES = [
+    ('mmengine', 'onedl-mmengine'),
+    ('mmcv', 'onedl-mmcv'),
+    ('mmcv-lite', 'onedl-mmcv'),
+    ('mmsegmentation', 'onedl-mmsegmentation'),
+    ('mmcv', 'mmcv-lite'),
+]
 
 
 class _MissingOps(ModuleType):
@@ -116,7 +112,7 @@ def warn_about_mixed_stacks() -> None:
     import numpy
     import torch
 
-    if torch.__version__ < (2, 3) and numpy.__version__ >= '2':
+    if not torch_has('numpy_2') and numpy.__version__ >= '2':
         warnings.warn(
             f'torch {torch.__version__} was built for numpy 1 and cannot '
             f'exchange data with numpy {numpy.__version__}; install with: '
@@ -133,9 +129,20 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
+def is_forked() -> bool:
+    """Whether mmengine, mmcv and mmseg are those of the maintained forks."""
+    return _is_installed('onedl-mmengine')
+
+
+def flips_channels_of(preprocessor: Any) -> bool:
+    """Whether a ``SegDataPreProcessor`` reverses the order of channels."""
+    name = '_channel_conversion' if is_forked() else 'channel_conversion'
+    return getattr(preprocessor, name)
+
+
 def provide_mmcv_ops() -> None:
     """Make ``mmcv.ops`` importable where mmcv has no compiled operators."""
-    if _is_installed(FORKS['mmcv']):
+    if is_forked():
         return  # The forks' mmseg does without mmcv.ops.
     try:
         importlib.import_module('mmcv.ops')
@@ -178,25 +185,54 @@ def prepare() -> None:
     provide_mmcv_ops()
 
 
-def tree_leaves(tree: Any) -> list:
-    """Leaves of nested containers: torch's function, which came with 2.2."""
-    from torch.utils._pytree import tree_flatten
+#: What the package and its tests ask of torch beyond 2.0, and the first
+#: version that has it.
+TORCH_SINCE = {
+    'checkpointing': (2, 1),  # a second run can be told from the first
+    'compile_module': (2, 1),  # nn.Module.compile
+    'flop_counter': (2, 1),
+    'mapped_files': (2, 1),  # torch.load(mmap=True)
+    'resize_of_bfloat16': (2, 1),  # with gradients summed in float32
+    'solving_on_meta': (2, 1),  # linear systems without values
+    'freed_storages': (2, 2),  # it is seen when a storage is freed
+    'fsdp_on_cpu': (2, 2),
+    'is_compiling': (2, 3),  # torch.compiler.is_compiling
+    'choice_of_attention': (2, 3),  # its fused operators can be left out
+    'numpy_2': (2, 3),
+    'scaler_on_cpu': (2, 3),  # torch.amp.GradScaler
+    'float16_on_cpu': (2, 4),
+    'onnx_by_choice': (2, 5),  # which exporter writes can be said
+    'names_in_files': (2, 6),  # weights_only=True takes names of types
+    'shutdown_of_gloo': (2, 8),  # it waits without locking Python
+    'export_of_any_size': (2, 9),  # comparisons of sizes become checks
+}
 
-    return tree_flatten(tree)[0]
+
+def torch_has(feature: str) -> bool:
+    """Whether the installed torch has a feature of ``TORCH_SINCE``."""
+    import torch
+
+    # Two numbers: what precedes a release counts as the release.
+    version = torch.__version__.split('.')[:2]
+    return tuple(map(int, version)) >= TORCH_SINCE[feature]
+
+
+def torch_needed(feature: str) -> str:
+    """Say which torch has a feature of ``TORCH_SINCE``, and which is here."""
+    import torch
+
+    since = '.'.join(map(str, TORCH_SINCE[feature]))
+    return f'needs torch {since} or newer, found {torch.__version__}'
 
 
 def loads_by_name() -> bool:
-    """Whether ``weights_only=True`` takes names that files may hold (2.6)."""
-    from torch import serialization
-
-    return hasattr(serialization, 'get_unsafe_globals_in_checkpoint')
+    """Whether ``weights_only=True`` takes names that files may hold."""
+    return torch_has('names_in_files')
 
 
 def maps_files() -> bool:
-    """Whether ``torch.load`` can map a file instead of reading it (2.1)."""
-    import torch
-
-    return 'mmap' in inspect.signature(torch.load).parameters
+    """Whether ``torch.load`` can map a file instead of reading it."""
+    return torch_has('mapped_files')
 
 
 def flop_counter(**kwargs: Any) -> Any:
@@ -205,13 +241,12 @@ def flop_counter(**kwargs: Any) -> Any:
     Raises:
         RuntimeError: If this torch has none.
     """
-    try:
-        from torch.utils.flop_counter import FlopCounterMode
-    except ModuleNotFoundError as error:
+    if not torch_has('flop_counter'):
         raise RuntimeError(
-            'counting operations needs torch 2.1 or newer, found '
-            f'{metadata.version("torch")}'
-        ) from error
+            f'counting operations {torch_needed("flop_counter")}'
+        )
+    from torch.utils.flop_counter import FlopCounterMode
+
     return FlopCounterMode(**kwargs)
 
 

@@ -10,7 +10,7 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
-import hmsa_mmseg  # noqa: F401  (before mmseg.models, see its docstring)
+from hmsa_mmseg import compat  # before mmseg.models, see its docstring
 
 # isort: split
 
@@ -66,6 +66,15 @@ def pytest_configure(config):
     config.addinivalue_line(
         'markers', 'slow: a minute or more in all; `make test-slow` runs it'
     )
+    config.addinivalue_line(
+        'markers', 'needs_torch(feature): a key of compat.TORCH_SINCE'
+    )
+
+
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers('needs_torch'):
+        if not compat.torch_has(*mark.args):
+            pytest.skip(f'{mark.args[0]} {compat.torch_needed(*mark.args)}')
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,4 +1,5 @@
 import importlib
+import inspect
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -156,12 +157,54 @@ def test_another_fault_of_torchvision_is_not_papered_over(monkeypatch):
         compat.provide_torchvision_ops()
 
 
-def test_leaves_of_a_tree():
-    assert compat.tree_leaves(dict(a=[1, (2,)], b=3)) == [1, 2, 3]
+@pytest.mark.parametrize(
+    ('torch_version', 'has'),
+    [
+        ('2.1.2+cu121', False),
+        ('2.2.0a0+81ea7a4', True),
+        ('2.13.0+cpu', True),
+        ('3.0.0', True),
+    ],
+)
+def test_features_of_torch_by_version(monkeypatch, torch_version, has):
+    monkeypatch.setattr(torch, '__version__', torch_version)
+    assert compat.torch_has('freed_storages') == has
+    needed = compat.torch_needed('freed_storages')
+    assert needed == f'needs torch 2.2 or newer, found {torch_version}'
+
+
+def test_features_that_can_be_looked_for():
+    """The table says what the installed torch says."""
+    load = inspect.signature(torch.load).parameters
+    checkpoint = inspect.signature(torch.utils.checkpoint.checkpoint)
+    assert {
+        name: compat.torch_has(name)
+        for name in (
+            'checkpointing',
+            'choice_of_attention',
+            'compile_module',
+            'is_compiling',
+            'mapped_files',
+            'names_in_files',
+            'scaler_on_cpu',
+        )
+    } == {
+        'checkpointing': 'context_fn' in checkpoint.parameters,
+        'choice_of_attention': hasattr(torch.backends, 'mha'),
+        'compile_module': hasattr(torch.nn.Module, 'compile'),
+        'is_compiling': hasattr(
+            getattr(torch, 'compiler', None), 'is_compiling'
+        ),
+        'mapped_files': 'mmap' in load,
+        'names_in_files': hasattr(
+            torch.serialization, 'get_unsafe_globals_in_checkpoint'
+        ),
+        'scaler_on_cpu': hasattr(torch.amp, 'GradScaler'),
+    }
 
 
 def test_a_torch_without_a_counter_of_operations_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'torch.utils.flop_counter', None)
+    monkeypatch.setattr(torch, '__version__', '2.0.1+cu117')
     with pytest.raises(RuntimeError, match=r'needs torch 2\.1 .*, found \d'):
         compat.flop_counter()
 

@@ -26,7 +26,6 @@ model = dict(
                 # binary; LOSS.OCR_ALPHA 0.4.
                 loss_decode=dict(
                     type='RMILoss',
-                    num_classes=num_classes,
                     with_rmi=False,
                     loss_weight=0.4,
                 ),
@@ -37,13 +36,12 @@ model = dict(
                 # classifier and attention alike.
                 dropout_ratio=0.05,
                 # train_cityscapes.yml: rmi_loss
-                loss_decode=dict(type='RMILoss', num_classes=num_classes),
+                loss_decode=dict(type='RMILoss'),
             ),
         ],
         # train_cityscapes.yml: supervised_mscale_loss_wt
         loss_scale=dict(
             type='RMILoss',
-            num_classes=num_classes,
             with_rmi=False,
             loss_weight=0.05,
         ),

@@ -25,7 +25,6 @@ model = dict(
                 # config.py: LOSS.OCR_AUX_RMI False, LOSS.OCR_ALPHA 0.4
                 loss_decode=dict(
                     type='RMILoss',
-                    num_classes=num_classes,
                     with_rmi=False,
                     loss_weight=0.4,
                 ),
@@ -34,7 +33,7 @@ model = dict(
                 _base_.model.decode_head.seg_head[1],
                 dropout_ratio=0.05,  # ocrnet.py: the end of the OCR block
                 # train_mapillary.yml: rmi_loss
-                loss_decode=dict(type='RMILoss', num_classes=num_classes),
+                loss_decode=dict(type='RMILoss'),
             ),
         ],
         # No `loss_scale`: config.py's LOSS.SUPERVISED_MSCALE_WT is 0.

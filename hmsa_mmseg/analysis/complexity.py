@@ -17,7 +17,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from hmsa_mmseg.compat import flop_counter
+from hmsa_mmseg.compat import flop_counter, torch_has
 
 from ..models.preparation import input_channels
 from ..models.segmentors.slide import slide_windows
@@ -147,13 +147,12 @@ def _dispatch_attention() -> Iterator[None]:
     torch's fused operators on the CPU are none that its counter knows.
     """
     with ExitStack() as stack:
-        mha = getattr(torch.backends, 'mha', None)
-        if mha is not None:
+        if torch_has('choice_of_attention'):
+            mha = torch.backends.mha
             before = mha.get_fastpath_enabled()
             stack.callback(mha.set_fastpath_enabled, before)
             mha.set_fastpath_enabled(False)
-        attention = getattr(torch.nn, 'attention', None)
-        if attention is not None:
+            attention = torch.nn.attention
             math = attention.SDPBackend.MATH
             stack.enter_context(attention.sdpa_kernel(math))
         yield

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hmsa_mmseg.compat import torch_has, torch_needed
+
 
 class LiveBytes(TorchDispatchMode):
     """Follows every storage that an operator returns until it is freed.
@@ -80,7 +82,14 @@ def peak_live_bytes(function: Callable[[], Any]) -> int:
 
     Returns:
         int: Bytes above what was held when the call began.
+
+    Raises:
+        RuntimeError: If this torch does not tell when a storage is freed.
     """
+    if not torch_has('freed_storages'):
+        raise RuntimeError(
+            f'measuring what tensors hold {torch_needed("freed_storages")}'
+        )
     gc.collect()
     with LiveBytes() as live:
         function()

@@ -42,7 +42,8 @@ from .meta import (
     read_meta,
     write_meta,
 )
-from .teacher import SEEN_FILE, Training, write_seen
+from .seen_images import SEEN_FILE, write_seen
+from .teacher import Training
 
 # 255 marks pixels without a label, in files as in training.
 _MAX_VALUE = 254

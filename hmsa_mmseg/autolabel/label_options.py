@@ -88,12 +88,12 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
         'true labels in the report',
     )
     group.add_argument(
-        '--teacher-saw',
+        *('--saw', '--teacher-saw'),
         nargs='+',
         default=(),
-        metavar='config:LOADER',
+        metavar='LIST',
         help='data that the model was trained on, beside what its checkpoint '
-        'tells',
+        'tells: config:LOADER, or a list of images as teacher_images.txt',
     )
     group.add_argument(
         '--threshold',

@@ -158,7 +158,7 @@ def _label(
     )
     label_format, label_ids = label_ids_of(cfg, predictor, args.label_format)
     meta = build_meta(cfg, args, predictor, label_format, label_ids)
-    training = describe_training(args.checkpoint, cfg, args.teacher_saw)
+    training = describe_training(args.checkpoint, cfg, args.saw)
     metas = [
         open_folder(
             part.folder,

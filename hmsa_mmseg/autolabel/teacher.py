@@ -6,9 +6,11 @@ teacher's own training images: a score on those says little.
 
 from __future__ import annotations
 
+import ast
 import os
 import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
@@ -16,18 +18,8 @@ from mmengine.config import Config
 from hmsa_mmseg.utils import safe_load
 
 from .config_datasets import PREFIX
-from .config_text import parse_config_text
-from .seen_images import SEEN_FILE, count_seen, read_seen, write_seen
+from .seen_images import read_seen
 from .training_sets import TrainingSet, read_training_sets
-
-__all__ = [
-    'SEEN_FILE',
-    'Training',
-    'count_seen',
-    'describe_training',
-    'read_seen',
-    'write_seen',
-]
 
 
 class Training(NamedTuple):
@@ -35,13 +27,13 @@ class Training(NamedTuple):
 
     Attributes:
         sets (list[dict] | None): Its data sets, in plain types: ``type``,
-            ``source`` ('checkpoint', 'load_from', 'config' or 'declared'),
-            arguments such as ``data_root``, ``data_prefix``, ``cv`` and
-            ``cities``, and ``images``, how many there are, None if they
-            cannot be listed here. Data of an earlier teacher, whose labels
-            this one has learnt from, have ``teacher_of``, the folder of those
-            labels. A checkpoint that training started from is an entry of
-            type 'load_from' with its ``path``. None if nothing is known.
+            ``source`` ('checkpoint', 'config' or 'declared'), arguments such
+            as ``data_root``, ``data_prefix``, ``cv`` and ``cities``, and
+            ``images``, how many there are, None if they cannot be listed
+            here. Data of an earlier teacher, whose labels this one has learnt
+            from, have ``teacher_of``, the folder of those labels. A
+            checkpoint that training started from is an entry of type
+            'load_from' with its ``path``. None if nothing is known.
         images (list[tuple[int, str]] | None): Size in bytes and relative
             name of each image that could be listed, sorted, once each. None
             if none could be.
@@ -54,12 +46,12 @@ class Training(NamedTuple):
 
 
 def describe_training(
-    checkpoint: str, cfg: Config, also: Sequence[str] = ()
+    checkpoint: str, cfg: Config, saw: Sequence[str] = ()
 ) -> Training:
     """Find out what a teacher was trained on.
 
-    mmengine, and mmcv before it, put the config of a training run into its
-    checkpoints, as text. That is parsed, never run. Images are listed where
+    mmengine puts the config of a training run into its checkpoints, as text.
+    Its literals are read, and nothing of it is run. Images are listed where
     their folders exist on this machine.
 
     Args:
@@ -67,26 +59,20 @@ def describe_training(
         cfg (Config): That labels are made with. What it trains on counts only
             if the checkpoint holds no config; it may not be what the teacher
             was trained with.
-        also (Sequence[str]): Loaders of ``cfg``, such as
-            ``config:val_dataloader``, whose data the teacher has seen too.
+        saw (Sequence[str]): What the teacher has seen too: loaders of
+            ``cfg``, such as ``config:val_dataloader``, and lists of images
+            as :func:`.seen_images.write_seen` writes them.
 
     Returns:
         Training: With what is known.
 
     Raises:
-        OSError: If the checkpoint cannot be read.
+        OSError: If the checkpoint or a list cannot be read.
         ValueError: If it is damaged, or ``cfg`` has no such loader.
     """
     sets, notes = _of_checkpoint(checkpoint, cfg)
-    for key in also:
-        key = key[len(PREFIX) :] if key.startswith(PREFIX) else key
-        declared = read_training_sets(cfg.to_dict(), 'declared', key)
-        if not declared:
-            raise ValueError(
-                f'{cfg.filename}: {key}.dataset is missing; expected the '
-                'name of a data loader of the config'
-            )
-        sets += declared
+    for one in saw:
+        sets += _declared(one, cfg)
     images = {image for one in sets for image in one.images or ()}
     for one in sets:
         notes += one.notes
@@ -97,74 +83,116 @@ def describe_training(
     )
 
 
+def _declared(saw: str, cfg: Config) -> list[TrainingSet]:
+    """What the user says that the teacher has seen."""
+    if not saw.startswith(PREFIX) and Path(saw).is_file():
+        images = read_seen(saw)
+        about = dict(type='list', source='declared', path=saw)
+        return [TrainingSet({**about, 'images': len(images)}, images)]
+    key = saw.removeprefix(PREFIX)
+    declared = read_training_sets(cfg.to_dict(), 'declared', key)
+    if not declared:
+        raise ValueError(
+            f'{cfg.filename}: {key}.dataset is missing; expected the name of '
+            'a data loader of the config, or a list of images'
+        )
+    return declared
+
+
 def _of_checkpoint(
     checkpoint: str, cfg: Config
 ) -> tuple[list[TrainingSet], list[str]]:
-    """Follow a checkpoint to those that its training started from."""
+    """Data sets of the config that a checkpoint holds, and notes."""
     name = os.path.basename(checkpoint)
-    sets: list[TrainingSet] = []
-    settings, reason = _settings_of(checkpoint)
-    if settings is None and reason:
-        return sets, [f'what {name} was trained on is unknown: {reason}']
-    if settings is None:
-        sets = read_training_sets(cfg.to_dict(), 'config')
-        return sets, [
+    # torch cannot map the files of before 1.6, which mmseg's zoo still has.
+    loaded = safe_load(checkpoint, mapped=zipfile.is_zipfile(checkpoint))
+    meta = loaded.get('meta') if isinstance(loaded, dict) else None
+    text = meta.get('cfg') if isinstance(meta, dict) else None
+    if not isinstance(text, str):
+        return read_training_sets(cfg.to_dict(), 'config'), [
             f'{name} holds no config; its data are taken from '
             f'{os.path.basename(cfg.filename or "the config")}, which may not '
             'be what it was trained with'
         ]
+    try:
+        settings, unread = literal_settings(text)
+        if 'train_dataloader' in unread:
+            raise ValueError(
+                f'train_dataloader of its config: {unread["train_dataloader"]}'
+            )
+    except ValueError as error:
+        return [], [
+            f'what {name} was trained on is unknown: {error}; '
+            '--saw can tell it'
+        ]
     notes = [f'data sets are read from the config in {name}']
-    source, visited = 'checkpoint', {os.path.realpath(checkpoint)}
-    while settings:
-        found = read_training_sets(settings, source)
-        if not found and source == 'checkpoint':
-            notes.append(f'the config in {name} has no data to train on')
-        sets += found
-        start = settings.get('load_from')
-        if not isinstance(start, str) or not start:
-            break
-        sets.append(TrainingSet(_start(start, source)))
-        settings, reason = None, 'it is not on this machine'
-        if os.path.isfile(start) and os.path.realpath(start) not in visited:
-            visited.add(os.path.realpath(start))
-            try:
-                settings, reason = _settings_of(start)
-            except (OSError, ValueError) as error:
-                reason = str(error)
-        if settings is None:
-            reason = reason or 'it holds no config'
-            notes.append(f'what {start} was trained on is unknown: {reason}')
-        source = 'load_from'
+    sets = read_training_sets(settings, 'checkpoint')
+    if not sets:
+        notes.append(f'the config in {name} has no data to train on')
+    start = settings.get('load_from')
+    if isinstance(start, str) and start:
+        about = dict(type='load_from', source='checkpoint', path=start)
+        sets.append(TrainingSet(about))
+        notes.append(
+            f'what {start}, where its training started, was trained on is not '
+            'known; --saw can tell it'
+        )
     return sets, notes
 
 
-def _start(path: str, source: str) -> dict:
-    return dict(type='load_from', source=source, path=path)
+def literal_settings(text: str) -> tuple[dict, dict[str, str]]:
+    """Read the settings of a config's text that are literals.
 
+    mmengine writes ``Config.pretty_text`` into checkpoints: one assignment
+    for each setting, of literals and ``dict(name=...)``. A checkpoint may be
+    foreign: nothing of it is run, and all else is left unread.
 
-def _settings_of(checkpoint: str) -> tuple[dict | None, str | None]:
-    """Read the config of a training run that a checkpoint holds.
+    Args:
+        text (str): Python.
 
     Returns:
-        tuple[dict | None, str | None]: Its settings. Without any: why what is
-        there was not understood; None if there is no config.
+        tuple[dict, dict[str, str]]: Settings by their names; and for each
+        that was not read the reason.
 
     Raises:
-        OSError, ValueError: As :func:`safe_load`.
+        ValueError: If the text is no Python at all.
     """
-    # torch cannot map the files of before 1.6, which mmseg's zoo still has.
-    loaded = safe_load(checkpoint, mapped=zipfile.is_zipfile(checkpoint))
-    meta = loaded.get('meta') if isinstance(loaded, dict) else None
-    meta = meta if isinstance(meta, dict) else {}
-    # The first is of mmengine, the second of mmcv 1.x.
-    text = meta.get('cfg') or meta.get('config')
-    if not isinstance(text, str):
-        return None, None
+    settings: dict[str, object] = {}
+    unread: dict[str, str] = {}
     try:
-        known, failed = parse_config_text(text)
-    except ValueError as error:
-        return None, str(error)
-    for key in ('train_dataloader', 'data'):
-        if key in failed:
-            return None, f'{key} of its config: {failed[key]}'
-    return known, None
+        for node in ast.parse(text).body:
+            if not isinstance(node, ast.Assign):
+                continue
+            for target in node.targets:
+                name = getattr(target, 'id', None)
+                settings.pop(name, None)
+                unread.pop(name, None)
+                try:
+                    value = _DictCalls().visit(node.value)
+                    settings[name] = ast.literal_eval(value)
+                # A TypeError: a list as the key of a dict, for example.
+                except (ValueError, TypeError) as error:
+                    unread[name] = f'line {node.lineno}: {error}'
+    # What is nested too deeply, or holds a null byte.
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(
+            f'not the text of a config: {type(error).__name__}: {error}'
+        ) from error
+    return settings, unread
+
+
+class _DictCalls(ast.NodeTransformer):
+    """Turns ``dict({'a-b': 0}, c=1)`` into ``{'a-b': 0, 'c': 1}``."""
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        is_dict = isinstance(node.func, ast.Name) and node.func.id == 'dict'
+        names = [word.arg for word in node.keywords]
+        first = node.args[0] if node.args else ast.Dict(keys=[], values=[])
+        is_plain = isinstance(first, ast.Dict) and len(node.args) <= 1
+        if not (is_dict and is_plain) or None in names:
+            return node
+        return ast.Dict(
+            keys=[*first.keys, *map(ast.Constant, names)],
+            values=[*first.values, *(word.value for word in node.keywords)],
+        )

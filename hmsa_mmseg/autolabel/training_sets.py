@@ -17,11 +17,11 @@ from .teacher_record import labels_root, read_teacher
 #: Arguments that do not say which images are in a data set.
 _NOT_DESCRIBED = (
     *('type', 'source', 'images'),  # have entries of their own
-    *('pipeline', 'metainfo', 'backend_args', 'file_client_args'),
+    *('pipeline', 'metainfo', 'backend_args'),
     *('lazy_init', 'test_mode', 'serialize_data', 'max_refetch', 'like'),
 )
 #: Arguments that a data set gets no value of, when it is only listed.
-_NOT_GIVEN = ('type', 'pipeline', 'backend_args', 'file_client_args', 'like')
+_NOT_GIVEN = ('type', 'pipeline', 'backend_args', 'like')
 #: What arguments may be made of: all that JSON can hold.
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -49,72 +49,45 @@ def read_training_sets(
     Args:
         settings (dict): Of a config, in plain types.
         source (str): Where they are from.
-        key (str): The loader. Defaults to 'train_dataloader', in whose place
-            ``data.train`` of mmseg 0.x is taken too.
+        key (str): The loader. Defaults to 'train_dataloader'.
 
     Returns:
         list[TrainingSet]: Empty if there is no such loader.
     """
-    dataset = _get(settings, key, 'dataset')
-    if dataset is None and key == 'train_dataloader':
-        dataset = _get(settings, 'data', 'train')
-    if isinstance(dataset, (list, tuple)):  # as mmseg 0.x also had it
-        dataset = dict(datasets=dataset)
-    if not isinstance(dataset, dict):
+    loader = settings.get(key)
+    dataset = loader.get('dataset') if isinstance(loader, dict) else None
+    if dataset is None:
         return []
     try:
-        leaves = [_renamed(leaf) for leaf in leaf_configs(dataset)]
+        leaves = [*leaf_configs(dataset)]
         # All of them, before images are listed.
         plain = [_to_json(leaf) for leaf in leaves]
-    # A config that is none: numbers in the place of data sets, or lists in
-    # lists without end.
-    except (
-        AttributeError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:
+    # A config that is none: numbers in the place of data sets.
+    except (AttributeError, TypeError, ValueError) as error:
         unknown = dict(type='unknown', source=source, images=None)
         note = f'{key} is not understood: {type(error).__name__}: {error}'
         return [TrainingSet(unknown, None, (note,))]
     sets: list[TrainingSet] = []
     for leaf, arguments in zip(leaves, plain):
         images, problem = list_images(leaf)
+        about = {
+            name: value
+            for name, value in arguments.items()
+            if name not in _NOT_DESCRIBED
+        }
         description = dict(
             type=str(leaf.get('type')),
             source=source,
-            **{
-                name: value
-                for name, value in arguments.items()
-                if name not in _NOT_DESCRIBED
-            },
+            **about,
             images=None if images is None else len(images),
         )
         notes = ()
         if images is None:
-            notes = (f'images of {_name(leaf)} are not listed: {problem}',)
+            where = f'{leaf.get("type")} ({leaf.get("data_root")})'
+            notes = (f'images of {where} are not listed: {problem}',)
         sets.append(TrainingSet(description, images, notes))
         sets += _of_earlier_teacher(leaf)
     return sets
-
-
-def _get(settings: object, *keys: str) -> object:
-    for key in keys:
-        settings = settings.get(key) if isinstance(settings, dict) else None
-    return settings
-
-
-def _renamed(leaf: dict) -> dict:
-    """Give the arguments of a data set of mmseg 0.x their names of today."""
-    leaf = dict(leaf)
-    prefix = {}
-    for old, new in (('img_dir', 'img_path'), ('ann_dir', 'seg_map_path')):
-        if old in leaf:
-            prefix[new] = leaf.pop(old)
-    # There it was the list of images; in our sets it goes with `cv`.
-    if prefix and 'split' in leaf:
-        leaf['ann_file'] = leaf.pop('split')
-    return {**leaf, 'data_prefix': prefix} if prefix else leaf
 
 
 def list_images(
@@ -212,14 +185,6 @@ def _relative(path: str, folder: str) -> str:
     if relative.startswith('..') or os.path.isabs(relative):
         relative = os.path.basename(path)
     return Path(relative).as_posix()
-
-
-def _name(leaf: dict) -> str:
-    """Name a data set in a message."""
-    images = _get(leaf, 'data_prefix', 'img_path')
-    parts = (leaf.get('data_root'), images)
-    folder = '/'.join(str(part).rstrip('/') for part in parts if part)
-    return f'{leaf.get("type")} ({folder})'
 
 
 def _to_json(value: object) -> object:

@@ -1,8 +1,8 @@
 """The centroids of a data set, kept in a file.
 
 Reading all labels takes minutes. The result is kept in a file whose name
-and header tell what it was made from; the processes of a job share the work
-through files of parts, and none of them ever waits for another.
+and header tell what it was made from. The processes of a job share the work
+and use one table, that of the first.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import shutil
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.dist import get_dist_info
+from mmengine.dist import (
+    all_gather_object,
+    broadcast_object_list,
+    get_dist_info,
+)
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
 from .centroid_file import read_rows, write_rows
 from .centroid_fingerprint import fingerprint
-from .centroids import BLOCK_SIZE, LabelCentroids
+from .centroids import LabelCentroids
 
 LOG_SECONDS = 10
 
@@ -66,10 +68,13 @@ def load_or_build(
 ) -> np.ndarray:
     """Return the centroids of all labels, from a file if there is one.
 
-    In a distributed job each process may call this; there is no collective
-    operation in it. A file that is damaged or was made from other labels is
-    renamed to ``*.bad`` and replaced. Where the folder cannot be written, the
-    centroids are only kept in memory. Both are logged as warnings.
+    In a distributed job all processes call this together: the first accepts
+    the file or not, each reads its share of the labels, and all return the
+    same table. What was read is kept in files of parts until the table is
+    written, so that a job that was interrupted goes on. A file that is
+    damaged or was made from other labels is replaced. Where the folder cannot
+    be written, the centroids are only kept in memory. Both are logged as
+    warnings.
 
     Args:
         labels (LabelCentroids): The labels.
@@ -84,11 +89,21 @@ def load_or_build(
         y and class, ordered by label.
     """
     path = index_path(labels, cache_dir)
-    rows = _load(path, labels)
+    is_first = get_dist_info()[0] == 0
+    found = [_load(path, labels) if is_first else None]
+    broadcast_object_list(found)
+    rows = found[0]
+    parts = path.with_suffix('.parts')
     if rows is None:
-        rows = _Builder(labels, path, _auto_workers(labels, num_workers)).run()
-    # Also left behind by a process that was killed after the last step.
-    shutil.rmtree(_parts_folder(path), ignore_errors=True)
+        workers = _auto_workers(labels, num_workers)
+        blocks = _read_share(labels, parts, workers)
+        for part in all_gather_object(blocks):
+            blocks.update(part)
+        rows = np.concatenate([blocks[k] for k in range(len(labels))])
+        if is_first:
+            _write(path, rows, parts)
+    if is_first:
+        shutil.rmtree(parts, ignore_errors=True)
     return rows
 
 
@@ -99,8 +114,7 @@ def _load(path: Path, labels: LabelCentroids) -> np.ndarray | None:
         # Most likely there is none. If it is another fault, writing tells.
         return None
     except ValueError as error:
-        _set_aside(path, str(error))
-        return None
+        return _warn_not_used(path, str(error))
     # The fingerprint sees names, sizes and options. That the same labels
     # still load as they did then is tried on a few.
     last = len(labels.items) - 1
@@ -108,144 +122,62 @@ def _load(path: Path, labels: LabelCentroids) -> np.ndarray | None:
         stored = rows[rows[:, 0] == position]
         if not np.array_equal(stored, labels.rows(position)):
             changed = labels.path(position)
-            _set_aside(path, f'{changed!r} has other centroids now')
-            return None
+            return _warn_not_used(path, f'{changed!r} has other centroids now')
     return rows
 
 
-class _Builder:
-    """Reads labels in blocks, and takes those that others have read.
-
-    Each process reads its share of the blocks first and then whatever is
-    missing: a process that is late, slow or dead delays nobody.
-    """
-
-    def __init__(
-        self, labels: LabelCentroids, path: Path, num_workers: int
-    ) -> None:
-        self.labels = labels
-        self.path = path
-        self.num_workers = num_workers
-        self.blocks: dict[int, np.ndarray] = {}
-        self.damaged: set[Path] = set()
-        self.folder: Path | None = _parts_folder(path)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # A folder left by another user may be there, but read-only.
-            probe = self.folder / f'.{uuid.uuid4().hex}.tmp'
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            self._keep_in_memory(error)
-
-    def run(self) -> np.ndarray:
-        """Return the centroids of all labels, (R, 4) int32, and write them."""
-        self.start = self.logged = time.monotonic()
-        rows = None
-        while rows is None:
-            self._log()
-            self._read_missing()
-            self._take_parts()
-            if len(self.blocks) == len(self.labels):
-                rows = np.concatenate(
-                    [self.blocks[k] for k in range(len(self.labels))]
-                )
-            else:
-                # Parts disappear when another process has finished.
-                rows = self._read(self.path)
-        self._write(self.path, rows)
-        self._log()
-        return rows
-
-    def _read_missing(self) -> None:
-        loader = DataLoader(
-            self.labels,
-            batch_size=None,
-            sampler=self._missing(),
-            num_workers=self.num_workers,
-            collate_fn=_identity,
-            # Its own: drawing from the global one would make a model that is
-            # initialised later depend on whether there was a file.
-            generator=torch.Generator(),
-        )
-        for block, rows in loader:
-            self.blocks[block] = rows
-            if not self._exists(self.path):
-                self._write(self._part(block), rows)
-            if time.monotonic() - self.logged > LOG_SECONDS:
-                self._log()
-
-    def _missing(self) -> Iterator[int]:
-        """Yield the blocks to read: this process's share, then the others'."""
-        rank, world_size = get_dist_info()
-        order = [*range(len(self.labels))]
-        # Two jobs that start together should not go through the blocks in
-        # the same order. Not seeded: the result does not depend on it.
-        random.SystemRandom().shuffle(order)
-        order.sort(key=lambda block: block % world_size != rank)
-        for block in order:
-            if self._exists(self.path):
-                return
-            if block not in self.blocks and not self._exists(
-                self._part(block)
-            ):
-                yield block
-
-    def _take_parts(self) -> None:
-        for block in {*range(len(self.labels))} - {*self.blocks}:
-            rows = self._read(self._part(block))
-            if rows is not None:
-                self.blocks[block] = rows
-
-    def _part(self, block: int) -> Path:
-        return _parts_folder(self.path) / f'{block}.npz'
-
-    def _exists(self, path: Path) -> bool:
-        # Without a folder everything is kept in memory.
-        return (
-            self.folder is not None
-            and path not in self.damaged
-            and path.exists()
-        )
-
-    def _read(self, path: Path) -> np.ndarray | None:
-        try:
-            return read_rows(path)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError):
-            self.damaged.add(path)
-            return None
-
-    def _write(self, path: Path, rows: np.ndarray) -> None:
-        if self.folder is None or self._exists(path):
-            return
-        try:
-            write_rows(path, rows, self.folder)
-        except FileNotFoundError:
-            # The folder of parts was removed by a process that has finished.
-            pass
-        except OSError as error:
-            self._keep_in_memory(error)
-
-    def _keep_in_memory(self, error: OSError) -> None:
-        _warn_not_kept(self.path, error)
-        self.folder = None
-
-    def _log(self) -> None:
-        now = self.logged = time.monotonic()
-        parts = self.folder.glob('[0-9]*.npz') if self.folder else ()
-        done = {*self.blocks, *(int(part.stem) for part in parts)}
-        total = len(self.labels.items)
-        print_log(
-            f'class centroids: {min(len(done) * BLOCK_SIZE, total)} of '
-            f'{total} labels read in {now - self.start:.0f} s',
-            logger='current',
-        )
+def _read_share(
+    labels: LabelCentroids, parts: Path, num_workers: int
+) -> dict[int, np.ndarray]:
+    """Read this process's blocks of labels, but for those that were read."""
+    rank, world_size = get_dist_info()
+    share = range(rank, len(labels), world_size)
+    found = {}
+    for block in share:
+        # Where it is damaged the labels are read again.
+        with contextlib.suppress(OSError, ValueError):
+            found[block] = read_rows(_part(parts, block))
+    loader = DataLoader(
+        labels,
+        batch_size=None,
+        sampler=[block for block in share if block not in found],
+        num_workers=num_workers,
+        collate_fn=_identity,
+        # Its own: drawing from the global one would make a model that is
+        # initialised later depend on whether there was a file.
+        generator=torch.Generator(),
+    )
+    start = logged = time.monotonic()
+    can_write = True
+    for block, rows in loader:
+        found[block] = rows
+        can_write = can_write and _write(_part(parts, block), rows, parts)
+        now = time.monotonic()
+        if now - logged > LOG_SECONDS or len(found) == len(share):
+            logged = now
+            print_log(
+                f'class centroids: {len(found)} of {len(share)} blocks of '
+                f'labels read in {now - start:.0f} s',
+                logger='current',
+            )
+    return found
 
 
-def _parts_folder(path: Path) -> Path:
-    return path.with_suffix('.parts')
+def _part(parts: Path, block: int) -> Path:
+    return parts / f'{block}.npz'
+
+
+def _write(path: Path, rows: np.ndarray, parts: Path) -> bool:
+    """Write a file, with the folder of parts for what is not whole yet."""
+    try:
+        write_rows(path, rows, parts)
+    except FileNotFoundError:
+        # Another job with the same labels has finished and removed the parts.
+        return False
+    except OSError as error:
+        _warn_not_kept(parts.parent, str(error))
+        return False
+    return True
 
 
 def _identity(value: object) -> object:
@@ -264,23 +196,20 @@ def _auto_workers(labels: LabelCentroids, num_workers: int | None) -> int:
     return num_workers if len(labels) > 2 else 0
 
 
-def _set_aside(path: Path, reason: str) -> None:
-    bad = path.with_name(f'{path.name}.bad')
+@lru_cache(maxsize=1)  # once, not for each part
+def _warn_not_kept(folder: Path, error: str) -> None:
     print_log(
-        f'class centroids: {path} is not used ({reason}); renamed to '
-        f'{bad.name}, building it again',
+        f'class centroids: cannot write into {folder} ({error}); they are '
+        'kept in memory and built again at the next start. Expected a '
+        'writable folder as cache_dir of ClassUniformSampler',
         logger='current',
         level=logging.WARNING,
     )
-    with contextlib.suppress(OSError):
-        os.replace(path, bad)
 
 
-def _warn_not_kept(path: Path, error: OSError) -> None:
+def _warn_not_used(path: Path, reason: str) -> None:
     print_log(
-        f'class centroids: cannot write {path} ({error}); they are kept in '
-        'memory and built again at the next start. Expected a writable '
-        'folder as cache_dir of ClassUniformSampler',
+        f'class centroids: {path} is not used ({reason}); it is built again',
         logger='current',
         level=logging.WARNING,
     )

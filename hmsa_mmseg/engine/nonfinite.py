@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
 
 
 def nonfinite_names(
@@ -23,9 +22,7 @@ def nonfinite_names(
     return [
         name
         for name, tensor in tensors.items()
-        if name not in but
-        and (tensor.is_floating_point() or tensor.is_complex())
-        and not torch.isfinite(tensor).all()
+        if name not in but and not torch.isfinite(tensor).all()
     ]
 
 
@@ -40,20 +37,3 @@ def constant_infinities(tensors: Mapping[str, torch.Tensor]) -> set[str]:
         for name in nonfinite_names(tensors)
         if not torch.isnan(tensors[name]).any()
     }
-
-
-def any_process(flag: bool | torch.Tensor) -> bool:
-    """Tell every process whether one of them raises its flag.
-
-    All processes must call it at the same place.
-
-    Args:
-        flag (bool | Tensor): That of this process; a tensor has one element.
-
-    Returns:
-        bool: Whether any is true.
-    """
-    if get_world_size() > 1:
-        flag = torch.as_tensor(flag).detach().reshape(1).to(torch.int32)
-        all_reduce(flag, op='max')
-    return bool(flag)

@@ -8,8 +8,12 @@ from collections import OrderedDict
 import numpy as np
 import torch
 from mmengine.logging import print_log
+from mmengine.structures import BaseDataElement
 
-_PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None))
+_PLAIN_TYPES = (
+    *(bool, int, float, complex, str, bytes, type(None)),
+    *(torch.Size, torch.dtype, torch.device),
+)
 
 
 def make_plain(checkpoint: dict) -> None:
@@ -39,18 +43,18 @@ def to_plain(value: object, path: str) -> object:
 
     Args:
         value (object): Tensors, plain types, numpy values and dicts, lists,
-            tuples and sets of them.
+            tuples, sets and data elements of them.
         path (str): Where in the checkpoint the value stands.
 
     Returns:
-        object: The same structure. What is none of these is kept, with a
-        warning that names it: the file will not load with
-        ``weights_only=True``.
+        object: The same structure; a data element as a dict. What is none of
+        these is kept, with a warning that names it: the file will not load
+        with ``weights_only=True``.
     """
-    if isinstance(value, _PLAIN_TYPES) and type(value) in _PLAIN_TYPES:
+    if type(value) in _PLAIN_TYPES or isinstance(value, torch.Tensor):
         return value
-    if isinstance(value, torch.Tensor):
-        return value
+    if isinstance(value, BaseDataElement):
+        value = dict(value.all_items())
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     if type(value) in (dict, OrderedDict):
@@ -61,11 +65,10 @@ def to_plain(value: object, path: str) -> object:
         )
     if type(value) in (list, tuple, set):
         return type(value)(to_plain(item, path) for item in value)
-    if type(value) not in (torch.Size, torch.dtype, torch.device):
-        print_log(
-            f'checkpoint entry {path} is a {type(value).__name__}: the file '
-            'will not load with weights_only=True',
-            logger='current',
-            level=logging.WARNING,
-        )
+    print_log(
+        f'checkpoint entry {path} is a {type(value).__name__}: the file will '
+        'not load with weights_only=True',
+        logger='current',
+        level=logging.WARNING,
+    )
     return value

@@ -1,11 +1,19 @@
-"""Lets gloo's threads end before the interpreter does."""
+"""Between the processes of a run: a flag of any, and gloo's end."""
+
+from __future__ import annotations
 
 import atexit
 import gc
 import sys
+import time
+from contextlib import suppress
 
+import torch
 import torch.distributed as dist
+from mmengine.dist import all_reduce, get_backend
 from mmengine.runner import Runner
+
+from hmsa_mmseg.compat import torch_has
 
 
 def close_gloo_at_exit(runner: Runner) -> None:
@@ -22,9 +30,7 @@ def close_gloo_at_exit(runner: Runner) -> None:
     Args:
         runner (Runner): Of the run; nothing is done without a launcher.
     """
-    if runner.distributed and dist.get_backend() == 'gloo':
-        # Once, however many runs there are.
-        atexit.unregister(close_gloo)
+    if runner.distributed and get_backend() == 'gloo':
         atexit.register(close_gloo)
 
 
@@ -35,9 +41,29 @@ def close_gloo() -> None:
     come.
     """
     failed = hasattr(sys, 'last_type')
-    if failed or not (dist.is_available() and dist.is_initialized()):
-        return
-    if dist.get_backend() == 'gloo':
+    if get_backend() == 'gloo' and not failed:
         # A wrapped model holds the group, in cycles of references.
         gc.collect()
+        if not torch_has('shutdown_of_gloo'):
+            # Python is locked while the group is destroyed, and would wait
+            # for threads that need it to drop their tensors. Let them end.
+            with suppress(RuntimeError):
+                dist.barrier()
+            time.sleep(0.1)
         dist.destroy_process_group()
+
+
+def any_process(flag: bool | torch.Tensor) -> bool:
+    """Tell every process whether one of them raises its flag.
+
+    All processes must call it at the same place.
+
+    Args:
+        flag (bool | Tensor): That of this process; a tensor has one element.
+
+    Returns:
+        bool: Whether any is true.
+    """
+    flag = torch.as_tensor(flag).detach().reshape(1).to(torch.int32)
+    all_reduce(flag, op='max')
+    return bool(flag)

@@ -118,7 +118,7 @@ def _check(
     if scales is None:
         key, scales = 'model.test_cfg.scales', test_cfg.get('scales')
     scales = check_scales(scales, key)
-    model.decode_head.check_scales(scales, key)
+    model.decode_head.check_num_scales(scales, key)
     settings = settings._replace(scales=scales)
     check_settings(settings, test_cfg)
     check_out_path(path, settings.format)

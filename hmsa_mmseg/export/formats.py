@@ -7,7 +7,6 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 import importlib
-import inspect
 import io
 import json
 import os
@@ -19,6 +18,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from hmsa_mmseg.compat import torch_has, torch_needed
+
 from .settings import ExportError, ExportSettings, check_format
 
 Predictor = Callable[[Tensor], Tensor]
@@ -29,9 +30,6 @@ INPUT_NAME = 'image'
 MAX_TRACED_OPSET = 20
 # A message of protobuf, which an ONNX file is, holds less.
 MAX_ONNX_BYTES = 2**31
-# The argument of torch.export.export by which comparisons of sizes become
-# checks in the graph, not limits of it.
-ANY_SIZE = 'prefer_deferred_runtime_asserts_over_guards'
 # The entry of a .pt2 file with the metadata.
 METADATA_FILE = 'metadata.json'
 
@@ -50,12 +48,10 @@ def check_available(settings: ExportSettings, model: nn.Module) -> None:
                 f'{asked} needs {package}; install with: pip install '
                 '"hmsa_mmseg[export]"'
             ) from error
-    export = getattr(getattr(torch, 'export', None), 'export', None)
-    has_any_size = export and ANY_SIZE in inspect.signature(export).parameters
-    if not is_traced and not has_any_size:
+    if not is_traced and not torch_has('export_of_any_size'):
         raise ExportError(
-            f'{asked} needs a newer torch than {torch.__version__}, whose '
-            f'torch.export cannot keep sizes variable (argument {ANY_SIZE}); '
+            f'{asked} {torch_needed("export_of_any_size")}, whose '
+            'torch.export cannot keep sizes variable; '
             f"use format='onnx' with opset={MAX_TRACED_OPSET} or less"
         )
     # As float32; auxiliary heads are not exported.
@@ -128,7 +124,7 @@ def _onnx_bytes(
             for axis, dim in dims.items()
         }
         kwargs['dynamic_axes'] = {INPUT_NAME: dims, output_name: out_dims}
-        if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
+        if torch_has('onnx_by_choice'):
             kwargs['dynamo'] = False
         file = io.BytesIO()
         torch.onnx.export(graph, (example,), file, **kwargs)
@@ -158,7 +154,11 @@ def _exported_program(
     """Capture a graph as a ``torch.export.ExportedProgram``."""
     dims = dict.fromkeys(_variable_dims(settings), torch.export.Dim.DYNAMIC)
     return torch.export.export(
-        graph, (example,), dynamic_shapes=(dims,), **{ANY_SIZE: True}
+        graph,
+        (example,),
+        dynamic_shapes=(dims,),
+        # Comparisons of sizes become checks in the graph, not limits of it.
+        prefer_deferred_runtime_asserts_over_guards=True,
     )
 
 

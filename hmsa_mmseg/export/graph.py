@@ -14,6 +14,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmseg.models import SegDataPreProcessor
 from torch import Tensor, nn
 
+from hmsa_mmseg.compat import flips_channels_of
+
 from ..models import MultiScaleAttentionSegmentor, prepare_for_inference
 from ..models.preparation import input_channels
 from ..models.tiled.decisions import classes_of
@@ -91,9 +93,11 @@ def flips_channels(model: MultiScaleAttentionSegmentor) -> bool | None:
 
     None if it is no ``SegDataPreProcessor``.
     """
-    flips = getattr(model.data_preprocessor, 'channel_conversion', None)
+    preprocessor = model.data_preprocessor
+    if not isinstance(preprocessor, SegDataPreProcessor):
+        return None
     # It leaves images of other than three channels as they are.
-    return None if flips is None else flips and input_channels(model) == 3
+    return flips_channels_of(preprocessor) and input_channels(model) == 3
 
 
 class Normalise(nn.Module):

@@ -17,8 +17,7 @@ from mmcv.cnn.bricks.wrappers import Conv2d as WrappedConv2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
-
-from hmsa_mmseg.compat import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from .utils import is_fixed_batch_norm, is_untouched
 
@@ -124,8 +123,8 @@ class _Uses(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         # Whoever asks for a shape does not read the values.
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-            for leaf in tree_leaves((args, kwargs)):
+        if any(isinstance(leaf, Tensor) for leaf in tree_flatten(result)[0]):
+            for leaf in tree_flatten((args, kwargs))[0]:
                 if id(leaf) in self.uses:
                     self.uses[id(leaf)] += 1
         return result

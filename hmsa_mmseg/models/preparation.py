@@ -11,6 +11,8 @@ from mmseg.models.segmentors import EncoderDecoder
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from hmsa_mmseg.compat import torch_has, torch_needed
+
 from .decode_heads.base_multi_scale_head import BaseMultiScaleHead
 from .folding import fold_batch_norm
 
@@ -79,10 +81,10 @@ def prepare_for_inference(
     if channels_last:
         model.to(memory_format=torch.channels_last)
     if compile is not False:
-        if not hasattr(model.backbone, 'compile'):
+        if not torch_has('compile_module'):
             raise ValueError(
-                f'prepare_for_inference: compile={compile!r} needs torch 2.2 '
-                f'or newer, found {torch.__version__}'
+                f'prepare_for_inference: compile={compile!r} '
+                f'{torch_needed("compile_module")}'
             )
         options = {} if compile is True else dict(compile)
         model.backbone.compile(**{'dynamic': False, **options})

@@ -1,4 +1,4 @@
 from .checkpoint import check_crc, safe_load
-from .files import atomic_file, atomic_save
+from .files import atomic_file
 
-__all__ = ['atomic_file', 'atomic_save', 'check_crc', 'safe_load']
+__all__ = ['atomic_file', 'check_crc', 'safe_load']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -132,10 +133,11 @@ def safe_load(path: str | os.PathLike, mapped: bool = False) -> object:
         check_crc(path)
     try:
         return _torch_load(os.fspath(path), mapped)
-    except OSError:
-        raise
-    # What torch.load raises for a file that is none has no common type.
+    # What torch.load raises for a file that is none has no common type: of
+    # some that are cut short, it is an error of the system.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         # Not the whole message: it advises to load without this protection.
         blocked = re.search(_BLOCKED, str(error))
         reason = blocked and (

@@ -18,13 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
-
 _HOST = re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:40] or 'host'
 # Earlier versions wrote no host.
-_PART = re.compile(
-    r'\.(?P<name>.+?)(?:\.(?P<host>[A-Za-z0-9-]+))?\.(?P<pid>\d+)\.part'
-)
+_PART = re.compile(r'\.(.+?)(?:\.([A-Za-z0-9-]+))?\.(\d+)\.part')
 # File systems take 255 bytes; host, process and dots need up to 60.
 _MAX_NAME = 190
 # Seconds: more than a small file takes, with clocks that differ.
@@ -83,20 +79,6 @@ def atomic_file(
         part.unlink(missing_ok=True)
 
 
-def atomic_save(obj: object, path: str | os.PathLike) -> None:
-    """Save with ``torch.save`` so that the file is either whole or absent.
-
-    Args:
-        obj (object): What ``torch.save`` takes.
-        path (str | os.PathLike): Its folder is made if it does not exist.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    with atomic_file(path) as file:
-        torch.save(obj, file)
-
-
 def write_json(
     path: str | os.PathLike, content: object, indent: int | None = None
 ) -> None:
@@ -116,7 +98,7 @@ def write_json(
         file.write(text.encode() + b'\n')
 
 
-def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
+def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> None:
     """Remove what killed processes have left of some files.
 
     A part stays if its process, or one of that number, runs on this machine.
@@ -129,29 +111,23 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> int:
             run: what another machine has begun to write within the last hour
             stays. Defaults to False.
 
-    Returns:
-        int: How many were removed.
-
     Raises:
         OSError: If one cannot be removed.
     """
     folders: dict[Path, set[str]] = {}
     for path in paths:
         folders.setdefault(path.parent, set()).add(_key(path.name))
-    removed = 0
     for folder, keys in folders.items():
         for part in folder.glob('.*.part'):
             match = _PART.fullmatch(part.name)
             if match is None:
                 continue
-            name, host = match.group('name', 'host')
+            name, host, _ = match.groups()
             # A name may end like a host: `a.b` of `.a.b.12.part`.
             if keys.isdisjoint((name, f'{name}.{host}')):
                 continue
             if _is_stale(part, match, shared):
                 part.unlink(missing_ok=True)
-                removed += 1
-    return removed
 
 
 def remove_stale_parts_below(folder: Path) -> None:
@@ -171,8 +147,9 @@ def remove_stale_parts_below(folder: Path) -> None:
 
 
 def _is_stale(part: Path, match: re.Match, shared: bool) -> bool:
-    if match['host'] in (None, _HOST):
-        return not _runs(int(match['pid']))
+    _, host, pid = match.groups()
+    if host in (None, _HOST):
+        return not _runs(int(pid))
     return not (shared and _is_new(part))
 
 
@@ -183,10 +160,9 @@ def _key(name: str) -> str:
 
 
 def _is_new(part: Path) -> bool:
-    try:
+    with suppress(FileNotFoundError):
         return time.time() - part.stat().st_mtime < _NEW
-    except FileNotFoundError:
-        return False
+    return False
 
 
 def _runs(pid: int) -> bool:

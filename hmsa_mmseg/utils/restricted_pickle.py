@@ -11,40 +11,17 @@ import pickle
 import tarfile
 from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
+from collections.abc import Iterable
 from types import ModuleType
 
 from torch import serialization
 from torch._weights_only_unpickler import _get_allowed_globals
 
 
-def _name(function: object) -> str:
-    return getattr(function, '__qualname__', type(function).__qualname__)
-
-
-def _check_calls(self: _RestrictedUnpickler) -> None:
-    """REDUCE: call a function."""
-    function = self.stack[-2]
-    if not any(function is known for known in self.known.values()):
-        raise pickle.UnpicklingError(
-            f'unrecognized function <function {_name(function)}>'
-        )
-    pickle._Unpickler.load_reduce(self)
-
-
-def _check_new(self: _RestrictedUnpickler) -> None:
-    """NEWOBJ: create an object without its ``__init__``."""
-    cls = self.stack[-2]
-    if not any(cls is known for known in self.known.values()):
-        raise pickle.UnpicklingError(f"got <class '{_name(cls)}'>")
-    pickle._Unpickler.load_newobj(self)
-
-
-def _check_build(self: _RestrictedUnpickler) -> None:
-    """BUILD: set the state of an object; never that of a class."""
-    cls = type(self.stack[-2])
-    if not any(cls is known for known in (OrderedDict, *self.allowed)):
-        raise pickle.UnpicklingError(f"got <class '{_name(cls)}'>")
-    pickle._Unpickler.load_build(self)
+def _check(value: object, known: Iterable[object]) -> None:
+    if not any(value is one for one in known):
+        name = getattr(value, '__qualname__', type(value).__qualname__)
+        raise pickle.UnpicklingError(f'GLOBAL {name}')
 
 
 class _RestrictedUnpickler(pickle._Unpickler):
@@ -56,15 +33,6 @@ class _RestrictedUnpickler(pickle._Unpickler):
 
     allowed: tuple = ()
     known: dict[str, object] = {}
-    dispatch = {
-        **pickle._Unpickler.dispatch,
-        pickle.REDUCE[0]: _check_calls,
-        pickle.NEWOBJ[0]: _check_new,
-        pickle.BUILD[0]: _check_build,
-    }
-    # They create objects, and files of torch.save do not hold them.
-    for code in (pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ):
-        del dispatch[code[0]]
 
     def find_class(self, module: str, name: str) -> object:
         # Names of Python 2, which protocol 2 writes, to those of today.
@@ -73,6 +41,31 @@ class _RestrictedUnpickler(pickle._Unpickler):
         if full_name not in self.known:
             raise pickle.UnpicklingError(f'GLOBAL {full_name}')
         return self.known[full_name]
+
+    def load_reduce(self) -> None:
+        """Call a function."""
+        _check(self.stack[-2], self.known.values())
+        super().load_reduce()
+
+    def load_newobj(self) -> None:
+        """Create an object without its ``__init__``."""
+        _check(self.stack[-2], self.known.values())
+        super().load_newobj()
+
+    def load_build(self) -> None:
+        """Set the state of an object; never that of a class."""
+        _check(type(self.stack[-2]), (OrderedDict, *self.allowed))
+        super().load_build()
+
+    dispatch = {
+        **pickle._Unpickler.dispatch,
+        pickle.REDUCE[0]: load_reduce,
+        pickle.NEWOBJ[0]: load_newobj,
+        pickle.BUILD[0]: load_build,
+    }
+    # They create objects, and files of torch.save do not hold them.
+    for code in (pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ):
+        del dispatch[code[0]]
 
 
 def restricted_pickle(allowed: list) -> ModuleType:

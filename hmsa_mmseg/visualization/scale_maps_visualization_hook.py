@@ -96,7 +96,10 @@ class ScaleMapsVisualizationHook(Hook):
             )
         loop = runner.test_loop if mode == 'test' else runner.val_loop
         dataset = loop.dataloader.dataset
-        self._root, self._every = visualizer.save_dir, self.interval
+        cfg = runner.cfg.get('visualizer') or {}
+        # A second runner of a process gets the visualizer of the first.
+        self._root = cfg.get('save_dir') or visualizer.save_dir
+        self._every = self.interval
         if mode == 'val':
             self._root = os.path.join(self._root, f'val_iter_{runner.iter}')
             self._every = -(-len(dataset) // self.val_images)
@@ -115,7 +118,6 @@ class ScaleMapsVisualizationHook(Hook):
         if self.backend_args is None:
             self._read_args = getattr(leaf, 'backend_args', None)
         # Of --show and --show-dir, the one without the other.
-        cfg = runner.cfg.get('visualizer') or {}
         self._writes = not self.show or bool(cfg.get('save_dir'))
         self._run = self._describe(runner, mode, dataset)
         if self._writes:

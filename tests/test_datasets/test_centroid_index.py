@@ -26,7 +26,6 @@ FORK = multiprocessing.get_context('fork')
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     monkeypatch.setattr('hmsa_mmseg.datasets.centroids.BLOCK_SIZE', 2)
-    monkeypatch.setattr(centroid_index, 'BLOCK_SIZE', 2)
 
 
 @pytest.fixture
@@ -215,7 +214,7 @@ def test_same_size_other_content(root, labels, cache, capture_log):
     assert {*rows[rows[:, 0] == 4][:, 3].tolist()} == {1}
     (warning,) = capture_log()
     assert "004.png' has other centroids now" in warning
-    assert [name.endswith('.bad') for name in names(cache)] == [False, True]
+    assert len(names(cache)) == 1
 
 
 # --- files that cannot be used
@@ -254,7 +253,7 @@ def test_damaged_files_are_replaced(labels, rows, cache, capture_log, how):
     assert np.array_equal(load_or_build(labels, cache), rows)
     (warning,) = capture_log()
     assert 'damaged' in warning
-    assert names(cache) == [path.name, f'{path.name}.bad']
+    assert names(cache) == [path.name]
     assert np.array_equal(read_rows(path), rows)
 
 
@@ -337,32 +336,64 @@ def test_a_full_disk(labels, rows, cache, capture_log, monkeypatch, fails):
     assert [path for path in cache.rglob('*') if path.is_file()] == []
 
 
-def test_damaged_files_that_cannot_be_renamed(
-    labels, rows, cache, monkeypatch
-):
-    load_or_build(labels, cache)
-    (path,) = cache.iterdir()
-    damage(path, 'short')
-    monkeypatch.setattr('os.replace', full_disk)
-    assert np.array_equal(load_or_build(labels, cache), rows)
-
-
 # --- several processes, and processes that end
 
 
-@pytest.mark.parametrize('rank', [0, 1, 2])
-def test_no_process_waits_for_another(labels, rows, cache, monkeypatch, rank):
-    monkeypatch.setattr(centroid_index, 'get_dist_info', lambda: (rank, 3))
-    assert np.array_equal(load_or_build(labels, cache), rows)
+def in_job(rank, store, labels, cache, results):
+    """One of two processes of a distributed job."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{store}', rank=rank, world_size=2
+    )
+    read = LabelCentroids.rows
+    positions = []
+    LabelCentroids.rows = lambda self, k: positions.append(k) or read(self, k)
+    results.put((rank, load_or_build(labels, cache), positions))
+    torch.distributed.destroy_process_group()
 
 
-def test_each_process_begins_with_its_share(labels, cache, monkeypatch):
-    monkeypatch.setattr(centroid_index, 'get_dist_info', lambda: (1, 3))
-    path = centroid_index.index_path(labels, cache)
-    builder = centroid_index._Builder(labels, path, 0)
-    order = [*builder._missing()]
-    assert sorted(order) == [0, 1, 2, 3, 4]
-    assert {*order[:2]} == {1, 4}
+def run_job(tmp_path, labels, caches):
+    results = FORK.Queue()
+    processes = [
+        FORK.Process(
+            target=in_job,
+            args=(rank, tmp_path / 'store', labels, cache, results),
+        )
+        for rank, cache in enumerate(caches)
+    ]
+    for process in processes:
+        process.start()
+    found = sorted(
+        (results.get(timeout=60) for _ in processes), key=lambda one: one[0]
+    )
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    return found
+
+
+def test_processes_of_a_job_share_the_work(tmp_path, labels, rows, cache):
+    found = run_job(tmp_path, labels, [cache, cache])
+    assert all(np.array_equal(table, rows) for _, table, _ in found)
+    assert [one[2] for one in found] == [[0, 1, 4, 5, 8], [2, 3, 6, 7]]
+    assert names(cache) == [centroid_index.index_path(labels).name]
+
+
+def test_all_processes_use_the_table_of_the_first(tmp_path, labels, rows):
+    """Also where each has a file of its own that it would accept."""
+    caches = [tmp_path / 'one', tmp_path / 'two']
+    tables = [rows.copy(), rows.copy()]
+    for table, cache, value in zip(tables, caches, (1, 2)):
+        table[table[:, 0] == 2, 1] = value
+        path = centroid_index.index_path(labels, str(cache))
+        write_rows(path, table, cache)
+    found = run_job(tmp_path, labels, caches)
+    assert all(np.array_equal(table, tables[0]) for _, table, _ in found)
+    assert [one[2] for one in found] == [[0, 4, 8], []]
+    # Neither where the first has none.
+    (caches[0] / path.name).unlink()
+    (tmp_path / 'store').unlink(missing_ok=True)
+    found = run_job(tmp_path, labels, caches)
+    assert all(np.array_equal(table, rows) for _, table, _ in found)
 
 
 def test_goes_on_where_it_was_interrupted(labels, rows, cache, monkeypatch):
@@ -400,24 +431,6 @@ def test_a_damaged_part_is_read_again(labels, rows, cache):
     write_rows(parts / '1.npz', rows, parts)
     damage(parts / '1.npz', 'bit')
     (parts / '2.npz').write_bytes(b'')
-    assert np.array_equal(load_or_build(labels, cache), rows)
-    assert names(cache) == [path.name]
-
-
-def test_the_other_process_is_faster(labels, rows, cache, monkeypatch):
-    # It has finished, and removed its parts, before this one looks at them.
-    path = centroid_index.index_path(labels, cache)
-    take = centroid_index._Builder._take_parts
-
-    def too_late(self):
-        if not path.exists():
-            self.blocks.popitem()
-            write_rows(path, rows, self.folder)
-            for part in self.folder.iterdir():
-                part.unlink()
-        take(self)
-
-    monkeypatch.setattr(centroid_index._Builder, '_take_parts', too_late)
     assert np.array_equal(load_or_build(labels, cache), rows)
     assert names(cache) == [path.name]
 

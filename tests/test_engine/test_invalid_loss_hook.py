@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
+from hmsa_mmseg import compat
 from hmsa_mmseg.engine import InvalidLossHook
 
 
@@ -40,8 +41,8 @@ class Record(Hook):
 @pytest.fixture
 def amp(monkeypatch):
     """An optimizer wrapper with a loss scaler, which needs no GPU here."""
-    if not hasattr(torch.amp, 'GradScaler'):
-        pytest.skip('needs torch 2.3')
+    if not compat.torch_has('scaler_on_cpu'):
+        pytest.skip(compat.torch_needed('scaler_on_cpu'))
     module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
     monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
     monkeypatch.setattr(
@@ -135,10 +136,10 @@ def test_dump_holds_the_batch(make_runner, tmp_path, rows, monkeypatch):
 
 
 def test_full_disk_does_not_hide_the_loss(make_runner, monkeypatch):
-    def fail(obj, path):
+    def fail(path):
         raise OSError('No space left on device')
 
-    module = 'hmsa_mmseg.engine.hooks.invalid_loss_hook.atomic_save'
+    module = 'hmsa_mmseg.engine.hooks.invalid_loss_hook.atomic_file'
     runner = make_runner(
         custom_hooks=[Poison([3]), dict(type='InvalidLossHook')]
     )

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from hmsa_mmseg.engine.nonfinite import (
-    any_process,
     constant_infinities,
     nonfinite_names,
 )
+from hmsa_mmseg.engine.process_groups import any_process
 
 TENSORS = dict(
     good=torch.ones(2),

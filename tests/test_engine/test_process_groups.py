@@ -71,9 +71,11 @@ def test_collective_that_ends_late_does_not_abort(tmp_path):
         text=True,
         timeout=240,
     )
-    assert done.stdout.splitlines() == [
-        f'turn {turn} [0, 0]' for turn in range(TURNS)
-    ], done.stderr
+    # The forks print lines of their own.
+    said = [s for s in done.stdout.splitlines() if s.startswith('turn')]
+    assert said == [f'turn {turn} [0, 0]' for turn in range(TURNS)], (
+        done.stderr
+    )
 
 
 @pytest.fixture

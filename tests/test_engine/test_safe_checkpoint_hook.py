@@ -19,6 +19,11 @@ def test_is_registered():
     assert HOOKS.get('SafeCheckpointHook') is SafeCheckpointHook
 
 
+def test_misspelt_keys_are_refused(make_runner):
+    with pytest.raises(ValueError, match=r"\['intervall'\]; .* interval, "):
+        make_runner(checkpoint=dict(intervall=2))
+
+
 def test_files_load_with_weights_only(run, tmp_path, load):
     runner = run('safe')
     names = sorted(path.name for path in (tmp_path / 'safe').glob('*.pth'))
@@ -162,6 +167,7 @@ def test_publishing(run, tmp_path, load):
     assert load(path).keys() == {'state_dict'}
 
 
+@pytest.mark.needs_torch('scaler_on_cpu')
 def test_states_of_scaler_average_and_schedule_return(
     run, make_runner, tmp_path, monkeypatch, load
 ):

@@ -1,3 +1,4 @@
+import enum
 import os
 import signal
 
@@ -137,6 +138,14 @@ def test_signals_are_left_alone_afterwards(run):
     before = signal.getsignal(signal.SIGTERM)
     run(custom_hooks=[dict(type='SignalCheckpointHook')])
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_signals_that_windows_has_not_are_left_out(monkeypatch):
+    windows = enum.IntEnum('Signals', dict(SIGINT=2, SIGTERM=15))
+    monkeypatch.setattr(signal, 'Signals', windows)
+    assert [*SignalCheckpointHook().signals] == [15, 2]
+    with pytest.raises(ValueError, match="got \\['SIGTREM'\\]"):
+        SignalCheckpointHook(['SIGTREM'])
 
 
 @pytest.mark.parametrize(

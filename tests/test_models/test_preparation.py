@@ -127,6 +127,7 @@ def test_with_other_settings(options, device, build_lively, make_batch):
         assert difference < 0.05 * found[1].abs().max()
 
 
+@pytest.mark.needs_torch('compile_module')
 def test_compile_is_of_fixed_sizes(build_lively, monkeypatch):
     model = build_lively()
     seen = []
@@ -141,6 +142,7 @@ def test_compile_is_of_fixed_sizes(build_lively, monkeypatch):
     ]
 
 
+@pytest.mark.needs_torch('compile_module')
 def test_state_dict_of_compiled_models_keeps_its_keys(build_lively):
     model = build_lively()
     keys = list(model.state_dict())

@@ -1,6 +1,7 @@
 """What tools/infer.py writes, against other ways to predict."""
 
 import json
+from functools import partial
 
 import cv2
 import numpy as np
@@ -148,8 +149,14 @@ def test_confidence_without_logits(flip, teacher, network, images):
     )
 
 
-def test_label_ids(run, tmp_path, read):
+def test_label_ids(run, teacher, tmp_path, read):
     """As the data set of the config numbers its classes."""
+    checkpoint = torch.load(teacher.checkpoint, weights_only=True)
+    names = dict(classes=tuple('abcdefghijklmnopqrs'))
+    checkpoint['meta'] = dict(dataset_meta=names)
+    named = tmp_path / 'named.pth'
+    torch.save(checkpoint, named)
+    run = partial(run, checkpoint=named)
     dataset = 'test_dataloader.dataset.type='
     save = ('--save', 'classes', '--limit', '1')
     run(*save)

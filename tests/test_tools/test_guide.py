@@ -59,13 +59,12 @@ def followed(tmp_path_factory):
             (work / note[6:].strip()).write_text(block['text'])
         elif block['kind'] == 'shell' and note != 'not run':
             commands.append(block['text'])
-    # The guide's paths are relative to a clone.
-    (work / 'tools').symlink_to(ROOT / 'tools')
     binaries = work / 'bin'
     binaries.mkdir()
-    python = binaries / 'python'
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    python.chmod(0o755)
+    hmsa = binaries / 'hmsa'
+    python = shlex.quote(sys.executable)
+    hmsa.write_text(f'#!/bin/sh\nexec {python} -m hmsa_mmseg "$@"\n')
+    hmsa.chmod(0o755)
     run = subprocess.run(
         ['bash', '-euo', 'pipefail', '-c', '\n'.join(commands)],
         cwd=work,
@@ -84,8 +83,8 @@ def followed(tmp_path_factory):
 
 def test_the_guide_has_all_steps(followed):
     _, _, commands = followed
-    for tool in ('from_zoo', 'browse_dataset', 'train', 'test', 'report'):
-        assert f'{tool}.py' in commands
+    for command in ('from-zoo', 'browse', 'train', 'test', 'report', 'infer'):
+        assert f'hmsa {command} ' in commands
     assert len(re.findall(r'^## \d', GUIDE.read_text(), re.M)) == 8
 
 

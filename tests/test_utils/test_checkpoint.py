@@ -195,6 +195,16 @@ def test_check_crc_refuses_a_cut_file(tmp_path, size):
         safe_load(path, mapped=True)
 
 
+@pytest.mark.usefixtures('way')
+@pytest.mark.parametrize('mapped', [False, True])
+def test_safe_load_names_a_large_file_that_is_cut(tmp_path, mapped):
+    path = tmp_path / 'file.pth'
+    torch.save(dict(w=torch.zeros(10**6)), path)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(ValueError, match=r'file\.pth: it is damaged'):
+        safe_load(path, mapped=mapped)
+
+
 def test_check_crc_lets_a_missing_file_be_known(tmp_path):
     with pytest.raises(FileNotFoundError):
         check_crc(tmp_path / 'none.pth')

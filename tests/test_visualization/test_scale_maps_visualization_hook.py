@@ -121,6 +121,7 @@ def make_runner(tmp_path, data_set):
         evaluator='IoUMetric',
         save_dir=tmp_path,
         visualizer='ScaleMapsVisualizer',
+        name=None,
     ):
         loader = dict(
             dataset=dataset or data_set(),
@@ -130,11 +131,11 @@ def make_runner(tmp_path, data_set):
         )
         if isinstance(evaluator, str):
             evaluator = dict(type=evaluator)
-        name = f'{tmp_path.name}_{next(_count)}'
+        experiment = f'{tmp_path.name}_{next(_count)}'
         return Runner(
             model=model,
             work_dir=str(tmp_path / 'work'),
-            experiment_name=name,
+            experiment_name=experiment,
             test_dataloader=loader,
             test_evaluator=evaluator,
             test_cfg=dict(),
@@ -143,7 +144,7 @@ def make_runner(tmp_path, data_set):
             val_cfg=dict(),
             visualizer=dict(
                 type=visualizer,
-                name=name,
+                name=name or experiment,
                 vis_backends=[dict(type='LocalVisBackend')],
                 save_dir=str(save_dir),
             ),
@@ -517,6 +518,22 @@ def test_folder_of_another_run(build_lively, make_runner, tmp_path, stock):
     with pytest.raises(ValueError, match='pictures of another run'):
         make_runner(stock()).test()
     assert read_records(tmp_path) == first
+
+
+def test_second_runner_draws_to_its_own_folder(
+    build_lively, make_runner, tmp_path, stock
+):
+    """mmengine gives it the visualizer of the first, by the name of both."""
+    folders = [tmp_path / 'first', tmp_path / 'second']
+    for model, folder in zip((build_lively(), stock()), folders):
+        runner = make_runner(model, save_dir=folder, name=tmp_path.name)
+        # As test.py --show-dir sets it.
+        runner.cfg.visualizer = dict(save_dir=str(folder))
+        runner.test()
+    first, second = map(read_run, folders)
+    assert first['model'] != second['model']
+    for folder in folders:
+        assert len(read_records(folder)) == 5
 
 
 def test_other_visualizer(build_lively, make_runner):

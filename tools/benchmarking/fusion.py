@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hmsa_mmseg.models.scale_fusion import fuse_scales, scaled_size
 from hmsa_mmseg.models.tiled.decisions import decide
-from hmsa_mmseg.models.tiled.logit_rows import LogitRows, fused_rows
+from hmsa_mmseg.models.tiled.logit_rows import FusedLogits, LogitRows
 
 from .literal_network import ScaleMaps, blend_scales, upsample
 from .measure import machine, peak_live_bytes
@@ -103,7 +103,7 @@ def row_tiles_of(
 ) -> LogitRows:
     """Get ready to blend in tiles of rows."""
     maps = zip(*((out.scale, out.main, out.attn) for out in outputs))
-    return fused_rows(*maps, size, False)
+    return FusedLogits(*maps, size, False)
 
 
 def classes_of_rows(rows: LogitRows) -> Tensor:

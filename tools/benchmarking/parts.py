@@ -38,6 +38,6 @@ def inference_parts(model: Any) -> list[Part]:
         ('attention', head.scale_attn, 'forward'),
         ('seg heads, the rest', head, 'forward_seg_heads'),
         # Of the fast path.
-        (fusion, FusedLogits, 'compute'),
+        (fusion, FusedLogits, 'make'),
         ("OCRNet's heads, first convolutions", ocr, 'conv_of_levels'),
     ]

@@ -145,9 +145,9 @@ def _shares(run_step: Callable[[], Any]) -> dict[str, float]:
     whole = SimpleNamespace(step=run_step)
     parts = [
         ('labels and checks', whole, 'step'),
-        ('pixels to pooled maps', RMITiles, 'pool'),
-        ('covariances and determinants, with gradient', RMITiles, 'solve'),
-        ('pixels to entropy, with gradient', RMITiles, '__call__'),
+        ('pixels to entropy and pooled maps', RMITiles, 'value'),
+        ('covariances and determinants, with gradient', RMITiles, 'rest'),
+        ('gradient of the pixels', RMITiles, 'gradient'),
     ]
     return profile(lambda: whole.step(), parts, calls=5)
 

@@ -24,7 +24,7 @@ import hmsa_mmseg  # noqa: F401  (lets timm be imported)
 
 # isort: split
 
-from hmsa_mmseg.utils import atomic_save, safe_load
+from hmsa_mmseg.utils import atomic_file, safe_load
 from hmsa_mmseg.zoo.key_maps import KeyConversion, KeyMap, convert_keys
 
 ARCH = 'tf_efficientnet_lite0'
@@ -150,7 +150,8 @@ def convert_file(src: str, out: str) -> KeyConversion:
         for key, value in result.state_dict.items()
         if not key.startswith(HEAD)
     }
-    atomic_save(dict(state_dict=backbone), out)
+    with atomic_file(out) as file:
+        torch.save(dict(state_dict=backbone), file)
     return result
 
 

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, MODELS
 
-from hmsa_mmseg.utils import atomic_save, safe_load
+from hmsa_mmseg.utils import atomic_file, safe_load
 from hmsa_mmseg.zoo.key_maps import KeyConversion, Shapes
 from hmsa_mmseg.zoo.nvidia_keys import (
     OCR,
@@ -201,7 +201,8 @@ def convert_file(
         output = to_nvidia_checkpoint(state, num_classes)
     else:
         output = to_checkpoint(state, about, num_classes, cfg, layout)
-    atomic_save(output, dst)
+    with atomic_file(dst) as file:
+        torch.save(output, file)
     return result
 
 

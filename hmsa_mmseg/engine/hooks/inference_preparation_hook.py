@@ -22,10 +22,6 @@ class InferencePreparationHook(Hook):
         fold_bn (bool): As in :func:`prepare_for_inference`. Defaults to True.
         channels_last (bool): Likewise. Defaults to True.
         compile (bool | dict): Likewise. Defaults to False.
-        cuda_graphs (bool): An option of version 0.1, refused.
-
-    Raises:
-        ValueError: If ``cuda_graphs`` is asked for.
     """
 
     def __init__(
@@ -33,14 +29,7 @@ class InferencePreparationHook(Hook):
         fold_bn: bool = True,
         channels_last: bool = True,
         compile: bool | Mapping = False,
-        cuda_graphs: bool = False,
     ) -> None:
-        if cuda_graphs:
-            raise ValueError(
-                f'InferencePreparationHook: cuda_graphs={cuda_graphs!r} is no '
-                'option any more; use compile=dict(mode="reduce-overhead"), '
-                'which records CUDA graphs of what it compiles'
-            )
         self.options = dict(
             fold_bn=fold_bn, channels_last=channels_last, compile=compile
         )

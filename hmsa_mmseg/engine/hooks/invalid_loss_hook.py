@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
-from mmengine.structures import BaseDataElement
 from mmseg.registry import HOOKS
 
-from hmsa_mmseg.utils import atomic_save
+from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.checks import check_integer
 from hmsa_mmseg.utils.unwrapping import unwrapped
 
-from ..nonfinite import any_process, constant_infinities, nonfinite_names
+from ..nonfinite import constant_infinities, nonfinite_names
 from ..plain import to_plain
+from ..process_groups import any_process
 
 #: How the names of written batches begin, which are no checkpoints.
 DUMP_PREFIX = 'invalid_loss_'
@@ -56,10 +57,8 @@ class InvalidLossHook(Hook):
             'InvalidLossHook: buffer_interval', buffer_interval
         )
         self.skips = 0
-        self._losses = None
-        self._batch = None
-        self._buffers = None
-        self._undo = []
+        self._losses = self._batch = self._buffers = None
+        self._undo = ExitStack()
 
     def before_train(self, runner) -> None:
         """Put the guard between the backward pass and the optimizer's step.
@@ -80,8 +79,9 @@ class InvalidLossHook(Hook):
                 f'got {type(wrapper).__name__}'
             )
         self._model = unwrapped(runner.model)
-        self._constants = constant_infinities(dict(self._named_buffers()))
+        self._constants = constant_infinities(self._named_buffers())
         handle = self._model.register_forward_hook(self._keep_losses)
+        self._undo.callback(handle.remove)
         backward, update_params = wrapper.backward, wrapper.update_params
 
         def guarded_backward(loss, **kwargs):
@@ -101,22 +101,19 @@ class InvalidLossHook(Hook):
 
         wrapper.backward = guarded_backward
         wrapper.update_params = guarded_update
-        self._undo = [
-            handle.remove,
-            lambda: delattr(wrapper, 'backward'),
-            lambda: delattr(wrapper, 'update_params'),
-        ]
+        self._undo.callback(delattr, wrapper, 'backward')
+        self._undo.callback(delattr, wrapper, 'update_params')
 
     def after_train(self, runner) -> None:
         """Take the guard away."""
-        while self._undo:
-            self._undo.pop()()
+        self._undo.close()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Keep what a fault is reported with, or undone from."""
         self._batch = data_batch
         if self.skips < self.max_skips:
-            self._buffers = [b.clone() for _, b in self._named_buffers()]
+            buffers = self._named_buffers()
+            self._buffers = {name: buffers[name].clone() for name in buffers}
 
     def after_train_iter(
         self, runner, batch_idx, data_batch=None, outputs=None
@@ -129,7 +126,7 @@ class InvalidLossHook(Hook):
         self._batch = None
         if not self.every_n_train_iters(runner, self.buffer_interval):
             return
-        names = nonfinite_names(dict(self._named_buffers()), self._constants)
+        names = nonfinite_names(self._named_buffers(), self._constants)
         if any_process(bool(names)):
             found = ', '.join(names[:3]) or 'those of another process'
             raise FloatingPointError(
@@ -139,8 +136,8 @@ class InvalidLossHook(Hook):
                 'checkpoint is from before.'
             )
 
-    def _named_buffers(self):
-        return self._model.named_buffers()
+    def _named_buffers(self) -> dict[str, torch.Tensor]:
+        return dict(self._model.named_buffers())
 
     def _keep_losses(self, module, args, output) -> None:
         if isinstance(output, dict):
@@ -157,10 +154,8 @@ class InvalidLossHook(Hook):
             f'{message}. Skipped, {self.skips} of {self.max_skips}.'
         )
         with torch.no_grad():
-            for (_, buffer), before in zip(
-                self._named_buffers(), self._buffers
-            ):
-                buffer.copy_(before)
+            for name, buffer in self._named_buffers().items():
+                buffer.copy_(self._buffers[name])
 
     def _describe(self, runner, loss: torch.Tensor) -> str:
         """Say what is wrong and, where this process is at fault, dump it."""
@@ -168,9 +163,9 @@ class InvalidLossHook(Hook):
         start = f'loss not finite at iteration {iteration}'
         if torch.isfinite(loss).all():
             return f'{start} of another process: see its error'
-        losses = {'loss': float(loss.detach())}
-        for name, value in (self._losses or {}).items():
-            losses[name] = float(_mean(value))
+        _, losses = self._model.parse_losses(self._losses or {})
+        losses.update(loss=loss)
+        losses = {name: float(losses[name].detach()) for name in losses}
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         report = dict(
             iter=iteration,
@@ -185,7 +180,9 @@ class InvalidLossHook(Hook):
             f'{DUMP_PREFIX}rank{runner.rank}_iter{iteration}.pth',
         )
         try:
-            atomic_save({**report, 'batch': _plain(self._batch)}, path)
+            batch = to_plain(self._batch, path='batch')
+            with atomic_file(path) as file:
+                torch.save({**report, 'batch': batch}, file)
             dumped = f'batch written to {path}'
         except OSError as error:
             dumped = f'batch not written: {error}'
@@ -196,24 +193,6 @@ class InvalidLossHook(Hook):
         )
 
 
-def _mean(value) -> torch.Tensor | float:
-    """Reduce an output of the model as mmengine's ``parse_losses`` does."""
-    if isinstance(value, (list, tuple)):
-        return sum(_mean(item) for item in value)
-    return value.detach().float().mean()
-
-
 def _image_paths(batch: object) -> list[str]:
     samples = batch.get('data_samples', []) if isinstance(batch, dict) else []
     return [sample.get('img_path', 'unknown') for sample in samples]
-
-
-def _plain(value: object) -> object:
-    """Turn a batch into tensors and plain types."""
-    if isinstance(value, BaseDataElement):
-        value = dict(value.all_items())
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return to_plain(value, path='batch')

@@ -13,7 +13,8 @@ class IterSeedHook(Hook):
     """Seed torch before each training iteration.
 
     The seed is a function of the run's seed, the process and the iteration,
-    so a resumed run drops out the same units as an uninterrupted one. The
+    by numpy's ``SeedSequence``, which tells neighbouring numbers well apart:
+    a resumed run drops out the same units as an uninterrupted one. The
     generators of data loading, ``random`` and ``numpy.random``, are left
     alone: with ``ClassUniformSampler`` each image has a seed of its own.
     """
@@ -22,20 +23,5 @@ class IterSeedHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Seed the generators of the CPU and of all GPUs."""
-        torch.manual_seed(iter_seed(runner.seed, runner.rank, runner.iter))
-
-
-def iter_seed(seed: int, rank: int, iteration: int) -> int:
-    """Mix three numbers into a seed.
-
-    Args:
-        seed (int): Of the run, not negative.
-        rank (int): Of the process, from 0.
-        iteration (int): From 0.
-
-    Returns:
-        int: In [0, 2**64), by numpy's ``SeedSequence``, which tells
-        neighbouring numbers well apart.
-    """
-    sequence = np.random.SeedSequence([seed, rank, iteration])
-    return int(sequence.generate_state(1, np.uint64)[0])
+        mixed = np.random.SeedSequence([runner.seed, runner.rank, runner.iter])
+        torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0]))

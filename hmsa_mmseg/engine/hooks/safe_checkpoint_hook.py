@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,9 +18,9 @@ from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.unwrapping import unwrapped
 
 from .. import atomic_backend
-from ..nonfinite import any_process, constant_infinities, nonfinite_names
+from ..nonfinite import constant_infinities, nonfinite_names
 from ..plain import make_plain
-from ..process_groups import close_gloo_at_exit
+from ..process_groups import any_process, close_gloo_at_exit
 
 
 @HOOKS.register_module()
@@ -47,11 +48,22 @@ class SafeCheckpointHook(CheckpointHook):
     Args:
         *args: As in :class:`mmengine.hooks.CheckpointHook`.
         **kwargs: As in :class:`mmengine.hooks.CheckpointHook`.
+
+    Raises:
+        ValueError: If it is given an argument that mmengine's hook has not.
     """
 
     _constants: frozenset[str] = frozenset()
-    #: While saving: files to remove when what replaces them is there.
-    _outdated: list[str] | None = None
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        # The parent would give them to the runner, at the first checkpoint.
+        if self.args:
+            known = [*inspect.signature(CheckpointHook).parameters][:-1]
+            raise ValueError(
+                f'SafeCheckpointHook: unknown keys {[*self.args]}; expected '
+                f'some of {", ".join(known)}'
+            )
 
     def before_run(self, runner) -> None:
         """Have gloo's processes, if there are several, end cleanly."""
@@ -77,13 +89,15 @@ class SafeCheckpointHook(CheckpointHook):
         self._constants = frozenset(constants | averaged)
         if is_main_process():
             self._clear_leftovers(runner)
+        # The parent removes before it saves.
+        self.file_backend = _HeldRemovals(self.file_backend)
 
     def _clear_leftovers(self, runner) -> None:
         names = runner.message_hub.runtime_info.get('outdated_ckpts', [])
         # Without a limit the parent has no such list.
         kept = map(self._path, getattr(self, 'keep_ckpt_ids', ()))
         paths = {self.file_backend.join_path(self.out_dir, n) for n in names}
-        self._remove(runner, paths - {*kept})
+        _remove(runner, self.file_backend, paths - {*kept})
         if isinstance(self.file_backend, atomic_backend.AtomicLocalBackend):
             for part in Path(self.out_dir).glob('.*.[0-9]*.part'):
                 runner.logger.warning(f'Removing {part}: never finished.')
@@ -95,21 +109,6 @@ class SafeCheckpointHook(CheckpointHook):
         return self.file_backend.join_path(
             self.out_dir, self.filename_tmpl.format(step)
         )
-
-    def _remove(self, runner, paths: set[str]) -> None:
-        """Remove files and folders; what cannot be removed stays."""
-        backend = self.file_backend
-        for path in sorted(paths):
-            try:
-                if backend.isfile(path):
-                    backend.remove(path)
-                elif backend.isdir(path):  # checkpoints of sharded models
-                    backend.rmtree(path)
-            # All that matters has been saved: no reason to end the run.
-            except OSError as error:
-                runner.logger.warning(
-                    f'cannot remove the outdated {path}: {error}'
-                )
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Refuse NaN, and reduce to tensors and plain types, in place.
@@ -143,88 +142,94 @@ class SafeCheckpointHook(CheckpointHook):
                     'that it would have seen without the interruption.'
                 )
 
-    def _save_checkpoint_with_step(self, runner, step: int, meta: dict):
-        """Save, name the file in ``last_checkpoint``, remove outdated ones."""
+    def _save_checkpoint(self, runner) -> None:
         with self._saving(runner, 'save a checkpoint'):
-            update_info = runner.message_hub.update_info
-            if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
-                if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-                    oldest = self.keep_ckpt_ids.popleft()
-                    self._outdated.append(self._path(oldest))
-                self.keep_ckpt_ids.append(step)
-                update_info('keep_ckpt_ids', [*self.keep_ckpt_ids])
-            # Also in the file: killed now, the run removes them on resuming.
-            names = [os.path.basename(path) for path in self._outdated]
-            update_info('outdated_ckpts', names)
-            self.last_ckpt = self._path(step)
-            update_info('last_ckpt', self.last_ckpt)
-            _flush_curves(runner)
-            runner.save_checkpoint(
-                self.out_dir,
-                self.filename_tmpl.format(step),
-                self.file_client_args,
-                save_optimizer=self.save_optimizer,
-                save_param_scheduler=self.save_param_scheduler,
-                meta=meta,
-                by_epoch=self.by_epoch,
-                backend_args=self.backend_args,
-                **self.args,
-            )
-            if is_main_process():
-                pointer = os.path.join(runner.work_dir, 'last_checkpoint')
-                with atomic_file(pointer) as file:
-                    file.write(os.fspath(self.last_ckpt).encode())
+            super()._save_checkpoint(runner)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
-        """Save the best checkpoint, then remove the best one so far."""
         with self._saving(runner, 'save the best checkpoint'):
             super()._save_best_checkpoint(runner, metrics)
+
+    def _save_checkpoint_with_step(self, runner, step: int, meta: dict):
+        """Save, and name the file in ``last_checkpoint``."""
+        outdated = self.file_backend.outdated
+        update_info = runner.message_hub.update_info
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                outdated.append(self._path(self.keep_ckpt_ids.popleft()))
+            self.keep_ckpt_ids.append(step)
+            update_info('keep_ckpt_ids', [*self.keep_ckpt_ids])
+        # Also in the file: killed now, the run removes them on resuming.
+        update_info('outdated_ckpts', [*map(os.path.basename, outdated)])
+        self.last_ckpt = self._path(step)
+        update_info('last_ckpt', self.last_ckpt)
+        if is_main_process():
+            _flush_curves(runner)
+        runner.save_checkpoint(
+            self.out_dir,
+            self.filename_tmpl.format(step),
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+        )
+        if is_main_process():
+            pointer = os.path.join(runner.work_dir, 'last_checkpoint')
+            with atomic_file(pointer) as file:
+                file.write(os.fspath(self.last_ckpt).encode())
 
     @contextmanager
     def _saving(self, runner, what: str) -> Iterator[None]:
         """Remove nothing before all is saved; stop all if one cannot."""
-        if self._outdated is not None:
-            yield  # the best checkpoint saves the last one again
-            return
-        error = None
-        outdated, backend = [], self.file_backend
-        self._outdated = outdated
-        # The parent removes before it saves.
-        self.file_backend = _HeldRemovals(backend, outdated)
+        held, error = self.file_backend, None
         try:
             yield
         except Exception as caught:
             error = caught
-        finally:
-            self.file_backend, self._outdated = backend, None
         failed = any_process(error is not None)
         if error is not None:
             raise error
         if failed:
             raise RuntimeError(f'another process could not {what}, see there')
         if is_main_process():
-            self._remove(runner, {*outdated})
+            _remove(runner, held.backend, {*held.outdated})
+        held.outdated.clear()
 
 
 class _HeldRemovals:
     """A file back end that notes down what it is asked to remove."""
 
-    def __init__(self, backend, removed: list[str]):
+    def __init__(self, backend):
         self.backend = backend
-        self.remove = self.rmtree = removed.append
+        self.outdated = []
+        self.remove = self.rmtree = self.outdated.append
 
     def __getattr__(self, name: str):
         return getattr(self.backend, name)
 
 
+def _remove(runner, backend, paths: set[str]) -> None:
+    """Remove files and folders; what cannot be removed stays."""
+    for path in sorted(paths):
+        try:
+            if backend.isfile(path):
+                backend.remove(path)
+            elif backend.isdir(path):  # checkpoints of sharded models
+                backend.rmtree(path)
+        # All that matters has been saved: no reason to end the run.
+        except OSError as error:
+            runner.logger.warning(
+                f'cannot remove the outdated {path}: {error}'
+            )
+
+
 def _flush_curves(runner) -> None:
     """Write out what a resumed run will not log again."""
-    if is_main_process():
-        for backend in runner.visualizer._vis_backends.values():
-            # TensorBoard's writer keeps two minutes of values in memory.
-            flush = getattr(backend.experiment, 'flush', None)
-            if flush is not None:
-                flush()
+    for backend in runner.visualizer._vis_backends.values():
+        # TensorBoard's writer keeps two minutes of values in memory.
+        getattr(backend.experiment, 'flush', lambda: None)()
 
 
 def _data_order(runner) -> dict[str, int | None]:

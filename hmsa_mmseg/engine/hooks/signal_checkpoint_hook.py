@@ -11,7 +11,10 @@ from mmseg.registry import HOOKS
 
 from hmsa_mmseg.utils.checks import check_integer
 
-from ..nonfinite import any_process
+from ..process_groups import any_process
+
+# What Windows has not, where nobody sends them.
+_POSIX = {'SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU'}
 
 
 @HOOKS.register_module()
@@ -27,7 +30,8 @@ class SignalCheckpointHook(Hook):
     start after the hook, as with ``ResumableIterBasedTrainLoop``.
 
     Args:
-        signals (Sequence[str]): Names of signals. Defaults to
+        signals (Sequence[str]): Names of signals; those that Windows has not
+            are left out there. Defaults to
             ``('SIGTERM', 'SIGINT', 'SIGUSR1')``.
         exit_code (int): What the processes exit with. Defaults to 0.
         interval (int): Every how many iterations the processes ask each
@@ -43,13 +47,13 @@ class SignalCheckpointHook(Hook):
         exit_code: int = 0,
         interval: int = 1,
     ):
-        unknown = [s for s in signals if not hasattr(signal.Signals, s)]
-        if isinstance(signals, str) or unknown:
+        here = signal.Signals.__members__
+        if isinstance(signals, str) or {*signals} - {*here} - _POSIX:
             raise ValueError(
                 'SignalCheckpointHook: signals must be a list of names such '
                 f"as 'SIGTERM', got {signals!r}"
             )
-        self.signals = [signal.Signals[name] for name in signals]
+        self.signals = [here[name] for name in signals if name in here]
         self.exit_code = exit_code
         self.interval = check_integer(
             'SignalCheckpointHook: interval', interval, 1

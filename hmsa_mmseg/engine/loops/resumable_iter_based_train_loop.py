@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice, repeat
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import IterBasedTrainLoop
@@ -50,10 +50,10 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
     def run(self):
         """Train; a run that is complete already ends at once."""
         close_gloo_at_exit(self.runner)
-        if self._iter >= self._max_iters or self._skip():
-            self.dataloader_iterator = _PastSkipped(
-                self.dataloader_iterator, self._iter
-            )
+        skips = self._iter >= self._max_iters or self._skip()
+        self.dataloader_iterator = _Batches(
+            repeat(None, self._iter if skips else 0), self.dataloader_iterator
+        )
         return super().run()
 
     def _skip(self) -> bool:
@@ -83,25 +83,15 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         return False
 
 
-class _PastSkipped:
-    """Batches, and nothing in their place for past iterations.
+class _Batches(chain):
+    """Nothing for each past iteration that was skipped, then batches.
 
-    The parent's ``run`` asks for those, too: mmengine with ``next``,
-    onedl-mmengine with ``skip_iter``.
+    The parent's ``run`` asks for those of past iterations, too: mmengine with
+    ``next``, onedl-mmengine with ``skip_iter``.
     """
 
-    def __init__(self, batches: Iterator, past: int):
-        self._batches = batches
-        self._past = past
-
     def skip_iter(self, num_iters: int) -> None:
-        self._past -= num_iters
-
-    def __next__(self):
-        if self._past > 0:
-            self._past -= 1
-            return None
-        return next(self._batches)
+        deque(islice(self, num_iters), maxlen=0)
 
 
 class _StartedLater:

@@ -91,14 +91,14 @@ class SafeResumeRunner(Runner):
             )
         return loop
 
-    def _checkpoint_hooks(self) -> list[CheckpointHook]:
-        return [h for h in self._hooks if isinstance(h, CheckpointHook)]
+    def _hooks_with_folder(self) -> list[CheckpointHook]:
+        hooks = [h for h in self._hooks if isinstance(h, CheckpointHook)]
+        return [hook for hook in hooks if hook.out_dir is not None]
 
     def _is_local(self) -> bool:
         backends = [
             get_file_backend(hook.out_dir, backend_args=hook.backend_args)
-            for hook in self._checkpoint_hooks()
-            if hook.out_dir is not None
+            for hook in self._hooks_with_folder()
         ]
         return all(isinstance(backend, LocalBackend) for backend in backends)
 
@@ -126,37 +126,37 @@ class SafeResumeRunner(Runner):
         folders = self._checkpoint_folders()
         given = self._load_from
         if given and Path(given).resolve().parent in folders:
-            path = given
-            _, shortcoming = _read_meta(path)
+            meta, shortcoming = _read_meta(given)
             if shortcoming:
                 raise ValueError(
                     f'load_from={given!r} cannot be resumed from: it '
                     f'{shortcoming}'
                 )
-        else:
-            path, rejected = newest_checkpoint(folders)
-            for bad, reason in rejected.items():
-                self.logger.warning(f'Not resuming from {bad}: {reason}')
-            if path is None and rejected:
-                raise RuntimeError(
-                    'none of the checkpoints can be resumed from; give '
-                    'another work_dir, or leave out --resume, to train from '
-                    'the start:\n'
-                    + '\n'.join(f'{p}: {why}' for p, why in rejected.items())
-                )
-            if path is None and given and os.path.isfile(given):
-                path = None if _read_meta(given)[1] else given
-        if path is None:
-            return None, None
-        return str(path), _read_meta(path)[0].get('seed')
+            return given, meta.get('seed')
+        path, rejected = newest_checkpoint(folders)
+        reasons = [f'{bad}: {why}' for bad, why in rejected.items()]
+        for reason in reasons:
+            self.logger.warning(f'Not resuming from {reason}')
+        if path is not None:
+            return str(path), _read_meta(path)[0].get('seed')
+        if reasons:
+            raise RuntimeError(
+                'none of the checkpoints can be resumed from; give another '
+                'work_dir, or leave out --resume, to train from the start:\n'
+                + '\n'.join(reasons)
+            )
+        if given and os.path.isfile(given):
+            meta, shortcoming = _read_meta(given)
+            if not shortcoming:
+                return given, meta.get('seed')
+        return None, None
 
     def _checkpoint_folders(self) -> list[Path]:
         """List where this run's checkpoints are."""
         work_dir = Path(self.work_dir)
         folders = [work_dir.resolve()] + [
             Path(hook.out_dir).resolve() / work_dir.name
-            for hook in self._checkpoint_hooks()
-            if hook.out_dir is not None
+            for hook in self._hooks_with_folder()
         ]
         pointer = work_dir / 'last_checkpoint'
         if pointer.is_file():

@@ -16,9 +16,21 @@ from mmseg.utils import ConfigType, OptConfigType
 from torch import Tensor
 
 from ..scale_fusion import resize
-from .attention_branch import JointAttentionBranch, build_attention
 from .base_multi_scale_head import BaseMultiScaleHead
 from .combining import at_input_size
+from .hierarchical_ms_attention_head import AttentionBranch, build_attention
+
+
+class JointAttentionBranch(AttentionBranch):
+    """Weights of all scales from the features of all scales.
+
+    The softmax is that of Chen et al. (https://arxiv.org/abs/1511.03339); the
+    authors' code leaves it out.
+    """
+
+    def forward(self, feats: Tensor) -> Tensor:
+        """Map (N, S * C, h, w) to weights with sum 1, (N, S, h, w)."""
+        return super().forward(feats).softmax(dim=1)
 
 
 @MODELS.register_module()
@@ -76,7 +88,7 @@ class AttentionToScaleHead(BaseMultiScaleHead):
         )
         self.num_scales = num_scales
 
-    def check_scales(self, scales: Sequence[float], key: str) -> None:
+    def check_num_scales(self, scales: Sequence[float], key: str) -> None:
         """Refuse another number of scales than ``num_scales``."""
         if len(scales) != self.num_scales:
             raise ValueError(

@@ -100,7 +100,7 @@ class BaseMultiScaleHead(WrappedSegHeads, metaclass=ABCMeta):
             and next(child.parameters(), None) is not None
         ]
 
-    def check_scales(self, scales: Sequence[float], key: str) -> None:
+    def check_num_scales(self, scales: Sequence[float], key: str) -> None:
         """Refuse scales that this head cannot combine; here none.
 
         Args:
@@ -241,7 +241,7 @@ class BaseMultiScaleHead(WrappedSegHeads, metaclass=ABCMeta):
         if not found:
             raise ValueError('a prediction needs at least one scale, got none')
         scales, logits, attended = zip(*found[::-1])
-        self.check_scales(scales, 'model.test_cfg.scales')
+        self.check_num_scales(scales, 'model.test_cfg.scales')
         return scales, logits, attended
 
     def loss(
@@ -281,7 +281,7 @@ class BaseMultiScaleHead(WrappedSegHeads, metaclass=ABCMeta):
             scales.append(scale)
             seg_outputs.append(outputs)
             attended.append(self.attend(outputs.classifier_feats, is_top))
-        self.check_scales(scales, 'model.train_cfg.scales')
+        self.check_num_scales(scales, 'model.train_cfg.scales')
         combine = self.combination(scales, attended, input_size, self.fast)
         losses = losses_of_heads(
             self.seg_heads,

@@ -15,9 +15,9 @@ from mmseg.utils import SampleList, add_prefix
 from torch import Tensor, nn
 
 from ..scale_fusion import fuse_scales
-from ..tiled.logit_rows import LogitRows, fused_rows
-from ..tiled.losses import Output, loss_by_feat, loss_of_logits
+from ..tiled.logit_rows import FusedLogits, LogitRows
 from .seg_heads import HeadOutput, SegHeadOutputs
+from .tile_losses import CombinedOutput, loss_of_logits, losses_of_head
 
 
 def at_input_size(
@@ -47,7 +47,7 @@ def at_input_size(
 def combine_outputs(
     seg_outputs: Sequence[SegHeadOutputs],
     combine: Callable[[Sequence[Tensor]], Tensor | LogitRows],
-) -> Iterator[Output]:
+) -> Iterator[CombinedOutput]:
     """For each seg head, combine each of its maps over the scales.
 
     One head after the other: the maps of one may be gone before the next.
@@ -63,7 +63,7 @@ def combine_outputs(
         of classes) have no pixels to combine and are averaged.
     """
 
-    def over_scales(per_scale: Sequence[HeadOutput]) -> Output:
+    def over_scales(per_scale: Sequence[HeadOutput]) -> CombinedOutput:
         if not isinstance(per_scale[0], Tensor):
             return tuple(over_scales(leaves) for leaves in zip(*per_scale))
         if per_scale[0].dim() != 4:
@@ -75,7 +75,7 @@ def combine_outputs(
 
 def losses_of_heads(
     heads: Sequence[nn.Module],
-    outputs: Iterable[Output],
+    outputs: Iterable[CombinedOutput],
     batch_data_samples: SampleList,
     fast: bool,
 ) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def losses_of_heads(
             # logits alone; its loss would take a batch for the list of them.
             output = (output,)
         if fast:
-            found = loss_by_feat(head, output, batch_data_samples)
+            found = losses_of_head(head, output, batch_data_samples)
         else:
             found = head.loss_by_feat(output, batch_data_samples)
         losses.update(add_prefix(found, prefix))
@@ -148,7 +148,7 @@ def losses_of_scales(
     for scale, logits in scale_logits:
         if fast:
             one = (scale,), (logits,), (None,)
-            rows = fused_rows(*one, input_size, align_corners)
+            rows = FusedLogits(*one, input_size, align_corners)
         else:
             whole = at_input_size(scale, logits, input_size, align_corners)
         for module in loss_scale:

@@ -37,22 +37,22 @@ class ScaleMaps(NamedTuple):
 
     @classmethod
     def unstacked(
-        cls, stacked: Tensor, num_scales: int, num_classes: int
+        cls, stacked: Tensor, num_scales: int, out_channels: int
     ) -> ScaleMaps:
         """Undo :meth:`stacked`, whatever became of H and W.
 
         Args:
             stacked (Tensor): Shape (N, K + S + A + S * K, H, W).
             num_scales (int): S.
-            num_classes (int): K.
+            out_channels (int): K.
 
         Returns:
             ScaleMaps: Views of it.
         """
-        sizes = [num_classes, num_scales, 0, num_scales * num_classes]
+        sizes = [out_channels, num_scales, 0, num_scales * out_channels]
         sizes[2] = stacked.shape[1] - sum(sizes)
         logits, weights, attn, scale_logits = stacked.split(sizes, dim=1)
-        scale_logits = scale_logits.unflatten(1, (num_scales, num_classes))
+        scale_logits = scale_logits.unflatten(1, (num_scales, out_channels))
         return cls(logits, weights, attn, scale_logits)
 
 

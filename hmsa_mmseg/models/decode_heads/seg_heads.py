@@ -119,7 +119,7 @@ def call_seg_heads(
     for head in earlier:
         outputs.append(head(feats, *outputs[-1:]))
     args = (feats, *outputs[-1:])
-    if 'cls_seg' in vars(last):
+    if 'cls_seg' in last.__dict__:
         output, *found = _classified(last, last(*args))
     else:
         output, *found = _watched(last, args)

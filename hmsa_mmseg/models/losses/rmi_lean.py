@@ -1,9 +1,10 @@
 """The loss of :mod:`.rmi_formula` and its gradient, in tiles of rows.
 
-A first pass over the tiles pools the probabilities. The RMI term and its
-slope, the gradient at the pooled probabilities, follow from the small pooled
-maps. A second pass computes the cross-entropy and the gradient of both. No
-one-hot labels, regions or probabilities of the size of the logits are made.
+A first pass over the tiles computes the cross-entropy and pools the
+probabilities. The RMI term and its slope, the gradient at the pooled
+probabilities, follow from the small pooled maps. A second pass computes the
+gradient of both. No one-hot labels, regions or probabilities of the size of
+the logits are made.
 
 Shape shorthand in this module:
     N: batch, C: classes, H, W: size of logits and labels, R: rows of a tile,
@@ -13,13 +14,13 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..utils import row_tiles
+from ..tiled.loss_walk import TileLoss
+from ..utils import class_dtype
 from .rmi_formula import (
     ALPHA,
     CLIP_MIN,
@@ -35,11 +36,10 @@ from .rmi_formula import (
 _REGION_BYTES = {'cpu': 1, 'cuda': 256 << 20}
 
 
-class RMITiles:
+class RMITiles(TileLoss):
     """Loss and gradient of logits that come in tiles of rows.
 
-    To be called without gradients: :meth:`rmi_term`, then :meth:`value` and
-    :meth:`gradient` for each tile.
+    No pooling window lies in two tiles.
 
     Args:
         label (Tensor): Classes in [0, C), negative where ignored, shape
@@ -49,6 +49,8 @@ class RMITiles:
         with_rmi (bool): Whether there is an RMI term.
     """
 
+    pool, offset = POOL, PADDING
+
     def __init__(
         self,
         label: Tensor,
@@ -56,99 +58,74 @@ class RMITiles:
         dtype: torch.dtype,
         with_rmi: bool,
     ) -> None:
-        self.label = label
-        self.with_rmi = with_rmi
-        self.num_classes, self.dtype = num_classes, dtype
+        # Kept for the backward pass, by each loss its own.
+        self.label, self.dtype = label.to(class_dtype(num_classes)), dtype
         bce_share = LAMBDA if with_rmi else 1.0
         self.factor = bce_share / ((label >= 0).sum().to(dtype) + 1)
-        height, width = label.shape[1:]
         self.probs = self.slope = None
         if with_rmi:
-            size = height // POOL + 1, width // POOL + 1
+            batch, *size = label.shape
+            size = (side // POOL + 1 for side in size)
             self.probs = torch.zeros(
-                *(len(label), num_classes, *size),
-                dtype=dtype,
-                device=label.device,
+                *(batch, num_classes, *size), dtype=dtype, device=label.device
             )
 
-    def tiles(self) -> list[slice]:
-        """Rows of the tiles: no pooling window lies in two of them."""
-        batch, height, width = self.label.shape
-        row_bytes = batch * self.num_classes * width * 4
-        device = self.label.device
-        return row_tiles(height, row_bytes, device, POOL, PADDING)
-
-    def rmi_term(
-        self, rows_of: Callable[[slice], Tensor], need_grad: bool
-    ) -> Tensor | int:
-        """Compute the RMI term with its share in the loss.
+    def value(self, tile: Tensor, rows: slice) -> Tensor:
+        """Compute the cross-entropy of a tile, and pool its probabilities.
 
         Args:
-            rows_of (Callable): Gives rows of the logits, (N, C, R, W).
-            need_grad (bool): Whether :meth:`gradient` will be called.
-
-        Returns:
-            Tensor: A scalar, float64; 0 if there is no such term.
-        """
-        if not self.with_rmi:
-            return 0
-        for rows in self.tiles():
-            self.pool(rows_of(rows), rows)
-        return self.solve(need_grad)
-
-    def pool(self, logits: Tensor, rows: slice) -> None:
-        """Average the probabilities of a tile (N, C, R, W)."""
-        mask = self.label[:, None, rows] >= 0
-        probs = logits.sigmoid().mul_(mask).add_(CLIP_MIN)
-        top = PADDING if rows.start == 0 else 0
-        bottom = PADDING if rows.stop == self.label.shape[1] else 0
-        probs = F.pad(probs, (PADDING, PADDING, top, bottom))
-        pooled = F.avg_pool2d(probs, POOL, POOL)
-        first = (rows.start + PADDING) // POOL
-        self.probs[:, :, first : first + pooled.shape[2]] = pooled
-
-    def solve(self, need_grad: bool) -> Tensor:
-        """Compute the RMI term, and its slope if it is needed.
-
-        Returns:
-            Tensor: The term, a scalar, float64, with its share in the loss.
-        """
-        batch = len(self.label)
-        value, self.slope = _rmi_and_slope(
-            self.probs.flatten(0, 1),
-            _pooled_labels(self.label, self.probs).flatten(0, 1),
-            need_grad,
-        )
-        share = (1 - LAMBDA) / (REGION * batch)
-        if need_grad:
-            # Each pixel has 1/16 of the slope of its window.
-            self.slope.mul_(share / POOL**2)
-            self.slope = self.slope.view_as(self.probs)
-        self.probs = None
-        return share * value
-
-    def value(self, logits: Tensor, rows: slice) -> Tensor:
-        """Compute a tile's part of the cross-entropy.
-
-        Args:
-            logits (Tensor): Shape (N, C, R, W).
+            tile (Tensor): Logits, shape (N, C, R, W).
             rows (slice): Which rows these are.
 
         Returns:
             Tensor: A scalar, float64; NaN if a logit is not finite.
         """
         mask, index = self._mask_and_index(rows)
-        entropy = F.softplus(logits).sum(dim=1, keepdim=True)
-        entropy = (entropy - logits.gather(1, index)) * mask
+        if self.probs is not None:
+            self._pool(tile.sigmoid().mul_(mask), rows)
+        entropy = F.softplus(tile).sum(dim=1, keepdim=True)
+        entropy = (entropy - tile.gather(1, index)) * mask
         # An infinite logit need not show in the sum, nor in the gradient.
-        low, high = logits.aminmax()
+        low, high = tile.aminmax()
         value = self.factor * entropy.sum(dtype=torch.float64)
         return value + 0 * low + 0 * high
 
-    def gradient(self, logits: Tensor, rows: slice) -> Tensor:
+    def _pool(self, probs: Tensor, rows: slice) -> None:
+        """Average the probabilities of a tile, 0 where there is no label."""
+        probs = probs.add_(CLIP_MIN)
+        # At the top of the map; below, it is too little for one window more.
+        top = PADDING if rows.start == 0 else 0
+        if top == 0 and rows.stop == self.label.shape[1]:
+            probs = F.pad(probs, (0, 0, 0, PADDING))
+        pooled = F.avg_pool2d(probs, POOL, padding=(top, PADDING))
+        first = (rows.start + PADDING) // POOL
+        self.probs[:, :, first : first + pooled.shape[2]] = pooled
+
+    def rest(self, need_grad: bool) -> Tensor | float:
+        """Compute the RMI term, and its slope if it is needed.
+
+        Returns:
+            Tensor: The term, a scalar, float64, with its share in the loss;
+            0 if there is none.
+        """
+        if self.probs is None:
+            return 0.0
+        probs, self.probs = self.probs, None
+        value, slope = _rmi_and_slope(
+            probs.flatten(0, 1),
+            _pooled_labels(self.label.long(), probs).flatten(0, 1),
+            need_grad,
+        )
+        share = (1 - LAMBDA) / (REGION * len(probs))
+        if need_grad:
+            # Each pixel has 1/16 of the slope of its window.
+            self.slope = slope.mul_(share / POOL**2).view_as(probs)
+        return share * value
+
+    def gradient(self, tile: Tensor, rows: slice) -> Tensor:
         """Compute the gradient of the whole loss at a tile, (N, C, R, W)."""
         mask, index = self._mask_and_index(rows)
-        probs = logits.sigmoid()
+        probs = tile.sigmoid()
         share = mask * self.factor
         if self.slope is None:
             grad = probs * share
@@ -160,7 +137,7 @@ class RMITiles:
 
     def _mask_and_index(self, rows: slice) -> tuple[Tensor, Tensor]:
         """1 where pixels count, and their class, (N, 1, R, W)."""
-        label = self.label[:, None, rows]
+        label = self.label[:, None, rows].long()
         return (label >= 0).to(self.dtype), label.clamp_min(0)
 
     def _slope_of(self, rows: slice) -> Tensor:

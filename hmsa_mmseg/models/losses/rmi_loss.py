@@ -5,22 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from mmseg.registry import MODELS
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from ..scale_fusion import in_float32
-from ..utils import (
-    has_float64,
-    is_tracing,
-    no_autocast,
-    refuse_create_graph,
-    scaled_or_nan,
-)
+from ..tiled.logit_rows import LogitRows, WholeLogits
+from ..tiled.loss_walk import loss_in_tiles
+from ..utils import has_float64, is_tracing, no_autocast
 from . import rmi_formula
 from .rmi_formula import POOL, RADIUS
 from .rmi_lean import RMITiles
@@ -122,7 +116,8 @@ class RMILoss(nn.Module):
         with no_autocast(pred.device):
             logits = in_float32(pred)
             if not is_tracing():
-                loss = _LeanLoss.apply(logits, label, self.with_rmi)
+                rows = WholeLogits(logits)
+                loss = loss_in_tiles(self.tile_loss(rows, label), rows)
             elif self.with_rmi:
                 loss = rmi_formula.rmi_loss(logits, label)
             else:
@@ -177,6 +172,15 @@ class RMILoss(nn.Module):
             )
         return target.long().masked_fill(~is_class, -1)
 
+    def tile_loss(self, logits: LogitRows, label: Tensor) -> RMITiles:
+        """The loss without its weight, for logits that come in tiles.
+
+        Args:
+            logits (LogitRows): Shape (N, C, H, W), float32 or float64.
+            label (Tensor): What :meth:`labels_for` gives.
+        """
+        return RMITiles(label, logits.shape[1], logits.dtype, self.with_rmi)
+
     @property
     def loss_name(self) -> str:
         """Key of the loss in the log."""
@@ -191,34 +195,3 @@ def _warn_about_num_classes() -> None:
         logger='current',
         level=logging.WARNING,
     )
-
-
-class _LeanLoss(Function):
-    """Loss of whole logits; of the same size nothing is made but gradients."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, label: Tensor, with_rmi: bool
-    ) -> Tensor:
-        """Return the loss, a scalar of the type of the logits."""
-        terms = RMITiles(label, logits.shape[1], logits.dtype, with_rmi)
-        value = terms.rmi_term(
-            lambda rows: logits[:, :, rows], ctx.needs_input_grad[0]
-        )
-        for rows in terms.tiles():
-            value = value + terms.value(logits[:, :, rows], rows)
-        ctx.terms = terms
-        ctx.save_for_backward(logits, value)
-        return value.to(logits.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
-        """Compute the gradient, tile by tile."""
-        refuse_create_graph('RMILoss')
-        logits, value = ctx.saved_tensors
-        scale = scaled_or_nan(grad_loss, value)
-        grad = torch.empty_like(logits)
-        for rows in ctx.terms.tiles():
-            tile = ctx.terms.gradient(logits[:, :, rows], rows)
-            grad[:, :, rows] = tile.mul_(scale)
-        return grad, None, None

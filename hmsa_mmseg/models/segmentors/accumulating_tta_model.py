@@ -16,8 +16,9 @@ from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import nn
 
-from ..tiled.decisions import Decision, class_dtype, decide
+from ..tiled.decisions import Decision, decide
 from ..tiled.logit_rows import LogitRows, WholeLogits
+from ..utils import class_dtype
 from .multi_scale_attention_segmentor import MultiScaleAttentionSegmentor
 from .results import set_decision
 from .view_sum import ViewSum
@@ -160,17 +161,19 @@ class AccumulatingTTAModel(BaseTTAModel):
 
     def _logits(self, batch: Mapping) -> LogitRows:
         """Logits of a batch, made row by row where the segmentor can."""
-        metas = [sample.metainfo for sample in batch['data_samples']]
         if isinstance(self.module, MultiScaleAttentionSegmentor):
-            return self.module.predict_rows(batch['inputs'], metas)
+            return self.module.predict_rows(batch['inputs'])
+        metas = [sample.metainfo for sample in batch['data_samples']]
         return WholeLogits(self.module.inference(batch['inputs'], metas))
 
     def _decide(self, total: ViewSum) -> Decision:
         """Classes (1, h, w) of the mean, of the types that mmseg gives."""
-        test_cfg = self.module.test_cfg or {}
+        settings = {}
+        if isinstance(self.module, MultiScaleAttentionSegmentor):
+            settings = self.module.inference_settings._asdict()
         confidence = self.confidence
         if confidence is None:
-            confidence = test_cfg.get('confidence', False)
+            confidence = settings.get('confidence', False)
         mean = total.mean()
         channels = mean.shape[1]
         dtype = mean.dtype if channels == 1 else torch.int64
@@ -178,7 +181,7 @@ class AccumulatingTTAModel(BaseTTAModel):
         # A cascade's is a list.
         head = head[-1] if isinstance(head, nn.ModuleList) else head
         threshold = head.threshold if channels == 1 else None
-        if test_cfg.get('classes_only'):
+        if settings.get('classes_only'):
             dtype = class_dtype(channels)
         return decide(
             mean,

@@ -31,8 +31,8 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
     """
 
     # The config, what it says, and a copy that tells when it is changed.
-    _train_cfg = _training = _train_cfg_read = None
-    _test_cfg = _inference = _test_cfg_read = None
+    _train_cfg = _train_settings = _train_cfg_read = None
+    _test_cfg = _test_settings = _test_cfg_read = None
     _is_built = False
 
     def __init__(self, *args, **kwargs) -> None:
@@ -77,7 +77,7 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
                     'the config that the model is built from'
                 )
         norm_eval = self._norm_eval
-        self._train_cfg, self._training = cfg, training
+        self._train_cfg, self._train_settings = cfg, training
         self._train_cfg_read = copy
         self.decode_head.stats_scale = training and training.stats_scale
         if self._is_built and norm_eval != self._norm_eval:
@@ -93,7 +93,7 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
         """
         if not is_tracing() and self._train_cfg != self._train_cfg_read:
             self.train_cfg = self._train_cfg
-        return self._training or read_train_cfg(
+        return self._train_settings or read_train_cfg(
             {}, self.decode_head, self.backbone
         )
 
@@ -108,7 +108,7 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
         if cfg is not None:
             inference = read_test_cfg(cfg, self.decode_head)
             copy = cfg.to_dict()
-        self._test_cfg, self._inference = cfg, inference
+        self._test_cfg, self._test_settings = cfg, inference
         self._test_cfg_read = copy
 
     @property
@@ -121,16 +121,21 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
         """
         if not is_tracing() and self._test_cfg != self._test_cfg_read:
             self.test_cfg = self._test_cfg
-        return self._inference or read_test_cfg({}, self.decode_head)
+        return self._test_settings or read_test_cfg({}, self.decode_head)
 
     @property
     def attention_only(self) -> bool:
         """Whether all but the attention of the decode head is frozen."""
-        return self._training is not None and self._training.attention_only
+        return (
+            self._train_settings is not None
+            and self._train_settings.attention_only
+        )
 
     @property
     def _norm_eval(self) -> bool:
-        return self._training is not None and self._training.norm_eval
+        return (
+            self._train_settings is not None and self._train_settings.norm_eval
+        )
 
     def train(self, mode: bool = True) -> ConfiguredEncoderDecoder:
         """Set the mode; what is frozen stays in evaluation mode."""

@@ -119,14 +119,11 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
                 inputs.shape[2:],
             )
 
-    def predict_rows(
-        self, inputs: Tensor, batch_img_metas: Sequence[Mapping] | None = None
-    ) -> LogitRows:
+    def predict_rows(self, inputs: Tensor) -> LogitRows:
         """Predict as :meth:`inference`, but no row before it is asked for.
 
         Args:
             inputs (Tensor): Images, shape (N, 3, H, W).
-            batch_img_metas (list[dict], optional): Of the images.
 
         Returns:
             LogitRows: Shape (N, K, H, W), float32. Whole logits in ``slide``
@@ -136,7 +133,7 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
         """
         settings = self.inference_settings
         if settings.mode == 'slide':
-            return WholeLogits(self.slide_inference(inputs, batch_img_metas))
+            return WholeLogits(self.slide_inference(inputs, None))
         with settings.autocast(inputs.device):
             return self.decode_head.predict_rows(
                 self.extract_scales(inputs, settings.scales[::-1]),

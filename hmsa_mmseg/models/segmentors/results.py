@@ -18,15 +18,11 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
-from ..scale_fusion import resize
-from ..tiled.decisions import (
-    Decision,
-    class_dtype,
-    confidence_of_tile,
-    decide,
-)
+from ..scale_fusion import in_float32
+from ..tiled.decisions import Decision, decide
 from ..tiled.logit_rows import LogitRows, WholeLogits
-from ..tiled.restored_logits import RestoredLogits, flip_dim, without_padding
+from ..tiled.restored_logits import RestoredLogits
+from ..utils import class_dtype
 
 
 def at_original_size(
@@ -42,11 +38,9 @@ def at_original_size(
     Returns:
         Tensor: Shape (1, K, h, w); a view where nothing is to be computed.
     """
-    seg_logits = without_padding(seg_logits, meta)
-    dim = flip_dim(meta)
-    if dim is not None:
-        seg_logits = seg_logits.flip(dim)
-    return resize(seg_logits, meta['ori_shape'], align_corners)
+    size = meta['ori_shape']
+    logits = WholeLogits(in_float32(seg_logits))
+    return RestoredLogits(logits, meta, size, align_corners).all_rows()
 
 
 def confidence_of(seg_logits: Tensor, classes: Tensor) -> Tensor:
@@ -61,13 +55,14 @@ def confidence_of(seg_logits: Tensor, classes: Tensor) -> Tensor:
     Returns:
         Tensor: float32, shape (1, h, w), in [0, 1], see :class:`Decision`.
     """
-    logits = WholeLogits(seg_logits[None])
-    confidence = torch.empty_like(classes, dtype=torch.float32)
-    for rows in logits.tiles():
-        confidence[:, rows] = confidence_of_tile(
-            logits.rows(rows), classes[:, rows], len(seg_logits) == 1
-        )
-    return confidence
+    return decide(
+        WholeLogits(seg_logits[None]),
+        classes.dtype,
+        None,
+        with_confidence=True,
+        are_probabilities=len(seg_logits) == 1,
+        classes=classes,
+    ).confidence
 
 
 def make_results(
@@ -109,12 +104,12 @@ def make_results(
         results = [SegDataSample() for _ in range(num_images)]
     for i, result in enumerate(results):
         logits = seg_logits.image(i)
-        if classes_only and data_samples is not None:
-            logits = RestoredLogits(logits, result.metainfo, align_corners)
-        elif not classes_only:
-            whole = logits.whole()
-            if data_samples is not None:
-                whole = at_original_size(whole, result.metainfo, align_corners)
+        if data_samples is not None:
+            meta = result.metainfo
+            size = meta['ori_shape']
+            logits = RestoredLogits(logits, meta, size, align_corners)
+        if not classes_only:
+            whole = in_float32(logits.all_rows())
             logits = WholeLogits(whole)
         set_decision(result, decide(logits, dtype, threshold, with_confidence))
         if not classes_only:

@@ -30,8 +30,9 @@ from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
 from ..decode_heads.scale_maps import ScaleMaps
-from ..tiled.decisions import class_dtype, decide
+from ..tiled.decisions import decide
 from ..tiled.logit_rows import WholeLogits
+from ..utils import class_dtype
 from .results import at_original_size, make_results
 from .settings import InferenceSettings
 from .slide import mean_over_windows
@@ -42,7 +43,7 @@ def results_with_scale_maps(
     inputs: Tensor,
     data_samples: OptSampleList,
     settings: InferenceSettings,
-    num_classes: int,
+    out_channels: int,
     align_corners: bool,
     threshold: float | None,
 ) -> SampleList:
@@ -54,7 +55,7 @@ def results_with_scale_maps(
         inputs (Tensor): Images, shape (N, 3, H, W).
         data_samples (list[SegDataSample], optional): Of the images.
         settings (InferenceSettings): ``test_cfg``.
-        num_classes (int): K.
+        out_channels (int): K.
         align_corners (bool): As in ``F.interpolate``.
         threshold (float, optional): Of the probability, read if K is 1.
 
@@ -77,7 +78,7 @@ def results_with_scale_maps(
             )
         if data_samples is not None:
             stacked = at_original_size(stacked, result.metainfo, align_corners)
-        maps = ScaleMaps.unstacked(stacked, len(settings.scales), num_classes)
+        maps = ScaleMaps.unstacked(stacked, len(settings.scales), out_channels)
         [prediction] = make_results(
             WholeLogits(maps.seg_logits),
             None,

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from hmsa_mmseg.compat import autocast
+from hmsa_mmseg.compat import autocast, torch_has, torch_needed
 
 from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
 from ..scale_fusion import Size, check_scales
-from ..utils import CAN_CHECKPOINT, checkpointable_blocks, is_tracing
+from ..utils import checkpointable_blocks, is_tracing
 
 _CHECKPOINT = ('scales', 'backbone')
 _DTYPES = {
@@ -158,10 +158,10 @@ def read_train_cfg(
             'with model.train_cfg.attention_only=True, where backbone '
             'and neck keep nothing for a backward pass; remove one'
         )
-    if names and not CAN_CHECKPOINT:
+    if names and not torch_has('checkpointing'):
         raise ValueError(
-            f'model.train_cfg.checkpoint={names!r} needs torch 2.1 or '
-            f'newer, found {torch.__version__}'
+            f'model.train_cfg.checkpoint={names!r} '
+            f'{torch_needed("checkpointing")}'
         )
     if 'backbone' in names and not checkpointable_blocks(backbone):
         raise ValueError(
@@ -222,7 +222,7 @@ def _read_scales(
     is_train = cfg_name == 'train_cfg'
     min_scales = decode_head.min_train_scales if is_train else 1
     scales = check_scales(cfg['scales'], key, min_scales)
-    decode_head.check_scales(scales, key)
+    decode_head.check_num_scales(scales, key)
     return scales
 
 

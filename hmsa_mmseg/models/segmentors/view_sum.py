@@ -47,9 +47,7 @@ class ViewSum:
         """
         self._ori_shape = tuple(meta['ori_shape'])
         size = self._size_for(size_without_padding(seg_logits.shape, meta))
-        view = RestoredLogits(
-            seg_logits, {**meta, 'ori_shape': size}, self.align_corners
-        )
+        view = RestoredLogits(seg_logits, meta, size, self.align_corners)
         if self._total is None:
             self._total = torch.zeros(
                 view.shape, dtype=view.dtype, device=view.device
@@ -66,7 +64,8 @@ class ViewSum:
         """Give the mean (1, K, h, w); no view may be added afterwards."""
         return RestoredLogits(
             WholeLogits(self._total.div_(self.count)),
-            dict(ori_shape=self._ori_shape),
+            {},
+            self._ori_shape,
             self.align_corners,
         )
 

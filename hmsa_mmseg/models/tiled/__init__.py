@@ -1,6 +1,7 @@
 """The same numbers in less memory: tiles of rows instead of whole maps.
 
-What is computed here is defined elsewhere: the fusion in
-:mod:`..scale_fusion`, heads and losses in their own modules, which run where
-``decode_head.fast`` is False or a head or loss is of another kind.
+Rows of fused logits are those of :mod:`..scale_fusion`, and ``ocr.py`` does
+what mmseg's heads do: these run where ``decode_head.fast`` is False or a head
+is of another kind. Decisions, restored logits and the walk of losses serve
+whole logits too.
 """

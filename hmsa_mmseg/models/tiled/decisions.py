@@ -29,16 +29,6 @@ class Decision(NamedTuple):
     confidence: Tensor | None
 
 
-def class_dtype(num_classes: int) -> torch.dtype:
-    """The smallest type of classes that all of mmseg's tools take.
-
-    Not uint8: ``IoUMetric`` casts labels to it, and an ``ignore_index`` of
-    -1 or 1000 would become a class; ``CityscapesMetric`` writes label ids
-    into it, one of which is -1.
-    """
-    return torch.int16 if num_classes <= 1 << 15 else torch.int32
-
-
 @torch.no_grad()
 def decide(
     logits: LogitRows,
@@ -46,6 +36,7 @@ def decide(
     threshold: float | None,
     with_confidence: bool = False,
     are_probabilities: bool = False,
+    classes: Tensor | None = None,
 ) -> Decision:
     """Decide the classes, a few rows at a time; without gradients.
 
@@ -56,27 +47,26 @@ def decide(
         with_confidence (bool): Whether it is asked for. Defaults to False.
         are_probabilities (bool): Whether the values are those instead.
             Defaults to False.
+        classes (Tensor, optional): What others have decided, (N, H, W).
+            Defaults to None.
 
     Returns:
         Decision: Classes, and confidence or None.
     """
-    num_images, _, *size = logits.shape
-    kwargs = dict(device=logits.device)
-    classes = torch.empty(num_images, *size, dtype=dtype, **kwargs)
-    confidence = None
-    if with_confidence:
-        confidence = torch.empty(
-            num_images, *size, dtype=torch.float32, **kwargs
-        )
+    decided, confidence = [], []
     for rows in logits.tiles():
         tile = logits.rows(rows)
-        found = classes_of(tile, threshold, are_probabilities)
-        classes[:, rows] = found
+        if classes is None:
+            found = classes_of(tile, threshold, are_probabilities)
+        else:
+            found = classes[:, rows]
+        decided.append(found.to(dtype))
         if with_confidence:
-            confidence[:, rows] = confidence_of_tile(
-                tile, found, are_probabilities
-            )
-    return Decision(classes, confidence)
+            confidence.append(_confidence_of(tile, found, are_probabilities))
+    return Decision(
+        torch.cat(decided, dim=1),
+        torch.cat(confidence, dim=1) if with_confidence else None,
+    )
 
 
 def classes_of(
@@ -104,20 +94,10 @@ def classes_of(
     return seg_logits.max(dim=1).indices
 
 
-def confidence_of_tile(
-    tile: Tensor, classes: Tensor, are_probabilities: bool = False
+def _confidence_of(
+    tile: Tensor, classes: Tensor, are_probabilities: bool
 ) -> Tensor:
-    """Probability of the class that each pixel is given.
-
-    Args:
-        tile (Tensor): Logits, shape (N, K, R, W).
-        classes (Tensor): Shape (N, R, W), of any type.
-        are_probabilities (bool): Whether the values are those instead.
-            Defaults to False.
-
-    Returns:
-        Tensor: Shape (N, R, W), float32.
-    """
+    """Probability of the class that each pixel is given, (N, R, W)."""
     probs = tile.float()
     if tile.shape[1] == 1:
         second = probs[:, 0] if are_probabilities else probs[:, 0].sigmoid()

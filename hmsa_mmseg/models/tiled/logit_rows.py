@@ -8,79 +8,69 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..scale_fusion import (
-    Size,
-    blend_size,
-    fuse_scales,
-    in_float32,
-    scaled_size,
-)
+from ..scale_fusion import blend_size, in_float32, scaled_size
 from ..utils import row_tiles
-from .row_resize import ResizeChain
+from .row_resize import resize_chain, resize_rows, source_rows
+
+#: Gives rows of a map by the map's number, (N, any, rows, any).
+Take = Callable[[int, slice], Tensor]
 
 
 class LogitRows(metaclass=ABCMeta):
     """Logits of a known size, each row made of rows of smaller maps.
 
     Attributes:
-        maps (list[Tensor]): What they are made of.
+        maps (Sequence[Tensor]): What they are made of.
         shape (tuple[int]): (N, K, H, W).
         dtype (torch.dtype): Of the logits.
         device (torch.device): Of the logits.
     """
 
     def __init__(self, maps: Sequence[Tensor], size: Sequence[int]) -> None:
-        self.maps = list(maps)
+        self.maps = maps
         self.shape = (*maps[0].shape[:2], *size)
         self.dtype, self.device = maps[0].dtype, maps[0].device
 
     @abstractmethod
-    def sources(self, rows: slice) -> list[slice]:
-        """Find the rows of each map that some rows depend on.
+    def make(self, rows: slice, take: Take) -> Tensor:
+        """Make some rows; differentiable.
 
         Args:
             rows (slice): Not empty, within [0, H).
-        """
-
-    @abstractmethod
-    def compute(self, parts: Sequence[Tensor], rows: slice) -> Tensor:
-        """Make rows of those of :meth:`sources`; differentiable.
-
-        Args:
-            parts (Sequence[Tensor]): Of each map, its rows.
-            rows (slice): Which rows to make.
+            take (Callable): Is asked for the rows of ``maps`` that are
+                needed; these may be views, and of any number of images.
 
         Returns:
-            Tensor: Shape (N, K, R, W); may be a view of a part.
+            Tensor: Shape (N, K, R, W); may be a view of what was taken.
         """
-
-    @abstractmethod
-    def with_maps(self, maps: Sequence[Tensor]) -> LogitRows:
-        """Make the same of other maps of the same sizes."""
-
-    def parts(self, sources: Sequence[slice]) -> list[Tensor]:
-        """Give rows of each map, those of :meth:`sources`, as views."""
-        return [x[:, :, rows] for x, rows in zip(self.maps, sources)]
 
     def rows(self, rows: slice) -> Tensor:
         """Make some rows, (N, K, R, W); they may be a view: do not write."""
-        return self.compute(self.parts(self.sources(rows)), rows)
+        return self.make(rows, lambda i, part: self.maps[i][:, :, part])
+
+    def all_rows(self) -> Tensor:
+        """Make all rows at once, (N, K, H, W), as :meth:`rows`."""
+        return self.rows(slice(0, self.shape[2]))
 
     def image(self, index: int) -> LogitRows:
         """The logits of one image, (1, K, H, W)."""
-        return self.with_maps([x[index : index + 1] for x in self.maps])
+        one = copy(self)
+        one.maps = [x[index : index + 1] for x in self.maps]
+        one.shape = (1, *self.shape[1:])
+        return one
 
-    def tiles(self) -> list[slice]:
-        """Split the rows into tiles."""
+    def tiles(self, pool: int = 1, offset: int = 0) -> list[slice]:
+        """Split the rows into tiles, with cuts as :func:`row_tiles` says."""
         num_images, channels, height, width = self.shape
-        return row_tiles(
-            height, num_images * channels * width * 4, self.device
-        )
+        row_bytes = num_images * channels * width * 4
+        return row_tiles(height, row_bytes, self.device, pool, offset)
 
     def whole(self) -> Tensor:
         """Make all rows, (N, K, H, W), tile by tile; without gradients."""
@@ -103,48 +93,13 @@ class WholeLogits(LogitRows):
     def __init__(self, logits: Tensor) -> None:
         super().__init__([logits], logits.shape[2:])
 
-    def sources(self, rows: slice) -> list[slice]:
+    def make(self, rows: slice, take: Take) -> Tensor:
         """The same rows."""
-        return [rows]
-
-    def compute(self, parts: Sequence[Tensor], rows: slice) -> Tensor:
-        """The only part."""
-        return parts[0]
-
-    def with_maps(self, maps: Sequence[Tensor]) -> WholeLogits:
-        """Take other logits."""
-        return WholeLogits(maps[0])
+        return take(0, rows)
 
     def whole(self) -> Tensor:
         """The logits."""
         return self.maps[0]
-
-
-def fused_rows(
-    scales: Sequence[float],
-    logits: Sequence[Tensor],
-    attns: Sequence[Tensor | None],
-    input_size: Sequence[int],
-    align_corners: bool,
-) -> LogitRows:
-    """Get ready to do what :func:`..scale_fusion.fuse_scales` does.
-
-    Args:
-        scales (Sequence[float]): Relative image sizes, highest first.
-        logits (Sequence[Tensor]): Of each scale, (N, K, h, w).
-        attns (Sequence[Tensor | None]): Of each scale, in [0, 1], (N, 1,
-            any, any); that of the first is not read.
-        input_size (Sequence[int]): H and W.
-        align_corners (bool): As in ``F.interpolate``.
-
-    Returns:
-        LogitRows: Whole ones where attention is of another size than the
-        logits, as it may be with K-Net.
-    """
-    args = input_size, align_corners
-    if any(a.shape[2:] != x.shape[2:] for a, x in zip(attns[1:], logits[1:])):
-        return WholeLogits(fuse_scales(zip(scales, logits, attns), *args))
-    return FusedLogits(scales, logits, attns, *args)
 
 
 class FusedLogits(LogitRows):
@@ -153,8 +108,8 @@ class FusedLogits(LogitRows):
     Args:
         scales (Sequence[float]): Relative image sizes, highest first.
         logits (Sequence[Tensor]): Of each scale, (N, K, h, w).
-        attns (Sequence[Tensor | None]): Of each scale, in [0, 1], the same
-            size (N, 1, h, w); that of the first is not read.
+        attns (Sequence[Tensor | None]): Of each scale, in [0, 1], (N, 1,
+            any, any); that of the first is not read.
         input_size (Sequence[int]): H and W.
         align_corners (bool): As in ``F.interpolate``.
 
@@ -174,79 +129,43 @@ class FusedLogits(LogitRows):
             raise ValueError('FusedLogits needs at least one scale, got none')
         maps = [in_float32(x) for x in (*logits, *attns[1:])]
         super().__init__(maps, input_size)
-        self.scales, self.align_corners = tuple(scales), align_corners
-        # Of each scale the sizes that its maps run through: that of the
-        # head's output, of the image at that scale, and of the blend.
-        paths = []
-        for scale, x in zip(scales, logits):
-            scale_size = scaled_size(input_size, scale)
-            size = blend_size(input_size, scale)
-            paths.append((tuple(x.shape[2:]), scale_size, size))
-        # The highest scale is not multiplied by anything before the first
-        # blend, or the result: one chain of resizes.
-        targets = [*(path[2] for path in paths[1:]), tuple(input_size)]
-        self.top = ResizeChain((*paths[0], targets[0]), align_corners)
-        self.lower = [
-            _LowerScale(path, target, align_corners)
-            for path, target in zip(paths[1:], targets[1:])
-        ]
+        self.align_corners = align_corners
+        self.map_sizes = [x.shape[2:] for x in maps]
+        self.image_sizes = [scaled_size(input_size, s) for s in scales]
+        # Of each scale's blend, and of the result.
+        self.blend_sizes = [blend_size(input_size, s) for s in scales]
+        self.blend_sizes.append(tuple(input_size))
 
-    def sources(self, rows: slice) -> list[slice]:
-        """Rows of each scale's logits, then of attention."""
-        found = []
-        for scale in self.lower[::-1]:
-            rows = scale.link.rows(rows)[0]
-            found.append(scale.to_image.rows(scale.to_blend.rows(rows)[0])[0])
-        found.append(self.top.rows(rows)[0])
-        found.reverse()
-        return [*found, *found[1:]]
+    def make(self, rows: slice, take: Take) -> Tensor:
+        """Blend all scales."""
+        return self._fused(len(self.image_sizes) - 1, rows, take)
 
-    def compute(self, parts: Sequence[Tensor], rows: slice) -> Tensor:
-        """Blend the scales in some rows, as :func:`blend_scale` does."""
-        count = len(self.scales)
-        blends = [rows]
-        for scale in self.lower[::-1]:
-            blends.append(scale.link.rows(blends[-1])[0])
-        blends.reverse()
-        fused = self.top(parts[0], self.top.rows(blends[0]))
-        for scale, x, attn, here, after in zip(
-            self.lower, parts[1:count], parts[count:], blends, blends[1:]
-        ):
-            up = scale.to_blend.rows(here)
-            to_image = scale.to_image.rows(up[0])
-            attn = scale.to_image(attn, to_image)
-            x = attn * scale.to_image(x, to_image)
-            x, attn = scale.to_blend(x, up), scale.to_blend(attn, up)
-            fused = x + (1 - attn) * fused
-            fused = scale.link(fused, scale.link.rows(after))
-        return fused
+    def _fused(self, i: int, rows: slice, take: Take) -> Tensor:
+        """Blend the scales up to number ``i``, at the size of the next blend.
 
-    def with_maps(self, maps: Sequence[Tensor]) -> FusedLogits:
-        """Take other maps."""
-        count = len(self.scales)
-        return FusedLogits(
-            self.scales,
-            maps[:count],
-            [None, *maps[count:]],
-            self.shape[2:],
-            self.align_corners,
-        )
+        As :func:`..scale_fusion.blend_scale` does.
+        """
+        image, (blend, target) = self.image_sizes[i], self.blend_sizes[i:][:2]
+        if i == 0:
+            # Nothing is multiplied before the first blend, or the result: one
+            # chain of resizes.
+            return self._resized(take, 0, (image, blend, target), rows)
 
+        def blended(rows: slice) -> Tensor:
+            fused = self._fused(i - 1, rows, take)
+            part = source_rows(rows, image[0], blend[0], self.align_corners)
+            number = len(self.image_sizes) + i - 1
+            attn = self._resized(take, number, (image,), part)
+            x = attn * self._resized(take, i, (image,), part)
+            to_blend = part, image[0], rows, blend, self.align_corners
+            x, attn = resize_rows(x, *to_blend), resize_rows(attn, *to_blend)
+            return x + (1 - attn) * fused
 
-class _LowerScale:
-    """The resizes of a scale that is blended into higher ones.
+        return resize_chain(blended, (blend, target), rows, self.align_corners)
 
-    Args:
-        path (Sequence[tuple]): Sizes of its maps, of the image at this scale
-            and of the blend.
-        target (tuple[int]): Size of the next blend, or of the result.
-        align_corners (bool): As in ``F.interpolate``.
-    """
-
-    def __init__(
-        self, path: Sequence[Size], target: Size, align_corners: bool
-    ) -> None:
-        # The product with attention lies between these two.
-        self.to_image = ResizeChain(path[:2], align_corners)
-        self.to_blend = ResizeChain(path[1:], align_corners)
-        self.link = ResizeChain((path[2], target), align_corners)
+    def _resized(
+        self, take: Take, i: int, sizes: Sequence[Sequence[int]], rows: slice
+    ) -> Tensor:
+        """Rows of a map after resizes, by its number."""
+        sizes = self.map_sizes[i], *sizes
+        return resize_chain(partial(take, i), sizes, rows, self.align_corners)

@@ -1,8 +1,7 @@
 """A loss of logits that come in tiles of rows, and its gradient.
 
-The backward pass only multiplies by the gradient of the loss, so the forward
-pass computes the gradient already: each tile is made of the small maps that
-the heads give, and its gradient goes back to them at once.
+Between forward and backward pass nothing is kept but the small maps that the
+logits are made of: tiles are made once in each.
 
 Shape shorthand in this module:
     N: batch, K: classes, H, W: input size, R: rows of a tile.
@@ -11,16 +10,15 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 import sys
+from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
-from mmseg.models.losses import CrossEntropyLoss
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 
-from ..losses import ClassWeightedCrossEntropyLoss, RMILoss
-from ..losses.rmi_lean import RMITiles
 from ..utils import no_autocast, refuse_create_graph, scaled_or_nan
 from .logit_rows import LogitRows
 
@@ -28,174 +26,46 @@ from .logit_rows import LogitRows
 EPS = torch.finfo(torch.float32).eps
 
 
-def loss_in_tiles(
-    module: nn.Module,
-    logits: LogitRows,
-    label: Tensor,
-    ignore_index: int,
-    accuracy: Accuracy | None = None,
-) -> Tensor:
-    """Compute a loss in tiles of rows; differentiable once.
+class TileLoss(metaclass=ABCMeta):
+    """A loss of logits (N, K, H, W), shown in tiles from the top down.
 
-    Args:
-        module (nn.Module): An :class:`RMILoss`, mmseg's ``CrossEntropyLoss``
-            with a softmax, the mean and no weights, or a
-            :class:`ClassWeightedCrossEntropyLoss`.
-        logits (LogitRows): Shape (N, K, H, W), float32 or float64.
-        label (Tensor): Classes or ``ignore_index``, (N, H, W), int64.
-        ignore_index (int): Label of pixels that do not count.
-        accuracy (Accuracy, optional): Shown all tiles. Defaults to None.
+    Without gradients :meth:`value` is called for all tiles, then :meth:`rest`;
+    then, if it is wanted, :meth:`gradient` for all tiles, which may call
+    :meth:`value` again.
 
-    Returns:
-        Tensor: The loss with its weight, a scalar.
-    """
-    function = _TiledLoss.apply
-    dynamo = sys.modules.get('torch._dynamo')  # slow to import, rarely there
-    if dynamo is not None:
-        # It would unroll the loops over tiles, and gives a wrong sum of them
-        # (torch 2.13).
-        function = dynamo.disable(function)
-    value = function(
-        module, logits, label, ignore_index, accuracy, *logits.maps
-    )
-    return module.loss_weight * value
-
-
-class _TiledLoss(Function):
-    """A loss of all maps; its gradient is computed together with it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        module: nn.Module,
-        logits: LogitRows,
-        label: Tensor,
-        ignore_index: int,
-        accuracy: Accuracy | None,
-        *maps: Tensor,
-    ) -> Tensor:
-        """Return the loss, a scalar of the type of the maps."""
-        ctx.wanted = ctx.needs_input_grad[5:]
-        grads = [
-            torch.zeros_like(x) if wanted else None
-            for x, wanted in zip(maps, ctx.wanted)
-        ]
-        with no_autocast(label.device):
-            logits = logits.with_maps([x.detach() for x in maps])
-            value = 0
-            if isinstance(module, RMILoss):
-                label = module.labels_for(logits.shape, label, ignore_index)
-                tile_loss = RMITiles(
-                    label, logits.shape[1], logits.dtype, module.with_rmi
-                )
-                tiles = tile_loss.tiles()
-                value = tile_loss.rmi_term(logits.rows, any(ctx.wanted))
-            else:
-                tile_loss = _CrossEntropyTiles(
-                    module, logits, label, ignore_index
-                )
-                tiles = logits.tiles()
-            for rows in tiles:
-                value = value + _walk_tile(
-                    logits, rows, tile_loss, accuracy, grads
-                )
-        ctx.save_for_backward(value, *(g for g in grads if g is not None))
-        return value.to(maps[0].dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradients by that of the loss."""
-        refuse_create_graph('a loss in tiles')
-        value, *grads = ctx.saved_tensors
-        grad_loss = scaled_or_nan(grad_loss, value)
-        grads = iter(grads)
-        found = (next(grads) * grad_loss if w else None for w in ctx.wanted)
-        return (None,) * 5 + tuple(found)
-
-
-def _walk_tile(
-    logits: LogitRows,
-    rows: slice,
-    tile_loss: RMITiles | _CrossEntropyTiles,
-    accuracy: Accuracy | None,
-    grads: Sequence[Tensor | None],
-) -> Tensor:
-    """Make a tile, and add its gradient to those of the maps.
-
-    Args:
-        logits (LogitRows): What to make it of.
-        rows (slice): Which rows.
-        tile_loss (RMITiles | _CrossEntropyTiles): The loss.
-        accuracy (Accuracy, optional): Counts the tile too.
-        grads (Sequence[Tensor | None]): For each map the gradient to add to,
-            None where it is not wanted.
-
-    Returns:
-        Tensor: The tile's part of the loss, a scalar.
-    """
-    sources = logits.sources(rows)
-    parts = logits.parts(sources)
-    wanted = [i for i, grad in enumerate(grads) if grad is not None]
-    with torch.set_grad_enabled(bool(wanted)):
-        for i in wanted:
-            # A view of its own, of which autograd keeps the gradient apart.
-            parts[i] = parts[i].detach().requires_grad_()
-        tile = logits.compute(parts, rows)
-    if accuracy is not None:
-        accuracy.add(tile.detach(), rows)
-    value = tile_loss.value(tile.detach(), rows)
-    if wanted:
-        grad = tile_loss.gradient(tile.detach(), rows)
-        leaves = [parts[i] for i in wanted]
-        for i, found in zip(wanted, torch.autograd.grad(tile, leaves, grad)):
-            grads[i][:, :, sources[i]] += found
-    return value
-
-
-class _CrossEntropyTiles:
-    """Softmax cross-entropy in tiles, as :class:`RMITiles`.
-
-    Args:
-        module (CrossEntropyLoss): The loss, whose weight is left to the
-            caller; with the reduction 'mean'.
-        logits (LogitRows): Of which tiles will be made.
-        label (Tensor): Classes or ``ignore_index``, (N, H, W), int64.
-        ignore_index (int): Label of pixels that do not count.
+    Attributes:
+        pool (int): Tiles are cut as :func:`row_tiles` does with it.
+        offset (int): Likewise.
     """
 
-    def __init__(
-        self,
-        module: CrossEntropyLoss,
-        logits: LogitRows,
-        label: Tensor,
-        ignore_index: int,
-    ) -> None:
-        has_label = label != ignore_index
-        self.index = label.where(has_label, 0)[:, None]
-        self.weight = has_label.to(logits.dtype)
-        is_weighted = isinstance(module, ClassWeightedCrossEntropyLoss)
-        if is_weighted:
-            class_weight = self.weight.new_tensor(module.class_weight)
-            self.weight *= class_weight[self.index[:, 0]]
-        count = self.weight.sum(dtype=torch.float64)
-        if not (is_weighted or module.avg_non_ignore):
-            count = torch.full_like(count, label.numel())
-        self.weight = (self.weight / (count + EPS))[:, None]
+    pool, offset = 1, 0
 
-    def value(self, logits: Tensor, rows: slice) -> Tensor:
-        """Compute the part of a tile (N, K, R, W), a scalar, float64."""
-        entropy = logits.logsumexp(dim=1, keepdim=True)
-        entropy = entropy - logits.gather(1, self.index[:, :, rows])
-        # Of pixels without a label nothing counts, infinite or not.
-        weight = self.weight[:, :, rows]
-        entropy = entropy.where(weight > 0, 0) * weight
-        return entropy.sum(dtype=torch.float64)
+    @abstractmethod
+    def value(self, tile: Tensor, rows: slice) -> Tensor:
+        """Compute the part of a tile.
 
-    def gradient(self, logits: Tensor, rows: slice) -> Tensor:
-        """Compute the gradient of the loss at a tile, (N, K, R, W)."""
-        weight = self.weight[:, :, rows]
-        grad = logits.softmax(dim=1).mul_(weight)
-        return grad.scatter_add_(1, self.index[:, :, rows], -weight)
+        Args:
+            tile (Tensor): Logits, shape (N, K, R, W); not to be written to.
+            rows (slice): Which rows these are.
+
+        Returns:
+            Tensor: A scalar, float64.
+        """
+
+    def rest(self, need_grad: bool) -> Tensor | float:
+        """Compute what all tiles together add to the loss.
+
+        Args:
+            need_grad (bool): Whether :meth:`gradient` may be called.
+        """
+        return 0.0
+
+    def gradient(self, tile: Tensor, rows: slice) -> Tensor:
+        """Compute the gradient of the whole loss at a tile, (N, K, R, W)."""
+        tile = tile.detach().requires_grad_()
+        with torch.enable_grad():
+            value = self.value(tile, rows)
+        return torch.autograd.grad(value, tile)[0]
 
 
 class Accuracy:
@@ -211,9 +81,9 @@ class Accuracy:
         self.has_label = label != ignore_index
         self.correct = label.new_zeros(())
 
-    def add(self, logits: Tensor, rows: slice) -> None:
+    def add(self, tile: Tensor, rows: slice) -> None:
         """Count the pixels of a tile, logits (N, K, R, W)."""
-        right = logits.max(dim=1).indices == self.label[:, rows]
+        right = tile.max(dim=1).indices == self.label[:, rows]
         self.correct += (right & self.has_label[:, rows]).sum()
 
     def percent(self) -> Tensor:
@@ -221,3 +91,102 @@ class Accuracy:
         count = self.has_label.sum()
         share = (self.correct.double() + EPS) / (count.double() + EPS)
         return (100 * share).float()[None]
+
+
+def loss_in_tiles(
+    loss: TileLoss, logits: LogitRows, accuracy: Accuracy | None = None
+) -> Tensor:
+    """Compute a loss in tiles of rows; differentiable once.
+
+    Args:
+        loss (TileLoss): What to compute; used up.
+        logits (LogitRows): Shape (N, K, H, W), float32 or float64.
+        accuracy (Accuracy, optional): Shown all tiles. Defaults to None.
+
+    Returns:
+        Tensor: The loss, a scalar of the type of the logits.
+    """
+    function = _TiledLoss.apply
+    dynamo = sys.modules.get('torch._dynamo')  # slow to import, rarely there
+    if dynamo is not None:
+        # It would unroll the loops over tiles, and gives a wrong sum of them
+        # (torch 2.13).
+        function = dynamo.disable(function)
+    return function(loss, logits, accuracy, *logits.maps)
+
+
+class _TiledLoss(Function):
+    """A loss as a function of the maps that logits are made of."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        loss: TileLoss,
+        logits: LogitRows,
+        accuracy: Accuracy | None,
+        *maps: Tensor,
+    ) -> Tensor:
+        """Return the loss."""
+        value = 0
+        with no_autocast(logits.device):
+            for rows in logits.tiles(loss.pool, loss.offset):
+                tile = logits.rows(rows)
+                if accuracy is not None:
+                    accuracy.add(tile, rows)
+                value = value + loss.value(tile, rows)
+            value = value + loss.rest(any(ctx.needs_input_grad))
+        ctx.loss, ctx.logits = loss, copy(logits)
+        # Saved below, and gone with the graph.
+        ctx.logits.maps = ()
+        ctx.save_for_backward(value, *maps)
+        return value.to(logits.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        """Add up the gradients of all tiles."""
+        refuse_create_graph('a loss in tiles')
+        value, *maps = ctx.saved_tensors
+        grads = [
+            torch.zeros_like(x) if wanted else None
+            for x, wanted in zip(maps, ctx.needs_input_grad[3:])
+        ]
+        scale = scaled_or_nan(grad_loss, value)
+        with no_autocast(grad_loss.device):
+            for rows in ctx.logits.tiles(ctx.loss.pool, ctx.loss.offset):
+                _add_gradient(ctx.loss, ctx.logits, rows, maps, scale, grads)
+        return None, None, None, *grads
+
+
+def _add_gradient(
+    loss: TileLoss,
+    logits: LogitRows,
+    rows: slice,
+    maps: Sequence[Tensor],
+    scale: Tensor,
+    grads: Sequence[Tensor | None],
+) -> None:
+    """Make a tile, and add its gradient to those of the maps.
+
+    Args:
+        loss (TileLoss): Of which to compute the gradient.
+        logits (LogitRows): What makes the tile.
+        rows (slice): Which rows.
+        maps (Sequence[Tensor]): What to make it of.
+        scale (Tensor): Factor of the gradient, a scalar.
+        grads (Sequence[Tensor | None]): For each map the gradient to add to,
+            None where it is not wanted.
+    """
+    leaves, sums = [], []
+
+    def take(i: int, part: slice) -> Tensor:
+        leaf = maps[i][:, :, part].detach()
+        if grads[i] is not None:
+            leaves.append(leaf.requires_grad_())
+            sums.append(grads[i][:, :, part])
+        return leaf
+
+    with torch.enable_grad():
+        tile = logits.make(rows, take)
+    grad = loss.gradient(tile.detach(), rows)
+    for total, found in zip(sums, torch.autograd.grad(tile, leaves, grad)):
+        total.addcmul_(found, scale)

@@ -47,12 +47,12 @@ _POINTWISE = (
 )
 
 #: Logits of each head, and what the last classifier reads.
-Outputs = tuple[tuple[Tensor, ...], Optional[Tensor]]
+CascadeOutputs = tuple[tuple[Tensor, ...], Optional[Tensor]]
 
 
 def tiled_heads(
     heads: Sequence[nn.Module],
-) -> Callable[[Sequence[Tensor], bool], Outputs] | None:
+) -> Callable[[Sequence[Tensor], bool], CascadeOutputs] | None:
     """Find a lean way through the seg heads of a cascade.
 
     Args:
@@ -76,9 +76,7 @@ def tiled_heads(
 def _is_fcn(head: nn.Module) -> bool:
     """Whether a head is OCRNet's first: one 1x1 convolution of levels."""
     return (
-        type(head) is FCNHead
-        and all(map(is_untouched, head.modules()))
-        and head.input_transform == 'resize_concat'
+        _reads_levels(head, FCNHead)
         and head.num_convs == 1
         and not head.concat_input
         and _is_plain(head.convs[0], 1)
@@ -86,23 +84,24 @@ def _is_fcn(head: nn.Module) -> bool:
 
 
 def _is_ocr(head: nn.Module) -> bool:
-    """Whether a head is an OCRHead that reads resized levels."""
-    if type(head) is not OCRHead or head.input_transform != 'resize_concat':
+    """Whether a head is an OCRHead whose layers are as mmseg builds them."""
+    if not _reads_levels(head, OCRHead):
         return False
     block = head.object_context_block
     return (
-        all(map(is_untouched, head.modules()))
-        and block.query_downsample is None
-        and block.key_downsample is None
+        block.query_downsample is None
         and _is_plain(head.bottleneck, 3)
-        and all(
-            _is_plain(module, 1)
-            for module in (
-                *block.query_project,
-                block.out_project,
-                block.bottleneck,
-            )
-        )
+        and _is_plain(block.out_project, 1)
+        and _is_plain(block.bottleneck, 1)
+    )
+
+
+def _reads_levels(head: nn.Module, kind: type) -> bool:
+    """Whether a head is of this very class and reads resized levels."""
+    return (
+        type(head) is kind
+        and head.input_transform == 'resize_concat'
+        and all(map(is_untouched, head.modules()))
     )
 
 
@@ -110,7 +109,7 @@ def _is_plain(module: nn.Module, kernel_size: int) -> bool:
     """Whether a module is a convolution that keeps the size, norm, activation.
 
     Args:
-        module (nn.Module): Any module.
+        module (nn.Module): Any module, whose convolution is not called.
         kernel_size (int): What the kernel must be.
     """
     if type(module) is not ConvModule or type(module.conv) is not nn.Conv2d:
@@ -129,7 +128,7 @@ def _is_plain(module: nn.Module, kernel_size: int) -> bool:
 
 def _fcn(
     head: FCNHead, feats: Sequence[Tensor], with_classifier_feats: bool
-) -> Outputs:
+) -> CascadeOutputs:
     """Run an FCNHead."""
     levels = [feats[i] for i in head.in_index]
 
@@ -149,7 +148,7 @@ def _ocr(
     ocr: OCRHead,
     feats: Sequence[Tensor],
     with_classifier_feats: bool,
-) -> Outputs:
+) -> CascadeOutputs:
     """Run OCRNet's heads."""
     (aux_logits,), _ = _fcn(fcn, feats, False)
     levels = [feats[i] for i in ocr.in_index]
@@ -158,13 +157,12 @@ def _ocr(
         *(levels[0], ocr.bottleneck, ocr.conv_seg, ocr.dropout),
         *(block.query_project, block.out_project, block.bottleneck),
     )
+    x = _stem(ocr, ocr.bottleneck, levels, tiles[0])
     if len(tiles) == 1:
-        x = _stem(ocr, ocr.bottleneck, levels, tiles[0])
         classes = _classes(ocr, x, aux_logits)
         logits, x = _classify(ocr, _pixels(ocr, x, *classes))
         return (aux_logits, logits), x
-    first = _stem(ocr, ocr.bottleneck, levels, tiles[0])
-    x = first.new_empty(*first.shape[:2], *levels[0].shape[2:])
+    first, x = x, x.new_empty(*x.shape[:2], *levels[0].shape[2:])
     x[:, :, tiles[0]] = first
     del first
     for rows in tiles[1:]:
@@ -176,10 +174,8 @@ def _ocr(
         # Nothing reads these pixels' features any more.
         tile_logits, x[:, :, rows] = _classify(ocr, tile)
         logits.append(tile_logits)
-    return (
-        (aux_logits, torch.cat(logits, dim=2)),
-        x if with_classifier_feats else None,
-    )
+    logits = aux_logits, torch.cat(logits, dim=2)
+    return logits, x if with_classifier_feats else None
 
 
 def _stem(
@@ -242,17 +238,12 @@ def _tiles(
         *layers (nn.Module | None): All others that tiles run through.
     """
     height = first.shape[2]
-    if torch.is_grad_enabled():
-        return [slice(0, height)]
     norm = stem.norm if stem.with_norm else None
     activation = stem.activate if stem.with_activation else None
-    modules = [
-        module
-        for layer in (norm, activation, *layers)
-        if layer is not None
-        for module in layer.modules()
-    ]
-    step = _TILE_ROWS if all(map(_is_local, modules)) else height
+    layers = filter(None, (norm, activation, *layers))
+    modules = (module for layer in layers for module in layer.modules())
+    in_tiles = not torch.is_grad_enabled() and all(map(_is_local, modules))
+    step = _TILE_ROWS if in_tiles else height
     return [slice(y, min(y + step, height)) for y in range(0, height, step)]
 
 
@@ -262,7 +253,6 @@ def _is_local(module: nn.Module) -> bool:
         return True  # Its layers are asked.
     if isinstance(module, nn.Conv2d):
         return module.kernel_size == (1, 1)
-    does_nothing = (nn.Identity, nn.Dropout, nn.Dropout2d)
-    if isinstance(module, does_nothing) and not module.training:
-        return True
+    if isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
+        return not module.training
     return type(module) in _POINTWISE or is_fixed_batch_norm(module)

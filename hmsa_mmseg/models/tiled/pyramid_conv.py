@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .row_resize import resize_rows, source_rows
+from .row_resize import interpolate, resize_chain
 
 
 def conv_of_levels(
@@ -93,13 +93,15 @@ def _conv_of_fine(
     reach = weight.shape[-1] // 2
     # With the rows around these that the kernel reads.
     read = slice(max(rows.start - reach, 0), min(rows.stop + reach, size[0]))
-    resized = []
-    for x in levels:
-        source = source_rows(read, x.shape[2], size[0], align_corners)
-        part = x[:, :, source]
-        resized.append(
-            resize_rows(part, source, x.shape[2], read, size, align_corners)
+    resized = [
+        resize_chain(
+            lambda part, x=x: x[:, :, part],
+            (x.shape[2:], size),
+            read,
+            align_corners,
         )
+        for x in levels
+    ]
     x = resized[0] if len(resized) == 1 else torch.cat(resized, dim=1)
     # Zeros above and below the map, which tiles within have none of.
     zeros = reach - (rows.start - read.start), reach - (read.stop - rows.stop)
@@ -131,28 +133,26 @@ def _row_of_taps(
         Tensor | None: What it adds to the result, (N, O, R, W); None if it
         reads rows outside of the map alone.
     """
-    k, height = taps.shape[2], x.shape[2]
+    k = taps.shape[2]
     start, stop = rows.start + y - k // 2, rows.stop + y - k // 2
     read = slice(max(start, 0), min(stop, size[0]))
     if read.stop <= read.start:
         return None
-    source = source_rows(read, height, size[0], align_corners)
     # (k, O, C, 1, 1): a product for each tap
     taps = taps.permute(2, 0, 1)[..., None, None].flatten(0, 1)
-    products = F.conv2d(x[:, :, source], taps)
-    products = F.interpolate(
-        products,
-        size=(products.shape[2], size[1]),
-        mode='bilinear',
-        align_corners=align_corners,
-    )
-    first, *others = (
-        _shifted(product, k // 2 - i)
-        for i, product in enumerate(products.chunk(k, dim=1))
-    )
-    total = sum(others, first)
-    del products, first, others
-    total = resize_rows(total, source, height, read, size, align_corners)
+
+    def products(part: slice) -> Tensor:
+        """Some rows of the level, as wide as the result."""
+        found = F.conv2d(x[:, :, part], taps)
+        found = interpolate(found, (found.shape[2], size[1]), align_corners)
+        first, *others = (
+            _shifted(product, k // 2 - i)
+            for i, product in enumerate(found.chunk(k, dim=1))
+        )
+        return sum(others, first)
+
+    sizes = (x.shape[2], size[1]), size
+    total = resize_chain(products, sizes, read, align_corners)
     border = read.start - start, stop - read.stop
     return F.pad(total, (0, 0, *border)) if any(border) else total
 

@@ -8,7 +8,7 @@ Shape shorthand in this module:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -76,13 +76,13 @@ def resize_rows(
         x = x[:, :, rows.start - source.start : rows.stop - source.start]
     elif x.shape[2] == height and 2 * (rows.stop - rows.start) > out_height:
         # One operation and a view.
-        return _interpolate(x, size, align_corners)[:, :, rows]
+        return interpolate(x, size, align_corners)[:, :, rows]
     elif _is_power_of_two(out_height / height) and not align_corners:
         # Positions are exact, so a part is resized as the whole is, but for
         # its first and last rows, which are not asked for.
         factor = out_height // height
         start = rows.start - source.start * factor
-        x = _interpolate(x, (x.shape[2] * factor, out_width), False)
+        x = interpolate(x, (x.shape[2] * factor, out_width), False)
         return x[:, :, start : start + rows.stop - rows.start]
     else:
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -98,16 +98,15 @@ def resize_rows(
         x = torch.lerp(lower, upper, share.to(x.dtype)[:, None])
     if x.shape[3] == out_width:
         return x
-    return _interpolate(x, (x.shape[2], out_width), align_corners)
+    return interpolate(x, (x.shape[2], out_width), align_corners)
 
 
 def _is_power_of_two(factor: float) -> bool:
     return factor > 1 and math.frexp(factor)[0] == 0.5
 
 
-def _interpolate(
-    x: Tensor, size: Sequence[int], align_corners: bool
-) -> Tensor:
+def interpolate(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Resize a whole map bilinearly, in the type that it has."""
     return F.interpolate(
         x, size=tuple(size), mode='bilinear', align_corners=align_corners
     )
@@ -155,64 +154,58 @@ def bilinear_taps(
     return tuple(tap.to(device) for tap in (lower, upper, share))
 
 
-class ResizeChain:
-    """Bilinear resizes from one size to the next, for some rows at a time.
+def needed_sizes(sizes: Sequence[Size], align_corners: bool) -> list[Size]:
+    """Leave out sizes without which the result of resizes is the same.
 
-    Sizes without which the result is the same are left out. Beside repeated
-    sizes this is one case: enlarged by a multiple of 4 and then halved. Half
-    a pixel apart, the two points that halving averages lie between the same
-    two source pixels, where the enlarged map is linear, and their middle is
-    the point that a single resize reads; at the borders both are the border's
-    value.
+    Beside repeated sizes this is one case: enlarged by a multiple of 4 and
+    then halved. Half a pixel apart, the two points that halving averages lie
+    between the same two source pixels, where the enlarged map is linear, and
+    their middle is the point that a single resize reads; at the borders both
+    are the border's value.
 
     Args:
-        sizes (Sequence[tuple]): (height, width), two or more.
+        sizes (Sequence[tuple]): (height, width), from the source's on.
         align_corners (bool): As in ``F.interpolate``.
+
+    Returns:
+        list[tuple]: Those that are needed, at least one.
     """
+    needed = [tuple(sizes[0])]
+    for size in map(tuple, sizes[1:]):
+        if size == needed[-1]:
+            continue
+        if len(needed) > 1 and not align_corners:
+            source, middle = needed[-2:]
+            if all(
+                m % (4 * s) == 0 and m == 2 * t
+                for s, m, t in zip(source, middle, size)
+            ):
+                needed.pop()
+        needed.append(size)
+    return needed
 
-    def __init__(self, sizes: Sequence[Size], align_corners: bool) -> None:
-        self.align_corners = align_corners
-        self.sizes = [tuple(sizes[0])]
-        for size in map(tuple, sizes[1:]):
-            if size == self.sizes[-1]:
-                continue
-            if len(self.sizes) > 1 and not align_corners:
-                source, middle = self.sizes[-2:]
-                if all(
-                    m % (4 * s) == 0 and m == 2 * t
-                    for s, m, t in zip(source, middle, size)
-                ):
-                    self.sizes.pop()
-            self.sizes.append(size)
 
-    def rows(self, rows: slice) -> list[slice]:
-        """Rows at each size that some rows of the result depend on."""
-        steps = [rows]
-        for (height, _), (out_height, _) in zip(
-            self.sizes[-2::-1], self.sizes[:0:-1]
-        ):
-            steps.append(
-                source_rows(steps[-1], height, out_height, self.align_corners)
-            )
-        return steps[::-1]
+def resize_chain(
+    take: Callable[[slice], Tensor],
+    sizes: Sequence[Size],
+    rows: slice,
+    align_corners: bool,
+) -> Tensor:
+    """Compute some rows of a map that is resized from one size to the next.
 
-    def __call__(self, x: Tensor, steps: Sequence[slice]) -> Tensor:
-        """Resize the rows ``steps[0]`` of a map to ``steps[-1]``.
+    Args:
+        take (Callable): Gives rows of the map, (N, C, k, w).
+        sizes (Sequence[tuple]): (height, width), from the map's on.
+        rows (slice): Rows of the result, not empty.
+        align_corners (bool): As in ``F.interpolate``.
 
-        Args:
-            x (Tensor): Shape (N, C, k, w).
-            steps (Sequence[slice]): Of :meth:`rows`.
-
-        Returns:
-            Tensor: Shape (N, C, R, W).
-        """
-        for i in range(1, len(steps)):
-            x = resize_rows(
-                x,
-                steps[i - 1],
-                self.sizes[i - 1][0],
-                steps[i],
-                self.sizes[i],
-                self.align_corners,
-            )
-        return x
+    Returns:
+        Tensor: Shape (N, C, R, W); may be a view.
+    """
+    *before, size = needed_sizes(sizes, align_corners)
+    if not before:
+        return take(rows)
+    height = before[-1][0]
+    source = source_rows(rows, height, size[0], align_corners)
+    x = resize_chain(take, before, source, align_corners)
+    return resize_rows(x, source, height, rows, size, align_corners)

@@ -1,11 +1,11 @@
 from .checkpointing import (
-    CAN_CHECKPOINT,
     FrozenStatistics,
     checkpoint_modules,
     checkpointable_blocks,
     recompute,
 )
 from .execution import (
+    class_dtype,
     has_float64,
     is_fixed_batch_norm,
     is_tracing,
@@ -17,10 +17,10 @@ from .execution import (
 )
 
 __all__ = [
-    'CAN_CHECKPOINT',
     'FrozenStatistics',
     'checkpoint_modules',
     'checkpointable_blocks',
+    'class_dtype',
     'has_float64',
     'is_fixed_batch_norm',
     'is_tracing',

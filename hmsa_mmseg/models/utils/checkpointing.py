@@ -11,16 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
-
-#: Before torch 2.1 a second run cannot be told from the first.
-CAN_CHECKPOINT = 'context_fn' in signature(checkpoint).parameters
 
 
 class FrozenStatistics(AbstractContextManager):

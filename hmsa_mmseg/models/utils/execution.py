@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hmsa_mmseg.compat import torch_has
+
 #: Bytes of the float32 logits of a tile. On a processor a tile should stay in
 #: the cache; on a GPU each tile costs the launch of about a hundred kernels,
 #: and 80 MB are a whole batch of 2 x 512 x 1024 with Cityscapes's 19 classes.
@@ -17,6 +19,12 @@ TILE_BYTES = {'cpu': 2 << 20, 'cuda': 80 << 20}
 MIN_ROWS = 16
 
 _BATCH_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+# Before that, torch.compile breaks its graph where tiles begin.
+_is_compiling = (
+    torch.compiler.is_compiling
+    if torch_has('is_compiling')
+    else torch.jit.is_tracing
+)
 _HOOKS = (
     '_forward_hooks',
     '_forward_pre_hooks',
@@ -73,9 +81,17 @@ def is_tracing() -> bool:
     ``torch.jit.trace``, by which ONNX files are made, ``torch.compile`` and
     ``torch.export`` record for sizes that may change.
     """
-    compiler = getattr(torch, 'compiler', None)
-    is_compiling = getattr(compiler, 'is_compiling', lambda: False)
-    return torch.jit.is_tracing() or is_compiling()
+    return torch.jit.is_tracing() or _is_compiling()
+
+
+def class_dtype(num_classes: int) -> torch.dtype:
+    """The smallest type of classes that all of mmseg's tools take.
+
+    Not uint8: ``IoUMetric`` casts labels to it, and an ``ignore_index`` of
+    -1 or 1000 would become a class; ``CityscapesMetric`` writes label ids
+    into it, one of which is -1.
+    """
+    return torch.int16 if num_classes <= 1 << 15 else torch.int32
 
 
 def has_float64(device: torch.device) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
 from hmsa_mmseg.models.losses import RMILoss, rmi_formula, rmi_lean
+from hmsa_mmseg.models.tiled.logit_rows import WholeLogits
 from hmsa_mmseg.models.utils import execution
 
 # The tools are scripts, which find their modules in their own folder.
@@ -191,8 +192,8 @@ def exact_half_logdet(probs, labels):
 def test_ill_conditioned_covariance_against_60_digits(confidence):
     logits, label = half_plane(confidence)
     lean = rmi_lean.RMITiles(label, 2, logits.dtype, with_rmi=True)
-    for rows in lean.tiles():
-        lean.pool(logits[:, :, rows], rows)
+    for rows in WholeLogits(logits).tiles(lean.pool, lean.offset):
+        lean.value(logits[:, :, rows], rows)
     probs = lean.probs
     labels = rmi_lean._pooled_labels(label, probs)
     found, _ = rmi_lean._rmi_and_slope(probs[0, 1:], labels[0, 1:], False)
@@ -273,10 +274,7 @@ def test_second_derivative_is_refused(function):
         torch.autograd.grad(loss, logits, create_graph=True)
 
 
-@pytest.mark.skipif(
-    torch.__version__.startswith(('2.0.', '2.1.')),
-    reason='before torch 2.2 it is not seen when a storage is freed',
-)
+@pytest.mark.needs_torch('freed_storages')
 def test_memory_at_true_size():
     """40 MB beside the gradient, of 19 classes of 512 x 1024 pixels."""
     logits = torch.randn(1, 19, 512, 1024, requires_grad=True)

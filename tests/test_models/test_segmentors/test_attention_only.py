@@ -146,6 +146,7 @@ def test_nothing_is_recorded_outside_attention(build_tiny, make_batch):
     }
 
 
+@pytest.mark.needs_torch('freed_storages')
 @each_model
 def test_costs_less(zoo_case, build_tiny, make_batch):
     batch = make_batch(size=(64, 64))

@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[3] / 'tools'))
 
 from benchmarking.measure import peak_live_bytes
 
+pytestmark = pytest.mark.needs_torch('checkpointing')
+
 WAYS = [('scales',), ('backbone',), ('scales', 'backbone')]
 # HRNet's modules change the list they are given, and are fed several maps;
 # ResNet has a head with dropout; MiT's blocks take sizes beside tensors.
@@ -91,6 +93,7 @@ def test_bit_equal_under_autocast(zoo_case, names, build_tiny, make_batch):
     assert_bit_equal(found, expected)
 
 
+@pytest.mark.needs_torch('freed_storages')
 @pytest.mark.parametrize('zoo_case', NAMES[:3], indirect=True)
 def test_takes_less_memory(zoo_case, build_tiny, make_batch):
     batch = make_batch(size=(128, 128))
@@ -236,6 +239,13 @@ def test_synchronised_statistics_are_frozen_too():
 def test_bad_settings_are_refused(tiny_model_cfg, cfg, message):
     train_cfg = {'scales': (0.5, 1.0), **cfg}
     with pytest.raises(ValueError, match=rf'model\.train_cfg.*{message}'):
+        MODELS.build(tiny_model_cfg(train_cfg=train_cfg))
+
+
+def test_an_old_torch_is_refused(tiny_model_cfg, monkeypatch):
+    monkeypatch.setattr(torch, '__version__', '2.0.1+cu117')
+    train_cfg = dict(scales=(0.5, 1.0), checkpoint=('scales',))
+    with pytest.raises(ValueError, match=r"\('scales',\) needs torch 2\.1 "):
         MODELS.build(tiny_model_cfg(train_cfg=train_cfg))
 
 

@@ -5,14 +5,19 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.optim import AmpOptimWrapper
 
-HALF = [torch.bfloat16, torch.float16]
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='needs a GPU'
 )
-each_device = pytest.mark.parametrize(
-    'device', ['cpu', pytest.param('cuda', marks=needs_gpu)]
+needs_float16 = pytest.mark.needs_torch('float16_on_cpu')
+each_case = pytest.mark.parametrize(
+    ('device', 'dtype'),
+    [
+        ('cpu', torch.bfloat16),
+        pytest.param('cpu', torch.float16, marks=needs_float16),
+        pytest.param('cuda', torch.bfloat16, marks=needs_gpu),
+        pytest.param('cuda', torch.float16, marks=needs_gpu),
+    ],
 )
-each_dtype = pytest.mark.parametrize('dtype', HALF, ids=['bf16', 'fp16'])
 LOSS_SCALE = dict(type='CrossEntropyLoss', loss_weight=0.05)
 
 
@@ -21,8 +26,7 @@ def to_device(batch, device):
     return inputs.to(device), [sample.to(device) for sample in samples]
 
 
-@each_device
-@each_dtype
+@each_case
 def test_blending_is_in_float32(device, dtype, build_tiny, make_batch):
     model = build_tiny().eval().to(device)
     inputs, _ = to_device(make_batch(), device)
@@ -40,8 +44,7 @@ def test_blending_is_in_float32(device, dtype, build_tiny, make_batch):
     assert not torch.equal(fused.to(dtype).float(), fused)
 
 
-@each_device
-@each_dtype
+@each_case
 @pytest.mark.parametrize(
     'head', ['HierarchicalMSAttentionHead', 'AttentionToScaleHead']
 )
@@ -89,7 +92,7 @@ def test_losses_and_gradients(head, device, dtype, build_tiny, make_batch):
 
 
 @needs_gpu
-@each_dtype
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_amp_optim_wrapper_trains(dtype, build_tiny, make_batch):
     model = build_tiny().cuda().train()
     inputs, samples = make_batch()
@@ -109,7 +112,10 @@ def test_amp_optim_wrapper_trains(dtype, build_tiny, make_batch):
     assert all(param.dtype == torch.float32 for param in model.parameters())
 
 
-@each_dtype
+@pytest.mark.parametrize(
+    'dtype',
+    [torch.bfloat16, pytest.param(torch.float16, marks=needs_float16)],
+)
 def test_whole_model_in_half_precision(dtype, build_tiny, make_batch):
     """As `val_cfg=dict(fp16=True)` of older recipes and `model.half()`."""
     model = build_tiny().eval()

@@ -51,9 +51,9 @@ class CountedLogits(WholeLogits):
         super().__init__(logits)
         self.made = torch.zeros(logits.shape[2])
 
-    def compute(self, parts, rows):
+    def make(self, rows, take):
         self.made[rows] += 1
-        return super().compute(parts, rows)
+        return super().make(rows, take)
 
     def image(self, index):
         return self
@@ -208,6 +208,7 @@ def test_slide_and_scale_maps(build_lively, make_batch):
         check(found, expected[0], None)
 
 
+@pytest.mark.needs_torch('freed_storages')
 @pytest.mark.parametrize('ori_shape', [(64, 96), (128, 160)])
 def test_no_logits_are_made(
     ori_shape, tiny_model_cfg, make_batch, limit_tiles
@@ -302,6 +303,7 @@ def test_flips_are_averaged_before_the_resize(
         assert not wrong[(best[0] - best[1]) > 1e-4].any()
 
 
+@pytest.mark.needs_torch('freed_storages')
 def test_flips_make_no_logits_of_the_files_size(tiny_model_cfg, make_batch):
     fcn = dict(BINARY, num_classes=100, out_channels=100)
     fcn.pop('loss_decode')
@@ -359,8 +361,8 @@ def test_confidence_of_classes_that_are_given():
 def test_a_row_in_the_middle():
     """Rows in any order, as a caller may ask for them."""
     logits = torch.randn(1, 3, 20, 30)
-    meta = dict(ori_shape=(47, 61), flip=True, flip_direction='vertical')
-    restored = RestoredLogits(CountedLogits(logits), meta, False)
+    meta = dict(flip=True, flip_direction='vertical')
+    restored = RestoredLogits(CountedLogits(logits), meta, (47, 61), False)
     expected = F.interpolate(
         logits.flip(2), (47, 61), mode='bilinear', align_corners=False
     )
@@ -369,7 +371,8 @@ def test_a_row_in_the_middle():
             restored.rows(rows), expected[:, :, rows], rtol=0, atol=1e-5
         )
     whole = WholeLogits(logits)
-    [one] = RestoredLogits(whole, meta, False).image(0).maps
+    [one] = RestoredLogits(whole, meta, (47, 61), False).image(0).maps
     assert torch.equal(one, logits)
+    meta['flip_direction'] = 'diagonal'
     with pytest.raises(ValueError, match=r"horizontal or .* got 'diagonal'"):
-        RestoredLogits(whole, dict(meta, flip_direction='diagonal'), False)
+        RestoredLogits(whole, meta, (47, 61), False)

@@ -11,6 +11,16 @@ from torch import nn
 from hmsa_mmseg.models.scale_fusion import resize_image
 
 SCALES = (0.5, 1.0)
+with_and_without_checkpoint = pytest.mark.parametrize(
+    'checkpoint',
+    [
+        (),
+        pytest.param(
+            ('scales', 'backbone'),
+            marks=pytest.mark.needs_torch('checkpointing'),
+        ),
+    ],
+)
 HEADS = {
     'hierarchical': {},
     'plain': dict(fast=False),
@@ -52,7 +62,7 @@ def step(model, inputs, samples):
     return loss, [p.grad.clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize('checkpoint', [(), ('scales', 'backbone')])
+@with_and_without_checkpoint
 @pytest.mark.parametrize('name', HEADS)
 def test_statistics_are_those_of_one_scale(
     name, checkpoint, build, make_batch
@@ -84,7 +94,7 @@ def test_attention_sees_all_scales(build, make_batch):
     torch.testing.assert_close(*branches, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('checkpoint', [(), ('scales', 'backbone')])
+@with_and_without_checkpoint
 @pytest.mark.parametrize('name', HEADS)
 def test_norm_eval(name, checkpoint, build, make_batch):
     inputs, samples = make_batch()

@@ -108,6 +108,7 @@ def test_classes_only_of_resized_images(cfg, build_lively, make_batch):
         )
 
 
+@pytest.mark.needs_torch('freed_storages')
 def test_classes_only_makes_no_logits(build_lively, make_batch):
     seg_head = dict(
         type='FCNHead',
@@ -215,7 +216,15 @@ def test_results_equal_mmsegs(seg_head, build_lively, make_batch):
             assert held == one.seg_logits.data.numel() * 4
 
 
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@pytest.mark.parametrize(
+    'dtype',
+    [
+        'bfloat16',
+        pytest.param(
+            'float16', marks=pytest.mark.needs_torch('float16_on_cpu')
+        ),
+    ],
+)
 def test_dtype_is_that_of_the_network_and_not_of_the_blend(
     dtype, build_lively, make_batch
 ):
@@ -265,6 +274,7 @@ def test_slide_equals_mmsegs(
     assert torch.equal(found, expected)
 
 
+@pytest.mark.needs_torch('freed_storages')
 def test_slide_takes_less_memory(build_lively, make_batch):
     model = with_cfg(
         build_lively(seg_head=dict(BINARY, num_classes=50, out_channels=50)),

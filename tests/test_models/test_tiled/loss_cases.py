@@ -8,9 +8,9 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from hmsa_mmseg.models.decode_heads import tile_losses
 from hmsa_mmseg.models.decode_heads.seg_heads import SegHeadOutputs
 from hmsa_mmseg.models.scale_fusion import scaled_size
-from hmsa_mmseg.models.tiled import losses as tiled_losses
 
 K = 5
 WEIGHTS = [1.0, 2.0, 0.5, 1.0, 3.0]
@@ -112,7 +112,7 @@ def assert_equal(head, maps, size, samples, scales=(0.5, 1.0), rtol=1e-9):
     plain, expected = run(head, maps, size, samples, False, scales)
     # Nothing may be made as a whole.
     with mock.patch.object(
-        tiled_losses, 'make_whole', side_effect=AssertionError
+        tile_losses, 'make_whole', side_effect=AssertionError
     ):
         found, grads = run(head, maps, size, samples, True, scales)
     assert list(found) == list(plain)

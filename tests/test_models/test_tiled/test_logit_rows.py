@@ -10,7 +10,6 @@ from hmsa_mmseg.models.tiled.decisions import classes_of, decide
 from hmsa_mmseg.models.tiled.logit_rows import (
     FusedLogits,
     WholeLogits,
-    fused_rows,
 )
 from hmsa_mmseg.models.utils import execution
 
@@ -57,8 +56,7 @@ def _small_tiles(monkeypatch):
 def test_equals_fuse_scales(scales, size, align_corners):
     maps = outputs(size, scales)
     expected = fuse_scales(zip(*maps), size, align_corners)
-    found = fused_rows(*maps, size, align_corners)
-    assert isinstance(found, FusedLogits)
+    found = FusedLogits(*maps, size, align_corners)
     assert found.shape == expected.shape
     assert len(found.tiles()) > 1 or size[0] < 8
     torch.testing.assert_close(found.whole(), expected, rtol=0, atol=1e-12)
@@ -72,7 +70,7 @@ def test_equals_fuse_scales(scales, size, align_corners):
 @torch.no_grad()
 def test_float32_and_half_precision(scales, dtype):
     maps = outputs((67, 99), scales, dtype=dtype)
-    fused = fused_rows(*maps, (67, 99), False).whole()
+    fused = FusedLogits(*maps, (67, 99), False).whole()
     assert fused.dtype == torch.float32
     torch.testing.assert_close(
         fused, fuse_scales(zip(*maps), (67, 99)), rtol=0, atol=2e-5
@@ -92,12 +90,19 @@ def test_rows_and_their_gradients(scales):
     expected = torch.autograd.grad((whole[:, :, rows] * weight).sum(), maps)
 
     fused = FusedLogits(scales, logits, attns, size, False)
-    leaves = [
-        x.detach().requires_grad_() for x in fused.parts(fused.sources(rows))
-    ]
-    total = (fused.compute(leaves, rows) * weight).sum()
-    found = torch.autograd.grad(total, leaves)
-    for one, part, source in zip(expected, found, fused.sources(rows)):
+    leaves, sources = {}, {}
+
+    def take(i, source):
+        assert i not in leaves
+        sources[i] = source
+        leaves[i] = fused.maps[i][:, :, source].detach().requires_grad_()
+        return leaves[i]
+
+    total = (fused.make(rows, take) * weight).sum()
+    assert sorted(leaves) == list(range(len(maps)))
+    found = torch.autograd.grad(total, [leaves[i] for i in range(len(maps))])
+    for i, (one, part) in enumerate(zip(expected, found)):
+        source = sources[i]
         torch.testing.assert_close(one[:, :, source], part, rtol=0, atol=1e-12)
         assert one.abs().sum() > 0
         outside = one.clone()
@@ -106,12 +111,12 @@ def test_rows_and_their_gradients(scales):
 
 
 @torch.no_grad()
-def test_maps_of_different_sizes_fuse_plainly():
+def test_attention_of_another_size():
     scales, logits, attns = outputs((64, 64), (0.5, 1.0))
     attns[1] = attns[1][:, :, ::2, ::2]
-    found = fused_rows(scales, logits, attns, (64, 64), False)
+    found = FusedLogits(scales, logits, attns, (64, 64), False)
     expected = fuse_scales(zip(scales, logits, attns), (64, 64))
-    assert torch.equal(found.whole(), expected)
+    torch.testing.assert_close(found.whole(), expected, rtol=0, atol=1e-12)
 
 
 def test_no_scale_is_an_error():
@@ -122,7 +127,7 @@ def test_no_scale_is_an_error():
 @torch.no_grad()
 def test_classes():
     maps = outputs((67, 99), (0.5, 1.0, 2.0), classes=7)
-    logits = fused_rows(*maps, (67, 99), False)
+    logits = FusedLogits(*maps, (67, 99), False)
     whole = fuse_scales(zip(*maps), (67, 99))
     classes, confidence = decide(logits, torch.uint8, None, True)
     assert classes.dtype == torch.uint8
@@ -135,7 +140,7 @@ def test_classes():
 @torch.no_grad()
 def test_classes_of_one_channel():
     maps = outputs((33, 47), (0.5, 1.0), classes=1)
-    logits = fused_rows(*maps, (33, 47), False)
+    logits = FusedLogits(*maps, (33, 47), False)
     classes, confidence = decide(logits, torch.uint8, 0.3, True)
     second = fuse_scales(zip(*maps), (33, 47)).sigmoid()[:, 0]
     assert torch.equal(classes, (second > 0.3).byte())

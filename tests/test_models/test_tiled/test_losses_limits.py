@@ -11,7 +11,7 @@ from mmseg.models.losses import accuracy
 from mmseg.registry import MODELS
 
 from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
-from hmsa_mmseg.models.tiled import losses as tiled_losses
+from hmsa_mmseg.models.decode_heads import tile_losses
 from hmsa_mmseg.models.tiled.logit_rows import FusedLogits
 from hmsa_mmseg.models.tiled.loss_walk import Accuracy
 
@@ -37,12 +37,12 @@ from loss_cases import (
 def said(monkeypatch):
     """What the log is told about losses."""
     found = []
-    tiled_losses._log_once.cache_clear()
+    tile_losses._log_once.cache_clear()
     monkeypatch.setattr(
-        tiled_losses, 'print_log', lambda text, **_: found.append(text)
+        tile_losses, 'print_log', lambda text, **_: found.append(text)
     )
     yield found
-    tiled_losses._log_once.cache_clear()
+    tile_losses._log_once.cache_clear()
 
 
 HARD = dict(type='OHEMPixelSampler', thresh=0.3, min_kept=100)
@@ -105,6 +105,7 @@ def test_a_label_that_is_no_class_gives_the_loss_s_own_error():
         run(head, make_maps(size), size, samples, True)
 
 
+@pytest.mark.needs_torch('solving_on_meta')
 def test_runs_without_values():
     """What memory is counted with: no value is looked at."""
     size = (64, 96)
@@ -132,7 +133,7 @@ def test_under_torch_compile(cfg):
     label = torch.stack([s.gt_sem_seg.data[0] for s in make_samples((33, 47))])
 
     def loss(x):
-        return tiled_losses.loss_of_logits(
+        return tile_losses.loss_of_logits(
             module, one_scale(x, (33, 47)), label, 255
         )
 
@@ -147,9 +148,9 @@ def test_under_torch_compile(cfg):
 def test_devices_without_float64_get_whole_logits():
     module = MODELS.build(BCE)
     logits = one_scale(make_maps((33, 47), (1.0,))[0], (33, 47))
-    assert tiled_losses._why_not(module, logits) is None
+    assert tile_losses._why_not(module, logits) is None
     logits = SimpleNamespace(device=torch.device('mps'))
-    assert 'type mps' in tiled_losses._why_not(module, logits)
+    assert 'type mps' in tile_losses._why_not(module, logits)
 
 
 def test_accuracy_of_a_single_channel():
@@ -163,6 +164,7 @@ def test_accuracy_of_a_single_channel():
     assert found.percent() == 100
 
 
+@pytest.mark.needs_torch('freed_storages')
 def test_memory_of_the_authors_losses():
     """At least 17 times less than that of the formulas, written down."""
     size, num_classes = (512, 1024), 19
@@ -183,7 +185,7 @@ def test_memory_of_the_authors_losses():
     def in_tiles(p_lo, x_lo, attn, p_hi, x_hi, _):
         def loss(module, scales, logits, attns):
             logits = FusedLogits(scales, logits, attns, size, False)
-            return tiled_losses.loss_of_logits(module, logits, label, 255)
+            return tile_losses.loss_of_logits(module, logits, label, 255)
 
         both, attn = (1.0, 0.5), (None, attn.sigmoid())
         return (

@@ -6,9 +6,9 @@ import pytest
 import torch
 from mmseg.registry import MODELS
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from hmsa_mmseg.analysis.live_bytes import peak_live_bytes
+from hmsa_mmseg.compat import flop_counter
 from hmsa_mmseg.models.tiled import ocr
 from hmsa_mmseg.models.tiled.ocr import tiled_heads
 
@@ -362,6 +362,7 @@ def true_size(monkeypatch):
     return head, feats
 
 
+@pytest.mark.needs_torch('flop_counter')
 @torch.no_grad()
 def test_operations_at_true_size(true_size):
     """0.5, 1 and 2 take less than 0.7 of the authors' 16063 GFLOP.
@@ -371,7 +372,7 @@ def test_operations_at_true_size(true_size):
     same at each unit of area, up to rows and columns at the borders.
     """
     head, feats = true_size
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter(display=False) as counter:
         head.forward_seg_heads(feats(1), with_classifier_feats=False)
     heads = counter.get_total_flops() / 1e9
     area = 0.5**2 + 1**2 + 2**2
@@ -379,6 +380,7 @@ def test_operations_at_true_size(true_size):
     assert total < 0.70 * 16063
 
 
+@pytest.mark.needs_torch('freed_storages')
 @torch.no_grad()
 def test_memory_at_true_size(true_size):
     """With the features not much more than the backbone takes, 1.85 GB."""

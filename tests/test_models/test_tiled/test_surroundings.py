@@ -206,6 +206,7 @@ def test_threads_share_a_model(seg_head, fast, build, make_batch):
     assert (expected[0] - expected[1]).abs().max() > 0.1
 
 
+@pytest.mark.needs_torch('is_compiling')
 @each_way
 @torch.no_grad()
 def test_one_graph_of_the_whole_model(fast, build, make_batch):
@@ -220,9 +221,7 @@ def test_one_graph_of_the_whole_model(fast, build, make_batch):
     )
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.nn.Module, 'compile'), reason='needs torch 2.2'
-)
+@pytest.mark.needs_torch('compile_module')
 def test_a_training_step_with_a_compiled_backbone(build, make_batch):
     model = build().train()
     inputs, samples = make_batch(size=SIZE)
