@@ -97,7 +97,7 @@ def build_meta(
     label_format: str,
     label_ids: Sequence[int],
 ) -> dict[str, Any]:
-    """Collect what labels depend on.
+    """Collect what labels depend on: the metadata but for their images.
 
     Args:
         cfg (Config): With the options of the run.
@@ -105,10 +105,6 @@ def build_meta(
         predictor (Predictor): Of the run.
         label_format (str): From :func:`label_ids_of`.
         label_ids (Sequence[int]): Likewise.
-
-    Returns:
-        dict[str, Any]: ``version``, ``teacher``, ``settings``, ``round``,
-        ``previous`` and ``code_version``, of plain types.
 
     Raises:
         PredictionError: If the round before is not there or not finished.
@@ -252,9 +248,7 @@ def _check_mixed(
 ) -> None:
     """Refuse labels beside others, unless only their teacher differs."""
     meaning = {f'settings.{key}' for key in MEANING}
-    if allow_mixed and not {*differing} & meaning:
-        return
-    cure = 'the same, another folder, or --overwrite'
-    if not allow_mixed:
-        cure += ' (--allow-mixed keeps what is there)'
-    refuse_other(path, differing, cure)
+    if not allow_mixed or {*differing} & meaning:
+        hint = '' if allow_mixed else ' (--allow-mixed keeps what is there)'
+        cure = f'the same, another folder, or --overwrite{hint}'
+        refuse_other(path, differing, cure)

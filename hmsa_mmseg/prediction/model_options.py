@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import Registry, init_default_scope
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS, MODELS
 
@@ -78,9 +78,8 @@ def _check_saves(args: argparse.Namespace) -> None:
 
 
 def _is_multi_scale(model: Mapping) -> bool:
-    known = model.get('type')
-    known = MODELS.get(known) if isinstance(known, str) else known
-    return inspect.isclass(known) and issubclass(
+    known = _class_of(model, MODELS)
+    return known is not None and issubclass(
         known, MultiScaleAttentionSegmentor
     )
 
@@ -107,7 +106,7 @@ def read_label_ids(
     if is_cityscapes(cfg) and num_classes == len(EVALUATED_IDS):
         return np.array(EVALUATED_IDS)
     dataset = find_test_set(cfg)
-    known = _test_type(cfg)
+    known = _class_of(dataset, DATASETS)
     if known is not None:
         default = inspect.signature(known.__init__).parameters.get(
             'reduce_zero_label'
@@ -125,11 +124,12 @@ def read_label_ids(
 
 def is_cityscapes(cfg: Config) -> bool:
     """Whether the test set of a config is one of Cityscapes."""
-    known = _test_type(cfg)
+    known = _class_of(find_test_set(cfg), DATASETS)
     return known is not None and issubclass(known, CityscapesDataset)
 
 
-def _test_type(cfg: Config) -> type | None:
-    known = find_test_set(cfg).get('type')
-    known = DATASETS.get(known) if isinstance(known, str) else known
+def _class_of(cfg: Mapping, registry: Registry) -> type | None:
+    """Find the class that a ``type`` means."""
+    known = cfg.get('type')
+    known = registry.get(known) if isinstance(known, str) else known
     return known if inspect.isclass(known) else None

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.utils import to_2tuple
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -68,7 +69,7 @@ class Predictor:
         _check_finite(checkpoint, model)
         self.classes, self.palette = _read_classes(cfg, checkpoint, model)
         self.device = device
-        self.crop_size = _pair(cfg.get('crop_size'))
+        self.crop_size = to_2tuple(cfg.get('crop_size'))
         self.model = _prepared(_moved(model, device), cfg)
         self.confidence = confidence
         if isinstance(self.model, MultiScaleAttentionSegmentor):
@@ -95,7 +96,10 @@ class Predictor:
         """See windows of at most half the height and width, in a ``with``."""
         cfg = self.model.test_cfg
         halves = [-(-side // 2) for side in size]
-        crop = tuple(map(min, zip(halves, self.crop_size or halves)))
+        crop = tuple(
+            half if limit is None else min(half, limit)
+            for half, limit in zip(halves, self.crop_size)
+        )
         stride = tuple(max(1, int(side * _STRIDE)) for side in crop)
         changed = dict(mode='slide', crop_size=crop, stride=stride)
         self.model.test_cfg = type(cfg)({**cfg, **changed})
@@ -204,14 +208,6 @@ def _check_finite(checkpoint: str, model: nn.Module) -> None:
             f'{len(names) - 1} more of the weights; expected those of a '
             'training that has not diverged'
         )
-
-
-def _pair(value: Any) -> Sequence[int] | None:
-    """Read a ``crop_size`` of a config; None of what is none."""
-    value = (value, value) if isinstance(value, int) else value
-    is_pair = isinstance(value, (tuple, list)) and len(value) == 2
-    is_pair = is_pair and all(isinstance(side, int) for side in value)
-    return value if is_pair else None
 
 
 def _moved(model: nn.Module, device: str) -> nn.Module:

@@ -113,15 +113,10 @@ def _checked(index: str, count: str, problem: str) -> Shard:
 
 
 def find_device(device: str | None) -> str:
-    """The device of this process: each of several has its own GPU.
+    """The device of this process, by default a GPU if there is one.
 
-    Args:
-        device (str, optional): As asked for. Defaults to None: a GPU if there
-            is one.
-
-    Returns:
-        str: With the number of torchrun's process on this machine, or of
-        slurm's, where a task may also see nothing but its own GPU.
+    Each of several has its own: with the number of torchrun's process on this
+    machine, or of slurm's, where a task may see nothing but its own GPU.
     """
     device = device or get_device()
     local_rank = os.environ.get('LOCAL_RANK', '')
@@ -136,15 +131,7 @@ def find_device(device: str | None) -> str:
 
 
 def gather(values: Sequence[Any], group: Any) -> list[Any]:
-    """Collect values of all processes, on each of them.
-
-    Args:
-        values (Sequence): Of this process.
-        group (ProcessGroup | None): From :meth:`Shard.join`.
-
-    Returns:
-        list: In the order of the processes.
-    """
+    """Collect values of a group of processes, in their order, on each."""
     if group is None:
         return list(values)
     collected: list[Any] = [None] * dist.get_world_size(group)

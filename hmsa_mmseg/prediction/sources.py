@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,8 @@ def source_of(path: str | os.PathLike) -> Source:
     Raises:
         OSError: If it cannot be read.
     """
-    return Source(os.path.getsize(path), file_digest(path))
+    stat = os.stat(path)
+    return Source(stat.st_size, _digest_of(path, stat.st_size, _changed(stat)))
 
 
 def is_same(path: Path, source: Source, since: int) -> bool:
@@ -50,12 +52,26 @@ def is_same(path: Path, source: Source, since: int) -> bool:
         stat = path.stat()
         if source.bytes not in (None, stat.st_size):
             return False
-        # The latter also of a file that was moved here.
-        if max(stat.st_mtime_ns, stat.st_ctime_ns) < since:
+        changed = _changed(stat)
+        if changed < since:
             return True
-        return source.sha256 in (None, file_digest(path))
+        return source.sha256 in (
+            None,
+            _digest_of(path, stat.st_size, changed),
+        )
     except OSError:
         return False
+
+
+def _changed(stat: os.stat_result) -> int:
+    # The latter also of a file that was moved here.
+    return max(stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@lru_cache(maxsize=2**16)
+def _digest_of(path: str | os.PathLike, size: int, changed: int) -> str:
+    """SHA-256 of a file, read once for each change: videos are large."""
+    return file_digest(path)
 
 
 def file_digest(path: str | os.PathLike) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -249,26 +250,34 @@ def test_sizes_and_suffixes(run, draw, save, tmp_path, read):
     assert read(tmp_path / 'out/overlay/1x1.jpg').ndim == 3
 
 
-@pytest.mark.parametrize('kind', ['cut.jpg', 'cut.png', 'empty.png', 'no.jpg'])
-def test_damaged_images(run, images, draw, tmp_path, tree, kind):
-    bad = images / 'b' / kind
-    if kind.startswith('cut'):
-        Image.fromarray(draw(0)).save(bad)
-        bad.write_bytes(bad.read_bytes()[:-100])
-    else:
-        bad.write_text('' if kind == 'empty.png' else 'no image')
+def test_damaged_images(run, images, draw, tmp_path, tree):
+    """They stop the run, after those before them; or are listed in the end."""
+    bad = {
+        'cut.jpg': 'image file is truncated',
+        'short.png': 'image file is truncated',
+        'empty.png': 'the file is empty',
+        'no.jpg': 'damaged',
+    }
+    for name in bad:
+        Image.fromarray(draw(0)).save(images / 'b' / name)
+        content = (images / 'b' / name).read_bytes()[:-100]
+        content = content if name[:3] in ('cut', 'sho') else b''
+        content = b'no image' if name == 'no.jpg' else content
+        (images / 'b' / name).write_bytes(content)
     error = run('--save', 'classes', code=1)
-    said = 'the file is empty' if kind == 'empty.png' else 'damaged'
-    assert f'error: {bad}: {said}' in error
-    # Those before it are done, and stay.
-    found = tree(tmp_path / 'out')
-    assert len([name for name in found if name.startswith('finished')]) == 4
+    assert f'error: {images}/b/cut.jpg: damaged: OSError' in error
+    finished = [x for x in tree(tmp_path / 'out') if x.startswith('finished')]
+    assert len(finished) == 4
     error = run('--save', 'classes', '--on-error', 'skip', code=1)
-    assert '1 done, 4 had been finished before, 1 skipped' in error
-    assert f'skipped: {bad}' in error
+    assert '1 done, 4 had been finished before, 4 skipped' in error
+    for name, said in bad.items():
+        assert f'skipped: {images}/b/{name}: ' in error
+        assert said in error
     found = tree(tmp_path / 'out')
-    assert len([name for name in found if name.startswith('finished')]) == 5
-    assert not [name for name in found if bad.stem in name]
+    assert len([x for x in found if x.startswith('finished')]) == 5
+    assert not [
+        x for x in found if Path(x).stem in ('cut', 'short', 'empty', 'no')
+    ]
 
 
 @pytest.mark.parametrize('damage', ['missing', 'classes', 'names', 'cut'])

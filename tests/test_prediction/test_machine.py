@@ -281,6 +281,8 @@ def test_the_same_file(tmp_path):
         assert not is_same(path, source._replace(bytes=4), since)
         # Of labels of version 0.1.
         assert is_same(path, Source(3), since)
+    # Clocks of file systems tick a few times in a hundredth of a second.
+    time.sleep(0.05)
     path.write_bytes(b'two')
     assert not is_same(path, source, earlier)
     assert is_same(path, Source(3), earlier)
