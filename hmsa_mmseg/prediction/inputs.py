@@ -113,13 +113,16 @@ def unique(items: Iterable[Item]) -> list[Item]:
 def _item(
     path: Path, relative: str | PurePath, source: str, suffixes: Sequence[str]
 ) -> Item:
+    if not path.is_file():
+        raise PredictionError(
+            f'{source}: there is no file or folder {path} (cameras and '
+            'streams are not read)'
+        )
     if path.suffix.lower() not in suffixes:
         raise PredictionError(
             f'{source}: {path} is nothing to predict by its name; expected a '
             f'folder, a list ({LIST_SUFFIX}), or one of {" ".join(suffixes)}'
         )
-    if not path.is_file():
-        raise PredictionError(f'{source}: there is no file {path}')
     return Item(path, PurePath(relative).with_suffix('').as_posix())
 
 
