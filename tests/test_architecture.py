@@ -17,10 +17,16 @@ ROOMS = {
     'engine': {'compat', 'utils', 'models'},
     'export': {'compat', 'utils', 'models', 'version'},
     'zoo': {'compat', 'utils', 'models', 'datasets', 'analysis'},
-    'autolabel': {'compat', 'utils', 'models', 'datasets', 'visualization'},
+    'prediction': {
+        *('compat', 'utils', 'models', 'datasets', 'visualization', 'engine'),
+    },
+    'autolabel': {
+        *('compat', 'utils', 'models', 'datasets', 'visualization'),
+        *('engine', 'prediction'),
+    },
     'reports': {
         *('compat', 'utils', 'models', 'datasets', 'visualization'),
-        *('analysis', 'autolabel'),
+        *('analysis', 'prediction', 'autolabel'),
     },
 }
 MODELS = {

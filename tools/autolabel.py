@@ -9,40 +9,27 @@ Interrupted, the same command goes on where it was.
 from __future__ import annotations
 
 import sys
+from functools import partial
+from pathlib import Path
 
 import hmsa_mmseg  # noqa: F401  (registers the classes)
 
 # isort: split
 
-from autolabelling.disk import is_full
-from autolabelling.errors import DISK_FULL, SpaceError
-from autolabelling.options import parse_args
-from autolabelling.running import run
-from autolabelling.stopping import Stopped, Stopping
+from hmsa_mmseg.autolabel.label_options import parse_args
+from hmsa_mmseg.autolabel.labelling import run
+from hmsa_mmseg.prediction.stopping import run_to_end
+from hmsa_mmseg.reports import ReportOptions, make_report
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Label all images.
-
-    Returns:
-        int: 0; 1 on an error, and if images could not be labelled; 28 if the
-        disk is full; 128 and its number for a signal.
-    """
+    """Label all images; see :func:`run_to_end` for the exit status."""
     args = parse_args(argv, __doc__.split('\n')[0])
-    try:
-        with Stopping() as stopping:
-            return run(args, stopping)
-    except Stopped as stopped:
-        print(f'{stopped}: the same command goes on', file=sys.stderr)
-        return 128 + stopped.number
-    except SpaceError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return DISK_FULL
-    except (OSError, ValueError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        # Itself, or what it tells of.
-        chain = (error, error.__cause__)
-        return DISK_FULL if any(map(is_full, chain)) else 1
+    return run_to_end(partial(run, args, make_report=_report))
+
+
+def _report(out: Path, **options) -> Path:
+    return make_report(out, ReportOptions(**options))
 
 
 if __name__ == '__main__':

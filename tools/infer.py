@@ -9,26 +9,21 @@ Interrupted, the same command goes on where it was.
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import hmsa_mmseg  # noqa: F401  (registers the classes)
 
 # isort: split
 
-from inferring.options import parse_args
-from inferring.running import run
+from hmsa_mmseg.prediction.inferring import run
+from hmsa_mmseg.prediction.options import parse_args
+from hmsa_mmseg.prediction.stopping import run_to_end
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Predict all inputs; 1 on an error, and if files were skipped."""
+    """Predict all inputs; see :func:`run_to_end` for the exit status."""
     args = parse_args(argv, __doc__.split('\n')[0])
-    try:
-        return run(args)
-    except (OSError, ValueError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('interrupted: the same command goes on', file=sys.stderr)
-        return 130
+    return run_to_end(partial(run, args))
 
 
 if __name__ == '__main__':

@@ -50,7 +50,7 @@ def merge(out: str | Path) -> Merged:
 
     It can be repeated, and interrupted. The files of single processes are
     removed when no image is missing any more. With images missing, what
-    there is is listed.
+    there is is listed. Labels whose pixels are damaged are removed.
 
     Args:
         out (str | Path): Folder of the labels, or of a round of them.
@@ -163,6 +163,8 @@ def _line_of(
         {Hashes(k.get('label_sha256'), k.get('prob_sha256')) for k in known},
     )
     if hashes is None:
+        # Its head is good: only without it the image is labelled again.
+        files.remove(name)
         return None
     line = manifest_line(name, image, pair.size, hashes, pair.mode)
     if pair.identity != own:

@@ -2,8 +2,8 @@
 
 Confidence is written first and the label last: a label that is there says
 that both are. It also says, in texts of the PNG file, which teacher and
-settings it is of, how long the file of its image is, and how it was made if
-not as asked for.
+settings it is of, what the file of its image is known by, and how it was made
+if not as asked for.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ MODES = ('whole', 'slide', 'cpu')
 _IDENTITY = 'autolabel-identity'
 _MODE = 'autolabel-mode'
 _IMAGE_BYTES = 'autolabel-image-bytes'
+_IMAGE_SHA256 = 'autolabel-image-sha256'
 
 
 class Pair(NamedTuple):
@@ -36,12 +37,14 @@ class Pair(NamedTuple):
         identity (str): Of teacher and settings, see :mod:`.meta`.
         mode (str): One of :data:`MODES`.
         image_bytes (int | None): Of the image's file; None if not known.
+        image_sha256 (str | None): Likewise.
     """
 
     size: tuple[int, int]
     identity: str
     mode: str
     image_bytes: int | None = None
+    image_sha256: str | None = None
 
 
 class Hashes(NamedTuple):
@@ -106,6 +109,7 @@ class PairFiles:
             label.text.get(_IDENTITY, ''),
             label.text.get(_MODE, 'whole'),
             int(length) if length.isdecimal() else None,
+            label.text.get(_IMAGE_SHA256),
         )
 
     def write(
@@ -116,6 +120,7 @@ class PairFiles:
         identity: str,
         mode: str = 'whole',
         image_bytes: int | None = None,
+        image_sha256: str | None = None,
     ) -> Hashes:
         """Write label and confidence of an image.
 
@@ -126,6 +131,7 @@ class PairFiles:
             identity (str): Of teacher and settings.
             mode (str): One of :data:`MODES`.
             image_bytes (int, optional): Of the image's file.
+            image_sha256 (str, optional): Likewise.
 
         Returns:
             Hashes: Of the files.
@@ -139,6 +145,8 @@ class PairFiles:
             text[_MODE] = mode
         if image_bytes is not None:
             text[_IMAGE_BYTES] = str(image_bytes)
+        if image_sha256 is not None:
+            text[_IMAGE_SHA256] = image_sha256
         contents = [encode_grey(label, text)]
         if self.has_prob:
             contents.insert(0, encode_grey(prob))

@@ -75,6 +75,11 @@ def atomic_file(
         os.replace(part, path)
         if sync:
             _sync_folder(path.parent)
+    except OSError as error:
+        # Of a full disk the system does not say where.
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -123,16 +128,35 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> None:
             match = _PART.fullmatch(part.name)
             if match is None:
                 continue
-            name, host, pid = match.groups()
+            name, host, _ = match.groups()
             # A name may end like a host: `a.b` of `.a.b.12.part`.
             if keys.isdisjoint((name, f'{name}.{host}')):
                 continue
-            if host in (None, _HOST):
-                stays = _runs(int(pid))
-            else:
-                stays = shared and _is_new(part)
-            if not stays:
+            if _is_stale(part, match, shared):
                 part.unlink(missing_ok=True)
+
+
+def remove_stale_parts_below(folder: Path) -> None:
+    """Remove what killed processes have left of any file of a folder.
+
+    Args:
+        folder (Path): With all folders in it; all processes write there, see
+            :func:`remove_stale_parts`.
+
+    Raises:
+        OSError: If one cannot be removed.
+    """
+    for part in folder.rglob('.*.part'):
+        match = _PART.fullmatch(part.name)
+        if match is not None and _is_stale(part, match, shared=True):
+            part.unlink(missing_ok=True)
+
+
+def _is_stale(part: Path, match: re.Match, shared: bool) -> bool:
+    _, host, pid = match.groups()
+    if host in (None, _HOST):
+        return not _runs(int(pid))
+    return not (shared and _is_new(part))
 
 
 def _key(name: str) -> str:

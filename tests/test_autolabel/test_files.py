@@ -38,18 +38,19 @@ def test_a_pair(tmp_path, pixels):
     files = PairFiles(tmp_path)
     assert files.find('a/1') is None
     hashes = files.write('a/1', pixels, pixels + 1, 'me')
-    assert files.find('a/1') == ((31, 50), 'me', 'whole', None)
+    assert files.find('a/1') == ((31, 50), 'me', 'whole', None, None)
     assert files.hashes('a/1') == hashes
     assert hashes.label != hashes.prob
     files.write('a/2', pixels, pixels, 'me', 'cpu')
     assert files.find('a/2').mode == 'cpu'
-    files.write('a/2', pixels, pixels, 'me', image_bytes=1234)
-    assert files.find('a/2') == ((31, 50), 'me', 'whole', 1234)
+    source = dict(image_bytes=1234, image_sha256='ab')
+    files.write('a/2', pixels, pixels, 'me', **source)
+    assert files.find('a/2') == ((31, 50), 'me', 'whole', 1234, 'ab')
     assert files.bytes_on_disk('a/1') == 8192
     files.prob('a/1').unlink()
     assert files.find('a/1') is None
     bare = PairFiles(tmp_path, has_prob=False)
-    assert bare.find('a/1') == ((31, 50), 'me', 'whole', None)
+    assert bare.find('a/1') == ((31, 50), 'me', 'whole', None, None)
     assert bare.hashes('a/1') == Hashes(hashes.label, None)
     files.remove('a/1')
     assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == [

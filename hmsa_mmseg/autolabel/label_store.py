@@ -1,0 +1,189 @@
+"""Labels on the disk: which are finished, and how one is written.
+
+The journal of labels is the labels themselves: each carries the identity of
+its teacher and what its image is known by, is written after its confidence,
+and is whole or absent. What cannot be labelled is in ``failures.jsonl``.
+
+Shape shorthand in this module:
+    K: classes, h, w: size of an image as its loader gives it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmseg.structures import SegDataSample
+
+from hmsa_mmseg.datasets.autolabel_files import (
+    FAILURES_FILE,
+    MANIFEST_FILE,
+    shard_file,
+)
+from hmsa_mmseg.datasets.confidence import encode_confidence
+from hmsa_mmseg.prediction.errors import (
+    BadInputError,
+    PredictionError,
+    SpaceError,
+)
+from hmsa_mmseg.prediction.inputs import Item
+from hmsa_mmseg.prediction.loading import Loaded
+from hmsa_mmseg.prediction.products import classes_of
+from hmsa_mmseg.prediction.shards import Shard
+from hmsa_mmseg.prediction.sources import Source, is_same
+
+from .json_lines import LineWriter
+from .merging import files_of, manifest_line
+from .meta import identities_in, identity_of
+
+#: Images whose mean tells how much the others will take.
+SAMPLE = 20
+
+
+class LabelStore:
+    """Writes labels of one process, and lists them, from several threads.
+
+    Args:
+        folder (Path): Of the labels.
+        meta (Mapping): Of the folder.
+        label_ids (np.ndarray): (K,), what stands for each class in the files.
+        shard (Shard): Of this process.
+        max_errors (int): The run stops when so many images have failed.
+
+    Attributes:
+        written (int): Images that were labelled.
+        failed (int): Images that could not be.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        meta: Mapping[str, Any],
+        label_ids: np.ndarray,
+        shard: Shard,
+        max_errors: int,
+    ) -> None:
+        self.files = files_of(folder, meta)
+        self.identity = identity_of(meta)
+        self.accepted = identities_in(meta)
+        self.label_ids = label_ids.astype(np.uint8)
+        self.shard = shard
+        self.max_errors = max_errors
+        self.written = 0
+        self.failed = 0
+        self._space: int | None = None
+        self._sizes: list[int] = []
+        self._lock = threading.Lock()
+        share = shard.index, shard.count
+        self._manifest, self._failures = (
+            LineWriter(folder / shard_file(name, *share))
+            for name in (MANIFEST_FILE, FAILURES_FILE)
+        )
+
+    def is_done(self, item: Item) -> bool:
+        """Whether an image has a whole label, of it and an accepted identity.
+
+        Raises:
+            OSError: If a label that is there cannot be read.
+        """
+        pair = self.files.find(item.name)
+        if pair is None or pair.identity not in self.accepted:
+            return False
+        since = self.files.label(item.name).stat().st_mtime_ns
+        source = Source(pair.image_bytes, pair.image_sha256)
+        return is_same(item.path, source, since)
+
+    def watch_space(self, images: int) -> None:
+        """Compare what so many images will take with what is free."""
+        self._space = images
+
+    def write(
+        self, item: Item, image: Loaded, result: SegDataSample, mode: str
+    ) -> None:
+        """Write the label of an image, then list it.
+
+        Args:
+            item (Item): The image.
+            image (Loaded): As it was loaded.
+            result (SegDataSample): Of it, with classes and ``confidence``.
+            mode (str): How it was made.
+
+        Raises:
+            SpaceError: If the rest will not fit on the disk.
+            OSError: If a file cannot be written.
+        """
+        prob = encode_confidence(result.confidence.data[0].numpy())
+        label = self.label_ids[classes_of(result)]
+        hashes = self.files.write(
+            *(item.name, label, prob, self.identity, mode),
+            image_bytes=image.source.bytes,
+            image_sha256=image.source.sha256,
+        )
+        path = os.path.abspath(item.path)
+        self._manifest.add(
+            manifest_line(item.name, path, label.shape, hashes, mode)
+        )
+        with self._lock:
+            self.written += 1
+            self._sizes.append(self.files.bytes_on_disk(item.name))
+            if self._space is not None and len(self._sizes) == SAMPLE:
+                self._check_space()
+
+    def _check_space(self) -> None:
+        folder = self.files.folder
+        mean = sum(self._sizes) / SAMPLE
+        left = (self._space - SAMPLE) * self.shard.count
+        free = shutil.disk_usage(folder).free
+        if mean * left > free:
+            raise SpaceError(
+                f'{folder}: the first {SAMPLE} images take '
+                f'{mean / 1e6:.3f} MB each, so {left} more take '
+                f'{mean * left / 1e9:.3f} GB; {free / 1e9:.3f} GB are free. '
+                'Expected more space, or --ignore-space. What is done stays: '
+                'the same command goes on'
+            )
+
+    def fail(self, item: Item, error: BadInputError) -> None:
+        """List an image that cannot be labelled; it has no label then.
+
+        Raises:
+            PredictionError: If too many have failed.
+            OSError: If it cannot be listed.
+        """
+        self.files.remove(item.name)
+        self._failures.add(
+            dict(
+                name=item.name,
+                image=os.path.abspath(item.path),
+                reason=error.reason,
+                error=' '.join(str(error).split()),
+            )
+        )
+        self.failed += 1
+        if self.failed >= self.max_errors:
+            raise PredictionError(
+                f'{self.failed} images could not be labelled, the last: '
+                f'{error}; expected fewer, or --max-errors above '
+                f'{self.max_errors}. They are listed in '
+                f'{self.files.folder}/{FAILURES_FILE[:-6]}.*; what is done '
+                'stays'
+            )
+
+    def close(self) -> None:
+        """Bring the lists to the disk.
+
+        Raises:
+            OSError: If they cannot be written.
+        """
+        try:
+            self._manifest.close()
+        finally:
+            self._failures.close()

@@ -1,0 +1,268 @@
+"""``label``: auto-labels of all images of this process, then the list of all.
+
+The machine is that of :mod:`hmsa_mmseg.prediction`; here is what labels are
+beyond predictions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from mmengine.config import Config
+
+from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER, round_folder
+from hmsa_mmseg.datasets.confidence import check_threshold
+from hmsa_mmseg.prediction.errors import PredictionError
+from hmsa_mmseg.prediction.inputs import Item
+from hmsa_mmseg.prediction.loading import Pipeline
+from hmsa_mmseg.prediction.machine import Machine, ahead, find_undone
+from hmsa_mmseg.prediction.model_options import apply_options
+from hmsa_mmseg.prediction.predicting import Predictor
+from hmsa_mmseg.prediction.progress import Clock, Progress
+from hmsa_mmseg.prediction.shards import (
+    Shard,
+    find_device,
+    gather,
+    read_shard,
+)
+from hmsa_mmseg.prediction.stopping import Stopping
+from hmsa_mmseg.utils.loading import read_config
+
+from .config_datasets import PREFIX
+from .label_folder import build_meta, label_ids_of, open_folder
+from .label_images import ImageLoader, check_names, find_images
+from .label_store import LabelStore
+from .merging import merge
+from .pairs import PairFiles
+from .teacher import describe_training
+
+
+class Part(NamedTuple):
+    """Images that are labelled into one folder.
+
+    Attributes:
+        title (str): For progress.
+        folder (Path): Of the labels.
+        source (str): Where the images are from.
+        items (list[Item]): All of them, sorted by name.
+    """
+
+    title: str
+    folder: Path
+    source: str
+    items: list[Item]
+
+
+def run(
+    args: argparse.Namespace,
+    stopping: Stopping,
+    make_report: Callable[..., Path],
+) -> int:
+    """Do what the command line asks for.
+
+    Args:
+        args (Namespace): From :func:`.label_options.parse_args`.
+        stopping (Stopping): Takes signals.
+        make_report (Callable): Given the folder, and ``config``, ``labelled``
+            and ``threshold`` by name, it writes a page and gives its path.
+
+    Returns:
+        int: 0, or 1 if images could not be labelled or are missing.
+
+    Raises:
+        Stopped: If a signal has asked for it.
+        PredictionError: If it cannot be done.
+        OSError: If a file cannot be read or written.
+        ValueError: If config or checkpoint cannot be used.
+    """
+    check_threshold(args.threshold)
+    out = round_folder(args.out, args.round)
+    if args.merge:
+        return _end(args, out, make_report)
+    shard = read_shard(args.shard)
+    cfg = read_config(args.config, args.cfg_options)
+    parts = _find_parts(args, cfg, out)
+    clock = Clock()
+    failed = _label(args, cfg, parts, shard, clock, stopping)
+    print(clock)
+    if args.timing:
+        clock.write(Path(args.timing))
+    # What follows waits for other processes, or is quickly done again.
+    stopping.leave()
+    group = shard.join()
+    failed = sum(gather([failed], group))
+    if shard.count > 1 and group is None:
+        print(
+            f'share {shard} is done; when all are, the same command with '
+            '--merge lists the labels and makes the report'
+        )
+        return 1 if failed else 0
+    code = _end(args, out, make_report) if shard.index == 0 else 0
+    # torchrun ends all as soon as one has failed: all wait for the first.
+    return max(gather([code], group))
+
+
+def _find_parts(
+    args: argparse.Namespace, cfg: Config, out: Path
+) -> list[Part]:
+    """List the images; those to check the teacher with come first."""
+    if not (args.check or PREFIX).startswith(PREFIX):
+        raise PredictionError(
+            f'--check {args.check}: expected a data set of the config, such '
+            f'as {PREFIX}val_dataloader, whose labels the report reads'
+        )
+    items = find_images(args.images, Path(args.out), cfg, args.root)
+    items = items[: args.limit]
+    has_check = args.check is not None
+    check_names(items, PairFiles(out, args.layout), has_check)
+    parts = [Part('labels', out, args.images, items)]
+    if has_check:
+        folder = out / CHECK_FOLDER
+        items = find_images(args.check, folder, cfg)
+        check_names(items, PairFiles(folder, args.layout), has_check=False)
+        parts.insert(0, Part(CHECK_FOLDER, folder, args.check, items))
+    return parts
+
+
+def _label(
+    args: argparse.Namespace,
+    cfg: Config,
+    parts: Sequence[Part],
+    shard: Shard,
+    clock: Clock,
+    stopping: Stopping,
+) -> int:
+    """Label the share of this process; return how many images failed."""
+    apply_options(cfg, args)
+    # For looking at a model; it takes memory.
+    cfg.model.test_cfg.pop('scale_maps', None)
+    # The same bytes each time; by default a GPU may choose by the clock.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    # First: it changes the config where that is old.
+    loader = ImageLoader(Pipeline(cfg), args.allow)
+    device = find_device(args.device)
+    predictor = Predictor(
+        cfg, args.checkpoint, device, flip=args.flip, confidence=True
+    )
+    machine = Machine(
+        predictor, stopping, clock, writers=args.writers, oom=args.oom
+    )
+    label_format, label_ids = label_ids_of(cfg, predictor, args.label_format)
+    meta = build_meta(cfg, args, predictor, label_format, label_ids)
+    training = describe_training(args.checkpoint, cfg, args.saw)
+    metas = [
+        open_folder(
+            part.folder,
+            {
+                **meta,
+                'trained_on': training.sets,
+                'trained_on_note': training.note,
+                'images': dict(source=part.source, count=len(part.items)),
+            },
+            part.items,
+            training,
+            overwrite=args.overwrite,
+            allow_mixed=args.allow_mixed,
+        )
+        # A folder of labels before the one in it.
+        for part in reversed(parts)
+    ]
+    failed = 0
+    for part, of_part in zip(parts, reversed(metas)):
+        left = args.max_errors - failed
+        store = LabelStore(part.folder, of_part, label_ids, shard, left)
+        _do(args, part, store, loader, machine, shard)
+        failed += store.failed
+    return failed
+
+
+def _do(
+    args: argparse.Namespace,
+    part: Part,
+    store: LabelStore,
+    loader: ImageLoader,
+    machine: Machine,
+    shard: Shard,
+) -> None:
+    """Label the images of a part that are not finished."""
+    own = shard.share(part.items)
+    todo = own if args.overwrite else find_undone(own, store.is_done)
+    if not args.ignore_space:
+        store.watch_space(len(todo))
+    title = part.title if shard.count == 1 else f'{part.title} {shard}'
+    progress = Progress(title, len(todo), shard.shows)
+    with progress, closing(store):
+        loaded = ahead(loader.load, todo, args.threads)
+        machine.work(loaded, store.write, store.fail, progress)
+    print(
+        f'{title}: {store.written} labelled, {len(own) - len(todo)} had been '
+        f'before, {store.failed} failed: {part.folder}'
+    )
+
+
+def _end(
+    args: argparse.Namespace, out: Path, make_report: Callable[..., Path]
+) -> int:
+    """List all labels and make the report; return the exit status."""
+    folders = [out / CHECK_FOLDER] if args.check is not None else []
+    code = 0
+    for folder in (*folders, out):
+        try:
+            merged = merge(folder)
+        except FileNotFoundError as error:
+            raise PredictionError(
+                f'{error.filename}: there is no such file; expected a folder '
+                'that images have been labelled to, with the same --round and '
+                '--check'
+            ) from error
+        print(
+            f'{folder}: {merged.labelled} labels, {merged.failed} images '
+            f'failed, {len(merged.missing)} missing'
+        )
+        if merged.missing:
+            names = ', '.join(merged.missing[:5])
+            print(
+                f'{folder}: {len(merged.missing)} images are not labelled: '
+                f'{names}{" ..." if len(merged.missing) > 5 else ""}; the '
+                'command that labels them goes on',
+                file=sys.stderr,
+            )
+        code = max(code, 1 if merged.missing or merged.failed else 0)
+    if args.no_report or merged.missing or not merged.labelled:
+        return code
+    try:
+        with _config_file(args) as config:
+            page = make_report(
+                out,
+                config=config,
+                labelled=args.check,
+                threshold=args.threshold,
+            )
+    except (OSError, ValueError, ImportError) as error:
+        raise PredictionError(
+            f'the labels in {out} are complete, the report is not: {error}; '
+            'expected --no-report, or tools/autolabel_report.py'
+        ) from error
+    print(f'report: {page}')
+    return code
+
+
+@contextmanager
+def _config_file(args: argparse.Namespace) -> Iterator[str]:
+    """The config as a file, also with what was changed in it."""
+    if not args.cfg_options:
+        yield args.config
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, os.path.basename(args.config))
+        read_config(args.config, args.cfg_options).dump(path)
+        yield path

@@ -1,0 +1,202 @@
+"""``infer``: pictures and class numbers of images, folders and videos."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmseg.structures import SegDataSample
+
+from hmsa_mmseg.utils.loading import find_test_set, read_config
+from hmsa_mmseg.visualization import write_run
+
+from .errors import BadInputError
+from .inputs import Item, find_items
+from .journal import Journal
+from .layout import RECORDS
+from .loading import Loaded, Pipeline
+from .machine import Machine, ahead, find_undone
+from .model_options import apply_options, read_label_ids
+from .predicting import Predictor
+from .products import OF_LOGITS, Products
+from .progress import Clock, Progress
+from .settings import read_settings
+from .shards import find_device, gather, read_shard
+from .stopping import Stopping
+from .videos import Videos, count_frames
+
+
+def run(args: argparse.Namespace, stopping: Stopping) -> int:
+    """Do what the command line asks for.
+
+    Args:
+        args (Namespace): From :func:`.options.parse_args`.
+        stopping (Stopping): Takes signals.
+
+    Returns:
+        int: 0, or 1 if files were skipped.
+
+    Raises:
+        Stopped: If a signal has asked for it.
+        PredictionError: If it cannot be done.
+        OSError: If a file cannot be read or written.
+        ValueError: If config or checkpoint cannot be used.
+    """
+    shard = read_shard(args.shard)
+    items = shard.share(find_items(args.inputs)[: args.limit])
+    job = Inferring(args, stopping)
+    if 'report' in args.save and shard.index == 0:
+        job.describe()
+    done, finished = job.do(items, shard.shows)
+    # What follows waits for other processes.
+    stopping.leave()
+    group = shard.join()
+    skipped = gather(job.skipped, group)
+    done, finished = map(sum, zip(*gather([(done, finished)], group)))
+    if shard.shows:
+        if 'report' in args.save:
+            job.journal.drop_foreign_records()
+        share = '' if shard.joins or shard.count == 1 else f'share {shard}: '
+        print(
+            f'{share}{done} done, {finished} had been finished before, '
+            f'{len(skipped)} skipped: {args.out}'
+        )
+        for line in skipped:
+            print(f'skipped: {line}', file=sys.stderr)
+    return 1 if skipped else 0
+
+
+class Inferring:
+    """What all images and videos of a run have in common.
+
+    Args:
+        args (Namespace): Of the command line.
+        stopping (Stopping): Takes signals.
+
+    Attributes:
+        skipped (list[str]): What could not be done, and why.
+    """
+
+    def __init__(self, args: argparse.Namespace, stopping: Stopping) -> None:
+        self.args = args
+        self.skipped: list[str] = []
+        self.cfg = read_config(args.config, args.cfg_options)
+        apply_options(self.cfg, args)
+        # First: it changes the config where that is old.
+        self.pipeline = Pipeline(self.cfg)
+        self.predictor = Predictor(
+            self.cfg,
+            args.checkpoint,
+            find_device(args.device),
+            flip=args.flip,
+            confidence=bool({*args.save} & {*OF_LOGITS}),
+        )
+        if 'attention' in args.save:
+            self.predictor.check_attention()
+        label_ids = None
+        if args.label_ids:
+            label_ids = read_label_ids(self.cfg, len(self.predictor.classes))
+        self.products = Products(
+            args.save,
+            self.predictor.classes,
+            self.predictor.palette,
+            self.predictor.scales,
+            label_ids,
+        )
+        settings = read_settings(
+            self.cfg, args.checkpoint, self.predictor, args.flip
+        )
+        self.journal = Journal(
+            Path(args.out), dict(settings, label_ids=args.label_ids)
+        )
+        self.journal.open(
+            args.overwrite,
+            config=os.path.abspath(args.config),
+            checkpoint=os.path.abspath(args.checkpoint),
+        )
+        self.machine = Machine(
+            self.predictor, stopping, Clock(), args.batch_size, args.writers
+        )
+        self.videos = Videos(
+            self.journal,
+            self.pipeline,
+            self.products,
+            None if args.frames else f'.{args.video_format}',
+            args.overwrite,
+        )
+
+    def describe(self) -> None:
+        """Tell tools/report.py about the run."""
+        dataset = find_test_set(self.cfg).get('type')
+        write_run(
+            self.args.out,
+            dict(
+                config=os.path.basename(self.args.config),
+                checkpoint=os.path.abspath(self.args.checkpoint),
+                model=type(self.predictor.model).__name__,
+                scales=self.predictor.scales,
+                dataset=getattr(dataset, '__name__', dataset),
+                date=datetime.datetime.now().isoformat(' ', 'seconds'),
+            ),
+        )
+
+    def do(self, items: Sequence[Item], shows: bool) -> tuple[int, int]:
+        """Predict what is not finished.
+
+        Args:
+            items (Sequence[Item]): Images and videos of this process.
+            shows (bool): Whether progress is shown.
+
+        Returns:
+            tuple[int, int]: How many are done now, and were before.
+        """
+        todo = [*items]
+        if not self.args.overwrite:
+            todo = find_undone(items, self._is_done)
+        total = sum(count_frames(i.path) if i.is_video else 1 for i in todo)
+        images = [item for item in todo if not item.is_video]
+        with Progress('infer', total, shows) as progress:
+            loaded = ahead(self._load, images, self.args.threads)
+            self.machine.work(loaded, self._write, self._fail, progress)
+            for item in todo:
+                if item.is_video:
+                    self._do_video(item, progress)
+        return len(todo) - len(self.skipped), len(items) - len(todo)
+
+    def _load(self, item: Item) -> Loaded:
+        return self.pipeline.load(item.path)
+
+    def _do_video(self, item: Item, progress: Progress) -> None:
+        try:
+            self.videos.do(item, self.machine, progress)
+        except BadInputError as error:
+            self._fail(item, error)
+
+    def _is_done(self, item: Item) -> bool:
+        """Whether all files of an image or a video are there and good."""
+        if item.is_video:
+            return self.videos.is_done(item)
+        wanted = {*self.products.files(item.name)}
+        if 'report' in self.args.save:
+            # Which pictures there are is known only when they are drawn.
+            recorded = self.journal.recorded(item)
+            wanted |= {f for f in recorded if f.startswith(f'{RECORDS}/')}
+        return wanted <= self.journal.files(item)
+
+    def _write(
+        self, item: Item, image: Loaded, result: SegDataSample, mode: str
+    ) -> None:
+        kept = self.journal.clear(item)
+        files = self.products.write(
+            self.journal.out, item.name, image.image, result
+        )
+        self.journal.write(item, image.source, kept.union(files))
+
+    def _fail(self, item: Item, error: BadInputError) -> None:
+        if self.args.on_error == 'stop':
+            raise error
+        self.skipped.append(str(error))

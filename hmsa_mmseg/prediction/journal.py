@@ -1,0 +1,155 @@
+"""The journal of predictions: settings of all, and a file for each image.
+
+``DIR/infer.json`` tells of which settings all results are.
+``DIR/finished/<name>.json`` is removed before anything of an image is
+written, and written after all of it. So it is there only if all files that it
+names are whole, whatever has killed the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hmsa_mmseg.utils.files import (
+    remove_stale_parts,
+    remove_stale_parts_below,
+    write_json,
+)
+
+from .errors import PredictionError
+from .inputs import Item
+from .layout import FINISHED, RECORDS, SETTINGS, is_result_folder
+from .settings import digest, refuse_other
+from .sources import Source, is_same
+
+#: 1 is that of version 0.1 of this package.
+VERSION = 2
+
+
+class Journal:
+    """What is finished in an output folder.
+
+    Args:
+        out (Path): The folder.
+        settings (Mapping): Of this run: what results depend on.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+        self.out = out
+        self.settings = dict(version=VERSION, **settings)
+        self.digest = digest(self.settings)[:16]
+
+    def open(self, overwrite: bool, **described: Any) -> None:
+        """Refuse a folder with other results, else write the settings there.
+
+        Args:
+            overwrite (bool): Whether other results may be replaced.
+            **described: What else the file tells its reader.
+
+        Raises:
+            PredictionError: If the folder holds results of other settings,
+                or files that are not known to be results.
+            OSError: If it cannot be written.
+        """
+        path = self.out / SETTINGS
+        # Before the file is looked for: other processes of this run write it
+        # first, then results.
+        folders = [
+            folder
+            for folder in (self.out.iterdir() if self.out.is_dir() else ())
+            if is_result_folder(folder.name)
+        ]
+        exists = path.exists() and not overwrite
+        if exists:
+            self._compare(path)
+        elif folders and not overwrite:
+            raise PredictionError(
+                f'{self.out} has a folder {folders[0].name}, but no '
+                f'{SETTINGS}: it was not written by this program; expected '
+                'another --out, or --overwrite to write there'
+            )
+        remove_stale_parts([path], shared=True)
+        for folder in folders:
+            remove_stale_parts_below(folder)
+        if not exists:
+            write_json(path, {**described, **self.settings}, indent=1)
+
+    def _compare(self, path: Path) -> None:
+        found = read_json(path)
+        if found.get('version') != VERSION:
+            raise PredictionError(
+                f'{path} is damaged, or of another version of this package '
+                f'(version={found.get("version")!r}, expected {VERSION}); '
+                'expected another --out, or --overwrite, which does all again'
+            )
+        differing = {
+            key: (found.get(key), value)
+            for key, value in self.settings.items()
+            if found.get(key) != value
+        }
+        refuse_other(path, differing, 'the same, another --out or --overwrite')
+
+    def path(self, item: Item) -> Path:
+        """Return the path of an item's file."""
+        return self.out / FINISHED / f'{item.name}.json'
+
+    def recorded(self, item: Item) -> set[str]:
+        """Return all files of an item, none if it is not finished."""
+        path = self.path(item)
+        record = read_json(path)
+        source = Source(record.get('bytes'), record.get('sha256'))
+        if record.get('settings') != self.digest or not is_same(
+            item.path, source, path.stat().st_mtime_ns
+        ):
+            return set()
+        return set(record['files'])
+
+    def files(self, item: Item) -> set[str]:
+        """Return the files of an item that are still there."""
+        recorded = self.recorded(item)
+        return {file for file in recorded if (self.out / file).exists()}
+
+    def clear(self, item: Item) -> set[str]:
+        """Take an item as unfinished; return its files that were good."""
+        good = self.files(item)
+        self.path(item).unlink(missing_ok=True)
+        return good
+
+    def header(self, source: Source) -> dict[str, Any]:
+        """What must be as it was for results to be still good."""
+        return dict(settings=self.digest, **source._asdict())
+
+    def write(self, item: Item, source: Source, files: Iterable[str]) -> None:
+        """Take an item as finished, with these files."""
+        record = dict(source=str(item.path), files=sorted(files))
+        record.update(self.header(source))
+        write_json(self.path(item), record, indent=1)
+
+    def drop_foreign_records(self) -> None:
+        """Remove records of images that are of other settings.
+
+        A report counts what there is: with ``--overwrite`` and fewer inputs
+        it would count the results of two runs as those of one.
+        """
+        for path in (self.out / FINISHED).rglob('*.json'):
+            content = read_json(path)
+            if content.get('settings', self.digest) == self.digest:
+                continue
+            for file in content.get('files', ()):
+                if file.startswith(f'{RECORDS}/') and file.endswith('.json'):
+                    (self.out / file).unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file; of none, or a foreign one, nothing.
+
+    What it is about is then done again, or refused.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

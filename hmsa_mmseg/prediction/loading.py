@@ -1,0 +1,168 @@
+"""Images as the test pipeline of a config makes them, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
+from mmengine.config import Config
+from mmseg.datasets.transforms import (
+    LoadBiomedicalAnnotation,
+    LoadDepthAnnotation,
+)
+from mmseg.registry import TRANSFORMS
+from PIL import Image, UnidentifiedImageError
+
+from hmsa_mmseg.utils.loading import find_test_set
+
+from .errors import BadInputError, PredictionError, in_one_line
+from .sources import Source, source_of
+
+_LABEL_LOADERS = (
+    LoadAnnotations,
+    LoadDepthAnnotation,
+    LoadBiomedicalAnnotation,
+)
+# Of these OpenCV 4 gives what it finds of a truncated file, and no error.
+_CHECKED_FORMATS = ('JPEG', 'MPO', 'PNG')
+
+
+class Loaded(NamedTuple):
+    """An image, ready for the model.
+
+    Attributes:
+        image (ndarray): As it was loaded: RGB, uint8 (h, w, 3).
+        inputs (Tensor): What the model's preprocessor takes, (3, H, W).
+        data_sample (SegDataSample): With the meta information.
+        source (Source | None): Of the file; None for a frame of a video.
+    """
+
+    image: np.ndarray
+    inputs: Any
+    data_sample: Any
+    source: Source | None = None
+
+
+class Pipeline:
+    """The test pipeline of a config, without its loaders of labels.
+
+    Args:
+        cfg (Config): Of a training or test run.
+
+    Raises:
+        PredictionError: If it has no pipeline that begins with an image file.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        pipeline = find_test_set(cfg).get('pipeline') or cfg.get(
+            'test_pipeline'
+        )
+        if not pipeline:
+            raise PredictionError(
+                f'{cfg.filename}: no test_dataloader.dataset.pipeline, which '
+                'says how images are prepared; expected the config of a '
+                'training or test run'
+            )
+        steps = [TRANSFORMS.build(step) for step in pipeline]
+        steps = [
+            step for step in steps if not isinstance(step, _LABEL_LOADERS)
+        ]
+        if not isinstance(steps[0], LoadImageFromFile):
+            raise PredictionError(
+                f'{cfg.filename}: test_dataloader.dataset.pipeline begins '
+                f'with {type(steps[0]).__name__}; expected LoadImageFromFile'
+            )
+        self.loader, *self.steps = steps
+
+    def load(self, path: Path) -> Loaded:
+        """Load and prepare an image file.
+
+        Args:
+            path (Path): Of the file.
+
+        Returns:
+            Loaded: The image. Where its EXIF data say that the camera was
+            turned, the image is turned, as in training: by the config's
+            loader.
+
+        Raises:
+            BadInputError: If it is damaged or cannot be prepared. The message
+                begins with the path.
+        """
+        try:
+            source = source_of(path)
+            if not source.bytes:
+                raise BadInputError('empty', f'{path}: the file is empty')
+            _check_whole(path)
+            results = self.loader(dict(img_path=str(path), seg_fields=[]))
+        except BadInputError:
+            raise
+        # Readers raise errors of any type.
+        except Exception as error:
+            raise BadInputError(
+                'undecodable', f'{path}: damaged: {in_one_line(error)}'
+            ) from error
+        return self._prepare(path, results)._replace(source=source)
+
+    def frame(self, path: Path, frame: np.ndarray) -> Loaded:
+        """Prepare a frame of a video, BGR uint8 (h, w, 3), likewise."""
+        if self.loader.to_float32:
+            frame = frame.astype(np.float32)
+        size = frame.shape[:2]
+        return self._prepare(
+            path,
+            dict(
+                img=frame, img_shape=size, ori_shape=size, img_path=str(path)
+            ),
+        )
+
+    def _prepare(self, path: Path, results: dict | None) -> Loaded:
+        try:
+            image = None if results is None else _as_rgb(results['img'])
+            for step in self.steps:
+                results = None if results is None else step(results)
+            if results is None:
+                raise ValueError('a transform has given nothing')
+            return Loaded(image, results['inputs'], results['data_samples'])
+        # Transforms as well, also assertions.
+        except Exception as error:
+            raise BadInputError(
+                'preparation',
+                f'{path}: not to be prepared by the test pipeline: '
+                f'{in_one_line(error)}',
+            ) from error
+
+
+def _check_whole(path: Path) -> None:
+    """Read a file to its end; raise an error if it has none."""
+    try:
+        with Image.open(path) as image:
+            if image.format not in _CHECKED_FORMATS:
+                return
+            try:
+                image.load()
+            except Exception as error:
+                raise BadInputError(
+                    'truncated', f'{path}: damaged: {in_one_line(error)}'
+                ) from error
+    # What only OpenCV knows, or what is larger than Pillow reads.
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        pass
+
+
+def _as_rgb(image: np.ndarray) -> np.ndarray:
+    """Copy an image as it was loaded, BGR or grey, to RGB uint8."""
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.shape[2] == 1:
+        image = image.repeat(3, axis=2)
+    if image.shape[2] != 3:
+        raise ValueError(
+            f'{image.shape[2]} channels after loading; expected 1 or 3'
+        )
+    rgb = image[..., ::-1]
+    if rgb.dtype != np.uint8:
+        rgb = rgb.clip(0, 255)
+    return np.ascontiguousarray(rgb, dtype=np.uint8)

@@ -1,0 +1,235 @@
+"""A loaded model and its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.utils import to_2tuple
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from hmsa_mmseg.engine.hooks import InferencePreparationHook
+from hmsa_mmseg.engine.nonfinite import nonfinite_names
+from hmsa_mmseg.models import prepare_for_inference
+from hmsa_mmseg.models.decode_heads import HierarchicalMSAttentionHead
+from hmsa_mmseg.models.segmentors import (
+    AccumulatingTTAModel,
+    MultiScaleAttentionSegmentor,
+)
+from hmsa_mmseg.utils.loading import load_model
+from hmsa_mmseg.visualization.scale_maps_step import add_confidence
+
+from .errors import PredictionError, in_one_line
+from .loading import Loaded
+
+# Of a window, as in mmseg's own configs (769 and 513, 512 and 341).
+_STRIDE = 2 / 3
+
+
+class Predictor:
+    """A loaded model that predicts prepared images.
+
+    Args:
+        cfg (Config): With :func:`.model_options.apply_options`.
+        checkpoint (str): Path of its weights.
+        device (str): Where it runs.
+        flip (bool): Whether logits of an image and its mirror image are
+            averaged.
+        confidence (bool): Whether results hold ``confidence``, also of a
+            stock model. Of a :class:`MultiScaleAttentionSegmentor` no
+            logits are made for it.
+
+    Raises:
+        PredictionError: If classes are not known, or cannot be those of the
+            model, weights are not finite, or the model is none of semantic
+            segmentation.
+        OSError, ValueError: If the checkpoint does not fit, see
+            :func:`hmsa_mmseg.utils.loading.load_model`.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        checkpoint: str,
+        device: str,
+        flip: bool = False,
+        confidence: bool = False,
+    ) -> None:
+        model = load_model(cfg, checkpoint)
+        if not isinstance(model, EncoderDecoder):
+            raise PredictionError(
+                f'{cfg.filename}: model is a {type(model).__name__}; '
+                'expected an EncoderDecoder of mmseg or one of its kind'
+            )
+        _check_finite(checkpoint, model)
+        self.classes, self.palette = _read_classes(cfg, checkpoint, model)
+        self.device = device
+        self.crop_size = to_2tuple(cfg.get('crop_size'))
+        self.model = _prepared(_moved(model, device), cfg)
+        self.confidence = confidence
+        if isinstance(self.model, MultiScaleAttentionSegmentor):
+            _spare_logits(self.model, confidence)
+        self.tta = None
+        if flip:
+            tta = AccumulatingTTAModel(self.model, confidence=confidence)
+            self.tta = tta.eval()
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """tuple[float]: Lowest first; none of a stock model."""
+        if not isinstance(self.model, MultiScaleAttentionSegmentor):
+            return ()
+        return tuple(sorted(map(float, self.model.test_cfg['scales'])))
+
+    @property
+    def mode(self) -> str:
+        """str: ``whole`` or ``slide``: how an image is seen."""
+        return self.model.test_cfg.get('mode', 'whole')
+
+    @contextmanager
+    def in_windows(self, size: Sequence[int]) -> Iterator[None]:
+        """See windows of at most half the height and width, in a ``with``."""
+        cfg = self.model.test_cfg
+        halves = [-(-side // 2) for side in size]
+        crop = tuple(
+            half if limit is None else min(half, limit)
+            for half, limit in zip(halves, self.crop_size)
+        )
+        stride = tuple(max(1, int(side * _STRIDE)) for side in crop)
+        changed = dict(mode='slide', crop_size=crop, stride=stride)
+        self.model.test_cfg = type(cfg)({**cfg, **changed})
+        try:
+            yield
+        finally:
+            self.model.test_cfg = cfg
+
+    @contextmanager
+    def on_cpu(self) -> Iterator[None]:
+        """Run on the CPU, in a ``with``."""
+        self.model.cpu()
+        try:
+            yield
+        finally:
+            self.model.to(self.device)
+
+    def check_attention(self) -> None:
+        """Refuse ``--save attention`` of a head that has none.
+
+        Raises:
+            PredictionError: If there is none.
+        """
+        head = self.model.decode_head
+        is_hierarchical = isinstance(head, HierarchicalMSAttentionHead)
+        if not is_hierarchical or len(self.scales) < 2:
+            raise PredictionError(
+                '--save attention: there is no attention between scales '
+                f'{self.scales} of a {type(head).__name__};'
+                ' expected a HierarchicalMSAttentionHead at two scales or '
+                'more; --save weights shows the part of each scale'
+            )
+
+    @torch.no_grad()
+    def __call__(self, batch: Sequence[Loaded]) -> list[SegDataSample]:
+        """Predict images of one shape.
+
+        Args:
+            batch (Sequence[Loaded]): The images.
+
+        Returns:
+            list[SegDataSample]: On the CPU, at each image's original size,
+            without logits.
+        """
+        inputs = [loaded.inputs for loaded in batch]
+        samples = [loaded.data_sample.clone() for loaded in batch]
+        if self.tta is None:
+            data = dict(inputs=inputs, data_samples=samples)
+            results = self.model.test_step(data)
+        else:
+            flipped = [sample.clone() for sample in samples]
+            for sample in flipped:
+                sample.set_metainfo(
+                    dict(flip=True, flip_direction='horizontal')
+                )
+            views = [inputs, [image.flip(-1) for image in inputs]]
+            results = self.tta.test_step(
+                dict(inputs=views, data_samples=[samples, flipped])
+            )
+        for result in results:
+            if self.confidence and 'confidence' not in result:
+                add_confidence(result, [result])
+            # Large, and not needed on the CPU.
+            if 'seg_logits' in result:
+                del result.seg_logits
+        return [result.cpu() for result in results]
+
+
+def _spare_logits(
+    model: MultiScaleAttentionSegmentor, confidence: bool
+) -> None:
+    cfg = model.test_cfg
+    # A copy: it may be shared with the config of the run.
+    model.test_cfg = type(cfg)(
+        {**cfg, 'classes_only': True, 'confidence': confidence}
+    )
+
+
+def _read_classes(
+    cfg: Config, checkpoint: str, model: nn.Module
+) -> tuple[tuple[str, ...], Any]:
+    meta = model.dataset_meta or {}
+    classes = meta.get('classes')
+    if not classes:
+        raise PredictionError(
+            f'neither {checkpoint} nor test_dataloader.dataset of '
+            f'{cfg.filename} says what the classes are; expected for example '
+            "--cfg-options test_dataloader.dataset.metainfo.classes='(road,"
+            "sky)'"
+        )
+    if len(classes) != model.num_classes:
+        raise PredictionError(
+            f'{checkpoint} or test_dataloader.dataset of {cfg.filename} '
+            f'names {len(classes)} classes, the model has '
+            f'{model.num_classes}; expected as many'
+        )
+    return tuple(classes), meta.get('palette')
+
+
+def _check_finite(checkpoint: str, model: nn.Module) -> None:
+    # Buffers may hold infinity on purpose: masks of some backbones.
+    names = nonfinite_names(dict(model.named_parameters()))
+    if names:
+        raise PredictionError(
+            f'{checkpoint}: {names[0]} holds NaN or infinity, as do '
+            f'{len(names) - 1} more of the weights; expected those of a '
+            'training that has not diverged'
+        )
+
+
+def _moved(model: nn.Module, device: str) -> nn.Module:
+    try:
+        return model.to(device)
+    # torch has no common type of error for a device that is not there.
+    except (RuntimeError, AssertionError) as error:
+        raise PredictionError(
+            f'--device {device}: {in_one_line(error)}; expected a device '
+            'that this torch can use, such as cpu'
+        ) from error
+
+
+def _prepared(model: nn.Module, cfg: Config) -> nn.Module:
+    """Prepare a model as a test with this config would."""
+    for hook in cfg.get('custom_hooks') or []:
+        options = dict(hook)
+        options.pop('priority', None)
+        if options.pop('type') in (
+            'InferencePreparationHook',
+            InferencePreparationHook,
+        ):
+            options = InferencePreparationHook(**options).options
+            return prepare_for_inference(model, **options)
+    return model

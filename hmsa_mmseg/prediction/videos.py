@@ -1,0 +1,280 @@
+"""Videos: frames are images; overlays are a video again.
+
+The latter is made in the end: until then the classes of each frame are kept
+in ``DIR/finished/<name>/``, which also tells a run that goes on which frames
+are done.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+
+import cv2
+import mmcv
+import numpy as np
+from mmseg.structures import SegDataSample
+from PIL import Image
+
+from hmsa_mmseg.utils.files import atomic_file, write_json
+
+from .errors import BadInputError
+from .inputs import Item
+from .journal import Journal, read_json
+from .layout import FINISHED
+from .loading import Loaded, Pipeline
+from .machine import Machine
+from .products import Products, classes_of, write_classes
+from .progress import Progress
+from .sources import Source, source_of
+
+_HEADER = 'video.json'
+# Codecs that every OpenCV has: MPEG-4 with FFmpeg, Motion JPEG without.
+_CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG'}
+
+
+class Videos:
+    """Predicts videos.
+
+    Args:
+        journal (Journal): It knows what is finished.
+        pipeline (Pipeline): It prepares frames.
+        products (Products): It writes results.
+        suffix (str, optional): Of videos of overlays, ``.mp4`` or ``.avi``.
+            Defaults to None: overlays are pictures.
+        overwrite (bool): Whether all is done again.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        pipeline: Pipeline,
+        products: Products,
+        suffix: str | None,
+        overwrite: bool,
+    ) -> None:
+        self.journal = journal
+        self.out = journal.out
+        self.pipeline = pipeline
+        self.suffix = suffix if 'overlay' in products.saves else None
+        self.products = products
+        self.of_frames = products
+        if self.suffix is not None:
+            self.of_frames = products.without('overlay')
+        self.overwrite = overwrite
+
+    def is_done(self, item: Item) -> bool:
+        """Whether all files of a video are there and good."""
+        good = self.journal.files(item)
+        if good != self.journal.recorded(item):
+            return False
+        folders = {PurePath(file).parent.as_posix() for file in good}
+        wanted = self.of_frames.files(f'{item.name}/0')
+        overlay = self._overlay(item)
+        return {PurePath(f).parent.as_posix() for f in wanted} <= folders and (
+            overlay is None or overlay in good
+        )
+
+    def do(self, item: Item, machine: Machine, progress: Progress) -> None:
+        """Predict a video and write what is asked for.
+
+        Args:
+            item (Item): The video.
+            machine (Machine): It predicts frames.
+            progress (Progress): Told of each frame.
+
+        Raises:
+            BadInputError: If it cannot be read to its end or cannot be
+                predicted. In the former case there are results of the frames
+                that can be read.
+            PredictionError, OSError: As :meth:`.Machine.work`.
+        """
+        with _open(item.path) as reader:
+            if self.suffix is not None:
+                _check_encoding(item.path, reader)
+            source = source_of(item.path)
+            kept = self.journal.clear(item)
+            folder = self._start(item, source)
+            count = self._do_frames(item, reader, folder, machine, progress)
+            expected = reader.frame_cnt
+        files = [
+            file
+            for index in range(count)
+            for file in self.of_frames.files(f'{item.name}/{index:06d}')
+        ]
+        overlay = self._overlay(item)
+        if overlay is not None:
+            files.append(overlay)
+            self._do_overlays(item, overlay, folder, count)
+        self.journal.write(item, source, kept.union(files))
+        shutil.rmtree(folder)
+        if count < expected:
+            raise BadInputError(
+                'truncated',
+                f'{item.path}: {count} frames can be read, its header '
+                f'promises {expected}; there are results of those {count}',
+            )
+
+    def _overlay(self, item: Item) -> str | None:
+        if self.suffix is None:
+            return None
+        return f'overlay/{item.name}{self.suffix}'
+
+    def _start(self, item: Item, source: Source) -> Path:
+        """Go on with the frames of an interrupted run, if they are good."""
+        folder = self.out / FINISHED / item.name
+        header = dict(
+            self.journal.header(source), saves=list(self.of_frames.saves)
+        )
+        if self.overwrite or read_json(folder / _HEADER) != header:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(folder / _HEADER, header, indent=None)
+        return folder
+
+    def _do_frames(
+        self,
+        item: Item,
+        reader: mmcv.VideoReader,
+        folder: Path,
+        machine: Machine,
+        progress: Progress,
+    ) -> int:
+        """Predict the frames that are not done; return how many there are."""
+        count = 0
+
+        def undone() -> Iterator[tuple[int, Loaded | BadInputError]]:
+            nonlocal count
+            for index, frame in enumerate(reader):
+                count = index + 1
+                if (folder / f'{index:06d}.png').exists():
+                    progress.update()
+                    continue
+                try:
+                    yield index, self.pipeline.frame(item.path, frame)
+                except BadInputError as error:
+                    yield index, error
+
+        def write(
+            index: int, image: Loaded, result: SegDataSample, mode: str
+        ) -> None:
+            name = f'{item.name}/{index:06d}'
+            self.of_frames.write(self.out, name, image.image, result)
+            # The last: now the frame is done.
+            write_classes(folder / f'{index:06d}.png', classes_of(result))
+
+        def fail(index: int, error: BadInputError) -> None:
+            # A video is whole or not done.
+            raise error
+
+        machine.work(undone(), write, fail, progress)
+        if not count:
+            raise BadInputError(
+                'undecodable', f'{item.path}: no frame can be read'
+            )
+        return count
+
+    def _do_overlays(
+        self, item: Item, overlay: str, folder: Path, count: int
+    ) -> None:
+        """Make the video of overlays from the classes of the frames."""
+
+        def frames(reader: mmcv.VideoReader) -> Iterator[np.ndarray]:
+            for index, frame in zip(range(count), reader):
+                with Image.open(folder / f'{index:06d}.png') as file:
+                    classes = np.array(file, dtype=np.int64)
+                rgb = np.ascontiguousarray(frame[..., ::-1])
+                yield self.products.overlay(rgb, classes)
+
+        with _open(item.path) as reader:
+            path = self.out / overlay
+            # OpenCV tells the format by the suffix, and opens the file itself.
+            part = folder / f'overlay{self.suffix}'
+            _write(path, part, frames(reader), reader.fps, count)
+
+
+def count_frames(path: Path) -> int:
+    """Number of frames that the header promises, at least 1."""
+    return max(1, mmcv.VideoReader(str(path)).frame_cnt)
+
+
+def _open(path: Path) -> mmcv.VideoReader:
+    """Open a video, for a ``with``; frames are BGR, turned as it says."""
+    reader = mmcv.VideoReader(str(path))
+    if not reader.opened:
+        raise BadInputError(
+            'undecodable',
+            f'{path}: cannot be opened as a video: it is damaged, or of a '
+            'kind that this OpenCV does not read',
+        )
+    return reader
+
+
+def _check_encoding(path: Path, reader: mmcv.VideoReader) -> None:
+    """Refuse a video whose size or rate no overlay can have."""
+    problem = None
+    # The chroma of both codecs has half the size; OpenCV would cut off a
+    # row or column.
+    if reader.width % 2 or reader.height % 2:
+        problem = (
+            f'{reader.width}x{reader.height} pixels; a video of overlays '
+            'needs an even width and height'
+        )
+    elif not (math.isfinite(reader.fps) and reader.fps > 0):
+        problem = (
+            f'{reader.fps} frames per second; a video of overlays needs a rate'
+        )
+    if problem is not None:
+        raise BadInputError(
+            'preparation',
+            f'{path}: {problem}: expected --frames, which writes pictures',
+        )
+
+
+def _write(
+    path: Path,
+    part: Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    count: int,
+) -> None:
+    """Write a video, RGB uint8 (h, w, 3); it takes its place when whole."""
+    sizes = []
+
+    def check(written: Path) -> None:
+        # Read the header back: OpenCV does not tell of a full disk.
+        with _open(written) as reader:
+            found = reader.frame_cnt, *reader.resolution
+        if found != (count, *sizes[0]):
+            raise BadInputError(
+                'preparation',
+                f'{path}: {found[0]} frames of {found[1]}x{found[2]} were '
+                f'written, expected {count} of {sizes[0][0]}x{sizes[0][1]}; '
+                'is the disk full?',
+            )
+
+    writer = None
+    with atomic_file(path, check=check, part=part):
+        for frame in frames:
+            if writer is None:
+                sizes.append(frame.shape[1::-1])
+                writer = _open_writer(path, part, fps, sizes[0])
+            writer.write(np.ascontiguousarray(frame[..., ::-1]))
+        writer.release()
+
+
+def _open_writer(
+    path: Path, part: Path, fps: float, size: tuple[int, int]
+) -> cv2.VideoWriter:
+    codec = _CODECS[path.suffix]
+    code = cv2.VideoWriter_fourcc(*codec)
+    writer = cv2.VideoWriter(str(part), code, fps, size)
+    if not writer.isOpened():
+        raise BadInputError(
+            'preparation',
+            f'{path}: this OpenCV cannot write {codec} at {size[0]}x{size[1]} '
+            f'and {fps:g} frames per second; expected another '
+            '--video-format, or --frames',
+        )
+    return writer

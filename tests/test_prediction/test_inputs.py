@@ -1,0 +1,187 @@
+"""Inputs of both tools and the names of their results."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hmsa_mmseg.autolabel.label_images import check_names, find_images
+from hmsa_mmseg.autolabel.pairs import PairFiles
+from hmsa_mmseg.prediction.errors import PredictionError
+from hmsa_mmseg.prediction.inputs import Item, find_items
+from hmsa_mmseg.utils.loading import read_config
+
+NAMES = ['a/0', 'a/1', 'b/0', 'b/c/2', 'top']
+
+
+def names(*inputs, **kwargs):
+    return [item.name for item in find_items([*map(str, inputs)], **kwargs)]
+
+
+def test_folders_and_files(images, save):
+    (images / 'text.md').touch()
+    (images / '.hidden.png').touch()
+    upper = save(images / 'UPPER.PNG', 0)
+    assert names(images) == ['UPPER', *NAMES]
+    assert names(upper) == ['UPPER']
+    # A file that is given twice is one.
+    assert len(names(images, images / 'top.png', upper)) == 6
+
+
+def test_links(images, tmp_path):
+    """Folders behind links are searched, but not for ever."""
+    (tmp_path / 'linked').symlink_to(images / 'b')
+    (images / 'link').symlink_to(tmp_path / 'linked')
+    (images / 'b/up').symlink_to(images)
+    (images / 'self').symlink_to('self')
+    assert names(images) == [
+        *('a/0', 'a/1', 'b/0', 'b/c/2', 'link/0', 'link/c/2', 'top')
+    ]
+
+
+def test_results_among_the_images(run, label, images, save):
+    """Neither tool takes what the other has written for an image."""
+    run(out='images')
+    run(out='images/results', source=images / 'a')
+    label(out='images/labels')
+    label(out='images/more/labels')
+    assert names(images) == NAMES
+    # A folder of that name alone says nothing.
+    save(images / 'b/overlay/1.png', 0)
+    assert len(names(images)) == 6
+
+
+def test_list(images, tmp_path):
+    listed = tmp_path / 'lists/some.txt'
+    listed.parent.mkdir()
+    listed.write_text(f'../images/b/c/2.png\n\n{images}/b/0.png\n')
+    assert names(listed) == ['c/2', '0']
+    # Names as in the folder of all images, of which these are a part.
+    assert names(listed, root=str(images)) == ['b/c/2', 'b/0']
+    with pytest.raises(PredictionError, match='is not in --root'):
+        names(listed, root=str(images / 'a'))
+    with pytest.raises(PredictionError, match='is no list'):
+        names(images, root=str(images))
+
+
+@pytest.mark.parametrize(
+    ('inputs', 'named'),
+    [
+        (['images/a', 'images/b'], 'named 0'),
+        (['suffixes'], 'named 1'),
+        (['images/no.png'], 'no file'),
+        (['images/text.md'], 'nothing to predict by its name'),
+        (['no'], 'no file or folder'),
+        (['rtsp://camera'], 'streams are not read'),
+        (['empty'], 'nothing to predict in it'),
+        (['empty.txt'], 'is empty'),
+        (['missing.txt'], 'no file'),
+        (['clash'], 'in one folder, clip'),
+    ],
+)
+def test_inputs_that_make_no_sense(images, tmp_path, save, inputs, named):
+    (images / 'text.md').touch()
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'empty.txt').touch()
+    (tmp_path / 'missing.txt').write_text('no.png')
+    save(tmp_path / 'suffixes/1.png', 0)
+    save(tmp_path / 'suffixes/1.jpg', 0)
+    save(tmp_path / 'clash/clip/1.png', 0)
+    (tmp_path / 'clash/clip.mp4').touch()
+    with pytest.raises(PredictionError, match=named):
+        names(*(tmp_path / name for name in inputs))
+
+
+@pytest.fixture
+def config(teacher, tmp_path, save):
+    """A config whose training set is of two folders."""
+    for split, city in (('one', 'aachen'), ('two', 'bochum')):
+        name = f'{city}_000000_000019_leftImg8bit.png'
+        save(tmp_path / f'data/leftImg8bit/{split}/{city}/{name}', 1)
+    path = tmp_path / 'config.py'
+    path.write_text(
+        f'_base_ = {str(teacher.config)!r}\n'
+        f'root = {str(tmp_path / "data")!r}\n'
+        'def part(split):\n'
+        "    return dict(type='HMSACityscapesDataset', data_root=root,\n"
+        "    data_prefix=dict(img_path='leftImg8bit/' + split,\n"
+        "    seg_map_path='gtFine/' + split), pipeline=[])\n"
+        'train_dataloader = dict(dataset=dict(_delete_=True,\n'
+        "    type='ConcatDataset', datasets=[part('one'), part('two')]))\n"
+        'del part\n'
+    )
+    return path
+
+
+def test_data_sets_of_the_config(config, tmp_path):
+    """Without labels; names are relative to each one's folder."""
+    cfg = read_config(str(config))
+    source, out = 'config:train_dataloader', tmp_path / 'out'
+    assert [item.name for item in find_images(source, out, cfg)] == [
+        'aachen/aachen_000000_000019_leftImg8bit',
+        'bochum/bochum_000000_000019_leftImg8bit',
+    ]
+    two = tmp_path / 'data/leftImg8bit/two'
+    (two / 'bochum').rename(two / 'aachen')
+    (two / 'aachen/bochum_000000_000019_leftImg8bit.png').rename(
+        two / 'aachen/aachen_000000_000019_leftImg8bit.png'
+    )
+    with pytest.raises(PredictionError, match='would both have results'):
+        find_images(source, out, cfg)
+    with pytest.raises(ValueError, match=r'no_dataloader\.dataset is missing'):
+        find_images('config:no_dataloader', out, cfg)
+
+
+@pytest.mark.parametrize(
+    ('found', 'layout', 'has_check', 'named'),
+    [
+        (['a/1', 'b/1'], 'authors-flat', False, '--layout folders'),
+        (['1', '1_prob'], 'folders', False, 'and the label of'),
+        (['a/1', 'b/1_prob'], 'authors-flat', False, 'and the label of'),
+        (['check/1'], 'folders', True, '--check'),
+        (['a/1', 'b/1', 'a/1_prob_2', 'check/1'], 'folders', False, None),
+    ],
+)
+def test_names_of_labels_that_clash(found, layout, has_check, named):
+    items = [Item(Path(f'/images/{name}.jpg'), name) for name in found]
+    files = PairFiles('out', layout)
+    if named is None:
+        check_names(items, files, has_check)
+        return
+    with pytest.raises(PredictionError, match=named):
+        check_names(items, files, has_check)
+
+
+def test_labels_that_would_replace_images(label, images, tmp_path):
+    """Also where a link leads to them."""
+    before = (images / 'a/0.png').read_bytes()
+    listed = tmp_path / 'list.txt'
+    (tmp_path / 'link').symlink_to(images / 'a')
+    (tmp_path / 'links').mkdir()
+    os.symlink(images / 'a/0.png', tmp_path / 'links/0.png')
+    for path, out in (
+        ('images/a/0.png', 'images/a'),
+        ('images/a/0.png', 'link'),
+        ('links/0.png', 'images/a'),
+    ):
+        listed.write_text(f'{path}\n')
+        said = label(source=listed, out=out, code=1)
+        assert 'would replace an image' in said
+    assert 'is the folder of the images' in label(out='images', code=1)
+    assert (images / 'a/0.png').read_bytes() == before
+
+
+def test_names_that_are_long_or_no_text(either, tmp_path, draw, tree):
+    """What a file system takes: 255 bytes, of whatever value."""
+    folder = tmp_path / 'odd'
+    folder.mkdir()
+    pixels = draw(0).tobytes()
+    head = b'P6 64 32 255\n'
+    for name in ('x' * 240 + '.ppm', os.fsdecode(b'caf\xe9.ppm')):
+        (folder / name).write_bytes(head + pixels)
+    (folder / os.fsdecode(b'bad\xe9.ppm')).write_bytes(b'')
+    said = either(*either.skip, source=folder, code=1)
+    assert '\\udce9' in said or not either.skip
+    found = [Path(name).stem for name in tree(tmp_path / 'out')]
+    assert 'x' * 240 in found
+    assert os.fsdecode(b'caf\xe9') in found

@@ -1,0 +1,362 @@
+"""What tools/autolabel.py writes, and what a student is then trained on."""
+
+import hashlib
+import json
+import re
+import struct
+import warnings
+import zlib
+
+import mmcv
+import numpy as np
+import pytest
+from mmseg.registry import DATASETS
+from PIL import Image
+
+from hmsa_mmseg.autolabel import label_folder
+from hmsa_mmseg.autolabel.meta import read_meta
+from hmsa_mmseg.datasets.cityscapes import EVALUATED_IDS
+from hmsa_mmseg.models.segmentors import MultiScaleAttentionSegmentor
+from hmsa_mmseg.utils.loading import read_config
+
+NAMES = ['a/0', 'a/1', 'b/0', 'b/c/2', 'top']
+# cityscapesScripts, helpers/labels.py: name, id, train id of the classes that
+# are evaluated; a transcription.
+TABLE = """
+road 7 0, sidewalk 8 1, building 11 2, wall 12 3, fence 13 4, pole 17 5,
+traffic light 19 6, traffic sign 20 7, vegetation 21 8, terrain 22 9,
+sky 23 10, person 24 11, rider 25 12, car 26 13, truck 27 14, bus 28 15,
+train 31 16, motorcycle 32 17, bicycle 33 18
+"""
+SCRIPTS_IDS = [int(entry.split()[-2]) for entry in TABLE.split(',')]
+
+
+def assert_labels(folder, name, probs, read, label_ids):
+    label = read(folder / f'{name}.png')
+    prob = read(folder / f'{name}_prob.png')
+    assert label.dtype == prob.dtype == np.uint8
+    assert label.shape == prob.shape == probs.shape[1:]
+    # Rounding may move a pixel from one class to another, or its confidence
+    # over a step.
+    assert np.mean(label == np.array(label_ids)[probs.argmax(0)]) > 0.999
+    floor = np.floor(probs.max(0).astype(np.float64) * 255)
+    assert np.abs(prob - floor).max() <= 1
+    assert np.mean(prob == floor) > 0.99
+
+
+def test_labels_against_the_definition(network, draw, whole, read):
+    """Label ids as cityscapesScripts numbers them; largest probability."""
+    found = set()
+    for seed, name in enumerate(NAMES):
+        probs = network()(draw(seed)).softmax(dim=1)[0].numpy()
+        assert_labels(whole, name, probs, read, SCRIPTS_IDS)
+        found |= {*np.unique(probs.argmax(0))}
+    # Something was to be mapped.
+    assert len(found) >= 5
+
+
+def test_scales_flip_and_train_ids(label, network, draw, tmp_path, read):
+    options = ('--scales', '1,0.5', '--flip', '--label-format', 'trainIds')
+    label(*options, '--limit', '1')
+    logits = network(0.5, 1.0)
+    logits = (logits(draw(0)) + logits(draw(0), flip=True)) / 2
+    probs = logits.softmax(dim=1)[0].numpy()
+    assert_labels(tmp_path / 'out', 'a/0', probs, read, range(19))
+    settings = read_meta(tmp_path / 'out')['settings']
+    assert settings['scales'] == [0.5, 1.0]
+    assert settings['flip'] is True
+    assert settings['label_ids'] == [*range(19)]
+    assert not (tmp_path / 'out/a/1.png').exists()
+
+
+def test_no_logits_of_whole_images(label, monkeypatch):
+    """Classes and confidence are decided a few rows at a time."""
+    seen = []
+    predict = MultiScaleAttentionSegmentor.predict
+
+    def looking(self, inputs, data_samples=None):
+        results = predict(self, inputs, data_samples)
+        seen.append((self.test_cfg.classes_only, {*results[0].keys()}))
+        return results
+
+    monkeypatch.setattr(MultiScaleAttentionSegmentor, 'predict', looking)
+    option = 'model.test_cfg.scale_maps=True'
+    label('--limit', '1', '--cfg-options', option)
+    assert seen == [(True, {'pred_sem_seg', 'confidence'})]
+
+
+def test_meta_manifest_and_files(teacher, tree, whole):
+    found = tree(whole)
+    pairs = {f'{n}{end}.png' for n in NAMES for end in ('', '_prob')}
+    assert {*found} == pairs | {
+        *('autolabel_meta.json', 'images.jsonl', 'manifest.jsonl'),
+        'failures.jsonl',
+    }
+    manifest = [
+        json.loads(line) for line in found['manifest.jsonl'].splitlines()
+    ]
+    assert [line['name'] for line in manifest] == NAMES
+    assert manifest[3] == dict(
+        name='b/c/2',
+        image='/images/b/c/2.png',
+        size=[32, 64],
+        label_sha256=digest(found['b/c/2.png']),
+        prob_sha256=digest(found['b/c/2_prob.png']),
+        mode='whole',
+    )
+    assert found['failures.jsonl'] == b''
+    meta = json.loads(found['autolabel_meta.json'])
+    teacher_digest = digest(teacher.checkpoint.read_bytes())
+    assert meta['teacher']['checkpoint_sha256'] == teacher_digest
+    assert meta['teacher']['checkpoint'] == 'teacher.pth'
+    assert meta['images'] == dict(source='/images', count=5)
+    assert meta['settings']['label_format'] == 'labelIds'
+    assert meta['settings']['label_ids'] == SCRIPTS_IDS
+    assert meta['settings']['classes'][10] == 'sky'
+    assert meta['round'] is meta['previous'] is None
+
+
+def digest(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_without_confidence_and_flat(label, tmp_path, images, tree):
+    (images / 'a/0.png').rename(images / 'a/other.png')
+    label('--prob', 'none', '--layout', 'authors-flat')
+    assert sorted(n for n in tree(tmp_path / 'out') if 'png' in n) == [
+        *('0.png', '1.png', '2.png', 'other.png', 'top.png')
+    ]
+    settings = read_meta(tmp_path / 'out')['settings']
+    assert (settings['prob'], settings['layout']) == ('none', 'authors-flat')
+
+
+def test_number_of_classes(teacher):
+    """Eight bits, and 255 is none of the classes."""
+    cfg = read_config(str(teacher.config))
+
+    class Model:
+        classes = ('x',) * 256
+
+    with pytest.raises(ValueError, match='256 classes'):
+        label_folder.label_ids_of(cfg, Model, None)
+    Model.classes = ('x',) * 255
+    label_format, label_ids = label_folder.label_ids_of(cfg, Model, None)
+    assert (label_format, label_ids.max()) == ('trainIds', 254)
+    Model.classes = ('x',)
+    with pytest.raises(ValueError, match='one class, x'):
+        label_folder.label_ids_of(cfg, Model, None)
+
+
+@pytest.mark.parametrize('layout', ['folders', 'authors-flat'])
+def test_what_a_student_is_trained_on(
+    label, network, tmp_path, draw, save, layout
+):
+    """The data set gives the teacher's classes above a threshold."""
+    root = tmp_path / 'data'
+    images = root / 'leftImg8bit/train_extra'
+    cities = ('aachen/aachen_000000', 'bochum/bochum_000001')
+    for seed, name in enumerate(cities):
+        save(images / f'{name}_000019_leftImg8bit.png', seed)
+    label('--layout', layout, source=images, out='data/labels')
+    probs = [network()(draw(k)).softmax(1)[0].numpy() for k in range(2)]
+    for threshold in (0.0, 0.5, 0.9):
+        dataset = read_back(root, threshold)
+        assert len(dataset) == 2
+        ignored = 0
+        for sample, of_image in zip(dataset, probs):
+            # As the authors store and compare it.
+            stored = (of_image.max(axis=0) * 255).astype(np.uint8) / 255
+            classes = of_image.argmax(axis=0)
+            expected = np.where(stored < threshold, 255, classes)
+            found = sample['gt_seg_map']
+            assert np.mean(found == expected) > 0.998
+            assert threshold or len(np.unique(found)) >= 4
+            ignored += (found == 255).sum()
+        assert (ignored > 0) == (threshold > 0)
+
+
+def read_back(root, threshold):
+    """The data set of the labels, with its first transforms."""
+    return DATASETS.build(
+        dict(
+            type='CityscapesAutoLabelDataset',
+            data_root=str(root),
+            data_prefix=dict(
+                img_path='leftImg8bit/train_extra', seg_map_path='labels'
+            ),
+            pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='LoadSegLabels', num_classes=19),
+                dict(type='ApplyConfidence', threshold=threshold),
+            ],
+        )
+    )
+
+
+def test_label_ids_are_those_of_cityscapes_scripts():
+    found = re.findall(r'([a-z ]+?) (\d+) (\d+)', TABLE.replace('\n', ' '))
+    assert [int(train_id) for _, _, train_id in found] == [*range(19)]
+    assert [*EVALUATED_IDS] == SCRIPTS_IDS
+    cityscapes = DATASETS.get('HMSACityscapesDataset').METAINFO['classes']
+    assert [name.strip() for name, _, _ in found] == [*cityscapes]
+
+
+def test_odd_sizes(label, tmp_path, save, read, lines):
+    """Height and width are those of the image."""
+    sizes = [(1, 1), (1, 7), (5, 1), (31, 33)]
+    for size in sizes:
+        save(tmp_path / 'sizes/{}x{}.png'.format(*size), 0, *size)
+    label(source=tmp_path / 'sizes')
+    for size in sizes:
+        for end in ('', '_prob'):
+            path = tmp_path / 'out/{}x{}{}.png'.format(*size, end)
+            assert read(path).shape == size
+    assert lines(tmp_path / 'out/failures.jsonl') == []
+
+
+@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
+def test_turned_photographs(
+    label, tmp_path, draw, read, predicted, orientation
+):
+    """As the loader turns them; and they are not taken for others later."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = tmp_path / 'turned/photo.jpg'
+    plain = tmp_path / 'plain/photo.png'
+    for path in (photo, plain):
+        path.parent.mkdir()
+    Image.fromarray(draw(0)).save(photo, exif=exif, quality=95)
+    turned = mmcv.imread(str(photo), channel_order='rgb')
+    assert turned.shape[:2] == ((32, 64) if orientation < 5 else (64, 32))
+    Image.fromarray(turned).save(plain)
+    label(source=photo.parent)
+    label(source=plain.parent, out='plain_out')
+    found, expected = (
+        read(tmp_path / out / 'photo.png') for out in ('out', 'plain_out')
+    )
+    assert np.array_equal(found, expected)
+    predicted.clear()
+    label(source=photo.parent)
+    assert predicted == []
+
+
+def as_deep(image):
+    return Image.fromarray(np.array(image.convert('L')).astype('u2') * 257)
+
+
+def huge(path, image):
+    """A PNG file whose head promises more pixels than any reader takes."""
+
+    def chunk(kind, data):
+        crc = struct.pack('>I', zlib.crc32(kind + data))
+        return struct.pack('>I4s', len(data), kind) + data + crc
+
+    head = struct.pack('>IIBBBBB', 50_000, 50_000, 8, 2, 0, 0, 0)
+    chunks = chunk(b'IHDR', head), chunk(b'IDAT', b'x'), chunk(b'IEND', b'')
+    path.write_bytes(b''.join((b'\x89PNG\r\n\x1a\n', *chunks)))
+
+
+#: Names, and what makes a file of a good one and its pixels.
+FAULTS = {
+    'undecodable': lambda path, image: path.write_bytes(b'no image at all'),
+    'undecodable/huge': huge,
+    'truncated': lambda path, image: path.write_bytes(
+        path.read_bytes()[:-200]
+    ),
+    'empty': lambda path, image: path.write_bytes(b''),
+    'grey': lambda path, image: image.convert('L').save(path),
+    'alpha': lambda path, image: image.convert('RGBA').save(path),
+    '16-bit': lambda path, image: as_deep(image).save(path),
+    'constant': lambda path, image: Image.new('RGB', image.size).save(path),
+}
+
+
+def test_images_that_fail(label, images, tmp_path, lines, save, draw, tree):
+    """All in one run: no output, a line, and the others are done."""
+    for fault, spoil in FAULTS.items():
+        path = save(images / f'bad/{fault}.png', 7)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            spoil(path, Image.fromarray(draw(7)))
+    said = label(code=1)
+    failures = lines(tmp_path / 'out/failures.jsonl')
+    assert {line['name']: line['reason'] for line in failures} == {
+        f'bad/{fault}': fault.split('/')[0] for fault in FAULTS
+    }
+    for line in failures:
+        assert line['image'] == str(images / f'{line["name"]}.png')
+        assert line['image'] in line['error']
+        assert '\n' not in line['error']
+    assert '8 images failed' in said
+    found = tree(tmp_path / 'out')
+    assert not [name for name in found if name.startswith('bad/')]
+    assert len([name for name in found if name.endswith('_prob.png')]) == 5
+    kinds = ('grey', 'alpha', '16-bit', 'constant')
+    label('--allow', *kinds, code=1)
+    reasons = [x['reason'] for x in lines(tmp_path / 'out/failures.jsonl')]
+    assert sorted(reasons) == [
+        *('empty', 'truncated', 'undecodable', 'undecodable')
+    ]
+
+
+def test_kinds_of_other_formats(label, images, tmp_path, lines, draw):
+    """Kinds are told from the file, not from what loaders make of it."""
+    image = Image.fromarray(draw(3))
+    clear = image.convert('RGBA')
+    clear.putalpha(99)
+    transparent = image.quantize(16)
+    transparent.info['transparency'] = 0
+    for name, picture in (
+        ('good.jpg', image),
+        ('good.bmp', image),
+        ('good.webp', image),
+        ('good.tif', image),
+        ('palette.png', image.quantize(16)),
+        ('cmyk.jpg', image.convert('CMYK')),
+        ('deep.tif', as_deep(image)),
+        ('grey.jpg', image.convert('L')),
+        ('grey.tif', image.convert('L')),
+        ('alpha.webp', clear),
+        ('transparent.png', transparent),
+    ):
+        # Names are without suffix.
+        stem, suffix = name.split('.')
+        path = images / f'kinds/{stem}_{suffix}.{suffix}'
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path)
+    label(code=1)
+    found = {
+        line['name'][6:]: line['reason']
+        for line in lines(tmp_path / 'out/failures.jsonl')
+    }
+    assert found == dict(
+        deep_tif='16-bit',
+        grey_jpg='grey',
+        grey_tif='grey',
+        alpha_webp='alpha',
+        transparent_png='alpha',
+    )
+
+
+@pytest.mark.parametrize(
+    ('options', 'named'),
+    [
+        (['--device', 'moon'], '--device moon'),
+        (['--scales', '1,1'], 'model.test_cfg.scales'),
+        (
+            [
+                *('--label-format', 'labelIds', '--cfg-options'),
+                'test_dataloader.dataset.type=BaseSegDataset',
+                'test_dataloader.dataset.metainfo.classes='
+                + ','.join('abcdefghijklmnopqrs'),
+            ],
+            '--label-format labelIds',
+        ),
+        (['--check', 'config:none'], 'none.dataset is missing'),
+        (['--check', '.'], '--check .: expected a data set of the config'),
+        (['--threshold', '1.5'], 'threshold=1.5'),
+    ],
+)
+def test_options_that_make_no_sense(label, tmp_path, options, named):
+    assert named in label(*options, code=1)
+    assert not (tmp_path / 'out').exists()

@@ -1,0 +1,188 @@
+"""Runs of tools/autolabel.py that go on, and folders with other labels."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmcv.transforms import LoadImageFromFile
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+
+from hmsa_mmseg.autolabel.meta import identity_of, read_meta
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def other_size(path):
+    with Image.open(path) as image:
+        image.resize((10, 10)).save(path)
+
+
+def without_name(path):
+    """The same pixels, of no teacher."""
+    with Image.open(path) as image:
+        Image.fromarray(np.array(image)).save(path)
+
+
+#: What is done to which of two files.
+DAMAGE = {
+    'label cut': ('{}.png', cut),
+    'confidence cut': ('{}_prob.png', cut),
+    'label only': ('{}_prob.png', lambda path: path.unlink()),
+    'confidence only': ('{}.png', lambda path: path.unlink()),
+    'label empty': ('{}.png', lambda path: path.write_bytes(b'')),
+    'label no image': ('{}.png', lambda path: path.write_text('no' * 99)),
+    'confidence of another size': ('{}_prob.png', other_size),
+    'of an unknown teacher': ('{}.png', without_name),
+    'nothing': ('{}.png', lambda path: None),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGE)
+def test_damaged_labels_are_done_again(
+    label, tmp_path, tree, done, predicted, damage
+):
+    """And no others; all is as if nothing had been."""
+    pattern, change = DAMAGE[damage]
+    change(tmp_path / 'out' / pattern.format('b/c/2'))
+    label()
+    assert predicted == ['2.png'] * (damage != 'nothing')
+    assert tree(tmp_path / 'out') == done
+
+
+def test_a_look_reads_no_image(label, monkeypatch, done, images):
+    """Of 20,000 that takes longer than to ask the system for their times."""
+    read = []
+    for owner, name in (
+        (PngImageFile, 'load'),
+        (LoadImageFromFile, '__call__'),
+    ):
+        call = getattr(owner, name)
+
+        def spied(self, *args, call=call):
+            read.append(self)
+            return call(self, *args)
+
+        monkeypatch.setattr(owner, name, spied)
+    label()
+    assert read == []
+
+
+@pytest.mark.parametrize('texts', ['bytes', 'nothing'])
+def test_labels_of_version_0_1(label, tmp_path, predicted, done, texts):
+    """They tell the length of the image's file; earlier ones not even that."""
+    path = tmp_path / 'out/top.png'
+    left_out = ['autolabel-image-sha256']
+    left_out += ['autolabel-image-bytes'] * (texts == 'nothing')
+    with Image.open(path) as image:
+        text = PngInfo()
+        for key, value in image.text.items():
+            if key not in left_out:
+                text.add_text(key, value)
+        image.save(path, pnginfo=text)
+    label()
+    assert predicted == []
+    with (tmp_path / 'images/top.png').open('ab') as file:
+        file.write(b'more')
+    label()
+    assert predicted == ['top.png'] * (texts == 'bytes')
+
+
+def test_limit_then_all(label, tmp_path, tree, done, predicted):
+    shutil.rmtree(tmp_path / 'out')
+    label('--limit', '2')
+    assert read_meta(tmp_path / 'out')['images']['count'] == 2
+    predicted.clear()
+    label()
+    assert predicted == ['0.png', '2.png', 'top.png']
+    assert tree(tmp_path / 'out') == done
+
+
+def test_other_settings_are_refused(label, tmp_path, tree, predicted, done):
+    before = tree(tmp_path / 'out')
+    said = label('--scales', '0.5,1', code=1)
+    assert 'settings.scales was [0.5, 1.0, 2.0], now it is [0.5, 1.0]' in said
+    assert 'settings.dtype was' in label('--dtype', 'bfloat16', code=1)
+    assert tree(tmp_path / 'out') == before
+    assert predicted == []
+    label('--scales', '0.5,1', '--overwrite', '--limit', '2')
+    assert predicted == ['0.png', '1.png']
+    # What is still of the first settings is not taken for good.
+    predicted.clear()
+    label('--scales', '0.5,1')
+    assert predicted == ['0.png', '2.png', 'top.png']
+    label('--scales', '0.5,1', out='new')
+    assert tree(tmp_path / 'out') == tree(tmp_path / 'new')
+
+
+def test_other_teacher(label, tmp_path, tree, lines, predicted, teacher):
+    checkpoint = torch.load(teacher.checkpoint, weights_only=True)
+    state = checkpoint['state_dict']
+    key = next(key for key in state if 'conv_seg.bias' in key)
+    state[key] = state[key] + torch.arange(19)
+    other = tmp_path / 'other.pth'
+    torch.save(checkpoint, other)
+    label('--limit', '3')
+    first = tree(tmp_path / 'out')
+    said = label(checkpoint=other, code=1)
+    assert 'teacher.checkpoint_sha256 was' in said
+    assert '--overwrite' in said
+    predicted.clear()
+    label('--allow-mixed', checkpoint=other)
+    assert predicted == ['2.png', 'top.png']
+    assert tree(tmp_path / 'out')['a/0.png'] == first['a/0.png']
+    # Both are named, and which labels are of the first.
+    (mixed,) = read_meta(tmp_path / 'out')['mixed']
+    before = json.loads(first['autolabel_meta.json'])
+    for key in ('teacher', 'settings'):
+        assert mixed[key] == before[key]
+    old = identity_of(before)
+    assert [
+        line.get('identity') for line in lines(tmp_path / 'out/manifest.jsonl')
+    ] == [old, old, old, None, None]
+    # Now it is known what the folder holds.
+    predicted.clear()
+    label(checkpoint=other)
+    assert predicted == []
+    # What the files mean is one thing in a folder, whoever made them.
+    options = ('--allow-mixed', '--label-format', 'trainIds')
+    assert 'settings.label_format' in label(*options, checkpoint=other, code=1)
+    label('--overwrite', checkpoint=other)
+    assert 'mixed' not in read_meta(tmp_path / 'out')
+
+
+def test_from_confidence_to_none(label, tmp_path, tree, done):
+    """No confidence of other labels is left beside the new ones."""
+    label('--prob', 'none', '--overwrite')
+    assert not [name for name in tree(tmp_path / 'out') if '_prob' in name]
+
+
+def test_foreign_folders(label, tmp_path):
+    mine = tmp_path / 'out/mine.png'
+    mine.parent.mkdir()
+    mine.write_text('mine')
+    assert 'was not written by this program' in label(code=1)
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['mine.png']
+    label('--overwrite', '--limit', '1')
+    assert mine.read_text() == 'mine'
+    meta = tmp_path / 'out/autolabel_meta.json'
+    meta.write_text('[]')
+    assert 'autolabel_meta.json is damaged' in label(code=1)
+    meta.write_text(json.dumps(dict(version=2, teacher={}, settings={})))
+    assert 'version=2' in label(code=1)
+
+
+def test_failed_images(label, tmp_path, tree, done, images):
+    """They lose the label that they have, and are tried again."""
+    good = (images / 'b/0.png').read_bytes()
+    (images / 'b/0.png').write_bytes(b'')
+    for _ in range(2):
+        label(code=1)
+        assert not [name for name in tree(tmp_path / 'out') if 'b/0' in name]
+    (images / 'b/0.png').write_bytes(good)
+    label()
+    assert tree(tmp_path / 'out') == done

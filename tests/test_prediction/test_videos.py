@@ -1,0 +1,187 @@
+"""tools/infer.py on videos: frames, overlays, resume, damage."""
+
+import os
+import signal
+
+import cv2
+import infer
+import mmcv
+import numpy as np
+import pytest
+from PIL import Image
+
+from hmsa_mmseg.prediction import videos
+from hmsa_mmseg.prediction.products import Products
+
+FRAMES = 5
+
+
+def write_video(path, frames, backend=cv2.CAP_ANY):
+    size = frames[0].shape[1::-1]
+    codec = cv2.VideoWriter_fourcc(*'MJPG')
+    writer = cv2.VideoWriter(str(path), backend, codec, 12.5, size)
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+
+
+@pytest.fixture
+def frames(draw):
+    """Five frames, BGR."""
+    return [draw(k, 64, 128)[..., ::-1].copy() for k in range(FRAMES)]
+
+
+@pytest.fixture
+def clip(tmp_path, frames):
+    path = tmp_path / 'videos/day/clip.avi'
+    path.parent.mkdir(parents=True)
+    write_video(path, frames)
+    return path
+
+
+def names(folder):
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob('*')
+        if path.is_file()
+    )
+
+
+def test_frames_are_those_of_images(run, clip, tmp_path, read):
+    """Also in batches; a video has the name of its path."""
+    folder = tmp_path / 'frames'
+    folder.mkdir()
+    for index, frame in enumerate(mmcv.VideoReader(str(clip))):
+        cv2.imwrite(str(folder / f'{index:06d}.png'), frame)
+    run('--save', 'classes', source=folder, out='images_out')
+    options = ('--save', 'classes', '--batch-size', '2')
+    run(*options, source=tmp_path / 'videos')
+    expected = tmp_path / 'images_out/classes'
+    found = tmp_path / 'out/classes/day/clip'
+    assert names(found) == names(expected)
+    assert len(names(found)) == FRAMES
+    for name in names(found):
+        assert np.mean(read(found / name) == read(expected / name)) > 0.999
+    assert names(tmp_path / 'out/finished') == ['day/clip.json']
+
+
+@pytest.mark.parametrize('suffix', ['mp4', 'avi'])
+def test_overlay_is_a_video(run, clip, frames, tmp_path, predicted, suffix):
+    run('--video-format', suffix, source=clip)
+    path = tmp_path / f'out/overlay/clip.{suffix}'
+    assert names(tmp_path / 'out/overlay') == [path.name]
+    assert len(names(tmp_path / 'out/classes')) == FRAMES
+    reader = mmcv.VideoReader(str(path))
+    assert (reader.fps, reader.resolution) == (12.5, (128, 64))
+    assert len([*reader]) == reader.frame_cnt == FRAMES
+    # Each frame is its image's overlay, up to the codec.
+    run('--frames', '--save', 'overlay', source=clip)
+    still = tmp_path / 'out/overlay/clip'
+    for index, frame in enumerate(reader):
+        expected = cv2.imread(str(still / f'{index:06d}.jpg'))
+        assert np.mean(cv2.absdiff(frame, expected)) < 12
+    assert np.mean(cv2.absdiff(frames[0], expected)) > 15
+    assert len(predicted) == 2 * FRAMES
+    # Now everything is there.
+    run('--video-format', suffix, source=clip)
+    run('--frames', '--save', 'overlay', 'classes', source=clip)
+    assert len(predicted) == 2 * FRAMES
+
+
+def test_goes_on(run, clip, tmp_path, predicted):
+    """Frames that are done stay, those of other settings do not."""
+    out = tmp_path / 'out'
+    write = videos.write_classes
+
+    def failing(path, classes):
+        if path.name == '000003.png':
+            raise OSError('no space left')
+        write(path, classes)
+
+    def interrupted():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(videos, 'write_classes', failing)
+            said = run('--writers', '1', source=clip, code=1)
+        assert 'no space left' in said
+        assert 'overlay' not in os.listdir(out) or (out / 'classes').exists()
+
+    def again(*args):
+        predicted.clear()
+        run(*args, source=clip)
+        return len(predicted)
+
+    interrupted()
+    assert names(out / 'finished/clip')[:3] == [
+        *('000000.png', '000001.png', '000002.png')
+    ]
+    assert again() <= 2
+    assert names(out / 'finished') == ['clip.json']
+    assert len([*mmcv.VideoReader(str(out / 'overlay/clip.mp4'))]) == FRAMES
+    # A frame is lost.
+    (out / 'classes/clip/000001.png').unlink()
+    assert again() == FRAMES
+    # An unfinished video, and now something else is to be saved.
+    (out / 'finished/clip.json').unlink()
+    interrupted()
+    assert again('--save', 'classes', 'color') == FRAMES
+
+
+def test_killed_while_a_video_is_written(run, clip, tmp_path, fork):
+    """No part of it takes its name."""
+    draw = Products.overlay
+
+    def kill_at_third():
+        left = [3]
+
+        def drawing(*args):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return draw(*args)
+
+        Products.overlay = drawing
+
+    wait = fork(infer, source=clip, prepare=kill_at_third)
+    assert wait() == -signal.SIGKILL
+    run(source=clip)
+    run(source=clip, out='whole')
+    assert names(tmp_path / 'out') == names(tmp_path / 'whole')
+    for name in names(tmp_path / 'whole'):
+        one, other = (tmp_path / out / name for out in ('out', 'whole'))
+        if name.endswith('mp4'):
+            readers = [mmcv.VideoReader(str(path)) for path in (one, other)]
+            for pair in zip(*readers):
+                assert np.mean(cv2.absdiff(*pair)) < 1
+        else:
+            assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_damaged_videos(run, clip, tmp_path):
+    whole = clip.read_bytes()
+    folder = tmp_path / 'videos'
+    (folder / 'none.mp4').write_bytes(b'no video')
+    (folder / 'cut.avi').write_bytes(whole[: len(whole) // 2])
+    error = run('--on-error', 'skip', source=folder, code=1)
+    assert f'skipped: {folder / "none.mp4"}: cannot be opened' in error
+    assert f'skipped: {folder / "cut.avi"}: ' in error
+    assert f'its header promises {FRAMES}' in error
+    # What could be read is there.
+    shorter = len([*mmcv.VideoReader(str(folder / 'cut.avi'))])
+    assert 0 < shorter < FRAMES
+    assert len(names(tmp_path / 'out/classes/cut')) == shorter
+    overlay = mmcv.VideoReader(str(tmp_path / 'out/overlay/cut.mp4'))
+    assert overlay.frame_cnt == shorter
+    assert len(names(tmp_path / 'out/classes/day/clip')) == FRAMES
+
+
+def test_odd_sizes(run, frames, tmp_path):
+    path = tmp_path / 'odd.avi'
+    odd = [frame[:63, :127] for frame in frames]
+    # FFmpeg's would cut it.
+    write_video(path, odd, cv2.CAP_OPENCV_MJPEG)
+    error = run(source=path, code=1)
+    assert '127x63 pixels' in error
+    assert '--frames' in error
+    run('--frames', source=path)
+    found = Image.open(tmp_path / 'out/overlay/odd/000004.jpg')
+    assert found.size == (127, 63)
