@@ -15,8 +15,11 @@ import mmseg
 
 from .version import __version__
 
-#: Where both packages keep what is no module (an editable install: links).
+#: Where both packages keep what is no module; ours, where it was not
+#: installed, beside the package.
 OURS = Path(__file__).parent / '.mim'
+if not OURS.is_dir():
+    OURS = Path(__file__).parents[1]
 MMSEG_TOOLS = Path(mmseg.__file__).parent / '.mim' / 'tools'
 
 # Command -> script, and what it does.
