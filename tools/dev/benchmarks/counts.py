@@ -214,6 +214,7 @@ class _Stacked(nn.Module):
     """Stands for a preprocessor: there are no values to prepare."""
 
     def forward(self, data: dict, training: bool) -> dict:
-        """Make a batch of the one image, without a copy."""
-        (image,) = data['inputs']
-        return dict(data, inputs=image[None])
+        """Make a batch of images; of one, without a copy."""
+        first, *others = data['inputs']
+        inputs = torch.stack([first, *others]) if others else first[None]
+        return dict(data, inputs=inputs)
