@@ -214,5 +214,7 @@ class _Stacked(nn.Module):
     """Stands for a preprocessor: there are no values to prepare."""
 
     def forward(self, data: dict, training: bool) -> dict:
-        """Stack images; nothing else."""
-        return dict(data, inputs=torch.stack(data['inputs']))
+        """Make a batch of images; of one, without a copy."""
+        first, *others = data['inputs']
+        inputs = torch.stack([first, *others]) if others else first[None]
+        return dict(data, inputs=inputs)

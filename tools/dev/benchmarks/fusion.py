@@ -6,9 +6,6 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-# First: it makes the rest of the stack importable.
-import hmsa_mmseg  # noqa: F401  # isort: skip
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple

@@ -6,9 +6,6 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-# First: it makes the rest of the stack importable.
-import hmsa_mmseg  # noqa: F401  # isort: skip
-
 import copy
 import zlib
 from collections.abc import Mapping, Sequence

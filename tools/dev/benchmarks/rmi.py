@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-# First: it makes the rest of the stack importable.
-import hmsa_mmseg  # noqa: F401  # isort: skip
-
 from collections.abc import Callable
 from functools import partial
 

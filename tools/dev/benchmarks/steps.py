@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-# First: it makes the rest of the stack importable.
-import hmsa_mmseg  # noqa: F401  # isort: skip
-
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config

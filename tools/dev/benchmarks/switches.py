@@ -80,7 +80,8 @@ def _case(cfgs: dict[str, Config], options: Options) -> Case:
     first = next(iter(cfgs.values()))
     crop, batch = tuple(first.crop_size), first.train_dataloader.batch_size
     size = crop if options.device == 'cuda' else (128, 256)
-    size = (64, 128) if options.is_small else size
+    if options.is_small:
+        crop = size = (64, 128)
     return Case(
         {
             way: TrainingStep('own', cfg, batch, size, options)

@@ -9,9 +9,6 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-# First: it makes the rest of the stack importable.
-import hmsa_mmseg  # noqa: F401  # isort: skip
-
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
