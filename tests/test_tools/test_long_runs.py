@@ -215,4 +215,4 @@ def test_loss_of_one_process_stops_both(train, tmp_path, load, equal):
         assert sample['gt_sem_seg']['data'].shape == (1, 64, 128)
         assert image.shape == (3, 64, 128)
     assert dump['losses'].keys() >= {'decode.loss_ce', 'aux.loss_ce'}
-    assert dump['lr']['lr'][0] == pytest.approx(0.1, rel=0.5)
+    assert dump['lr']['lr'][0] == pytest.approx(0.3, rel=0.5)
