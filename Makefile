@@ -1,6 +1,8 @@
 # make demo    install into .venv and run the demonstration (docs/demo)
+# make check   lint, and the tests that start no process
 # make test    install into .venv, lint, and run all tests but the slow ones,
 #              on all cores; WORKERS=1 for one process
+# make nightly the slow tests, the documentation and the demo
 # make test-matrix   test on old and new stacks of packages (noxfile.py)
 # make test-slow   run every suite of the benchmarks once, at a small size
 # make autolabel-demo  train a teacher, label with it, train students, and
@@ -41,7 +43,7 @@ SUITES ?= table
 ROUNDS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo autolabel-demo test test-matrix test-slow compare benchmark \
+.PHONY: demo autolabel-demo check test nightly test-matrix test-slow compare benchmark \
 	gpu docs docs-links docs-sources lint fix wheel clean install
 
 demo: install
@@ -52,6 +54,12 @@ autolabel-demo: install
 
 test: install lint
 	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist worksteal
+
+check: install lint
+	$(PY) -m pytest -m 'not slow and not process' -n $(WORKERS) --dist worksteal
+
+nightly: install
+	$(MAKE) docs test-slow demo
 
 test-matrix: install
 	$(PY) -m nox

@@ -2,6 +2,8 @@
 
 import gc
 import os
+import re
+from functools import lru_cache
 
 # Before torch, and for every process that the tests start. One thread each:
 # `make test` keeps all cores busy with processes. Threads that wait by
@@ -22,6 +24,10 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
 
+# Of modules that start processes, by themselves or by a fixture.
+STARTS_PROCESSES = re.compile(
+    r'\b(subprocess|multiprocessing|num_workers|run_tool|FORK)\b'
+)
 WORKER_BYTES = 3 * 2**30
 PREPROCESSOR = dict(
     type='SegDataPreProcessor',
@@ -92,12 +98,21 @@ def pytest_xdist_auto_num_workers():
     return max(1, min(cores, memory // WORKER_BYTES))
 
 
+@lru_cache
+def starts_processes(path):
+    return bool(STARTS_PROCESSES.search(path.read_text()))
+
+
 def pytest_collection_modifyitems(items):
     """Let long tests go first, so that no process is left alone with them.
 
-    Those of the tools: each trains or tests in processes of its own.
+    Those of the tools: each trains or tests in processes of its own. `make
+    check` leaves out what starts processes.
     """
     items.sort(key=lambda item: 'test_tools' not in item.path.parts)
+    for item in items:
+        if 'test_tools' in item.path.parts or starts_processes(item.path):
+            item.add_marker('process')
 
 
 def pytest_collection_finish():
