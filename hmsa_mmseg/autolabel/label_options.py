@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hmsa_mmseg.datasets.autolabel_files import LAYOUTS
+from hmsa_mmseg.datasets.confidence import DEFAULT_THRESHOLD
 from hmsa_mmseg.prediction.options import (
     add_model,
     add_prediction,
@@ -13,10 +14,6 @@ from hmsa_mmseg.prediction.options import (
 )
 
 from .label_images import KINDS
-
-# The authors' released recipe (NVIDIA/semantic-segmentation,
-# scripts/train_cityscapes_sota.yml: ``custom_coarse_prob``).
-_THRESHOLD = 0.5
 
 
 def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
@@ -98,9 +95,9 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--threshold',
         type=float,
-        default=_THRESHOLD,
+        default=DEFAULT_THRESHOLD,
         help='of confidence, for the report alone: files hold all labels. '
-        f'Default: {_THRESHOLD}',
+        f'Default: {DEFAULT_THRESHOLD}',
     )
     group.add_argument(
         '--no-report', action='store_true', help='do not write a report'

@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
+#: From which on labels are kept: the authors' released recipe
+#: (NVIDIA/semantic-segmentation, scripts/train_cityscapes_sota.yml:
+#: ``custom_coarse_prob``).
+DEFAULT_THRESHOLD = 0.5
 #: The confidence that each of the 256 values stands for.
 LEVELS = np.arange(256) / 255.0
 

@@ -16,7 +16,7 @@ from hmsa_mmseg.datasets.autolabel_files import (
     REPORT_HTML,
     REPORT_JSON,
 )
-from hmsa_mmseg.datasets.confidence import is_kept
+from hmsa_mmseg.datasets.confidence import DEFAULT_THRESHOLD, is_kept
 from hmsa_mmseg.utils import atomic_file, write_json
 from hmsa_mmseg.utils.loading import read_config
 
@@ -37,9 +37,6 @@ from .label_truths import Truths
 from .pages import progress
 
 VERSION = 1
-#: The authors' released recipe (NVIDIA/semantic-segmentation,
-#: scripts/train_cityscapes_sota.yml: ``custom_coarse_prob``).
-DEFAULT_THRESHOLD = 0.5
 
 
 class ReportOptions(NamedTuple):
