@@ -175,7 +175,7 @@ def _write(path: Path, rows: np.ndarray, parts: Path) -> bool:
         # Another job with the same labels has finished and removed the parts.
         return False
     except OSError as error:
-        _warn_not_kept(parts.parent, str(error))
+        _warn_not_kept(parts.parent, error.strerror or str(error))
         return False
     return True
 
