@@ -390,4 +390,4 @@ def test_memory_at_true_size(true_size):
     peak = peak_live_bytes(
         lambda: head.forward_seg_heads(inputs, with_classifier_feats=False)
     )
-    assert held + peak < 2.1e9
+    assert held + peak < 2.3e9
