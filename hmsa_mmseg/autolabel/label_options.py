@@ -1,4 +1,4 @@
-"""The command line of ``tools/autolabel.py``."""
+"""The command line of ``hmsa label``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     add_prediction(parser)
     _add_labels(parser)
     _add_running(add_running(parser))
-    # What tools/infer.py could be asked to write beside labels.
+    # What hmsa infer could be asked to write beside labels.
     parser.set_defaults(save=())
     return parser.parse_args(argv)
 

@@ -250,7 +250,7 @@ def _end(
     except (OSError, ValueError, ImportError) as error:
         raise PredictionError(
             f'the labels in {out} are complete, the report is not: {error}; '
-            'expected --no-report, or tools/autolabel_report.py'
+            'expected --no-report, or hmsa report'
         ) from error
     print(f'report: {page}')
     return code

@@ -24,7 +24,7 @@ from .sample_choice import SampleChoiceMixin, SampleFile
 
 @DATASETS.register_module()
 class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
-    """Images with labels from `tools/autolabel.py`, of any classes.
+    """Images with labels from `hmsa label`, of any classes.
 
     The image ``a/1.jpg`` has the label ``a/1.png``, with its confidence in
     ``a/1_prob.png``. What the values mean is read from

@@ -96,7 +96,7 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path} is damaged or of another program ({error!r}); expected '
-            'what tools/autolabel.py writes'
+            'what hmsa label writes'
         ) from error
     if version != VERSION:
         raise ValueError(

@@ -48,7 +48,7 @@ class LabelSettings(NamedTuple):
 
 
 def read_label_settings(folder: str) -> LabelSettings:
-    """Read what `tools/autolabel.py` says about its labels.
+    """Read what `hmsa label` says about its labels.
 
     Args:
         folder (str): Folder of labels. The file may also lie one folder
@@ -77,7 +77,7 @@ def read_label_settings(folder: str) -> LabelSettings:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{path}: settings are damaged ({error!r}); expected the '
-                'file that tools/autolabel.py writes'
+                'file that hmsa label writes'
             ) from error
         if len(found.label_ids) != len(found.classes):
             raise ValueError(

@@ -21,7 +21,7 @@ class CityscapesAutoLabelDataset(AutoLabelDataset):
     By default it reads the archive that the authors published
     (``refinement_final/train_extra``, label ids with confidence) as it
     unpacks; the folder ``tmp`` beside ``train_extra`` does not matter. For
-    the output of `tools/autolabel.py` its folder is given as
+    the output of `hmsa label` its folder is given as
     ``data_prefix.seg_map_path``; how it is stored is read from there. Can be
     concatenated with :class:`HMSACityscapesDataset`. What happens to the
     labels is up to the pipeline, never to the name of a folder.

@@ -37,6 +37,8 @@ def read_classes(text: str) -> ClassNames:
     """
     path = Path(text)
     if not path.is_file():
+        if path.suffix and ',' not in text:
+            raise ValueError(f'classes: the file {text} does not exist')
         names, colors = [name.strip() for name in text.split(',')], []
     else:
         lines = [line.split() for line in path.read_text().splitlines()]

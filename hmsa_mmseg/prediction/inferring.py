@@ -130,7 +130,7 @@ class Inferring:
         )
 
     def describe(self) -> None:
-        """Tell tools/report.py about the run."""
+        """Tell hmsa report about the run."""
         dataset = find_test_set(self.cfg).get('type')
         write_run(
             self.args.out,

@@ -9,7 +9,7 @@ from hmsa_mmseg.visualization.records import FLAT
 
 #: Folder of what is known of finished images, see :mod:`.journal`.
 FINISHED = 'finished'
-#: Folder of records of images, for tools/report.py.
+#: Folder of records of images, for hmsa report.
 RECORDS = FOLDER
 #: File of the settings of the run, see :mod:`.journal`.
 SETTINGS = 'infer.json'

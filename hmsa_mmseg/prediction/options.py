@@ -1,4 +1,4 @@
-"""The command line of ``tools/infer.py``, and what others share with it."""
+"""The command line of ``hmsa infer``, and what others share with it."""
 
 from __future__ import annotations
 

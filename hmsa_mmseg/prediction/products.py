@@ -36,7 +36,7 @@ SAVES = {
     'weights': ('weight_<s>',),
     'scales': ('scale_<s>',),
     'winning': ('winning_scale',),
-    # All that there is, and counts, for tools/report.py.
+    # All that there is, and counts, for hmsa report.
     'report': (),
 }
 DEFAULT_SAVES = ('overlay', 'classes')

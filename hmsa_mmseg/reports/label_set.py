@@ -197,7 +197,7 @@ def read_label_set(folder: Path) -> LabelSet:
     if not (folder / META_FILE).is_file():
         raise FileNotFoundError(
             f'{folder / META_FILE} is missing; expected a folder of labels '
-            'that tools/autolabel.py wrote'
+            'that hmsa label wrote'
         )
     meta = read_meta(folder)
     classes = meta['settings'].get('classes')
@@ -216,7 +216,7 @@ def read_label_set(folder: Path) -> LabelSet:
     if not manifest.is_file():
         raise FileNotFoundError(
             f'{manifest} is missing; expected a folder in which '
-            'tools/autolabel.py has labelled images'
+            'hmsa label has labelled images'
         )
     lines = read_lines(manifest)
     failures = read_lines(folder / FAILURES_FILE)

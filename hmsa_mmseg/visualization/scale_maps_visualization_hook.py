@@ -32,7 +32,7 @@ class ScaleMapsVisualizationHook(Hook):
     DIR`` and ``--show`` turn it on, and nothing is done, nor said, before.
     Each process writes the pictures of its images and a record of each to
     ``DIR/scale_maps``, see :mod:`hmsa_mmseg.visualization.records`, which
-    ``tools/report.py DIR`` makes a page of. Without ``--show-dir``, ``DIR``
+    ``hmsa report DIR`` makes a page of. Without ``--show-dir``, ``DIR``
     is the folder of the log; in training, each validation has its own
     ``val_iter_<n>`` there. ``--show`` alone writes nothing. The folder of
     another run is refused; a repeated run replaces its pictures.
@@ -234,8 +234,8 @@ class ScaleMapsVisualizationHook(Hook):
             write_run(self._root, self._run)
         runner.logger.info(
             f'{int(drawn)} of {self._num_images} images are drawn in '
-            f'{os.path.join(self._root, FOLDER)}; a page of them: python '
-            f'tools/report.py {self._root}'
+            f'{os.path.join(self._root, FOLDER)}; a page of them: hmsa '
+            f'report {self._root}'
         )
 
     after_val_epoch = after_test_epoch

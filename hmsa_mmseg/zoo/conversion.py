@@ -36,11 +36,11 @@ _TYPES = {
     ),
     'default_hooks.visualization': (
         *('SegVisualizationHook', 'ScaleMapsVisualizationHook'),
-        'draws the pictures of tools/report.py',
+        'draws the pictures of hmsa report',
     ),
     'visualizer': (
         *('SegLocalVisualizer', 'ScaleMapsVisualizer'),
-        'draws the pictures of tools/report.py',
+        'draws the pictures of hmsa report',
     ),
 }
 _FLIPS = [

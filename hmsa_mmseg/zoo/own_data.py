@@ -174,6 +174,8 @@ def set_folder(new: Conversion, root: str, classes: ClassNames) -> None:
 
 def _has_lists(root: Path) -> bool:
     """Whether a folder has lists of names, and not a folder per split."""
+    if not root.is_dir():
+        raise FileNotFoundError(f'the folder {root} does not exist')
     folders = [root / kind for kind in (_IMAGES, _MASKS)]
     if all((path / split).is_dir() for path in folders for split in _NAMES):
         return False

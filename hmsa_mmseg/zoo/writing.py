@@ -64,7 +64,7 @@ def write_config(
     lines = [
         *_comment(
             f'{_title(conversion)}: {source_of(source)}, converted by '
-            'tools/from_zoo.py.'
+            'hmsa from-zoo.'
         ),
         '#',
         *_comment('Every setting is that of the zoo, but:'),
@@ -121,16 +121,15 @@ def next_steps(conversion: Conversion, path: Path) -> str:
             f'{_work(model.test_cfg.scales)} at test time. Attention comes '
             'on top; what the whole model',
             'costs is counted by',
-            f'  python tools/analysis_tools/get_flops.py {path}',
+            f'  hmsa flops {path}',
             '',
         ]
         hint = '  # --tta adds flips'
     lines += [
         'Next:',
-        f'  MMSEG={config_root().parent}',
-        f'  python $MMSEG/tools/train.py {path} '
-        f'--work-dir work_dirs/{path.stem}',
-        f'  python $MMSEG/tools/test.py {path} CHECKPOINT{hint}',
+        f'  hmsa browse {path} --not-show --output-dir browse',
+        f'  hmsa train {path} --work-dir work_dirs/{path.stem}',
+        f'  hmsa test {path} CHECKPOINT{hint}',
     ]
     return '\n'.join(lines)
 

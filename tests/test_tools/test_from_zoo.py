@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from mmseg.registry import METRICS, MODELS
 
-from hmsa_mmseg.zoo import config_root, find_config
+from hmsa_mmseg import cli
+from hmsa_mmseg.zoo import find_config
 
 NAME = 'fcn_r18-d8_4xb2-80k_cityscapes-512x1024'
 DDRNET = 'ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024'
@@ -106,11 +106,11 @@ def test_a_config_of_the_zoo(from_zoo, tmp_path):
     assert '  model.type: was EncoderDecoder\n' in said
     assert 'Backbone and heads see 1.25x the pixels of scale 1' in said
     assert '5.25x the pixels of scale 1 (0.5, 1.0, 2.0) at test time' in said
-    assert f'tools/analysis_tools/get_flops.py {OUT}\n' in said
-    (train,) = re.findall(r'python (\$MMSEG/tools/train\.py)', said)
-    tool = train.replace('$MMSEG', str(config_root().parent))
-    assert Path(tool).is_file()
-    assert f'train.py {OUT} --work-dir work_dirs/{OUT[:-3]}' in said
+    assert f'hmsa flops {OUT}\n' in said
+    commands = re.findall(r'^  hmsa ([\w-]+) ', said, re.M)
+    assert {'flops', 'browse', 'train', 'test'} == {*commands}
+    assert {*commands} <= {*cli.COMMANDS}
+    assert f'hmsa train {OUT} --work-dir work_dirs/{OUT[:-3]}' in said
     text = (tmp_path / OUT).read_text()
     # What exists stays.
     (tmp_path / OUT).write_text('mine = 1\n')

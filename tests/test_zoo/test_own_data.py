@@ -7,7 +7,7 @@ from mmseg.datasets import CityscapesDataset
 from mmseg.registry import MODELS
 
 from hmsa_mmseg.datasets.class_names import ClassNames, read_classes
-from hmsa_mmseg.zoo import convert, single_scale
+from hmsa_mmseg.zoo import convert, own_data, single_scale
 from hmsa_mmseg.zoo.own_data import set_data_root, set_folder, set_num_classes
 from hmsa_mmseg.zoo.sizes import set_crop_size, set_image_scale
 
@@ -275,3 +275,10 @@ def test_pidnet_s_sizes_become_a_range(fresh):
     loading = steps(new.cfg.train_dataloader.dataset.pipeline)
     assert 'RandomChoiceResize' not in loading
     assert loading['RandomResize'].scale == (400, 200)
+
+
+def test_files_and_folders_that_are_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r'file nope\.txt does not exist'):
+        read_classes('nope.txt')
+    with pytest.raises(FileNotFoundError, match='my_dat does not exist'):
+        own_data._has_lists(tmp_path / 'my_dat')
