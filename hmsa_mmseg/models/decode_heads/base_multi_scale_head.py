@@ -13,11 +13,7 @@ from contextlib import nullcontext
 
 import torch
 from mmseg.registry import MODELS
-from mmseg.utils import (
-    ConfigType,
-    OptMultiConfig,
-    SampleList,
-)
+from mmseg.utils import ConfigType, OptMultiConfig, SampleList
 from torch import Tensor, nn
 
 from ..scale_fusion import in_float32

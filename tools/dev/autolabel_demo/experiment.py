@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scenes
-from demo.experiment import add_scenes
+from demo.experiment import seed_run
 from driver.commands import CONFIGS, TOOLS, Models, recipe
 from driver.jobs import Run
 from driver.labels import dataset, score
@@ -121,11 +121,7 @@ def plan(args: argparse.Namespace) -> list[Run]:
 
 
 def _plan(args: argparse.Namespace, seed: int, digest: str) -> Run:
-    settings = dict(iters=args.iters, images=args.images, recipe=digest)
-    settings['seed'] = seed
-    root = args.work_dir / f'seed{seed}'
-    run = Run(root, settings)
-    add_scenes(run, seed, dict(zip(scenes.SPLITS, args.images)), DATA)
+    run = seed_run(args, seed, digest, DATA)
     models = Models(run, seed)
     for each in (START, TEACHER):
         _add_training(run, models, each, args.iters)

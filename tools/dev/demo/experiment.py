@@ -86,11 +86,7 @@ def plan(args: argparse.Namespace) -> list[Run]:
 
 
 def _plan(args: argparse.Namespace, seed: int, digest: str) -> Run:
-    settings = dict(iters=args.iters, images=args.images, recipe=digest)
-    settings['seed'] = seed
-    root = args.work_dir / f'seed{seed}'
-    run = Run(root, settings)
-    add_scenes(run, seed, dict(zip(scenes.SPLITS, args.images)), DATA)
+    run = seed_run(args, seed, digest, DATA)
     models = Models(run, seed)
     for key, config in MODELS.items():
         models.train(key, config, args.iters, needs=['scenes'])
@@ -106,6 +102,17 @@ def _plan(args: argparse.Namespace, seed: int, digest: str) -> Run:
         command += ['--compare', f'{title[SHOWN[1]]}={other}']
         needs = [*tests.values()]
         run.add('page of all images', lambda: command, page, needs=needs)
+    return run
+
+
+def seed_run(
+    args: argparse.Namespace, seed: int, digest: str, data: str
+) -> Run:
+    """Make the run of a seed, with the job that draws its data set."""
+    settings = dict(iters=args.iters, images=args.images, recipe=digest)
+    settings['seed'] = seed
+    run = Run(args.work_dir / f'seed{seed}', settings)
+    add_scenes(run, seed, dict(zip(scenes.SPLITS, args.images)), data)
     return run
 
 
