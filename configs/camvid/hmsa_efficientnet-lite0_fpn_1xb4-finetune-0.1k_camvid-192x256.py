@@ -1,6 +1,6 @@
 # Hierarchical attention: all of the trained single-scale model trained on at
 # the scales of the test and half of the lowest, as by
-# `tools/add_attention.py --finetune`, for as long as 530 iterations at one
+# `hmsa add-attention --finetune`, for as long as 530 iterations at one
 # scale take.
 _base_ = './fpn_efficientnet-lite0_1xb4-2k_camvid-192x256.py'
 # Where train.py puts it unless it is told otherwise.

@@ -14,7 +14,7 @@ _base_ = (
 autolabel_dataset = dict(
     data_prefix=dict(
         img_path='leftImg8bit/train_extra',
-        # Of `tools/autolabel.py ... data/cityscapes/leftImg8bit/train_extra
+        # Of `hmsa label ... data/cityscapes/leftImg8bit/train_extra
         # data/cityscapes/autolabel --round 1`.
         seg_map_path='autolabel/round_1',
         coarse_map_path='gtCoarse/train_extra',

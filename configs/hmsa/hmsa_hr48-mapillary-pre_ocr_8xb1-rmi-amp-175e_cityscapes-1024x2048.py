@@ -1,6 +1,6 @@
 # The authors' recipe for Cityscapes from its real start: the network with one
 # scale, trained on Mapillary (train_cityscapes.yml: snapshot). Their file:
-#   python tools/model_converters/nvidia2mmseg.py \
+#   hmsa convert \
 #       ocrnet.HRNet_industrious-chicken.pth \
 #       checkpoints/hmsa_hr48_ocr_mapillary.pth
 # or a checkpoint of hmsa_hr48_ocr_8xb2-rmi-amp-200e_mapillary-1024x1024.py.
