@@ -38,14 +38,6 @@ def add_attention(
 
     What was interrupted goes on where it was.
 
-    Args:
-        config (str): Of the trained model: a file, or a name in the zoo.
-        settings (ZooSettings): With a checkpoint, of the kind
-            ``attention-only`` or ``finetune``.
-        work_dir (Path): For the config, the training and ``scores.json``.
-        options (Mapping, optional): Settings to override, by dotted keys.
-        report (Callable): Is told what was done. Defaults to ``print``.
-
     Returns:
         dict[str, float]: mIoU of the validation split in percent at a single
         scale, averaged over the scales and blended by attention.

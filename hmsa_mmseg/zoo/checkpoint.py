@@ -36,14 +36,7 @@ class CheckpointReport(NamedTuple):
     num_values: int
 
     def describe(self, checkpoint: str | os.PathLike) -> str:
-        """Say what the checkpoint gives.
-
-        Args:
-            checkpoint (str | os.PathLike): How it is called.
-
-        Returns:
-            str: A line for each of what is used, new, and of other classes.
-        """
+        """Say what the checkpoint gives."""
         share = 'all but the classifiers' if self.other_classes else 'all'
         lines = [
             f'{checkpoint}: {share} is used, {len(self.used)} tensors with '
@@ -63,17 +56,6 @@ def check_checkpoint(
     cfg: Config, checkpoint: str | os.PathLike, reinit_classifier: bool = False
 ) -> CheckpointReport:
     """Load a checkpoint into the model of a converted config.
-
-    Args:
-        cfg (Config): The converted config.
-        checkpoint (str | os.PathLike): A file or an address, of mmseg's own
-            model.
-        reinit_classifier (bool): Whether it may be of another number of
-            classes, as mmengine takes it. Our head must be set so, too.
-            Defaults to False.
-
-    Returns:
-        CheckpointReport: What was used.
 
     Raises:
         OSError: If the file cannot be read.

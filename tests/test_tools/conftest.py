@@ -54,12 +54,10 @@ def run_tool():
         *args,
         cwd,
         options=(),
-        preload=False,
         two_ranks=False,
         fails=False,
     ):
-        script = ['-m', 'hmsa_mmseg', tool] if preload else [TOOLS / tool]
-        command = [sys.executable, *script, *args]
+        command = [sys.executable, TOOLS / tool, *args]
         if two_ranks:
             command[:1] = [sys.executable, '-m', *TWO_RANKS]
             command += ['--launcher', 'pytorch']

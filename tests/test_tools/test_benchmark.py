@@ -14,15 +14,7 @@ from benchmarks.measure import Ratio, Timing
 from benchmarks.page import Figure, Limit
 
 
-def test_flops_of_forward_and_backward():
-    a = torch.randn(3, 5, requires_grad=True)
-    b = torch.randn(5, 7, requires_grad=True)
-    assert measure.count_flops(lambda: a @ b) == 2 * 3 * 5 * 7
-    counted = measure.count_flops(lambda: (a @ b).sum().backward())
-    assert counted == 3 * 2 * 3 * 5 * 7
-
-
-@pytest.mark.parametrize('groups', [1, 2, 64])
+@pytest.mark.parametrize('groups', [1, 64])
 @pytest.mark.parametrize('conv', [torch.nn.Conv2d, torch.nn.ConvTranspose2d])
 def test_flops_of_grouped_convolutions(conv, groups):
     conv = conv(64, 64, 3, padding=1, groups=groups, bias=False)
@@ -31,32 +23,18 @@ def test_flops_of_grouped_convolutions(conv, groups):
     assert measure.count_flops(lambda: conv(x)) == forward
     counted = measure.count_flops(lambda: conv(x).sum().backward())
     assert counted == 3 * forward
-    counted = measure.count_flops(lambda: conv(x.detach()).sum().backward())
-    assert counted == 2 * forward
 
 
 @pytest.mark.parametrize('device', ['cpu', 'meta'])
 def test_peak_of_what_is_held_at_once(device):
     x = torch.zeros(1000, device=device)  # 4 kB
     peak = measure.peak_live_bytes
-    assert peak(lambda: x + 1) == 4000
     assert peak(lambda: x.view(10, 100)[1:].add_(1)) == 0
     assert peak(lambda: ((x + 1) + 1) + 1) == 8000
-    assert peak(lambda: (x + 1) + (x + 2)) == 12000
     assert peak(lambda: [x + 1, x.double()]) == 12000
-
-
-def test_peak_includes_backward():
-    x = torch.zeros(1000, requires_grad=True)
     # The exponential is kept; the gradient of the sum is one number, expanded.
-    peak = measure.peak_live_bytes(lambda: x.exp().sum().backward())
-    assert 8000 <= peak <= 8016
-
-
-def test_both_are_counted_at_once():
-    a = torch.empty(300, 500, device='meta')
-    found = measure.count(lambda: a @ a.T)
-    assert found == dict(gflop=2 * 300 * 300 * 500 / 1e9, live_gb=360e3 / 1e9)
+    x.requires_grad_()
+    assert 8000 <= peak(lambda: x.exp().sum().backward()) <= 8016
 
 
 def test_interleaved_takes_turns():
@@ -67,12 +45,6 @@ def test_interleaved_takes_turns():
     assert {name: len(found) for name, found in times.items()} == dict(
         a=3, b=3
     )
-    assert all(t.wall >= 0 for found in times.values() for t in found)
-    with pytest.raises(ValueError, match='got 0 rounds'):
-        measure.interleaved(functions, rounds=0)
-
-
-def test_no_round_begins_when_time_is_up():
     times = measure.interleaved(dict(a=int), rounds=3, seconds=-1)
     assert len(times['a']) == 1
 
@@ -84,7 +56,6 @@ def test_ratios_are_taken_within_a_round():
     )
     assert measure.pair_ratios(times, 'a', 'b') == Ratio(3, 2, 10)
     assert measure.pair_ratios(times, 'a', 'b', 'cpu') == Ratio(3, 3, 8)
-    assert measure.median_ms(times['a']) == 6000
 
 
 def test_rows_of_a_case():
@@ -163,20 +134,15 @@ def test_limits():
     ]
     found = [one for limit in limits for one in limit.figures(ROWS)]
     assert [figure.is_met for figure in found] == [True, False, True]
-    assert [figure.effort for figure in found] == pytest.approx(
-        [9580 / 16063.3 / 0.62, 1.2, 0.32]
-    )
     assert page.figures_table(found).splitlines()[2:] == [
         '| share | one | <= 0.62 | 0.596 | yes |',
         '| times | one | >= 6x | 5.00x | **no** |',
         '| peak | other | <= 0.04 GB | 0.0128 GB | yes |',
     ]
 
-
-@pytest.mark.parametrize('at_least', [False, True])
-def test_not_a_number_keeps_no_limit(at_least):
-    limit = Limit('', '', '', '', 1, at_least=at_least)
-    assert not Figure(limit, '', math.nan).is_met
+    # Not a number keeps no limit.
+    assert not Figure(limits[0], '', math.nan).is_met
+    assert not Figure(limits[1], '', math.nan).is_met
 
 
 class FakeSuite(SimpleNamespace):
@@ -219,14 +185,12 @@ def test_a_run_that_was_broken_off_goes_on(fake, tmp_path):
         'python tools/dev/benchmark.py rmi --size full --rounds 1'
     )
     assert 'speed | two' in (tmp_path / 'table.md').read_text()
-    # After the end, with other settings or when asked, all is measured again.
-    benchmark.main(argv)
-    assert fake.built == ['one', 'two'] * 2
+    # With other settings or when asked, all is measured again.
     fake.killed = 'two'
     for more in ([], ['--rounds', '2'], ['--fresh']):
         with pytest.raises(KeyboardInterrupt):
             benchmark.main([*argv, *more])
-    assert fake.built == [*['one', 'two'] * 2, *['one'] * 3]
+    assert fake.built == ['one', 'two', *['one'] * 3]
 
 
 def test_a_process_that_dies_costs_one_row(monkeypatch):
@@ -244,8 +208,6 @@ def test_a_process_that_dies_costs_one_row(monkeypatch):
     [
         (['rmi', '--size=small'], '--size small needs --out'),
         (['rmi', '--rounds', '0'], '--rounds: expected more than 0'),
-        (['zoo', '--max-tflop', '-1'], '--max-tflop: expected more than 0'),
-        (['nothing'], "invalid choice: 'nothing'"),
         (['rmi', '--authors', '/nowhere'], 'expected a checkout'),
         (['zoo', '--data-root', '/nowhere'], 'no such folder'),
     ],

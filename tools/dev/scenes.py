@@ -234,13 +234,6 @@ def coarse_polygons(label_ids):
     region of a label is eroded, regions that are then small are dropped, and
     the outlines of the others are simplified. One rule for all classes: which
     of them suffer is up to their shapes.
-
-    Args:
-        label_ids (ndarray): True label ids, uint8 (H, W).
-
-    Returns:
-        ndarray: Label ids, uint8 (H, W): the true one inside of polygons, 0
-        (unlabeled) elsewhere.
     """
     coarse = np.zeros_like(label_ids)
     kernel = np.ones((2 * COARSE_MARGIN + 1,) * 2, np.uint8)

@@ -1,8 +1,4 @@
-"""Tables, pictures and page of the loop of auto-labelling.
-
-Shape shorthand in this module:
-    H, W: image size.
-"""
+"""Tables, pictures and page of the loop of auto-labelling."""
 
 from __future__ import annotations
 
@@ -39,16 +35,7 @@ SHOWN_THRESHOLDS = THRESHOLDS[1:]
 
 
 def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
-    """Write results, tables, pictures and the page.
-
-    Args:
-        args (Namespace): Of the command line.
-        runs (list[Run]): One for each seed, with all jobs done; the pictures
-            are of the first.
-
-    Returns:
-        tuple[str, list[Path]]: What to show, and what can be looked at.
-    """
+    """Write results, tables, pictures and the page."""
     results = summarize(args, runs)
     write_json(args.out / 'results.json', results)
     tables = [table(results), label_table(results)]

@@ -1,8 +1,4 @@
-"""Suite `inference`: an image at scales 0.5, 1 and 2, to classes.
-
-Shape shorthand in this module:
-    N: batch, K: classes, H, W: image size.
-"""
+"""Suite `inference`: an image at scales 0.5, 1 and 2, to classes."""
 
 from __future__ import annotations
 

@@ -2,9 +2,6 @@
 
 mmseg runs its OCRNet once for each scale and flip, and averages probabilities
 (``SegTTAModel``). The hierarchical model sees all scales in one view.
-
-Shape shorthand in this module:
-    H, W: image size.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Table, pictures and page of the demo.
-
-Shape shorthand in this module:
-    H, W: image size.
-"""
+"""Table, pictures and page of the demo."""
 
 from __future__ import annotations
 
@@ -26,16 +22,7 @@ SCALES = (0.5, 1.0, 2.0)  # of the pictures of attention
 
 
 def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
-    """Write ``results.json``, ``pictures/`` and ``index.html``.
-
-    Args:
-        args (Namespace): Of the command line.
-        runs (list[Run]): One for each seed, with all jobs done; the pictures
-            are of the first.
-
-    Returns:
-        tuple[str, list[Path]]: What to show, and what can be looked at.
-    """
+    """Write ``results.json``, ``pictures/`` and ``index.html``."""
     seeds = {
         seed: {
             method.key: run.result(f'test {args.split}/{method.key}')

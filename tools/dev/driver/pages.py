@@ -1,8 +1,4 @@
-"""Pages and sheets of pictures.
-
-Shape shorthand in this module:
-    H, W: image size.
-"""
+"""Pages and sheets of pictures."""
 
 from __future__ import annotations
 
@@ -21,14 +17,7 @@ DEV = Path(__file__).resolve().parents[1]
 
 
 def write_page(path: Path, template: str, **content) -> None:
-    """Write an HTML page that needs no other file.
-
-    Args:
-        path (Path): Of the page.
-        template (str): Relative to tools/dev.
-        **content: For the template, whose filter ``data_uri`` takes pictures,
-            uint8 (H, W, 3).
-    """
+    """Write an HTML page that needs no other file."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(DEV), autoescape=True
     )
@@ -56,13 +45,7 @@ def heat(values: np.ndarray) -> np.ndarray:
 def write_sheet(
     path: Path, samples: Sequence[dict[str, np.ndarray]], titles: Sequence[str]
 ) -> None:
-    """Write one picture: a column for each title, a row for each sample.
-
-    Args:
-        path (Path): PNG to write.
-        samples (Sequence[dict]): Pictures by title, uint8 (H, W, 3).
-        titles (Sequence[str]): Those to show.
-    """
+    """Write one picture: a column for each title, a row for each sample."""
     margin, header = 4, 16
     height, width, _ = samples[0][titles[0]].shape
     right = (width + margin) * len(titles) - margin
