@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import benchmark
@@ -11,7 +12,9 @@ import torch
 from benchmarks import cases, measure, page
 from benchmarks.cases import Case, Options
 from benchmarks.measure import Ratio, Timing
-from benchmarks.page import Figure, Limit
+from benchmarks.page import Limit
+
+DOCS = Path(__file__).parents[2] / 'docs/benchmarks'
 
 
 @pytest.mark.parametrize('groups', [1, 64])
@@ -106,43 +109,16 @@ def test_classes_may_differ_where_logits_tie():
     assert wrong(classes(0, 0, 0, 0), logits * float('nan'), 1e-5) == 1
 
 
-ROWS = [
-    dict(case='one', way='literal', gflop=16063.3, ratio=(1, 1, 1)),
-    dict(case='one', way='fast', gflop=9580.0, ratio=(0.2, 0.1, 0.3)),
-    dict(case='other', way='fast', live_gb=0.0128),
-    dict(case='other', way='none', error='a|b'),
-]
-
-
-def test_table_of_rows():
-    assert page.rows_table(ROWS).splitlines() == [
-        '|  |  | GFLOP | GB | over the first | remark |',
-        '| :-- | :-- | --: | --: | --: | --: |',
-        '| one | literal | 16063 |  | 1.00 |  |',
-        '|  | fast | 9580 (0.60) |  | 0.20 (0.10 to 0.30) |  |',
-        '| other | fast |  | 0.0128 |  |  |',
-        '|  | none |  |  |  | a/b |',
-    ]
-
-
-def test_limits():
-    limits = [
-        Limit('share', 'one', 'fast', 'gflop', 0.62, 'literal'),
-        Limit('times', '', 'fast', 'ratio', 6, at_least=True),
-        Limit('peak', 'other', 'fast', 'live_gb', 0.04),
-        Limit('none', 'third', 'fast', 'live_gb', 1),
-    ]
-    found = [one for limit in limits for one in limit.figures(ROWS)]
-    assert [figure.is_met for figure in found] == [True, False, True]
-    assert page.figures_table(found).splitlines()[2:] == [
-        '| share | one | <= 0.62 | 0.596 | yes |',
-        '| times | one | >= 6x | 5.00x | **no** |',
-        '| peak | other | <= 0.04 GB | 0.0128 GB | yes |',
-    ]
-
+def test_committed_pages_are_those_of_their_data(tmp_path):
+    for name in benchmark.SUITES:
+        results = json.loads((DOCS / f'data/{name}.json').read_text())
+        suite = benchmark.suite_of(name)
+        text = page.write_suite(tmp_path, name, suite, results)
+        assert text == (DOCS / f'{name}.md').read_text()
+    figures = benchmark.all_figures(tmp_path)
+    assert page.figures_table(figures) in (DOCS / 'table.md').read_text()
     # Not a number keeps no limit.
-    assert not Figure(limits[0], '', math.nan).is_met
-    assert not Figure(limits[1], '', math.nan).is_met
+    assert not any(fig._replace(measured=math.nan).is_met for fig in figures)
 
 
 class FakeSuite(SimpleNamespace):
@@ -181,9 +157,6 @@ def test_a_run_that_was_broken_off_goes_on(fake, tmp_path):
     assert fake.built == ['one', 'two']
     found = json.loads((tmp_path / 'data/rmi.json').read_text())
     assert [row['case'] for row in found['rows']] == ['one', 'two']
-    assert found['command'] == (
-        'python tools/dev/benchmark.py rmi --size full --rounds 1'
-    )
     assert 'speed | two' in (tmp_path / 'table.md').read_text()
     # With other settings or when asked, all is measured again.
     fake.killed = 'two'

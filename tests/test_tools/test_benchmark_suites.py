@@ -3,7 +3,6 @@
 import benchmark
 import pytest
 from benchmarks import (
-    counts,
     fusion,
     inference,
     loss,
@@ -121,10 +120,3 @@ def test_rmi_needs_little_memory():
     )
     assert 0 < ours < 1.2 * case.result_gb
     assert formula > 5 * ours
-
-
-def test_limits_are_those_that_were_asked_for():
-    found = [limit.limit for limit in counts.LIMITS]
-    assert found == [0.62, 2.5, 8.8, 3.7, 9.0, 3.8]
-    assert [limit.limit for limit in rmi.LIMITS] == [4, 0.040]
-    assert [limit.limit for limit in inference.LIMITS] == [0.70]

@@ -1,7 +1,6 @@
 """The demo, as small as it gets: the driver from scenes to page."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ def demo(tmp_path_factory, start):
     return out
 
 
-def test_table_and_pages(demo, start, capsys):
+def test_table_and_page(demo, start, capsys):
     results = json.loads((demo / 'results.json').read_text())
     # A finished demo starts nothing.
     assert start('demo', '--work-dir', demo, *ARGUMENTS) == []
@@ -44,17 +43,9 @@ def test_table_and_pages(demo, start, capsys):
         valid = [value for value in row['IoU'].values() if value is not None]
         assert row['mIoU'] == pytest.approx(sum(valid) / len(valid), abs=0.02)
     assert results['mean'] == rows
-    page = (demo / 'index.html').read_text(encoding='utf-8')
-    sources = re.findall(r'src="([^"]*)"', page)
-    # Input, truth, methods; attention at two scales and weights of two.
-    assert len(sources) == 2 * (2 + len(METHODS) + 4)
-    assert all(s.startswith('data:image/png;base64,') for s in sources)
-    page = re.sub(r'src="[^"]*"', '', page)
-    assert not re.search(r'https?:|//|<script|<link|url\(|@import', page)
-    assert 'href="attention.html"' in page
-    other = (demo / 'attention.html').read_text(encoding='utf-8')
+    page = (demo / 'attention.html').read_text(encoding='utf-8')
     for image in (demo / 'seed0/data').glob('*/leftImg8bit/test/*/*.png'):
-        assert image.stem in other
+        assert image.stem in page
     for name in ('predictions', 'attention'):
         sheet = np.array(Image.open(demo / f'pictures/{name}.png'))
         assert sheet.shape[0] > 2 * 128

@@ -1,6 +1,7 @@
 """The comparison of fusion methods: configs, jobs, costs and report."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,30 +17,9 @@ from fusion.experiment import METHODS, PRESETS, TRAINED, plan
 from mmengine.config import Config
 from mmseg.registry import MODELS
 
+DOCS = Path(__file__).parents[3] / 'docs/fusion'
 KEYS = [method.key for method in METHODS]
 CONFIGS = {key: PRESETS['demo'].configs[key] for key in TRAINED}
-
-
-def fake_results():
-    models = {}
-    for key, ratio, spread in (
-        *(('single', 1.0, 0), ('explicit', 5.5, 0.25)),
-        ('hierarchical', 1.375, 0.25),
-    ):
-        relative = dict(flops=ratio, time=ratio, memory=ratio)
-        relative.update(time_low=ratio - spread, time_high=ratio + spread)
-        models[key] = dict(gflops=3.0, ms=7.0, live_mb=9.0, cuda_mb=None)
-        models[key]['relative'] = dict(relative, cuda_memory=None)
-    machine = dict(cpu='abacus', gpu=None, threads=1, torch='2.0')
-    sizes = dict(crop_size=[128, 256], size=[128, 256], batch_size=4, rounds=2)
-    return dict(
-        preset='demo',
-        title='Small model',
-        seed=0,
-        iters=4,
-        miou=dict(zip(KEYS, (50.0, 51.0, 52.0, 53.0, 54.0, 55.0))),
-        costs=dict(models=models, machine=machine, **sizes),
-    )
 
 
 def planned(tmp_path, *options):
@@ -108,24 +88,16 @@ def test_a_changed_config_is_another_recipe(tmp_path):
     assert recipe([changed]) != before
 
 
-def test_report(tmp_path):
-    results = fake_results()
-    files = report.write_report(tmp_path, results)
-    assert [path.name for path in files] == [
-        *('demo.md', 'demo.json', 'demo.png'),
-    ]
-    text = files[0].read_text()
-    for line in (
-        '| Average pooling | 1 | 0.5/1/2 | 51.00 | 1.00x | 1.00x | 1.00x '
-        '| 49.4 | 1.00x | 1.00x |',
-        '| Explicit (attention to scale) | 0.5/1/2 | 0.5/1/2 | 52.00 '
-        '| 5.50x | 5.50x (5.25 to 5.75) | 5.50x | 51.4 | 5.25x | 3.08x |',
-        '| Hierarchical | 0.5/1 | 0.5/1 | 53.00 | 1.38x '
-        '| 1.38x (1.12 to 1.62) | 1.38x | - | - | - |',
-    ):
-        assert line in text.splitlines()
-    assert '1 threads, abacus' in text
-    assert json.loads(files[1].read_text()) == results
+@pytest.mark.parametrize('preset', PRESETS)
+def test_report(preset, tmp_path):
+    """Of the committed results: the committed table."""
+    results = json.loads((DOCS / f'{preset}.json').read_text())
+    page, data, *plot = report.write_report(tmp_path, results)
+    assert json.loads(data.read_text()) == results
+    table = report.table(results)
+    assert table in page.read_text()
+    assert table in (DOCS / f'{preset}.md').read_text()
+    assert [path.is_file() for path in plot] == [True] * bool(results['miou'])
 
 
 @pytest.mark.slow

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+import jinja2
 import numpy as np
 from driver.jobs import Run
 from driver.labels import dataset, mean_rows
-from driver.pages import heat, palette_of, write_page, write_sheet
+from driver.pages import heat, palette_of, write_sheet
+from PIL import Image
 
 from hmsa_mmseg.datasets.confidence import LEVELS, is_kept
 from hmsa_mmseg.utils import markdown_table, write_json
+from hmsa_mmseg.visualization.data_uris import data_uri
 
 from .experiment import (
     FINE_ONLY,
@@ -53,9 +56,13 @@ def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
             page = labels_of(run, number) / 'report.html'
             place = os.path.relpath(page, args.out)
             places[f'seed {seed}, round {number}'] = place
-    write_page(
-        args.out / 'index.html',
-        'autolabel_demo/page.html.j2',
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
+    )
+    environment.filters['data_uri'] = lambda pixels: data_uri(
+        Image.fromarray(pixels), optimize=True
+    )
+    page = environment.get_template('page.html.j2').render(
         results=results,
         recipes=RECIPES,
         tables=tables,
@@ -64,6 +71,7 @@ def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
         samples=samples,
         metainfo=coarse.metainfo,
     )
+    (args.out / 'index.html').write_text(page)
     minutes = f'{results["core_minutes"]} core-minutes.'
     names = ('table.md', 'results.json', 'index.html')
     text = '\n\n'.join([*texts, '\n'.join(findings(results)), minutes])

@@ -1,8 +1,8 @@
 """One scale against several, on generated street scenes: `make demo`.
 
 Trains a single-scale and a hierarchical model, scores five ways to use them,
-and writes a table, pictures and two HTML pages: the comparison, and every
-image with attention and single scales.
+and writes a table, pictures and an HTML page: every image with attention and
+single scales.
 """
 
 from __future__ import annotations

@@ -1,32 +1,13 @@
-"""Pages and sheets of pictures."""
+"""Pictures, and sheets of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
-
-from hmsa_mmseg.utils import atomic_file
-from hmsa_mmseg.visualization.data_uris import data_uri
-
-DEV = Path(__file__).resolve().parents[1]
-
-
-def write_page(path: Path, template: str, **content) -> None:
-    """Write an HTML page that needs no other file."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(DEV), autoescape=True
-    )
-    environment.filters['data_uri'] = lambda pixels: data_uri(
-        Image.fromarray(pixels), optimize=True
-    )
-    text = environment.get_template(template).render(**content)
-    with atomic_file(path) as file:
-        file.write(text.encode())
 
 
 def palette_of(metainfo: dict) -> np.ndarray:
