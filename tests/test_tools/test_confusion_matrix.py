@@ -209,15 +209,6 @@ def test_count_confusion():
         count_confusion(label[:, :3], prediction[:, :3], 5, ignore_index=255)
 
 
-def test_normalised():
-    matrix = np.array([[3, 1], [0, 0]])
-    assert normalised(matrix, 'none') is matrix
-    rows = normalised(matrix, 'rows')
-    np.testing.assert_array_equal(rows, [[75, 25], [np.nan, np.nan]])
-    columns = normalised(matrix, 'columns')
-    np.testing.assert_array_equal(columns, [[100, 100], [0, 0]])
-
-
 def test_picture():
     """Few classes have numbers, the names of many do not lie over others."""
     matrix = np.array([[1234, 6, 0], [1, 40, 9], [0, 0, 0]])

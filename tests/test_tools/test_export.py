@@ -96,29 +96,15 @@ def test_weights_of_the_checkpoint(run, tmp_path):
 
 def test_checkpoints_that_do_not_fit(run, tmp_path):
     out = tmp_path / 'model.onnx'
-    does_not_fit = f'error: {run.checkpoint} does not fit the model of '
-    does_not_fit += f'{run.config}: '
     state = run.model.state_dict()
     layer = 'backbone.layer1.0.conv1.weight'
-    classifier = 'decode_head.seg_head.conv_seg.weight'
-    attention = 'decode_head.scale_attn.conv0.weight'
-    fewer = {key: value for key, value in state.items() if key != attention}
-    for content, *texts in (
-        (
-            {**state, layer: state[layer][:7]},
-            *(f'{does_not_fit}RuntimeError: ', f'size mismatch for {layer}'),
-        ),
-        (
-            {**state, classifier: torch.zeros(7, 8, 1, 1)},
-            f'{does_not_fit}ValueError: ',
-            'the checkpoint holds 7 classes',
-        ),
-        (fewer, 'lacks 1 of the weights', attention),
-        (dict(state_dict=[1]), f'error: {run.checkpoint} holds no weights'),
-    ):
-        torch.save(content, run.checkpoint)
-        said = run('--out', out, *SIZE, code=1)
-        assert all(text in said for text in texts)
+    torch.save({**state, layer: state[layer][:7]}, run.checkpoint)
+    said = run('--out', out, *SIZE, code=1)
+    assert said.startswith(
+        f'error: {run.checkpoint} does not fit the model of {run.config}: '
+        'RuntimeError: '
+    )
+    assert f'size mismatch for {layer}' in said
     run.checkpoint.write_bytes(b'no checkpoint')
     said = run('--out', out, *SIZE, code=1)
     assert f'error: cannot load {run.checkpoint}' in said
@@ -130,22 +116,9 @@ def test_checkpoints_that_do_not_fit(run, tmp_path):
     ('options', 'message'),
     [
         (['--opset', '9'], 'error: opset must be an integer of 11'),
-        (['--format', 'torchscript'], 'is no longer written'),
-        (
-            [
-                *('--cfg-options', 'model.test_cfg.mode=slide'),
-                'model.test_cfg.crop_size=(32,32)',
-                'model.test_cfg.stride=(16,16)',
-            ],
-            "error: model.test_cfg.mode='slide' cannot be exported",
-        ),
         (
             ['--cfg-options', 'model.backbone.type=NoSuchNet'],
             r'error: .*: model cannot be built: KeyError: .*NoSuchNet is not',
-        ),
-        (
-            ['--cfg-options', 'model.test_cfg.scales=(-1,)'],
-            r'error: .*: model cannot be built: ValueError: .*test_cfg.scales',
         ),
     ],
 )
@@ -170,15 +143,8 @@ def test_files_that_are_no_configs(text, message, run, tmp_path):
 
 def test_out_is_checked_first(run, tmp_path):
     config = tmp_path / 'no_such_config.py'
-    for out, message in (
-        (run.checkpoint, 'is the checkpoint, which would be lost'),
-        (tmp_path, 'is a directory'),
-        (run.checkpoint / 'model.onnx', 'cannot be written'),
-    ):
-        said = run('--out', out, *SIZE, code=1, config=config)
-        assert said.startswith(f'error: {out} {message}')
-    said = run('--out', run.config, *SIZE, code=1)
-    assert said.startswith(f'error: {run.config} is the config')
+    said = run('--out', run.checkpoint, *SIZE, code=1, config=config)
+    assert 'is the checkpoint, which would be lost' in said
 
 
 def test_a_dataset_given_as_a_class(run, tool):

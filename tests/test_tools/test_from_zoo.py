@@ -45,31 +45,6 @@ param_scheduler = [dict(type='PolyLR', end=8, by_epoch=False)]
 train_cfg = dict(max_iters=8, val_interval=8)
 default_hooks = dict(checkpoint=dict(interval=8))
 """
-OWN = """
-_base_ = {base!r}
-custom_imports = dict(imports=['hmsa_mmseg'], allow_failed_imports=False)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadSegLabels', num_classes=19, label_map={{19: 255}}),
-    dict(type='PackSegInputs'),
-]
-dataset = dict(
-    _delete_=True,
-    type='HMSAFolderDataset',
-    classes=tuple('abcdefghijklmnopqrs'),
-    data_root='own',
-    pipeline=train_pipeline,
-)
-train_dataloader = dict(dataset=dataset)
-val_dataloader = dict(dataset=dataset)
-test_dataloader = val_dataloader
-default_hooks = dict(
-    checkpoint=dict(type='SafeCheckpointHook', interval=8),
-    visualization=dict(type='ScaleMapsVisualizationHook'),
-)
-custom_hooks = [dict(type='IterSeedHook')]
-visualizer = dict(type='ScaleMapsVisualizer')
-"""
 
 
 @pytest.fixture
@@ -173,21 +148,6 @@ def test_attention_for_a_trained_model_trains(
     for key, value in stock.items():
         own = key.replace('decode_head.', 'decode_head.seg_head.')
         assert torch.equal(state[own], value), key
-
-
-def test_an_own_config_of_this_package_s_data(from_zoo, small, tmp_path):
-    """As a user writes one: our imports, data set, labels and hooks."""
-    config, checkpoint = small
-    own = tmp_path / 'own_1xb4-8_folder.py'
-    own.write_text(OWN.format(base=config.name))
-    status, said = from_zoo(own.name, checkpoint, '--attention-only')
-    assert status == 0, said
-    out = tmp_path / 'hmsa_own_1xb4-8-attn-only-0.001k_folder.py'
-    before, after = Config.fromfile(own), Config.fromfile(out)
-    for key in ('custom_imports', 'train_dataloader', 'custom_hooks'):
-        assert after[key] == before[key]
-    assert after.default_hooks.checkpoint.type == 'SafeCheckpointHook'
-    assert after.model.train_cfg.scales == (0.25, 0.5, 1.0, 2.0)
 
 
 def test_the_zoo_s_own_model(from_zoo, small, tmp_path):

@@ -301,12 +301,3 @@ def test_files_that_cannot_be_converted(convert, fails, files, dst, capsys):
     assert convert(src, src) == 1
     assert 'is the source' in capsys.readouterr().err
     assert src.read_bytes() == before
-
-
-def test_reverse_refuses_a_model_of_another_size(fails, tmp_path, dst):
-    config = 'hmsa_hr18_ocr_4xb2-160k_cityscapes-512x1024.py'
-    model = build(ROOT / 'configs/hmsa' / config)
-    src = tmp_path / 'hr18.pth'
-    torch.save(dict(state_dict=model.state_dict()), src)
-    weight = 'backbone.transition1.0.0.weight: (18, 256, 3, 3), expected (48'
-    assert weight in fails(src, dst, '--reverse')

@@ -1,11 +1,9 @@
 """mmseg's smaller tools and its Python interfaces, as they are."""
 
-import hashlib
 import json
 
 import numpy as np
 import pytest
-import torch
 from mmengine.config import Config
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 from PIL import Image
@@ -25,23 +23,6 @@ def expected(model, val_images):
         inference_model(model, str(image)).pred_sem_seg.data[0].numpy()
         for image in val_images
     ]
-
-
-def test_publish_model(run_tool, trained, tmp_path):
-    run_tool(
-        *('misc/publish_model.py', trained.checkpoint, 'published.pth'),
-        cwd=tmp_path,
-    )
-    digest = hashlib.sha256(trained.checkpoint.read_bytes()).hexdigest()
-    (file,) = tmp_path.iterdir()
-    assert file.name == f'published-{digest[:8]}.pth'
-    published = torch.load(file, weights_only=True)
-    whole = torch.load(trained.checkpoint, weights_only=True)
-    assert 'optimizer' in whole
-    assert 'optimizer' not in published
-    assert published['state_dict'].keys() == whole['state_dict'].keys()
-    for key, value in published['state_dict'].items():
-        assert torch.equal(value, whole['state_dict'][key])
 
 
 def test_benchmark(run_tool, config_file, trained, tmp_path):

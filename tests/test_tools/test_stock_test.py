@@ -217,3 +217,27 @@ def test_two_processes_give_the_same_numbers(run_test, tested):
     )
     assert first == second
     assert read_run(found.path / 'pictures')['num_images'] == len(found.maps)
+
+
+def test_errors_name_key_and_values(run_tool, config_file, trained, tmp_path):
+    """They come through mmseg's tools, as the last that is said."""
+    for tool, option, *texts in (
+        (
+            'test.py',
+            *('model.decode_head.num_classes=7', '19 classes', 'classes=7'),
+        ),
+        (
+            'train.py',
+            f'train_dataloader.dataset.data_root={tmp_path}/missing',
+            *('data_root', f'{tmp_path}/missing'),
+        ),
+    ):
+        checkpoint = [trained.checkpoint] * (tool == 'test.py')
+        output = run_tool(
+            *(tool, config_file, *checkpoint, '--work-dir', tmp_path),
+            cwd=tmp_path,
+            options=[option],
+            fails=True,
+        )
+        message = output.rsplit('Error: ', 1)[1]
+        assert all(text in message for text in texts)

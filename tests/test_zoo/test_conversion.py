@@ -216,6 +216,7 @@ def test_keys_below_the_decode_head_are_rewritten(zoo_config):
     keys = {
         'decode_head.conv_seg': dict(lr_mult=3.0),
         'decode_head': dict(lr_mult=2.0),
+        'decode_head.': dict(lr_mult=2.0),
         'backbone.decode': dict(lr_mult=1.5),
     }
     cfg.optim_wrapper.paramwise_cfg = ConfigDict(custom_keys=keys)
@@ -223,6 +224,7 @@ def test_keys_below_the_decode_head_are_rewritten(zoo_config):
     assert list(new.optim_wrapper.paramwise_cfg.custom_keys) == [
         'decode_head.seg_head.conv_seg',
         'decode_head',
+        'decode_head.',
         'backbone.decode',
     ]
     assert any(text == 'was decode_head.conv_seg' for text in changes.values())

@@ -40,7 +40,8 @@ def drive(tmp_path, monkeypatch):
 def test_jobs_wait_for_what_they_need(run, drive):
     made = str(run.root / 'maker')
     add(run, 'user', f'open({made!r})', needs=['maker'])
-    add(run, 'maker', finish=lambda: dict(mIoU=50.0))
+    slow = 'import time; time.sleep(0.3)'
+    add(run, 'maker', slow, finish=lambda: dict(mIoU=50.0))
     assert drive(run) == ['user', 'maker']
     assert run.result('maker') == dict(mIoU=50.0)
     # Noted in the folder.
