@@ -128,18 +128,6 @@ def stock_is_broken(run_stock):
 
 
 @pytest.fixture(scope='session')
-def random_weights(config_file, tmp_path_factory):
-    """Return a checkpoint of the tiny config that was never trained."""
-    from hmsa_mmseg.utils.loading import build_model, read_config
-
-    torch.manual_seed(0)
-    model = build_model(read_config(str(config_file)))
-    path = tmp_path_factory.mktemp('random_weights') / 'random.pth'
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return path
-
-
-@pytest.fixture(scope='session')
 def data_root(tmp_path_factory):
     """Return the root of a few images in the layout of Cityscapes."""
     root = tmp_path_factory.mktemp('cityscapes')

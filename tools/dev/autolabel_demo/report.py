@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 
 import jinja2
 import numpy as np
@@ -112,10 +113,10 @@ def summarize(args: Namespace, runs: list[Run]) -> dict:
     for number in ('1', '2'):
         each = [seed['labels'][number] for seed in seeds.values()]
         labels[number] = dict(
-            mIoU=_mean(one['mIoU'] for one in each),
+            mIoU=fmean(one['mIoU'] for one in each),
             **{
                 key: {
-                    str(t): _mean(one[key][str(t)] for one in each)
+                    str(t): fmean(one[key][str(t)] for one in each)
                     for t in THRESHOLDS
                 }
                 for key in ('coverage', 'precision')
@@ -135,16 +136,11 @@ def summarize(args: Namespace, runs: list[Run]) -> dict:
     )
 
 
-def _mean(values) -> float:
-    values = [*values]
-    return sum(values) / len(values)
-
-
 def spread(values: Sequence[float]) -> dict:
     """Mean, least and largest of the seeds' values, and all of them."""
     values = [round(float(value), 2) for value in values]
     ends = dict(least=min(values), most=max(values))
-    return dict(mean=round(_mean(values), 2), **ends, values=values)
+    return dict(mean=round(fmean(values), 2), **ends, values=values)
 
 
 def range_text(value: dict, pattern: str = '{:.1f}') -> str:

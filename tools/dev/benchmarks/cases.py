@@ -20,6 +20,7 @@ from .measure import (
     peak_cuda_bytes,
 )
 
+SMALL_SIZE = (64, 128)
 DTYPES = ('float32', 'bfloat16', 'float16')
 Function = Callable[[], Any]
 
@@ -46,6 +47,17 @@ class Options(NamedTuple):
     def device(self) -> str:
         """``cuda`` where there is one."""
         return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+    @property
+    def true_size(self) -> tuple[int, int]:
+        """Of images (H, W) that are counted."""
+        return SMALL_SIZE if self.is_small else (1024, 2048)
+
+    @property
+    def timed_size(self) -> tuple[int, int]:
+        """Of images (H, W) that are timed; on a CPU a 16th of the pixels."""
+        on_cpu = not self.is_small and self.device == 'cpu'
+        return (256, 512) if on_cpu else self.true_size
 
 
 class Case(NamedTuple):

@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from hmsa_mmseg.utils import safe_load
 from hmsa_mmseg.zoo import config_root, find_config
 
-from .cases import Case, Options, count
+from .cases import SMALL_SIZE, Case, Options, count
 from .networks import CONFIGS, build
 from .page import size_text
 from .steps import TrainingStep, meta_step
@@ -79,14 +79,6 @@ DEFAULT = (
 SINGLE, FLIPPED, BLENDED = 'one scale', '6 scales x flip', 'hierarchical'
 #: Of ``tta_pipeline`` in mmseg's configs for Cityscapes.
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-COUNTED = dict(small=(64, 128), full=(1024, 2048))
-# Of a test and of a training step; None: the config's crop.
-TIMED = {
-    ('full', 'cpu'): ((256, 512), (128, 256)),
-    ('full', 'cuda'): ((1024, 2048), None),
-    ('small', 'cpu'): ((64, 128), (64, 128)),
-    ('small', 'cuda'): ((64, 128), (64, 128)),
-}
 #: GFLOP of the authors' program for one image of 1024x2048 at three scales,
 #: and what their README says of it, in percent on Cityscapes val.
 AUTHORS_GFLOP = 16063.3
@@ -160,8 +152,7 @@ def test_case(path: Path, options: Options) -> Case:
     test_cfg = cfg.model.get('test_cfg') or {}
     is_ours, slides = 'scales' in test_cfg, test_cfg.get('mode') == 'slide'
     modes = (SINGLE, BLENDED if is_ours else FLIPPED)
-    counted = COUNTED[options.size]
-    timed, _ = TIMED[options.size, options.device]
+    counted, timed = options.true_size, options.timed_size
     scores = _scores(path.stem, cfg, modes, options)
     on_meta, model = build(cfg, 'meta'), build(cfg, options.device)
     weights = sum(param.numel() for param in model.parameters()) / 1e6
@@ -211,7 +202,9 @@ def train_case(path: Path, options: Options) -> Case:
     """A training step of a config, as `own`."""
     cfg = read(path)
     crop, batch = crop_and_batch(cfg)
-    size = TIMED[options.size, options.device][1] or crop
+    size = crop
+    if options.is_small or options.device == 'cpu':
+        size = SMALL_SIZE if options.is_small else (128, 256)
     step = meta_step('own', cfg, batch, crop, options)
     way = f'{batch} x {size_text(crop)}'
     ways = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from statistics import fmean
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -70,7 +71,7 @@ def mean_rows(seeds: list[dict]) -> dict:
 
     def mean(values):
         values = [value for value in values if value is not None]
-        return sum(values) / len(values) if values else None
+        return fmean(values) if values else None
 
     return {
         key: dict(
