@@ -91,14 +91,7 @@ class ZooSettings(NamedTuple):
 
 
 def adapt(path: Path, settings: ZooSettings) -> Conversion:
-    """Convert a config, and change in it what is asked for.
-
-    Raises:
-        NotConvertible: If there is no multi-scale model of it.
-        OSError: If a file cannot be read.
-        ValueError: If the settings make no sense, or the config has not what
-            they are about.
-    """
+    """Convert a config, and change in it what is asked for."""
     settings.check()
     cfg = read_zoo_config(path)
     if settings.kind == 'single-scale':

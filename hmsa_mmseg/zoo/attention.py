@@ -41,12 +41,6 @@ def add_attention(
     Returns:
         dict[str, float]: mIoU of the validation split in percent at a single
         scale, averaged over the scales and blended by attention.
-
-    Raises:
-        NotConvertible: If there is no multi-scale model of it.
-        OSError: If a file cannot be read or written.
-        ValueError: As :func:`.adapting.adapt`, or if the checkpoint does not
-            fit, nothing can be scored, or the folder holds another config.
     """
     path = _write_config(config, settings, work_dir, options, report)
     checkpoint = _train(path, work_dir)

@@ -22,12 +22,8 @@ _HEAD = 'decode_head.'
 class CheckpointReport(NamedTuple):
     """What a checkpoint gives to a model.
 
-    Attributes:
-        used (list[str]): Weights of the model that it has.
-        new (list[str]): Those that it has not: of the attention branch.
-        other_classes (list[str]): Those that are of another number of
-            classes there.
-        num_values (int): Numbers in the weights used.
+    Keys of the weights that are used, of those that are new, and of those of
+    another number of classes; how many numbers the first hold.
     """
 
     used: list[str]
@@ -57,10 +53,9 @@ def check_checkpoint(
 ) -> CheckpointReport:
     """Load a checkpoint into the model of a converted config.
 
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is damaged, could run code, or its weights are not
-            those of the model, naming the keys.
+    With ``reinit_classifier`` it may be of another number of classes, as
+    mmengine takes it; our head must be set so, too. A ValueError names what
+    is missing, left over or of another shape.
     """
     if cfg.get('custom_imports'):
         import_modules_from_strings(**cfg.custom_imports)

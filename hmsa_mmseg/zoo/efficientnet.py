@@ -73,16 +73,7 @@ def convert(src: str) -> KeyConversion:
 
 
 def convert_file(src: str, out: str) -> KeyConversion:
-    """Convert a file, and write the backbone if all of it fits.
-
-    Returns:
-        KeyConversion: What became of each entry, those of the classifier too.
-
-    Raises:
-        ImportError: If timm is not installed.
-        OSError: If a file cannot be read or written.
-        ValueError: If ``src`` does not hold what is expected.
-    """
+    """Convert a file, and write the backbone if all of it fits."""
     if Path(src).resolve() == Path(out).resolve():
         raise ValueError(f'{out} is the source; expected another file name')
     result = convert(src)

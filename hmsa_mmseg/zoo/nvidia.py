@@ -39,10 +39,6 @@ def convert_file(
 
     Returns:
         KeyConversion: What became of each entry.
-
-    Raises:
-        OSError: If a file cannot be read or written.
-        ValueError: If ``src`` does not hold what is expected.
     """
     if Path(src).resolve() == Path(dst).resolve():
         raise ValueError(f'{dst} is the source; expected another file name')

@@ -108,10 +108,6 @@ def set_folder(new: Conversion, root: str, classes: ClassNames) -> None:
     Labels are read by ``LoadSegLabels``, which refuses what is no label, and
     scored by ``IoUMetric``. Without a test split the validation split is
     tested. Weights of classes in losses stay if the classes do.
-
-    Raises:
-        FileNotFoundError: If the folder has another layout.
-        ValueError: If the config's data set is put together of several.
     """
     cfg, changes = new
     has_lists = _has_lists(Path(root))

@@ -69,11 +69,6 @@ def train_attention_only(new: Conversion, length: int | None = None) -> None:
 
     Images are seen in the size that they are tested at: a random size, times
     each scale, would teach what no test asks.
-
-    Raises:
-        NotConvertible: If the losses need parts that would be frozen.
-        ValueError: If the config has no schedule, or none that can be
-            shortened, or no learning rate.
     """
     for _, part in nested(new.cfg.model.decode_head):
         if part.get('type') in _NO_FROZEN_LOSS:

@@ -37,12 +37,7 @@ def read_zoo_config(path: str | os.PathLike) -> Config:
 def write_config(
     conversion: Conversion, path: str | os.PathLike, source: Path
 ) -> None:
-    """Write a config, and read it back before it takes its place.
-
-    Raises:
-        OSError: If the file cannot be written.
-        ValueError: If what was written would be another config, or none.
-    """
+    """Write a config, and read it back before it takes its place."""
     path = Path(path)
     lines = [
         *_comment(

@@ -63,14 +63,8 @@ class Job:
 class Run:
     """The jobs of a folder, and what is known of them.
 
-    Args:
-        root (Path): Folder with ``state.json``; made if it is missing.
-        settings (dict): What results depend on, of plain types.
-        cwd (Path, optional): Where the programs run. Defaults to None, the
-            folder.
-
-    Raises:
-        SystemExit: If the folder holds something else.
+    ``settings`` are what results depend on, of plain types. SystemExit if the
+    folder holds something else.
     """
 
     def __init__(
@@ -165,13 +159,8 @@ class _Program(NamedTuple):
 class Driver:
     """Runs all that is pending.
 
-    Args:
-        runs (Sequence[Run]): Their jobs in the order of preference.
-        lock (file): From :func:`lock_folder`; programs that outlive this one
-            keep the folder locked.
-        slots (int): How many programs run at a time.
-        threads (int): Of each of them.
-        use_gpu (bool): Whether they may see one.
+    Jobs that come first are preferred, ``slots`` run at a time. Programs that
+    outlive this one keep the folder locked, by :func:`lock_folder`.
     """
 
     def __init__(
