@@ -53,16 +53,7 @@ def changed_labels(
 def verify(
     labels: LabelCentroids, cache_dir: str | None, num_workers: int
 ) -> np.ndarray:
-    """Read all labels again, and replace the file if it is not right.
-
-    Args:
-        labels (LabelCentroids): The labels.
-        cache_dir (str, optional): Folder of the file.
-        num_workers (int): Processes that read labels.
-
-    Returns:
-        np.ndarray: (R, 4) int32 centroids, as :func:`load_or_build`.
-    """
+    """Read all labels again, and replace the file if it is not right."""
     path = index_path(labels, cache_dir)
     with tempfile.TemporaryDirectory() as folder:
         found = load_or_build(labels, folder, num_workers)

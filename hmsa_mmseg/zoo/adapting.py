@@ -32,29 +32,13 @@ _TRAINED = {'attention-only': train_attention_only, 'finetune': finetune}
 class ZooSettings(NamedTuple):
     """What is asked of a config; what is None stays the zoo's.
 
-    Attributes:
-        checkpoint (str, optional): Weights of the zoo's model to start from,
-            a file or address.
-        kind (str): ``multi-scale``, to be trained as the zoo's model;
-            ``single-scale``, the zoo's model itself; of a trained model
-            ``attention-only``, its attention, or ``finetune``, all of it.
-        scales (tuple[float], optional): Relative image sizes at test time.
-            Defaults to None, 0.5, 1 and 2.
-        train_scales (tuple[float], optional): In training. Defaults to None:
-            0.5 and 1; of a trained model those at test time and half of the
-            lowest.
-        length (int, optional): Iterations, or epochs where the config counts
-            those, of a trained model. Defaults to None, a twentieth.
-        num_classes (int, optional): Of the data.
-        reinit_classifier (bool): Whether the checkpoint may be of another
-            number of classes. Defaults to False.
-        data_root (str, optional): Folder of the zoo's data set.
-        folder (str, optional): Of one's own images and masks, instead.
-        classes (str, optional): Their names, as
-            :func:`~hmsa_mmseg.datasets.class_names.read_classes` takes them.
-        image_scale (tuple[int], optional): Width and height that images are
-            fitted into.
-        crop_size (tuple[int], optional): Height and width in training.
+    ``kind`` is ``multi-scale``, to be trained as the zoo's model;
+    ``single-scale``, the zoo's model itself; of a trained model
+    ``attention-only``, its attention, or ``finetune``, all of it. ``scales``
+    are by default 0.5, 1 and 2, ``train_scales`` 0.5 and 1, of a trained
+    model those of the test and half of the lowest; ``length`` a twentieth of
+    the config's. ``image_scale`` is width and height, ``crop_size`` height
+    and width.
     """
 
     checkpoint: str | None = None
@@ -107,21 +91,7 @@ class ZooSettings(NamedTuple):
 
 
 def adapt(path: Path, settings: ZooSettings) -> Conversion:
-    """Convert a config, and change in it what is asked for.
-
-    Args:
-        path (Path): Of a config of a training run of mmseg.
-        settings (ZooSettings): What is asked for.
-
-    Returns:
-        Conversion: The config and what was changed.
-
-    Raises:
-        NotConvertible: If there is no multi-scale model of it.
-        OSError: If a file cannot be read.
-        ValueError: If the settings make no sense, or the config has not what
-            they are about.
-    """
+    """Convert a config, and change in it what is asked for."""
     settings.check()
     cfg = read_zoo_config(path)
     if settings.kind == 'single-scale':
@@ -165,25 +135,7 @@ def write_adapted(
     force: bool = False,
     report: Callable[[str], None] = print,
 ) -> Path:
-    """Write a config as it is asked for, after a look at its checkpoint.
-
-    Args:
-        config (str): Name of a config of the zoo, or a file.
-        settings (ZooSettings): What is asked for.
-        out (Path, optional): File or folder. Defaults to None: the current
-            folder, under a name by the rules of the zoo.
-        force (bool): Whether to replace a file. Defaults to False.
-        report (Callable): Is told what was done. Defaults to ``print``.
-
-    Returns:
-        Path: The file.
-
-    Raises:
-        NotConvertible: If there is no multi-scale model of it.
-        OSError: If a file cannot be read or written.
-        ValueError: As :func:`adapt`, or if there is a file already, the
-            checkpoint does not fit, or the config cannot be written.
-    """
+    """Write a config as it is asked for, after a look at its checkpoint."""
     source = find_config(config)
     new = adapt(source, settings)
     path = out or Path()
@@ -206,18 +158,7 @@ def write_adapted(
 
 
 def config_name(stem: str, kind: str, cfg: Config) -> str:
-    """Name a converted config by mmseg's grammar.
-
-    Args:
-        stem (str): The zoo's name, such as
-            ``ocrnet_hr48_4xb2-160k_cityscapes-512x1024``.
-        kind (str): That of :class:`ZooSettings`.
-        cfg (Config): The converted config.
-
-    Returns:
-        str: The name with ``hmsa`` as its algorithm, or ``single``; of a
-        trained model with its own training, such as ``4xb2-attn-only-8k``.
-    """
+    """Name a converted config, such as ``hmsa_x_4xb2-attn-only-8k_y``."""
     if kind in _TRAINED:
         unit, length = training_length(cfg)
         text = f'{length}e' if unit == 'max_epochs' else f'{length / 1000:g}k'

@@ -38,23 +38,9 @@ def add_attention(
 
     What was interrupted goes on where it was.
 
-    Args:
-        config (str): Of the trained model: a file, or a name in the zoo.
-        settings (ZooSettings): With a checkpoint, of the kind
-            ``attention-only`` or ``finetune``.
-        work_dir (Path): For the config, the training and ``scores.json``.
-        options (Mapping, optional): Settings to override, by dotted keys.
-        report (Callable): Is told what was done. Defaults to ``print``.
-
     Returns:
         dict[str, float]: mIoU of the validation split in percent at a single
         scale, averaged over the scales and blended by attention.
-
-    Raises:
-        NotConvertible: If there is no multi-scale model of it.
-        OSError: If a file cannot be read or written.
-        ValueError: As :func:`.adapting.adapt`, or if the checkpoint does not
-            fit, nothing can be scored, or the folder holds another config.
     """
     path = _write_config(config, settings, work_dir, options, report)
     checkpoint = _train(path, work_dir)

@@ -22,12 +22,8 @@ _HEAD = 'decode_head.'
 class CheckpointReport(NamedTuple):
     """What a checkpoint gives to a model.
 
-    Attributes:
-        used (list[str]): Weights of the model that it has.
-        new (list[str]): Those that it has not: of the attention branch.
-        other_classes (list[str]): Those that are of another number of
-            classes there.
-        num_values (int): Numbers in the weights used.
+    Keys of the weights that are used, of those that are new, and of those of
+    another number of classes; how many numbers the first hold.
     """
 
     used: list[str]
@@ -36,14 +32,7 @@ class CheckpointReport(NamedTuple):
     num_values: int
 
     def describe(self, checkpoint: str | os.PathLike) -> str:
-        """Say what the checkpoint gives.
-
-        Args:
-            checkpoint (str | os.PathLike): How it is called.
-
-        Returns:
-            str: A line for each of what is used, new, and of other classes.
-        """
+        """Say what the checkpoint gives."""
         share = 'all but the classifiers' if self.other_classes else 'all'
         lines = [
             f'{checkpoint}: {share} is used, {len(self.used)} tensors with '
@@ -64,21 +53,9 @@ def check_checkpoint(
 ) -> CheckpointReport:
     """Load a checkpoint into the model of a converted config.
 
-    Args:
-        cfg (Config): The converted config.
-        checkpoint (str | os.PathLike): A file or an address, of mmseg's own
-            model.
-        reinit_classifier (bool): Whether it may be of another number of
-            classes, as mmengine takes it. Our head must be set so, too.
-            Defaults to False.
-
-    Returns:
-        CheckpointReport: What was used.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is damaged, could run code, or its weights are not
-            those of the model, naming the keys.
+    With ``reinit_classifier`` it may be of another number of classes, as
+    mmengine takes it; our head must be set so, too. A ValueError names what
+    is missing, left over or of another shape.
     """
     if cfg.get('custom_imports'):
         import_modules_from_strings(**cfg.custom_imports)

@@ -9,14 +9,10 @@ from pathlib import Path
 
 
 def config_root() -> Path:
-    """Folder of the zoo's configs.
+    """Find ``mmseg/.mim/configs`` of the installed mmseg.
 
-    Its place is that of the package, not asked of mmengine: with the name of
-    the distribution mmengine does not find it in mmseg's forks, and needs
+    Not by mmengine: it does not find it in mmseg's forks, and needs
     ``pkg_resources``, which newer versions of setuptools have not.
-
-    Returns:
-        Path: ``mmseg/.mim/configs`` of the installed mmseg.
 
     Raises:
         FileNotFoundError: If mmseg was installed without its configs.
@@ -33,15 +29,7 @@ def config_root() -> Path:
 
 
 def list_configs(family: str = '*') -> list[Path]:
-    """Configs of models of the zoo.
-
-    Args:
-        family (str): A folder of the zoo, such as ``ocrnet``. Defaults to
-            ``*``, all.
-
-    Returns:
-        list[Path]: The files, sorted by family and name.
-    """
+    """Configs of a family, such as ``ocrnet``, or all, sorted."""
     return sorted(
         path
         for path in config_root().glob(f'{family}/*.py')
@@ -58,13 +46,8 @@ def families() -> list[str]:
 def find_config(name_or_path: str | os.PathLike) -> Path:
     """Find a config of the zoo by its name, or take a file as it is.
 
-    Args:
-        name_or_path (str | os.PathLike): A file, or the name of a config of
-            the zoo, with or without its family and ``.py``: for example
-            ``ocrnet_hr48_4xb2-160k_cityscapes-512x1024``.
-
-    Returns:
-        Path: An existing file.
+    A name may be with or without its family and ``.py``, for example
+    ``ocrnet_hr48_4xb2-160k_cityscapes-512x1024``.
 
     Raises:
         FileNotFoundError: If there is neither such a file nor such a config,

@@ -75,12 +75,6 @@ def single_scale(cfg: Config) -> Conversion:
     The package's hooks draw what the multi-scale model's run draws, and
     mmcv-lite is enough for mmseg's tools.
 
-    Args:
-        cfg (Config): Of a training run of mmseg; it is left as it is.
-
-    Returns:
-        Conversion: The config and what was changed.
-
     Raises:
         NotConvertible: If there is no multi-scale model of it.
     """
@@ -92,10 +86,6 @@ def single_scale(cfg: Config) -> Conversion:
 
 def to_multi_scale(cfg: Config, **kwargs) -> Config:
     """Turn the config of an encoder-decoder into a multi-scale one.
-
-    Args:
-        cfg (Config): Of a training run of mmseg; it is left as it is.
-        **kwargs: As for :func:`convert`.
 
     Returns:
         Config: With our segmentor and head around the model's own.

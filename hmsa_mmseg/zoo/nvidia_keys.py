@@ -62,16 +62,7 @@ FOLDED = {
 
 
 def nvidia_to_ours(state: State, shapes: Shapes) -> KeyConversion:
-    """Convert the authors' state dict to ours.
-
-    Args:
-        state (Mapping[str, Tensor]): With their keys. Without an attention
-            branch in it the result has none either.
-        shapes (Mapping[str, torch.Size]): Those of our model's state dict.
-
-    Returns:
-        KeyConversion: Not checked yet.
-    """
+    """Convert the authors' state dict to ours."""
     state = dict(state)
     folded = {}
     for bias, mean in FOLDED.items():
@@ -90,16 +81,7 @@ def nvidia_to_ours(state: State, shapes: Shapes) -> KeyConversion:
 
 
 def ours_to_nvidia(state: State, shapes: Shapes) -> KeyConversion:
-    """Convert our state dict to the authors'.
-
-    Args:
-        state (Mapping[str, Tensor]): With our keys. Without an attention
-            branch in it the result has none either.
-        shapes (Mapping[str, torch.Size]): Those of our model's state dict.
-
-    Returns:
-        KeyConversion: Not checked yet. The biases that ours lacks are zero.
-    """
+    """Convert ours to the authors'; biases that ours lacks are zero."""
     if not any(key.startswith(ATTN) for key in state):
         shapes = without_attn(shapes)
     inverse = invert(KEY_MAP)

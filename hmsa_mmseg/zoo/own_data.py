@@ -34,15 +34,6 @@ def set_num_classes(
 
     Others stay, such as the two of STDC's boundaries. Weights of other
     classes in losses are left out.
-
-    Args:
-        new (Conversion): A converted config.
-        num_classes (int): Of the data set.
-        same_classes (bool): Whether classes are the config's if their number
-            is. Defaults to True.
-
-    Raises:
-        ValueError: If there is no such number.
     """
     if num_classes < 2:
         raise ValueError(f'num_classes must be 2 or more, got {num_classes}')
@@ -93,15 +84,7 @@ def _num_classes(head: Mapping | Sequence) -> int:
 
 
 def set_data_root(new: Conversion, root: str) -> None:
-    """Set the folder of the data, in place.
-
-    Args:
-        new (Conversion): A converted config.
-        root (str): The folder.
-
-    Raises:
-        ValueError: If the config's datasets have several folders.
-    """
+    """Set the folder of the data, in place."""
     found = [
         one
         for loader in LOADERS
@@ -125,15 +108,6 @@ def set_folder(new: Conversion, root: str, classes: ClassNames) -> None:
     Labels are read by ``LoadSegLabels``, which refuses what is no label, and
     scored by ``IoUMetric``. Without a test split the validation split is
     tested. Weights of classes in losses stay if the classes do.
-
-    Args:
-        new (Conversion): A converted config.
-        root (str): The folder, of a layout that :data:`LAYOUT` shows.
-        classes (ClassNames): What the numbers in its masks mean.
-
-    Raises:
-        FileNotFoundError: If the folder has another layout.
-        ValueError: If the config's data set is put together of several.
     """
     cfg, changes = new
     has_lists = _has_lists(Path(root))
@@ -216,11 +190,7 @@ def _class_names(dataset: ConfigDict) -> tuple[str, ...]:
 
 
 def _leaf(dataset: ConfigDict, loader: str) -> ConfigDict:
-    """The data set within its wrappers.
-
-    Raises:
-        ValueError: If it is put together of several.
-    """
+    """The data set within its wrappers."""
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if 'datasets' in dataset or isinstance(dataset, list):

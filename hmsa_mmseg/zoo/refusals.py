@@ -38,14 +38,7 @@ HEADS = {
 
 
 class NotConvertible(ValueError):
-    """A model that attention over scales cannot be added to.
-
-    Args:
-        reason (str): Why.
-
-    Attributes:
-        reason (str): Why.
-    """
+    """A model that attention over scales cannot be added to."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -53,14 +46,7 @@ class NotConvertible(ValueError):
 
 
 def check_segmentor(model: ConfigDict) -> None:
-    """Refuse a model that is no encoder-decoder of mmseg.
-
-    Args:
-        model (ConfigDict): Its config.
-
-    Raises:
-        NotConvertible: If it is none.
-    """
+    """Refuse a model that is no encoder-decoder of mmseg."""
     name = model.get('type')
     if name in SEGMENTORS:
         raise NotConvertible(f'{name} {SEGMENTORS[name]}')
@@ -73,14 +59,7 @@ def check_segmentor(model: ConfigDict) -> None:
 
 
 def check_head(cfg: ConfigDict) -> None:
-    """Refuse a decode head without a classifier of pixels.
-
-    Args:
-        cfg (ConfigDict): Its config, of which it is built.
-
-    Raises:
-        NotConvertible: If it has none, or cannot be built.
-    """
+    """Refuse a decode head without a classifier of pixels."""
     name = cfg.get('type')
     if name in HEADS:
         raise NotConvertible(f'{name} {HEADS[name]}')

@@ -16,13 +16,7 @@ _PIPELINE = 'train_dataloader.dataset.pipeline'
 
 
 def set_image_scale(new: Conversion, scale: Sequence[int]) -> None:
-    """Resize images to another size than the zoo's, in place.
-
-    Args:
-        new (Conversion): A converted config.
-        scale (Sequence[int]): Width and height that an image is fitted into;
-            in training it is varied by the zoo's range.
-    """
+    """Fit images into another width and height than the zoo's, in place."""
     scale = tuple(scale)
     for step in transforms_of(new.cfg, ('Resize', *_RANDOM)):
         if step.type == 'RandomChoiceResize':
@@ -37,11 +31,7 @@ def set_image_scale(new: Conversion, scale: Sequence[int]) -> None:
 
 
 def resize_as_tested(new: Conversion) -> None:
-    """Train on images of the size of the validation, in place.
-
-    Args:
-        new (Conversion): A converted config.
-    """
+    """Train on images of the size of the validation, in place."""
     tested = next(
         transforms_of(
             new.cfg, ('Resize',), ('val_dataloader', 'test_dataloader')
@@ -59,13 +49,6 @@ def set_crop_size(new: Conversion, size: Sequence[int]) -> None:
     """Train on crops of another size than the zoo's, in place.
 
     Windows at test time, if there are any, change with them.
-
-    Args:
-        new (Conversion): A converted config.
-        size (Sequence[int]): Height and width.
-
-    Raises:
-        ValueError: If the config trains without crops.
     """
     size, model = tuple(size), new.cfg.model
     crops = list(transforms_of(new.cfg, _CROPS))

@@ -41,27 +41,13 @@ def finetune_scales(test_scales: Sequence[float]) -> tuple[float, ...]:
 
     Half of the lowest is among them, so that adding it later is no guess; it
     costs a quarter of the cheapest.
-
-    Args:
-        test_scales (Sequence[float]): Relative image sizes.
-
-    Returns:
-        tuple[float]: One more, lowest first.
-
-    Raises:
-        ValueError: If the scales make no sense.
     """
     test_scales = check_scales(test_scales, 'test_scales')
     return (test_scales[0] / 2, *test_scales)
 
 
 def set_checkpoint(new: Conversion, checkpoint: str) -> None:
-    """Start from the weights of a trained model; load no others before.
-
-    Args:
-        new (Conversion): A converted config.
-        checkpoint (str): A file or address.
-    """
+    """Start from the weights of a trained model; load no others before."""
     cfg, changes = new
     cfg.load_from = checkpoint
     attention = ' but those of the attention branch, which is new'
@@ -83,16 +69,6 @@ def train_attention_only(new: Conversion, length: int | None = None) -> None:
 
     Images are seen in the size that they are tested at: a random size, times
     each scale, would teach what no test asks.
-
-    Args:
-        new (Conversion): A converted config, with ``load_from``.
-        length (int, optional): Iterations, or epochs where the config counts
-            those. Defaults to None, :data:`SHARE` of the config's.
-
-    Raises:
-        NotConvertible: If the losses need parts that would be frozen.
-        ValueError: If the config has no schedule, or none that can be
-            shortened, or no learning rate.
     """
     for _, part in nested(new.cfg.model.decode_head):
         if part.get('type') in _NO_FROZEN_LOSS:
@@ -114,15 +90,6 @@ def finetune(new: Conversion, length: int | None = None) -> None:
     Beside images of the test's size: statistics of batch normalisation stay
     as they are, for those of a batch of one scale are not the trained
     model's; a lower learning rate, but for the attention, which is new.
-
-    Args:
-        new (Conversion): A converted config, with ``load_from``.
-        length (int, optional): Iterations, or epochs where the config counts
-            those. Defaults to None, :data:`SHARE` of the config's.
-
-    Raises:
-        ValueError: If the config has no schedule, or none that can be
-            shortened, or no learning rate.
     """
     cfg, changes = new
     cfg.model.train_cfg.norm_eval = True
@@ -149,17 +116,7 @@ def finetune(new: Conversion, length: int | None = None) -> None:
 
 
 def training_length(cfg: Config) -> tuple[str, int]:
-    """Find how long a config trains.
-
-    Args:
-        cfg (Config): A training run's.
-
-    Returns:
-        tuple[str, int]: ``max_iters`` or ``max_epochs``, and its value.
-
-    Raises:
-        ValueError: If there is neither.
-    """
+    """Find how long a config trains."""
     for name in ('max_iters', 'max_epochs'):
         value = (cfg.get('train_cfg') or {}).get(name)
         if isinstance(value, int):

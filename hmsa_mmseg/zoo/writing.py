@@ -21,18 +21,7 @@ _DISTRIBUTIONS = ('mmsegmentation', 'onedl-mmsegmentation')
 
 
 def read_zoo_config(path: str | os.PathLike) -> Config:
-    """Read a config without importing what it asks for.
-
-    Args:
-        path (str | os.PathLike): Of the file.
-
-    Returns:
-        Config: What it says.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is no config.
-    """
+    """Read a config without importing what it asks for."""
     try:
         return Config.fromfile(path, import_custom_modules=False)
     except OSError:
@@ -48,18 +37,7 @@ def read_zoo_config(path: str | os.PathLike) -> Config:
 def write_config(
     conversion: Conversion, path: str | os.PathLike, source: Path
 ) -> None:
-    """Write a config, and read it back before it takes its place.
-
-    Args:
-        conversion (Conversion): The config and what was changed, which the
-            comments at the head of the file say.
-        path (str | os.PathLike): Of the file, which is replaced.
-        source (Path): The config that it was made of.
-
-    Raises:
-        OSError: If the file cannot be written.
-        ValueError: If what was written would be another config, or none.
-    """
+    """Write a config, and read it back before it takes its place."""
     path = Path(path)
     lines = [
         *_comment(
@@ -85,33 +63,13 @@ def write_config(
 
 
 def differing_keys(cfg: Config, path: str | os.PathLike) -> list[str]:
-    """Compare a config with what a file of it says.
-
-    Args:
-        cfg (Config): The config.
-        path (str | os.PathLike): Of a file that :func:`write_config` wrote.
-
-    Returns:
-        list[str]: The settings that differ.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is no config.
-    """
+    """Compare a config with what a file of it says."""
     own, found = cfg.to_dict(), read_zoo_config(path).to_dict()
     return [key for key in READ if own.get(key) != found.get(key)]
 
 
 def next_steps(conversion: Conversion, path: Path) -> str:
-    """Say what to run next, and what it costs.
-
-    Args:
-        conversion (Conversion): The converted config.
-        path (Path): Its file.
-
-    Returns:
-        str: Lines.
-    """
+    """Say what to run next, and what it costs."""
     lines, hint = [], ''
     if conversion.is_multi_scale:
         model = conversion.cfg.model

@@ -54,12 +54,10 @@ def run_tool():
         *args,
         cwd,
         options=(),
-        preload=False,
         two_ranks=False,
         fails=False,
     ):
-        script = ['-m', 'hmsa_mmseg', tool] if preload else [TOOLS / tool]
-        command = [sys.executable, *script, *args]
+        command = [sys.executable, TOOLS / tool, *args]
         if two_ranks:
             command[:1] = [sys.executable, '-m', *TWO_RANKS]
             command += ['--launcher', 'pytorch']
@@ -127,18 +125,6 @@ def stock_is_broken(run_stock):
         assert re.search(match, str(found))
 
     return check
-
-
-@pytest.fixture(scope='session')
-def random_weights(config_file, tmp_path_factory):
-    """Return a checkpoint of the tiny config that was never trained."""
-    from hmsa_mmseg.utils.loading import build_model, read_config
-
-    torch.manual_seed(0)
-    model = build_model(read_config(str(config_file)))
-    path = tmp_path_factory.mktemp('random_weights') / 'random.pth'
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return path
 
 
 @pytest.fixture(scope='session')

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import benchmark
@@ -11,18 +12,12 @@ import torch
 from benchmarks import cases, measure, page
 from benchmarks.cases import Case, Options
 from benchmarks.measure import Ratio, Timing
-from benchmarks.page import Figure, Limit
+from benchmarks.page import Limit
+
+DOCS = Path(__file__).parents[2] / 'docs/benchmarks'
 
 
-def test_flops_of_forward_and_backward():
-    a = torch.randn(3, 5, requires_grad=True)
-    b = torch.randn(5, 7, requires_grad=True)
-    assert measure.count_flops(lambda: a @ b) == 2 * 3 * 5 * 7
-    counted = measure.count_flops(lambda: (a @ b).sum().backward())
-    assert counted == 3 * 2 * 3 * 5 * 7
-
-
-@pytest.mark.parametrize('groups', [1, 2, 64])
+@pytest.mark.parametrize('groups', [1, 64])
 @pytest.mark.parametrize('conv', [torch.nn.Conv2d, torch.nn.ConvTranspose2d])
 def test_flops_of_grouped_convolutions(conv, groups):
     conv = conv(64, 64, 3, padding=1, groups=groups, bias=False)
@@ -31,32 +26,18 @@ def test_flops_of_grouped_convolutions(conv, groups):
     assert measure.count_flops(lambda: conv(x)) == forward
     counted = measure.count_flops(lambda: conv(x).sum().backward())
     assert counted == 3 * forward
-    counted = measure.count_flops(lambda: conv(x.detach()).sum().backward())
-    assert counted == 2 * forward
 
 
 @pytest.mark.parametrize('device', ['cpu', 'meta'])
 def test_peak_of_what_is_held_at_once(device):
     x = torch.zeros(1000, device=device)  # 4 kB
     peak = measure.peak_live_bytes
-    assert peak(lambda: x + 1) == 4000
     assert peak(lambda: x.view(10, 100)[1:].add_(1)) == 0
     assert peak(lambda: ((x + 1) + 1) + 1) == 8000
-    assert peak(lambda: (x + 1) + (x + 2)) == 12000
     assert peak(lambda: [x + 1, x.double()]) == 12000
-
-
-def test_peak_includes_backward():
-    x = torch.zeros(1000, requires_grad=True)
     # The exponential is kept; the gradient of the sum is one number, expanded.
-    peak = measure.peak_live_bytes(lambda: x.exp().sum().backward())
-    assert 8000 <= peak <= 8016
-
-
-def test_both_are_counted_at_once():
-    a = torch.empty(300, 500, device='meta')
-    found = measure.count(lambda: a @ a.T)
-    assert found == dict(gflop=2 * 300 * 300 * 500 / 1e9, live_gb=360e3 / 1e9)
+    x.requires_grad_()
+    assert 8000 <= peak(lambda: x.exp().sum().backward()) <= 8016
 
 
 def test_interleaved_takes_turns():
@@ -67,12 +48,6 @@ def test_interleaved_takes_turns():
     assert {name: len(found) for name, found in times.items()} == dict(
         a=3, b=3
     )
-    assert all(t.wall >= 0 for found in times.values() for t in found)
-    with pytest.raises(ValueError, match='got 0 rounds'):
-        measure.interleaved(functions, rounds=0)
-
-
-def test_no_round_begins_when_time_is_up():
     times = measure.interleaved(dict(a=int), rounds=3, seconds=-1)
     assert len(times['a']) == 1
 
@@ -84,7 +59,6 @@ def test_ratios_are_taken_within_a_round():
     )
     assert measure.pair_ratios(times, 'a', 'b') == Ratio(3, 2, 10)
     assert measure.pair_ratios(times, 'a', 'b', 'cpu') == Ratio(3, 3, 8)
-    assert measure.median_ms(times['a']) == 6000
 
 
 def test_rows_of_a_case():
@@ -135,48 +109,16 @@ def test_classes_may_differ_where_logits_tie():
     assert wrong(classes(0, 0, 0, 0), logits * float('nan'), 1e-5) == 1
 
 
-ROWS = [
-    dict(case='one', way='literal', gflop=16063.3, ratio=(1, 1, 1)),
-    dict(case='one', way='fast', gflop=9580.0, ratio=(0.2, 0.1, 0.3)),
-    dict(case='other', way='fast', live_gb=0.0128),
-    dict(case='other', way='none', error='a|b'),
-]
-
-
-def test_table_of_rows():
-    assert page.rows_table(ROWS).splitlines() == [
-        '|  |  | GFLOP | GB | over the first | remark |',
-        '| :-- | :-- | --: | --: | --: | --: |',
-        '| one | literal | 16063 |  | 1.00 |  |',
-        '|  | fast | 9580 (0.60) |  | 0.20 (0.10 to 0.30) |  |',
-        '| other | fast |  | 0.0128 |  |  |',
-        '|  | none |  |  |  | a/b |',
-    ]
-
-
-def test_limits():
-    limits = [
-        Limit('share', 'one', 'fast', 'gflop', 0.62, 'literal'),
-        Limit('times', '', 'fast', 'ratio', 6, at_least=True),
-        Limit('peak', 'other', 'fast', 'live_gb', 0.04),
-        Limit('none', 'third', 'fast', 'live_gb', 1),
-    ]
-    found = [one for limit in limits for one in limit.figures(ROWS)]
-    assert [figure.is_met for figure in found] == [True, False, True]
-    assert [figure.effort for figure in found] == pytest.approx(
-        [9580 / 16063.3 / 0.62, 1.2, 0.32]
-    )
-    assert page.figures_table(found).splitlines()[2:] == [
-        '| share | one | <= 0.62 | 0.596 | yes |',
-        '| times | one | >= 6x | 5.00x | **no** |',
-        '| peak | other | <= 0.04 GB | 0.0128 GB | yes |',
-    ]
-
-
-@pytest.mark.parametrize('at_least', [False, True])
-def test_not_a_number_keeps_no_limit(at_least):
-    limit = Limit('', '', '', '', 1, at_least=at_least)
-    assert not Figure(limit, '', math.nan).is_met
+def test_committed_pages_are_those_of_their_data(tmp_path):
+    for name in benchmark.SUITES:
+        results = json.loads((DOCS / f'data/{name}.json').read_text())
+        suite = benchmark.suite_of(name)
+        text = page.write_suite(tmp_path, name, suite, results)
+        assert text == (DOCS / f'{name}.md').read_text()
+    figures = benchmark.all_figures(tmp_path)
+    assert page.figures_table(figures) in (DOCS / 'table.md').read_text()
+    # Not a number keeps no limit.
+    assert not any(fig._replace(measured=math.nan).is_met for fig in figures)
 
 
 class FakeSuite(SimpleNamespace):
@@ -215,18 +157,13 @@ def test_a_run_that_was_broken_off_goes_on(fake, tmp_path):
     assert fake.built == ['one', 'two']
     found = json.loads((tmp_path / 'data/rmi.json').read_text())
     assert [row['case'] for row in found['rows']] == ['one', 'two']
-    assert found['command'] == (
-        'python tools/dev/benchmark.py rmi --size full --rounds 1'
-    )
     assert 'speed | two' in (tmp_path / 'table.md').read_text()
-    # After the end, with other settings or when asked, all is measured again.
-    benchmark.main(argv)
-    assert fake.built == ['one', 'two'] * 2
+    # With other settings or when asked, all is measured again.
     fake.killed = 'two'
     for more in ([], ['--rounds', '2'], ['--fresh']):
         with pytest.raises(KeyboardInterrupt):
             benchmark.main([*argv, *more])
-    assert fake.built == [*['one', 'two'] * 2, *['one'] * 3]
+    assert fake.built == ['one', 'two', *['one'] * 3]
 
 
 def test_a_process_that_dies_costs_one_row(monkeypatch):
@@ -244,8 +181,6 @@ def test_a_process_that_dies_costs_one_row(monkeypatch):
     [
         (['rmi', '--size=small'], '--size small needs --out'),
         (['rmi', '--rounds', '0'], '--rounds: expected more than 0'),
-        (['zoo', '--max-tflop', '-1'], '--max-tflop: expected more than 0'),
-        (['nothing'], "invalid choice: 'nothing'"),
         (['rmi', '--authors', '/nowhere'], 'expected a checkout'),
         (['zoo', '--data-root', '/nowhere'], 'no such folder'),
     ],

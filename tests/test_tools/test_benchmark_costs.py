@@ -18,11 +18,6 @@ def model():
     return networks.build(networks.config_for('full'), 'meta')
 
 
-@pytest.fixture(scope='module')
-def x():
-    return networks.images(1, FULL_SIZE, 'meta')
-
-
 @torch.no_grad()
 def test_operations_of_inference(model):
     """Against the authors' network, see test_benchmark_peers.py.
@@ -38,9 +33,9 @@ def test_operations_of_inference(model):
 
 
 @torch.no_grad()
-def test_memory_of_inference(model, x):
-    peak = live_gb(lambda: counts.classes(model, x))
-    assert peak <= 2.5
+def test_memory_of_inference(model):
+    x = networks.images(1, FULL_SIZE, 'meta')
+    assert live_gb(lambda: counts.classes(model, x)) <= 2.5
 
 
 @pytest.mark.parametrize('recipe', counts.RECIPES)

@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import benchmark
-import numpy as np
 import pytest
 import torch
 from benchmarks import zoo
 from benchmarks.cases import Options, rows_of
-from benchmarks.measure import live_gb
 from benchmarks.networks import build, single_scale
 from mmengine.config import Config
 
@@ -52,45 +50,10 @@ def test_a_model_that_fails_is_a_row(tmp_path, ours, stock):
     assert (tmp_path / 'zoo.png').is_file()
 
 
-def conv_flops(model, run):
-    """Operations of a model's convolutions and products, from shapes."""
-    total = []
-
-    def conv(module, _, output):
-        taps = module.weight[0].numel()
-        total.append(2 * taps * output.numel())
-
-    hooks = [
-        module.register_forward_hook(conv)
-        for module in model.modules()
-        if isinstance(module, torch.nn.Conv2d)
-    ]
-    run()
-    for hook in hooks:
-        hook.remove()
-    return sum(total)
-
-
 def rows_of_test(tmp_path, cfg, options):
     cfg.dump(tmp_path / 'model.py')
     rows = rows_of(zoo.test_case(tmp_path / 'model.py', options), options)
     return {row['way']: row for row in rows}
-
-
-@torch.no_grad()
-def test_operations_are_those_of_the_shapes(stock, tmp_path):
-    # FCN alone: of OCR some products are no convolutions.
-    stock.model.type = 'EncoderDecoder'
-    del stock.model['num_stages']
-    stock.model.decode_head = stock.model.decode_head[0]
-    found = rows_of_test(tmp_path, stock, SMALL)
-    model, size = build(stock, 'cpu'), zoo.COUNTED['small']
-    for mode in (zoo.SINGLE, zoo.FLIPPED):
-        run = zoo.test(model, mode, size, 'cpu')
-        expected = conv_flops(model, run) / 1e9
-        assert found[mode]['gflop'] == pytest.approx(expected, rel=1e-12)
-        meta = zoo.test(build(stock, 'meta'), mode, size, 'meta')
-        assert found[mode]['live_gb'] == live_gb(meta)
 
 
 def test_one_scale_of_a_hierarchical_model(ours):
@@ -124,6 +87,23 @@ def test_large_tests_are_left_out(stock, tmp_path):
     assert 'not timed' in found[zoo.FLIPPED]['error']
 
 
+# From docs/en/model_zoo.md of mmseg 1.2.2. The metafile has a heading where
+# that of OCRNet should name the data set.
+@pytest.mark.parametrize(
+    ('name', 'single', 'flipped'),
+    [
+        (OCRNET, 81.35, 82.70),
+        ('segformer_mit-b5_8xb1-160k_cityscapes-1024x1024', 82.25, 83.48),
+        ('ocrnet_hr48_4xb4-80k_ade20k-512x512', None, None),
+        ('no_config_of_the_zoo', None, None),
+    ],
+)
+def test_published_figures(name, single, flipped):
+    scores = zoo._scores(name, Config(), (), Options())
+    found = [scores.get(m, {}).get('miou') for m in (zoo.SINGLE, zoo.FLIPPED)]
+    assert found == [single, flipped]
+
+
 def test_weights_on_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     options = Options(weights=tmp_path)
@@ -139,56 +119,19 @@ def test_weights_on_disk(tmp_path, monkeypatch):
     assert zoo.find_weights(OCRNET, options)[0] == named
 
 
-def test_evaluated_as_pixels_are_counted(ours, data_root, tmp_path):
-    model = lively(build(ours, 'cpu'))
-    weights = tmp_path / 'own.pth'
-    state = model.state_dict()
+def test_evaluated_with_the_weights(ours, data_root, tmp_path):
+    model = build(ours, 'cpu')
+    weights, state = tmp_path / 'own.pth', model.state_dict()
     torch.save(dict(state_dict=state), weights)
     single, blended = (
         zoo.evaluate(ours, weights, data_root, mode)
         for mode in (zoo.SINGLE, zoo.BLENDED)
     )
-    assert single == pytest.approx(miou_by_hand(model, data_root), abs=0.006)
-    assert single > 0
-    assert blended != single
+    assert 0 < single != blended
     state.popitem()
     torch.save(dict(state_dict=state), weights)
     with pytest.raises(RuntimeError, match='Missing key'):
         zoo.evaluate(ours, weights, data_root, zoo.SINGLE)
-
-
-@torch.no_grad()
-def lively(model):
-    """Let a random model predict all classes."""
-    classifier = model.decode_head.seg_heads[-1].conv_seg
-    torch.nn.init.normal_(classifier.weight)
-    logits = model.encode_decode(torch.randn(1, 3, 64, 128), [{}])
-    classifier.bias -= logits.mean(dim=(0, 2, 3))
-    return model
-
-
-@torch.no_grad()
-def miou_by_hand(model, data_root):
-    from PIL import Image
-
-    union, both = np.zeros(19), np.zeros(19)
-    model.test_cfg.scales = (1.0,)
-    for path in sorted((data_root / 'leftImg8bit/val').rglob('*.png')):
-        label = data_root / 'gtFine/val' / path.parent.name / path.name
-        label = label.with_name(
-            path.name.replace('leftImg8bit', 'gtFine_labelTrainIds')
-        )
-        image = np.array(Image.open(path).convert('RGB'))[..., ::-1].copy()
-        inputs = [torch.from_numpy(image).permute(2, 0, 1)]
-        data = dict(inputs=inputs)
-        batch = model.data_preprocessor(data, False)['inputs']
-        found = model.encode_decode(batch, [{}]).argmax(1)[0].numpy()
-        truth = np.array(Image.open(label))
-        found, truth = found[truth != 255], truth[truth != 255]
-        for k in range(19):
-            both[k] += ((found == k) & (truth == k)).sum()
-            union[k] += ((found == k) | (truth == k)).sum()
-    return 100 * np.nanmean(both / np.where(union, union, np.nan))
 
 
 def test_default_models_are_there():

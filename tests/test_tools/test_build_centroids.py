@@ -1,7 +1,4 @@
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
+"""The class centroids of a data set, built ahead of training."""
 
 import numpy as np
 import pytest
@@ -9,16 +6,12 @@ from PIL import Image
 
 from hmsa_mmseg.datasets.centroid_file import read_rows
 
-TOOL = Path(__file__).parents[2] / 'tools/build_centroids.py'
-
 
 @pytest.fixture
-def build(tmp_path, monkeypatch, config_file, capsys):
+def build(tmp_path, monkeypatch, config_file, capsys, load_tool):
     """Return a function that runs the tool on a tiny Cityscapes."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
-    spec = importlib.util.spec_from_file_location('build_centroids', TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool('build_centroids.py')
 
     def run(*args, code=0):
         assert tool.main([str(config_file), '--workers', '0', *args]) == code
@@ -63,8 +56,3 @@ def test_errors(build, tmp_path):
         code=1,
     )
     assert out.splitlines()[-1].startswith('error: data_prefix.img_path')
-
-
-def test_runs_as_a_script():
-    out = subprocess.check_output([sys.executable, TOOL, '-h'], text=True)
-    assert '--verify' in out

@@ -45,31 +45,6 @@ param_scheduler = [dict(type='PolyLR', end=8, by_epoch=False)]
 train_cfg = dict(max_iters=8, val_interval=8)
 default_hooks = dict(checkpoint=dict(interval=8))
 """
-OWN = """
-_base_ = {base!r}
-custom_imports = dict(imports=['hmsa_mmseg'], allow_failed_imports=False)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadSegLabels', num_classes=19, label_map={{19: 255}}),
-    dict(type='PackSegInputs'),
-]
-dataset = dict(
-    _delete_=True,
-    type='HMSAFolderDataset',
-    classes=tuple('abcdefghijklmnopqrs'),
-    data_root='own',
-    pipeline=train_pipeline,
-)
-train_dataloader = dict(dataset=dataset)
-val_dataloader = dict(dataset=dataset)
-test_dataloader = val_dataloader
-default_hooks = dict(
-    checkpoint=dict(type='SafeCheckpointHook', interval=8),
-    visualization=dict(type='ScaleMapsVisualizationHook'),
-)
-custom_hooks = [dict(type='IterSeedHook')]
-visualizer = dict(type='ScaleMapsVisualizer')
-"""
 
 
 @pytest.fixture
@@ -106,18 +81,15 @@ def test_a_config_of_the_zoo(from_zoo, tmp_path):
     assert '  model.type: was EncoderDecoder\n' in said
     assert 'Backbone and heads see 1.25x the pixels of scale 1' in said
     assert '5.25x the pixels of scale 1 (0.5, 1.0, 2.0) at test time' in said
-    assert f'hmsa flops {OUT}\n' in said
-    commands = re.findall(r'^  hmsa ([\w-]+) ', said, re.M)
+    commands = re.findall(rf'^  hmsa ([\w-]+) {OUT}', said, re.M)
     assert {'flops', 'browse', 'train', 'test'} == {*commands}
     assert {*commands} <= {*cli.COMMANDS}
-    assert f'hmsa train {OUT} --work-dir work_dirs/{OUT[:-3]}' in said
-    text = (tmp_path / OUT).read_text()
     # What exists stays.
+    text = (tmp_path / OUT).read_text()
     (tmp_path / OUT).write_text('mine = 1\n')
     status, said = from_zoo(NAME)
     assert status == 1
     assert said == f'error: {OUT} exists; --force replaces it\n'
-    assert (tmp_path / OUT).read_text() == 'mine = 1\n'
     assert from_zoo(NAME, '--force')[0] == 0
     assert (tmp_path / OUT).read_text() == text
 
@@ -126,18 +98,25 @@ def test_options(from_zoo, tmp_path):
     out = tmp_path / 'sub/own.py'
     args = [NAME, '-o', out, '--scales', 0.25, 1, '--train-scales', 0.5, 0.75]
     args += [1, '--num-classes', 7, '--data-root', '/data/mine']
-    status, said = from_zoo(*args)
-    assert status == 0
-    assert '1.8125x the pixels of scale 1 (0.5, 0.75, 1.0) in' in said
+    assert from_zoo(*args)[0] == 0
     cfg = Config.fromfile(out)
     assert cfg.model.train_cfg.scales == (0.5, 0.75, 1.0)
     assert cfg.model.test_cfg.scales == (0.25, 1.0)
     assert cfg.model.decode_head.seg_head.num_classes == 7
     assert cfg.model.auxiliary_head.num_classes == 7
     assert cfg.val_dataloader.dataset.data_root == '/data/mine'
-    # A folder gets a file of the usual name.
-    assert from_zoo(NAME, '-o', tmp_path / 'sub')[0] == 0
-    assert (tmp_path / 'sub' / OUT).is_file()
+    # A folder gets a file of the usual name. What a folder of data changes
+    # is said.
+    for kind in ('images', 'masks'):
+        for split in ('train', 'val'):
+            (tmp_path / kind / split).mkdir(parents=True)
+    args = ['--folder', tmp_path, '--classes', 'road,tree', '-o', out.parent]
+    status, said = from_zoo(DDRNET, *args)
+    assert status == 0, said
+    assert (out.parent / f'hmsa_{DDRNET}.py').is_file()
+    assert 'so the validation split is taken' in said
+    loss = 'model.decode_head.seg_head.loss_decode.0.class_weight: the weight'
+    assert loss in said
 
 
 def test_attention_for_a_trained_model_trains(
@@ -171,30 +150,6 @@ def test_attention_for_a_trained_model_trains(
         assert torch.equal(state[own], value), key
 
 
-def test_an_own_config_of_this_package_s_data(from_zoo, small, tmp_path):
-    """As a user writes one: our imports, data set, labels and hooks."""
-    config, checkpoint = small
-    own = tmp_path / 'own_1xb4-8_folder.py'
-    own.write_text(OWN.format(base=config.name))
-    status, said = from_zoo(own.name, checkpoint, '--attention-only')
-    assert status == 0, said
-    out = tmp_path / 'hmsa_own_1xb4-8-attn-only-0.001k_folder.py'
-    before, after = Config.fromfile(own), Config.fromfile(out)
-    assert after.custom_imports == before.custom_imports
-    for key in ('train_dataloader', 'test_dataloader', 'custom_hooks'):
-        assert after[key] == before[key]
-    assert after.default_hooks.checkpoint.type == 'SafeCheckpointHook'
-    assert after.train_cfg.max_iters == 1
-    assert after.model.train_cfg.scales == (0.25, 0.5, 1.0, 2.0)
-    assert after.load_from == str(checkpoint)
-    model = MODELS.build(after.model)
-    assert {
-        name.split('.')[1]
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    } == {'scale_attn'}
-
-
 def test_the_zoo_s_own_model(from_zoo, small, tmp_path):
     config, checkpoint = small
     args = ['--num-classes', 7, '--crop-size', 32, 64]
@@ -214,25 +169,9 @@ def test_the_zoo_s_own_model(from_zoo, small, tmp_path):
         assert single[key] == multi[key]
 
 
-def test_what_a_folder_changes_is_said(from_zoo, tmp_path):
-    for kind in ('images', 'masks'):
-        for split in ('train', 'val'):
-            (tmp_path / kind / split).mkdir(parents=True)
-    args = ['--folder', tmp_path, '--classes', 'road,tree', '-o', 'own.py']
-    status, said = from_zoo(DDRNET, *args)
-    assert status == 0, said
-    assert 'so the validation split is taken' in said
-    loss = 'model.decode_head.seg_head.loss_decode.0.class_weight: the weight'
-    assert loss in said
-
-
 def test_a_checkpoint_that_does_not_fit(from_zoo, small, tmp_path):
     config, checkpoint = small
     before = sorted(tmp_path.iterdir())
-    status, said = from_zoo(NAME, checkpoint)
-    assert status == 1
-    assert 'small.pth does not fit the model' in said
-    assert 'backbone.' in said
     status, said = from_zoo(config, checkpoint, '--num-classes', 7)
     assert status == 1
     assert 'holds 19 classes (decode_head.seg_head.conv_seg.weight)' in said
@@ -240,14 +179,8 @@ def test_a_checkpoint_that_does_not_fit(from_zoo, small, tmp_path):
     args = ['--num-classes', 7, '--reinit-classifier']
     status, said = from_zoo(config, checkpoint, *args)
     assert status == 0
-    assert 'all but the classifiers is used' in said
     (line,) = [one for one in said.splitlines() if 'another number' in one]
-    assert line.split(': ')[1].split(', ') == [
-        'auxiliary_head.conv_seg.bias',
-        'auxiliary_head.conv_seg.weight',
-        'decode_head.seg_head.conv_seg.bias',
-        'decode_head.seg_head.conv_seg.weight',
-    ]
+    assert line.count('conv_seg') == 4
 
 
 @pytest.mark.parametrize(
@@ -256,19 +189,12 @@ def test_a_checkpoint_that_does_not_fit(from_zoo, small, tmp_path):
         (['fcn_r19-d8_4xb2-80k_cityscapes-512x1024'], f'names: {NAME}'),
         (['pointrend_r50_4xb2-80k_cityscapes-512x1024'], 'single points'),
         ([NAME, 'missing.pth'], 'missing.pth'),
-        ([NAME, '--train-scales', 1], 'train_scales'),
-        ([NAME, '--num-classes', 1], 'num_classes must be 2 or more'),
         ([NAME, '--crop-size', 0, 64], 'crop_size: expected 1 or more'),
         ([NAME, '--attention-only'], 'attention-only needs checkpoint'),
-        ([NAME, '--reinit-classifier'], 'needs checkpoint'),
         ([NAME, '--folder', '.'], 'folder needs classes'),
         (
             [NAME, '--folder', '.', '--classes', 'a,b', '--data-root', '.'],
             'folder excludes data-root',
-        ),
-        (
-            [NAME, '--single-scale', '--scales', 1],
-            'single-scale excludes scales',
         ),
         (
             [NAME, 'a.pth', '--finetune', '--reinit-classifier'],

@@ -1,18 +1,14 @@
 """mmseg's smaller tools and its Python interfaces, as they are."""
 
-import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from mmengine.config import Config
-from mmseg.apis import inference_model, init_model
+from mmseg.apis import MMSegInferencer, inference_model, init_model
 from PIL import Image
 
-HMSA = Path(__file__).parents[2] / 'configs' / 'hmsa'
-PRIMITIVE = HMSA / 'hmsa_hr48_ocr_4xb2-160k_cityscapes-512x1024.py'
+from hmsa_mmseg.visualization import draw_pictures
 
 
 @pytest.fixture
@@ -27,38 +23,6 @@ def expected(model, val_images):
         inference_model(model, str(image)).pred_sem_seg.data[0].numpy()
         for image in val_images
     ]
-
-
-def test_print_config_of_a_shipped_config(run_tool, tmp_path):
-    # Through the package: it imports mmseg.apis before it reads a config.
-    output = run_tool(
-        *('misc/print_config.py', PRIMITIVE),
-        cwd=tmp_path,
-        options=['model.test_cfg.scales=(0.25,0.5,1.0,2.0)'],
-        preload=True,
-    )
-    assert "type='MultiScaleAttentionSegmentor'" in output
-    printed = Config.fromfile(tmp_path / 'example.py')
-    assert printed.model.test_cfg.scales == (0.25, 0.5, 1.0, 2.0)
-    printed.model.test_cfg.scales = (0.5, 1.0, 2.0)
-    assert printed.to_dict() == Config.fromfile(PRIMITIVE).to_dict()
-
-
-def test_publish_model(run_tool, trained, tmp_path):
-    run_tool(
-        *('misc/publish_model.py', trained.checkpoint, 'published.pth'),
-        cwd=tmp_path,
-    )
-    digest = hashlib.sha256(trained.checkpoint.read_bytes()).hexdigest()
-    (file,) = tmp_path.iterdir()
-    assert file.name == f'published-{digest[:8]}.pth'
-    published = torch.load(file, weights_only=True)
-    whole = torch.load(trained.checkpoint, weights_only=True)
-    assert 'optimizer' in whole
-    assert 'optimizer' not in published
-    assert published['state_dict'].keys() == whole['state_dict'].keys()
-    for key, value in published['state_dict'].items():
-        assert torch.equal(value, whole['state_dict'][key])
 
 
 def test_benchmark(run_tool, config_file, trained, tmp_path):
@@ -93,3 +57,62 @@ def test_inference_model_takes_files_arrays_and_batches(
     for result in batch:
         assert result.seg_logits.data.shape == (19, 64, 128)
     assert model.dataset_meta['classes'][0] == 'road'
+
+
+@pytest.fixture(scope='module')
+def inferencer(config_file, trained):
+    return MMSegInferencer(
+        str(config_file), str(trained.checkpoint), device='cpu'
+    )
+
+
+def test_inferencer(inferencer, trained, val_images, expected, same_maps):
+    files = [str(image) for image in val_images]
+    arrays = [np.array(Image.open(file))[..., ::-1].copy() for file in files]
+    # Of a single input the results are no lists.
+    result = inferencer(arrays[0], return_vis=True)
+    assert same_maps([result['predictions']], expected[:1]) > 0.999
+    assert result['visualization'].shape == (64, 128, 3)
+    found = inferencer(arrays, batch_size=2)['predictions']
+    assert same_maps(found, expected) > 0.999
+    # A folder is not sorted, and the results do not tell of which file
+    # they are: return_datasamples does.
+    results = inferencer(str(val_images[0].parent), return_datasamples=True)
+    by_file = {r.img_path: r.pred_sem_seg.data[0].numpy() for r in results}
+    assert same_maps([by_file[file] for file in files], expected) > 0.999
+    # The checkpoint carries the config, and that what to import.
+    alone = MMSegInferencer(None, str(trained.checkpoint), device='cpu')
+    assert same_maps(alone(files)['predictions'], expected) > 0.999
+    # Sizes in one batch are refused by mmseg's preprocessor without a
+    # `test_cfg`; see the docs.
+    sizes = [np.zeros((64, width, 3), np.uint8) for width in (100, 128)]
+    with pytest.raises(AssertionError, match='same'):
+        inferencer(sizes, batch_size=2)
+    found = inferencer(sizes)['predictions']
+    assert [classes.shape for classes in found] == [(64, 100), (64, 128)]
+
+
+def test_out_dir(inferencer, val_images, expected, same_maps, tmp_path):
+    """Classes are named by the order of all calls, drawings by the file."""
+    start = inferencer.num_pred_imgs
+    inferencer([str(image) for image in val_images], out_dir=str(tmp_path))
+    names = [f'{start + i:08d}_pred.png' for i in range(len(val_images))]
+    assert sorted(p.name for p in (tmp_path / 'pred').iterdir()) == names
+    found = [np.array(Image.open(tmp_path / 'pred' / name)) for name in names]
+    assert same_maps(found, expected) > 0.999
+    drawn = sorted(path.name for path in (tmp_path / 'vis').iterdir())
+    assert drawn == [image.name for image in val_images]
+
+
+def test_attention(config_file, trained, val_images):
+    """With a config that asks for it, results hold what pictures show."""
+    cfg = Config.fromfile(config_file)
+    cfg.model.test_cfg.update(scales=(0.5, 1.0), scale_maps=True)
+    inferencer = MMSegInferencer(cfg, str(trained.checkpoint), device='cpu')
+    file = str(val_images[0])
+    result = inferencer(file, return_datasamples=True)
+    meta = inferencer.model.dataset_meta
+    pictures = draw_pictures(
+        np.array(Image.open(file)), result, meta['classes'], meta['palette']
+    )
+    assert {'overlay', 'attn_0.5', 'weight_1', 'winning_scale'} <= {*pictures}

@@ -1,4 +1,4 @@
-"""mmseg's test.py, as it is, on a model of this package."""
+"""mmseg's test.py, as it is, with this package's models and inference."""
 
 import json
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ from PIL import Image
 from hmsa_mmseg.visualization import class_iou, read_records, read_run
 
 METRICS = ('aAcc', 'mIoU', 'mAcc')
+PREPARED = "custom_hooks = [dict(type='InferencePreparationHook')]"
 
 
 def read_metrics(path):
@@ -26,15 +27,22 @@ def read_metrics(path):
 
 @pytest.fixture(scope='session')
 def run_test(run_tool, config_file, trained, tmp_path_factory):
-    """Return a function that tests the trained model with the stock tool."""
+    """Return a function that tests the trained model with the stock tool.
 
-    def run(*args, **kwargs):
+    It takes a few lines of config more.
+    """
+
+    def run(*args, lines=(), **kwargs):
         path = tmp_path_factory.mktemp('tested')
+        config = path / 'config.py'
+        config.write_text(
+            '\n'.join([f'_base_ = {str(config_file)!r}', *lines])
+        )
         # Of several ranks only the first makes this folder, and the others
         # do not wait for it.
         (path / 'maps').mkdir()
-        run_tool(
-            *('test.py', config_file, trained.checkpoint),
+        output = run_tool(
+            *('test.py', config, trained.checkpoint),
             *('--work-dir', path / 'work', '--out', path / 'maps', *args),
             cwd=path,
             **kwargs,
@@ -42,6 +50,7 @@ def run_test(run_tool, config_file, trained, tmp_path_factory):
         (metrics,) = path.glob('work/*/*.json')
         return SimpleNamespace(
             path=path,
+            output=output,
             metrics=read_metrics(metrics),
             maps=[
                 np.array(Image.open(file))
@@ -72,12 +81,33 @@ def predict(config_file, trained, val_images):
     return run
 
 
-def test_metrics_equal_those_of_the_training_run(tested, trained):
+@pytest.fixture
+def flipped_mean(config_file, trained, val_images):
+    """Return a function for the classes of the mean over flips."""
+    cfg = Config.fromfile(config_file)
+    model = init_model(cfg, str(trained.checkpoint), 'cpu')
+
+    def mean(scores):
+        found = []
+        for image in val_images:
+            pixels = torch.from_numpy(np.array(Image.open(image)))
+            pixels = pixels.permute(2, 0, 1)[None].flip(1)  # BGR, as read
+            inputs = model.data_preprocessor(dict(inputs=pixels))['inputs']
+            with torch.no_grad():
+                one = scores(model.encode_decode(inputs))
+                other = scores(model.encode_decode(inputs.flip(-1)))
+            summed = one + other.flip(-1)
+            found.append(summed[0].argmax(dim=0).numpy())
+        return found
+
+    return mean
+
+
+def test_numbers_and_predictions(
+    tested, trained, predict, same_maps, val_images
+):
     for name in METRICS:
         assert tested.metrics[name] == trained.val[-1][name]
-
-
-def test_out_holds_the_predictions(tested, predict, same_maps, val_images):
     assert [image.stem for image in val_images] == [
         file.stem for file in sorted((tested.path / 'maps').iterdir())
     ]
@@ -123,29 +153,55 @@ def test_scales_from_the_command_line_take_effect(
     assert same_maps(found.maps, tested.maps) < 0.99
 
 
-def test_tta_averages_over_flips_only(
-    run_test, tested, config_file, trained, val_images, same_maps
+def test_tta_averages_probabilities_over_flips_only(
+    run_test, tested, config_file, flipped_mean, same_maps
 ):
-    cfg = Config.fromfile(config_file)
-    _, augment = cfg.tta_pipeline
+    _, augment = Config.fromfile(config_file).tta_pipeline
     sizes, flips, *_ = augment.transforms
     assert (len(sizes), len(flips)) == (1, 2)
     found = run_test('--tta')
-    model = init_model(cfg, str(trained.checkpoint), 'cpu')
-    expected = []
-    for image in val_images:
-        pixels = torch.from_numpy(np.array(Image.open(image)))
-        pixels = pixels.permute(2, 0, 1)[None].flip(1)  # BGR, as read
-        data = model.data_preprocessor(dict(inputs=pixels))
-        with torch.no_grad():
-            scores = [
-                model.encode_decode(inputs).softmax(dim=1)
-                for inputs in (data['inputs'], data['inputs'].flip(-1))
-            ]
-        mean = (scores[0] + scores[1].flip(-1)) / 2
-        expected.append(mean[0].argmax(dim=0).numpy())
+    expected = flipped_mean(lambda logits: logits.softmax(dim=1))
     assert same_maps(found.maps, expected) > 0.999
     assert same_maps(found.maps, tested.maps) < 0.999
+
+
+def test_prepared_tta_averages_logits(run_test, flipped_mean, same_maps):
+    ours = "tta_model = dict(_delete_=True, type='AccumulatingTTAModel')"
+    found = run_test('--tta', lines=[PREPARED, ours])
+    assert 'norm layers folded into convolutions' in found.output
+    expected = flipped_mean(lambda logits: logits)
+    assert same_maps(found.maps, expected) > 0.999
+
+
+def test_prepared_classes_only(run_test, trained, predict, same_maps):
+    options = ['model.test_cfg.classes_only=True']
+    found = run_test(lines=[PREPARED], options=options)
+    assert 'norm layers folded into convolutions' in found.output
+    assert same_maps(found.maps, predict()) > 0.999
+    expected = trained.val[-1]['mIoU']
+    assert found.metrics['mIoU'] == pytest.approx(expected, abs=0.1)
+
+
+def test_half_precision(
+    predict, same_maps, run_tool, config_file, tmp_path, read_run
+):
+    """In the API, and in the validation of a training."""
+    found = predict(**{'model.test_cfg.dtype': 'bfloat16'})
+    assert same_maps(found, predict()) > 0.95
+    run_tool(
+        *('train.py', config_file, '--work-dir', tmp_path),
+        cwd=tmp_path,
+        options=[
+            'model.test_cfg.dtype=bfloat16',
+            'model.test_cfg.classes_only=True',
+            'train_cfg.max_iters=2',
+            'train_cfg.val_interval=1',
+        ],
+    )
+    run = read_run(tmp_path)
+    assert len(run.val) == 2
+    assert all(line['mIoU'] > 0 for line in run.val)
+    assert all(np.isfinite(line['loss']) for line in run.train)
 
 
 def test_two_processes_give_the_same_numbers(run_test, tested):
@@ -161,3 +217,27 @@ def test_two_processes_give_the_same_numbers(run_test, tested):
     )
     assert first == second
     assert read_run(found.path / 'pictures')['num_images'] == len(found.maps)
+
+
+def test_errors_name_key_and_values(run_tool, config_file, trained, tmp_path):
+    """They come through mmseg's tools, as the last that is said."""
+    for tool, option, *texts in (
+        (
+            'test.py',
+            *('model.decode_head.num_classes=7', '19 classes', 'classes=7'),
+        ),
+        (
+            'train.py',
+            f'train_dataloader.dataset.data_root={tmp_path}/missing',
+            *('data_root', f'{tmp_path}/missing'),
+        ),
+    ):
+        checkpoint = [trained.checkpoint] * (tool == 'test.py')
+        output = run_tool(
+            *(tool, config_file, *checkpoint, '--work-dir', tmp_path),
+            cwd=tmp_path,
+            options=[option],
+            fails=True,
+        )
+        message = output.rsplit('Error: ', 1)[1]
+        assert all(text in message for text in texts)

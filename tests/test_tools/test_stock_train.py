@@ -4,6 +4,7 @@ import pickle
 import shutil
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS
 
@@ -28,11 +29,15 @@ def test_logs_every_loss_and_learns(trained):
     assert trained.val[-1]['mIoU'] > 100 / 19
 
 
-def test_checkpoint_loads_with_weights_only(trained, load):
+def test_checkpoint_and_config_load(trained, config_file, load):
     checkpoint = load(trained.checkpoint)
     assert checkpoint['meta']['iter'] == 8
     assert len(checkpoint['meta']['dataset_meta']['classes']) == 19
-    assert 'decode_head.scale_attn.conv2.weight' in checkpoint['state_dict']
+    dumped = Config.fromfile(trained.work_dir / 'tiny.py')
+    assert dumped.custom_imports.imports == ['hmsa_mmseg']
+    assert dumped.model == Config.fromfile(config_file).model
+    model = MODELS.build(dumped.model)
+    model.load_state_dict(checkpoint['state_dict'], strict=True)
 
 
 def test_checkpoint_of_mmengines_hook(
@@ -55,15 +60,6 @@ def test_checkpoint_of_mmengines_hook(
     (plain,) = tmp_path.glob('plain-*.pth')
     hub = load(plain)['message_hub']['runtime_info']
     assert type(hub['best_score']) is float
-
-
-def test_dumped_config_reloads(trained, config_file, load):
-    dumped = Config.fromfile(trained.work_dir / 'tiny.py')
-    assert dumped.custom_imports.imports == ['hmsa_mmseg']
-    assert dumped.model == Config.fromfile(config_file).model
-    MODELS.build(dumped.model).load_state_dict(
-        load(trained.checkpoint)['state_dict'], strict=True
-    )
 
 
 @pytest.mark.skipif(
@@ -136,3 +132,46 @@ def test_two_processes_train_as_one_does(
     # Each rank validates its share: the second rank's weights count too.
     for line, other in zip(runs[1].val, runs[2].val):
         assert line['mIoU'] == pytest.approx(other['mIoU'], abs=0.05)
+
+
+def test_attention_for_a_model_of_mmseg(
+    run_tool, config_file, trained, tmp_path, load
+):
+    source = load(trained.checkpoint)['state_dict']
+    # The keys of mmseg's CascadeEncoderDecoder.
+    stock = {
+        key.replace('decode_head.seg_head.', 'decode_head.'): value
+        for key, value in source.items()
+        if not key.startswith('decode_head.scale_attn.')
+    }
+    torch.save(dict(state_dict=stock), tmp_path / 'stock.pth')
+    work_dir = tmp_path / 'work_dir'
+    output = run_tool(
+        'train.py',
+        config_file,
+        *('--work-dir', work_dir),
+        cwd=tmp_path,
+        two_ranks=True,
+        options=[
+            f'load_from={tmp_path / "stock.pth"}',
+            'model.train_cfg.attention_only=True',
+            'train_cfg.max_iters=4',
+        ],
+    )
+    assert 'decode_head.* were read as decode_head.seg_head.*' in output
+    assert 'unexpected key' not in output
+    checkpoint = load(work_dir / 'iter_4.pth')
+    found = checkpoint['state_dict']
+    assert found.keys() == source.keys()
+    for key, value in stock.items():
+        own = key.replace('decode_head.', 'decode_head.seg_head.')
+        assert torch.equal(found[own], value), key
+    # Of the frozen parameters the optimizer keeps nothing.
+    momenta = checkpoint['optimizer']['state']
+    size = sum(state['momentum_buffer'].numel() for state in momenta.values())
+    assert size == sum(
+        value.numel()
+        for key, value in found.items()
+        if key.startswith('decode_head.scale_attn.')
+        and not key.endswith(('running_mean', 'running_var', 'tracked'))
+    )

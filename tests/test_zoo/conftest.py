@@ -5,10 +5,9 @@ from functools import cache
 
 import pytest
 import torch
+from benchmarks.networks import samples
 from mmengine.config import ConfigDict
-from mmengine.structures import PixelData
 from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
 from test_zoo.small_models import make_tiny
 
 from hmsa_mmseg.zoo import convert, find_config
@@ -59,23 +58,8 @@ def build_small():
 def make_small_batch():
     """Return a function that makes images and labels for a model."""
 
-    def make(model, channels=3, batch_size=2, size=SIZE):
-        samples = [
-            SegDataSample(
-                gt_sem_seg=PixelData(
-                    data=torch.randint(model.num_classes, (1, *size))
-                ),
-                # PIDNet's third label.
-                gt_edge_map=PixelData(data=torch.randint(2, (1, *size))),
-                metainfo=dict(
-                    ori_shape=size,
-                    img_shape=size,
-                    pad_shape=size,
-                    padding_size=[0] * 4,
-                ),
-            )
-            for _ in range(batch_size)
-        ]
-        return torch.randn(batch_size, channels, *size), samples
+    def make(model, channels=3):
+        label = torch.randint(model.num_classes, (2, *SIZE))
+        return torch.randn(2, channels, *SIZE), samples(label)
 
     return make

@@ -4,26 +4,9 @@ from __future__ import annotations
 
 import copy
 
-#: Keys of channel numbers, which are divided alike wherever they stand, so
-#: that they go on fitting each other.
-WIDTHS = frozenset(
-    (
-        *('attn_channels', 'base_channels', 'bga_channels', 'branch_channels'),
-        *('c1_channels', 'c1_in_channels', 'channels', 'context_channels'),
-        *('detail_channels', 'ema_channels', 'embed_dim', 'embed_dims'),
-        *('feat_channels', 'feedforward_channels', 'ff_channels'),
-        *('fusion_out_channels', 'global_block_channels'),
-        *('global_in_channels', 'global_out_channels', 'ham_channels'),
-        *('higher_in_channels', 'in_channels', 'isa_channels'),
-        *('last_in_channels', 'layer_channels'),
-        *('light_branch_middle_channels', 'lower_in_channels', 'mid_channels'),
-        *('mla_channels', 'num_channels', 'ocr_channels', 'out_channels'),
-        *('pam_channels', 'post_process_channels', 'ppm_channels'),
-        *('project_channels', 'psp_out_channels', 'query_channels'),
-        *('semantic_channels', 'spatial_channels', 'stem_channels'),
-        *('num_groups', 'up_channels'),
-    )
-)
+#: Beside all keys of channel numbers: they are divided alike wherever they
+#: stand, so that they go on fitting each other.
+WIDTHS = ('embed_dim', 'embed_dims', 'num_groups')
 # What cannot be narrowed: these fix their own widths.
 FIXED = ('ERFNet', 'MobileNetV2', 'MobileNetV3')
 # Of other packages, which have names for their sizes: ConvNeXt-B, S12.
@@ -64,7 +47,7 @@ def narrowed(cfg, factor: int):
             value = 'BN'
         new[key] = (
             divided(value, factor)
-            if key in WIDTHS
+            if key in WIDTHS or 'channels' in key
             else narrowed(value, factor)
         )
     return new

@@ -72,27 +72,30 @@ def test_equals_what_was_written_by_hand(name, own, expected, zoo_config):
     assert found.train_dataloader.dataset.type == 'CityscapesDataset'
 
 
+COMMON = {
+    'custom_imports',
+    'default_hooks.checkpoint.type',
+    'default_hooks.visualization.type',
+    'visualizer.type',
+}
+
+
 def test_nothing_else_changes(zoo_config):
     before = zoo_config(SEGFORMER)
     kept = before.to_dict()
     cfg, changes = convert(before)
-    # The argument is left as it is.
     assert before.to_dict() == kept
     # Of variables that nothing reads none is left to be stale.
     assert 'train_pipeline' in kept
     assert cfg.keys() <= {*READ}
     found = differences(read_of(kept), cfg.to_dict())
-    model = kept['model']
-    assert cfg.model.decode_head.seg_head == model['decode_head']
+    assert cfg.model.decode_head.seg_head == kept['model']['decode_head']
     assert {key for key in found if not key.startswith('model.decode')} == {
+        *COMMON,
         'model.type',
         'model.train_cfg.scales',
         'model.train_cfg.stats_scale',
         'model.test_cfg.scales',
-        'custom_imports',
-        'default_hooks.checkpoint.type',
-        'default_hooks.visualization.type',
-        'visualizer.type',
         'tta_model.type',
         'tta_pipeline',
     }
@@ -100,97 +103,69 @@ def test_nothing_else_changes(zoo_config):
     assert cfg.model.test_cfg.crop_size == (1024, 1024)
     assert cfg.model.test_cfg.stride == (768, 768)
     assert changes['model.type'] == 'was EncoderDecoder'
-
-
-def test_the_zoo_s_own_model(zoo_config):
-    before = zoo_config(SEGFORMER)
-    kept = before.to_dict()
+    # Of the zoo's own model, to compare with, even less does.
     cfg, changes = single_scale(before)
     assert before.to_dict() == kept
-    found = set(differences(read_of(kept), cfg.to_dict()))
-    assert found == changes.keys()
-    assert found == {
-        'custom_imports',
-        'default_hooks.checkpoint.type',
-        'default_hooks.visualization.type',
-        'visualizer.type',
-    }
+    found = {*differences(read_of(kept), cfg.to_dict())}
+    assert found == changes.keys() == COMMON
     assert cfg.custom_imports.imports == ['hmsa_mmseg']
+
+
+def test_refusals(zoo_config, converted):
+    bare = Config(dict(model=dict(type='EncoderDecoder')))
+    for kwargs, match in (
+        (dict(train_scales=(1.0,)), 'train_scales'),
+        (dict(train_scales=(0.5, 0.5)), 'train_scales'),
+        (dict(test_scales=(-1.0,)), 'test_scales'),
+    ):
+        with pytest.raises(ValueError, match=match):
+            convert(bare, **kwargs)
+    other, head = (copy.deepcopy(zoo_config(CITYSCAPES)) for _ in range(2))
+    other.model.type = 'SegTTAModel'
+    # Heads that are not in the list of refusals are looked at.
+    head.model.decode_head.type = 'NoSuchHead'
+    for cfg, match in (
+        (converted(CITYSCAPES).cfg, 'is a multi-scale model already'),
+        (Config(dict(data_root='data')), 'model=None'),
+        (other, "'SegTTAModel' is a segmentor"),
+        (head, 'NoSuchHead'),
+    ):
+        with pytest.raises(NotConvertible, match=match):
+            convert(cfg)
     # There is nothing to compare a refused model with.
     with pytest.raises(NotConvertible, match='predicts masks'):
         single_scale(zoo_config('mask2former_swin-s_8xb2-160k_ade20k-512x512'))
 
 
-def test_scales():
-    cfg = Config(dict(model=dict(type='EncoderDecoder')))
-    for kwargs, match in (
-        (dict(train_scales=(1.0,)), 'train_scales'),
-        (dict(train_scales=(0.5, 0.5)), 'train_scales'),
-        (dict(test_scales=()), 'test_scales'),
-        (dict(test_scales=(-1.0,)), 'test_scales'),
-    ):
-        with pytest.raises(ValueError, match=match):
-            convert(cfg, **kwargs)
-
-
-def test_refusals(zoo_config, converted):
-    with pytest.raises(NotConvertible, match='is a multi-scale model already'):
-        convert(converted(CITYSCAPES).cfg)
-    with pytest.raises(NotConvertible, match='model=None'):
-        convert(Config(dict(data_root='data')))
+def test_odd_configs(zoo_config):
+    """Without hooks and pipelines; settings elsewhere, or read by nothing."""
     cfg = copy.deepcopy(zoo_config(CITYSCAPES))
-    cfg.model.type = 'SegTTAModel'
-    with pytest.raises(NotConvertible, match="'SegTTAModel' is a segmentor"):
-        convert(cfg)
-    # Heads that are not in the list of refusals are looked at.
-    cfg = copy.deepcopy(zoo_config(CITYSCAPES))
-    cfg.model.decode_head.type = 'NoSuchHead'
-    with pytest.raises(NotConvertible, match='NoSuchHead'):
-        convert(cfg)
-
-
-def test_settings_that_nothing_reads_are_noted(zoo_config):
-    cfg = copy.deepcopy(zoo_config(CITYSCAPES))
+    for key in ('default_hooks', 'visualizer', 'tta_pipeline', 'tta_model'):
+        cfg.pop(key)
+    cfg.custom_imports = ConfigDict(imports='some.module')
+    preprocessor = cfg.data_preprocessor = cfg.model.pop('data_preprocessor')
     cfg.model.train_cfg = ConfigDict(sampler=None)
     cfg.model.test_cfg = ConfigDict(mode='whole', crop_size=256, stride=170)
     new, changes = convert(cfg)
+    assert new.custom_imports.imports == ['hmsa_mmseg', 'some.module']
+    assert new.default_hooks == dict(
+        checkpoint=dict(type='SafeCheckpointHook', by_epoch=False)
+    )
+    load, augment = new.tta_pipeline
+    assert load.type == 'LoadImageFromFile'
+    assert [one.prob for one in augment.transforms[1]] == [0.0, 1.0]
+    assert new.model.data_preprocessor == preprocessor
     assert new.model.test_cfg == dict(mode='whole', scales=(0.5, 1.0, 2.0))
     train_cfg = dict(scales=(0.5, 1.0), stats_scale=1.0)
     assert new.model.train_cfg == train_cfg
     assert 'left out' in changes['model.train_cfg.sampler']
 
 
-def test_a_preprocessor_beside_the_model(zoo_config):
-    cfg = copy.deepcopy(zoo_config(CITYSCAPES))
-    expected = cfg.model.pop('data_preprocessor')
-    cfg.data_preprocessor = expected
-    assert to_multi_scale(cfg).model.data_preprocessor == expected
-
-
-def test_a_config_without_hooks_and_pipelines(zoo_config):
-    cfg = copy.deepcopy(zoo_config(CITYSCAPES))
-    for key in ('default_hooks', 'visualizer', 'tta_pipeline', 'tta_model'):
-        cfg.pop(key)
-    cfg.custom_imports = ConfigDict(imports='some.module')
-    new = to_multi_scale(cfg)
-    assert new.custom_imports.imports == ['hmsa_mmseg', 'some.module']
-    assert new.default_hooks == dict(
-        checkpoint=dict(type='SafeCheckpointHook', by_epoch=False)
-    )
-    assert [one.type for one in new.tta_pipeline] == [
-        'LoadImageFromFile',
-        'TestTimeAug',
-    ]
-    flips = new.tta_pipeline[1].transforms[1]
-    assert [one.prob for one in flips] == [0.0, 1.0]
-
-
-# Each kind of paramwise_cfg and constructor of the zoo that converts.
-PARAMWISE = {
-    'segformer_mit-b0_8xb2-160k_ade20k-512x512': 'head',
-    'vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512': 'norm',
-    'beit-base_upernet_8xb2-160k_ade20k-640x640': 'layer decay',
-}
+# By the name of the head, and with decay by layers.
+PARAMWISE = (
+    'segformer_mit-b0_8xb2-160k_ade20k-512x512',
+    'beit-base_upernet_8xb2-160k_ade20k-640x640',
+)
 
 
 def settings_of(model, optim_wrapper):
@@ -241,6 +216,7 @@ def test_keys_below_the_decode_head_are_rewritten(zoo_config):
     keys = {
         'decode_head.conv_seg': dict(lr_mult=3.0),
         'decode_head': dict(lr_mult=2.0),
+        'decode_head.': dict(lr_mult=2.0),
         'backbone.decode': dict(lr_mult=1.5),
     }
     cfg.optim_wrapper.paramwise_cfg = ConfigDict(custom_keys=keys)
@@ -248,6 +224,7 @@ def test_keys_below_the_decode_head_are_rewritten(zoo_config):
     assert list(new.optim_wrapper.paramwise_cfg.custom_keys) == [
         'decode_head.seg_head.conv_seg',
         'decode_head',
+        'decode_head.',
         'backbone.decode',
     ]
     assert any(text == 'was decode_head.conv_seg' for text in changes.values())

@@ -1,7 +1,5 @@
 """A trained model: its weights, attention alone, all of it, a short time."""
 
-import copy
-
 import pytest
 import torch
 from mmengine.config import Config
@@ -59,9 +57,8 @@ def test_attention_only(fresh, build_small):
         if parameter.requires_grad
     }
     assert trained == {'scale_attn'}
-    for name in (DDRNET, 'pidnet-s_2xb6-120k_1024x1024-cityscapes'):
-        with pytest.raises(NotConvertible, match='cannot be frozen'):
-            train_attention_only(fresh(name))
+    with pytest.raises(NotConvertible, match='cannot be frozen'):
+        train_attention_only(fresh(DDRNET))
 
 
 @pytest.mark.parametrize(('name', 'usual'), [(SEGFORMER, 10.0), (FCN, 1.0)])
@@ -93,24 +90,22 @@ def test_finetune(name, usual, fresh, build_small):
     assert seg == pytest.approx(0.3 * usual * lr)
 
 
-def test_finetune_with_rates_by_layer(fresh):
+def test_rates_of_the_attention(fresh):
+    """By layer nothing is changed; any custom key is taken over."""
     new = fresh('beit-base_upernet_8xb2-160k_ade20k-640x640')
     finetune(new)
     assert 'custom_keys' not in new.cfg.optim_wrapper.paramwise_cfg
     assert 'by layer' in new.changes['optim_wrapper.constructor']
-
-
-@pytest.mark.parametrize('key', ['head', 'decode_head', 'decode_head.'])
-def test_the_attention_is_new_to_any_custom_key(key, fresh):
-    new = fresh(FCN)
-    custom = {key: dict(lr_mult=10.0, decay_mult=0.0)}
-    new.cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=custom)
-    finetune(new)
-    keys = new.cfg.optim_wrapper.paramwise_cfg.custom_keys
-    name = 'decode_head.scale_attn.conv0.weight'
-    longest = max((one for one in keys if one in name), key=len)
-    assert keys[longest].lr_mult == pytest.approx(100.0)
-    assert keys[longest].decay_mult == 0
+    for key in ('head', 'decode_head.'):
+        new = fresh(FCN)
+        custom = {key: dict(lr_mult=10.0, decay_mult=0.0)}
+        new.cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=custom)
+        finetune(new)
+        keys = new.cfg.optim_wrapper.paramwise_cfg.custom_keys
+        name = 'decode_head.scale_attn.conv0.weight'
+        longest = max((one for one in keys if one in name), key=len)
+        assert keys[longest].lr_mult == pytest.approx(100.0)
+        assert keys[longest].decay_mult == 0
 
 
 def test_images_that_are_tested_as_they_are(fresh):
@@ -129,18 +124,8 @@ def test_images_that_are_tested_as_they_are(fresh):
     )
 
 
-def test_a_config_without_a_learning_rate(fresh):
-    new = fresh(FCN)
-    del new.cfg.optim_wrapper.optimizer['lr']
-    for adapt in (finetune, train_attention_only):
-        with pytest.raises(ValueError, match=r'optimizer\.lr=None: expected'):
-            adapt(copy.deepcopy(new))
-
-
 def test_scales_of_attention():
     assert finetune_scales((2.0, 0.5, 1)) == (0.25, 0.5, 1.0, 2.0)
-    with pytest.raises(ValueError, match='test_scales must be a list of 1'):
-        finetune_scales((0.5, 0.5))
 
 
 def with_schedule(*schedulers, **train_cfg):
@@ -201,19 +186,23 @@ def test_every_scheduler_is_shortened(scheduler):
         assert min(near) - 1e-9 <= rate <= max(near) + 1e-9, i
 
 
-def test_what_cannot_be_shortened():
+def test_what_cannot_be_shortened(fresh):
     plateau = dict(type='ReduceOnPlateauLR', patience=10)
-    with pytest.raises(ValueError, match='ReduceOnPlateauLR cannot be short'):
-        train_attention_only(with_schedule(plateau, max_iters=80))
-    with pytest.raises(ValueError, match='expected max_iters or max_epochs'):
-        train_attention_only(with_schedule(type='Loop'))
+    no_rate = fresh(FCN)
+    del no_rate.cfg.optim_wrapper.optimizer['lr']
+    for new, match in (
+        (with_schedule(plateau, max_iters=80), 'ReduceOnPlateauLR cannot be'),
+        (with_schedule(type='Loop'), 'expected max_iters or max_epochs'),
+        (no_rate, r'optimizer\.lr=None: expected'),
+    ):
+        with pytest.raises(ValueError, match=match):
+            train_attention_only(new)
 
 
 def test_schedules_that_follow_each_other_have_a_step_each():
     warmup = dict(type='LinearLR', begin=0, end=1)
-    new = with_schedule(
-        warmup, dict(type='PolyLR', begin=1, end=80), max_iters=80
-    )
+    decay = dict(type='PolyLR', begin=1, end=80)
+    new = with_schedule(warmup, decay, max_iters=80)
     train_attention_only(new, 1)
     found = [(one.begin, one.end) for one in new.cfg.param_scheduler]
     assert found == [(0, 1), (1, 2)]

@@ -33,18 +33,9 @@ SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
 
 
 def displayed(inputs: Tensor) -> np.ndarray:
-    """Turn what a pipeline gives into a picture.
+    """Turn BGR values of 0 to 255, (C, H, W), into RGB, uint8 (H, W, 3).
 
-    Args:
-        inputs (Tensor): Shape (C, H, W), C 1 or 3, in the order in which
-            mmseg loads images, BGR; values of 0 to 255.
-
-    Returns:
-        ndarray: uint8 (H, W, 3), RGB, in one piece: OpenCV refuses to draw
-        into what is none.
-
-    Raises:
-        ValueError: If there are other than 1 or 3 channels.
+    In one piece: OpenCV refuses to draw into what is none.
     """
     pixels = inputs.permute(1, 2, 0).numpy()
     channels = pixels.shape[2]
@@ -59,15 +50,7 @@ def displayed(inputs: Tensor) -> np.ndarray:
 
 
 def file_name(img_path: str, used: set[str]) -> str:
-    """Name a picture by its image, with a number if the name is taken.
-
-    Args:
-        img_path (str): Of the image.
-        used (set[str]): Names so far; the new one is added.
-
-    Returns:
-        str: The name.
-    """
+    """Name a picture by its image, with a number if the name is taken."""
     path = Path(img_path)
     suffix = path.suffix if path.suffix.lower() in SUFFIXES else '.png'
     name, number = f'{path.stem}{suffix}', 1
@@ -88,11 +71,7 @@ def build_visualizer(cfg: Config, dataset: BaseDataset) -> SegLocalVisualizer:
 
 
 def browse(cfg: Config, args: argparse.Namespace) -> int:
-    """Show or write each image with its labels.
-
-    Returns:
-        int: How many.
-    """
+    """Show or write each image with its labels; return how many."""
     loader = cfg.get(f'{args.split}_dataloader')
     if loader is None:
         raise ValueError(f'{args.config} has no {args.split}_dataloader')

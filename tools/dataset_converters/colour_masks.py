@@ -75,11 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def has_classes(path: Path, classes: ClassNames) -> bool:
-    """Whether a file of the classes is there.
-
-    Raises:
-        ValueError: If it has others.
-    """
+    """Whether a file of the classes is there; ValueError if of others."""
     if not path.exists():
         return False
     found = read_classes(str(path)).names

@@ -177,16 +177,7 @@ def _draw_vehicle(canvas, ground, height):
 
 
 def draw_scene(rng, size=(128, 256)):
-    """Draw one scene.
-
-    Args:
-        rng (numpy.random.Generator): Source of all randomness.
-        size (tuple[int, int]): Height and width in px.
-
-    Returns:
-        tuple[ndarray, ndarray]: The RGB image, uint8 (H, W, 3), and the
-        Cityscapes labelIds, uint8 (H, W).
-    """
+    """Draw an RGB image, uint8 (H, W, 3), and its labelIds, uint8 (H, W)."""
     canvas = _Canvas(rng, size)
     height, width = size
     ground = height * rng.uniform(0.72, 0.8)
@@ -234,13 +225,6 @@ def coarse_polygons(label_ids):
     region of a label is eroded, regions that are then small are dropped, and
     the outlines of the others are simplified. One rule for all classes: which
     of them suffer is up to their shapes.
-
-    Args:
-        label_ids (ndarray): True label ids, uint8 (H, W).
-
-    Returns:
-        ndarray: Label ids, uint8 (H, W): the true one inside of polygons, 0
-        (unlabeled) elsewhere.
     """
     coarse = np.zeros_like(label_ids)
     kernel = np.ones((2 * COARSE_MARGIN + 1,) * 2, np.uint8)
@@ -272,15 +256,7 @@ def generate(out, seed, num_images, size=(128, 256)):
     The same arguments give the same bytes. A folder is complete or absent:
     the images are written beside it and moved into place at the end.
 
-    Args:
-        out (str | Path): Folder of the data set.
-        seed (int): An image depends on the seed, its split and its number.
-        num_images (dict[str, int]): Number of images of each split.
-        size (tuple[int, int]): Height and width of the images in px.
-
-    Raises:
-        FileExistsError: If ``out`` holds anything else.
-        ValueError: If a split is unknown or a number is not positive.
+    An image depends on the seed, its split and its number.
     """
     out = Path(out)
     if min(*num_images.values(), *size) < 1 or {*num_images} - {*SPLITS}:

@@ -30,21 +30,9 @@ KEYS = ('meta', 'state_dict')
 
 
 def publish(in_file: str, out_file: str, keys: tuple[str, ...] | None) -> Path:
-    """Write the entries of a checkpoint that others need.
+    """Write some entries of a checkpoint, or all, as ``name-<hash>.pth``.
 
-    Args:
-        in_file (str): The checkpoint.
-        out_file (str): ``name.pth``, of which ``name-<hash>.pth`` is made
-            with the first 8 digits of the written file's SHA-256.
-        keys (tuple[str] | None): Entries to keep, of those there are; None
-            for all.
-
-    Returns:
-        Path: The written file.
-
-    Raises:
-        OSError: If a file cannot be read or written.
-        ValueError: If the checkpoint is damaged or has no weights.
+    The hash are the first 8 digits of the written file's SHA-256.
     """
     checkpoint = safe_load(in_file)
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:

@@ -1,7 +1,6 @@
 """The demo, as small as it gets: the driver from scenes to page."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -30,43 +29,23 @@ def demo(tmp_path_factory, start):
     return out
 
 
-@pytest.fixture
-def results(demo):
-    return json.loads((demo / 'results.json').read_text())
-
-
-def test_a_finished_demo_starts_nothing(demo, results, start, capsys):
+def test_table_and_page(demo, start, capsys):
+    results = json.loads((demo / 'results.json').read_text())
+    # A finished demo starts nothing.
     assert start('demo', '--work-dir', demo, *ARGUMENTS) == []
     assert json.loads((demo / 'results.json').read_text()) == results
     printed = capsys.readouterr().out
     miou = results['mean']['hier-3']['mIoU']
     assert f'| Hierarchical 0.5/1/2 | {miou:.1f} |' in printed
-    assert str(demo / 'attention.html') in printed
-
-
-def test_scores(demo, results):
     rows = results['seeds']['0']
     assert [*rows] == [method.key for method in METHODS]
     for row in rows.values():
         valid = [value for value in row['IoU'].values() if value is not None]
         assert row['mIoU'] == pytest.approx(sum(valid) / len(valid), abs=0.02)
     assert results['mean'] == rows
-
-
-def test_pages(demo):
-    page = (demo / 'index.html').read_text(encoding='utf-8')
-    sources = re.findall(r'src="([^"]*)"', page)
-    # Input, truth, methods; attention at two scales and weights of two.
-    assert len(sources) == 2 * (2 + len(METHODS) + 4)
-    assert all(s.startswith('data:image/png;base64,') for s in sources)
-    page = re.sub(r'src="[^"]*"', '', page)
-    assert not re.search(r'https?:|//|<script|<link|url\(|@import', page)
-    assert 'href="attention.html"' in page
-    other = (demo / 'attention.html').read_text(encoding='utf-8')
-    for method in METHODS:
-        assert page.count(method.title) > 2
+    page = (demo / 'attention.html').read_text(encoding='utf-8')
     for image in (demo / 'seed0/data').glob('*/leftImg8bit/test/*/*.png'):
-        assert image.stem in other
+        assert image.stem in page
     for name in ('predictions', 'attention'):
         sheet = np.array(Image.open(demo / f'pictures/{name}.png'))
         assert sheet.shape[0] > 2 * 128
@@ -94,13 +73,12 @@ def test_scales_and_averaging_reach_the_tools(tmp_path):
     }
 
 
-def test_a_score_that_the_predictions_do_not_have(demo, results):
+def test_a_score_that_the_predictions_do_not_have(demo):
     truth = dataset(
         MODELS['single'], 'test_dataloader', demo / 'seed0', pack=True
     )
-    wrong = dict(mIoU=results['mean']['single']['mIoU'] + 1)
     with pytest.raises(SystemExit, match='reports mIoU'):
-        score(truth, demo / 'seed0/predictions/test/single', wrong)
+        score(truth, demo / 'seed0/predictions/test/single', dict(mIoU=99))
 
 
 def test_mean_over_seeds():

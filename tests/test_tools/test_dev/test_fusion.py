@@ -1,38 +1,25 @@
-"""The comparison of fusion methods: its jobs and its report."""
+"""The comparison of fusion methods: configs, jobs, costs and report."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import run
+import torch
+from benchmarks.cases import Options
+from benchmarks.measure import count_flops, peak_live_bytes
+from benchmarks.networks import build, images, labels, samples
+from benchmarks.steps import meta_step, use_plain_losses
 from driver.commands import recipe
-from fusion import report
+from fusion import costs, report
 from fusion.experiment import METHODS, PRESETS, TRAINED, plan
 from mmengine.config import Config
-from PIL import Image
+from mmseg.registry import MODELS
 
+DOCS = Path(__file__).parents[3] / 'docs/fusion'
 KEYS = [method.key for method in METHODS]
-
-
-def fake_results():
-    models = {}
-    for key, ratio, spread in (
-        *(('single', 1.0, 0), ('explicit', 5.5, 0.25)),
-        ('hierarchical', 1.375, 0.25),
-    ):
-        relative = dict(flops=ratio, time=ratio, memory=ratio)
-        relative.update(time_low=ratio - spread, time_high=ratio + spread)
-        models[key] = dict(gflops=3.0, ms=7.0, live_mb=9.0, cuda_mb=None)
-        models[key]['relative'] = dict(relative, cuda_memory=None)
-    machine = dict(cpu='abacus', gpu=None, threads=1, torch='2.0')
-    sizes = dict(crop_size=[128, 256], size=[128, 256], batch_size=4, rounds=2)
-    return dict(
-        preset='demo',
-        title='Small model',
-        seed=0,
-        iters=4,
-        miou=dict(zip(KEYS, (50.0, 51.0, 52.0, 53.0, 54.0, 55.0))),
-        costs=dict(models=models, machine=machine, **sizes),
-    )
+CONFIGS = {key: PRESETS['demo'].configs[key] for key in TRAINED}
 
 
 def planned(tmp_path, *options):
@@ -72,7 +59,7 @@ def test_what_reaches_the_tools(tmp_path):
     assert [*commands(only, 'test')] == KEYS
 
 
-def test_several_gpus(tmp_path):
+def test_mapillary_on_several_gpus(tmp_path):
     options = ['--preset', 'mapillary', '--data-root', tmp_path, '--gpus', 8]
     only = planned(tmp_path, *options)
     for kind in ('train', 'test'):
@@ -82,14 +69,12 @@ def test_several_gpus(tmp_path):
     (time,) = commands(only, 'time').values()
     # At the crop of the config.
     assert time[time.index('--size') + 1 :][:2] == ['1024', '1024']
-
-
-def test_costs_alone_need_no_data(tmp_path):
+    # Costs alone need no data.
     options = ['--preset', 'mapillary', '--data-root', tmp_path / 'no']
-    only = planned(tmp_path, *options, '--measure-only')
-    assert len(only.jobs) == 1
     with pytest.raises(SystemExit, match='no: no such folder'):
-        planned(tmp_path, *options)
+        planned(tmp_path / 'other', *options)
+    only = planned(tmp_path / 'third', *options, '--measure-only')
+    assert len(only.jobs) == 1
 
 
 def test_a_changed_config_is_another_recipe(tmp_path):
@@ -103,35 +88,16 @@ def test_a_changed_config_is_another_recipe(tmp_path):
     assert recipe([changed]) != before
 
 
-def test_table():
-    lines = report.table(fake_results()).splitlines()
-    assert lines[2:6] == [
-        '| Single scale | 1 | 1 | 50.00 | 1.00x | 1.00x | 1.00x '
-        '| 47.7 | 1.00x | 1.00x |',
-        '| Average pooling | 1 | 0.5/1/2 | 51.00 | 1.00x | 1.00x | 1.00x '
-        '| 49.4 | 1.00x | 1.00x |',
-        '| Explicit (attention to scale) | 0.5/1/2 | 0.5/1/2 | 52.00 '
-        '| 5.50x | 5.50x (5.25 to 5.75) | 5.50x | 51.4 | 5.25x | 3.08x |',
-        '| Hierarchical | 0.5/1 | 0.5/1 | 53.00 | 1.38x '
-        '| 1.38x (1.12 to 1.62) | 1.38x | - | - | - |',
-    ]
-    assert '| 0.25/0.5/1/2 | 55.00 |' in lines[7]
-    assert '| 52.2 | 1.25x | 1.17x |' in lines[7]
-    assert len({line.count('|') for line in lines}) == 1
-
-
-def test_report(tmp_path):
-    results = fake_results()
-    files = report.write_report(tmp_path, results)
-    assert [path.name for path in files] == [
-        *('demo.md', 'demo.json', 'demo.png'),
-    ]
-    text = files[0].read_text()
-    assert report.table(results) in text
-    assert '1 threads, abacus' in text
-    assert json.loads(files[1].read_text()) == results
-    with Image.open(files[2]) as picture:
-        assert picture.width > 1000
+@pytest.mark.parametrize('preset', PRESETS)
+def test_report(preset, tmp_path):
+    """Of the committed results: the committed table."""
+    results = json.loads((DOCS / f'{preset}.json').read_text())
+    page, data, *plot = report.write_report(tmp_path, results)
+    assert json.loads(data.read_text()) == results
+    table = report.table(results)
+    assert table in page.read_text()
+    assert table in (DOCS / f'{preset}.md').read_text()
+    assert [path.is_file() for path in plot] == [True] * bool(results['miou'])
 
 
 @pytest.mark.slow
@@ -151,3 +117,146 @@ def test_averaging_takes_the_single_scale_s_checkpoint(tmp_path, start):
     assert 'do not match exactly' not in log
     text = (tmp_path / 'demo.md').read_text()
     assert f'| Single scale | 1 | 1 | {scores["single"]:.2f} | 1.00x |' in text
+
+
+@pytest.mark.parametrize('preset', PRESETS.values(), ids=PRESETS)
+def test_configs_differ_in_the_method_alone(preset):
+    cfgs = {
+        key: Config.fromfile(path).to_dict()
+        for key, path in preset.configs.items()
+    }
+    for cfg in cfgs.values():
+        cfg.pop('tta_pipeline')
+        cfg.pop('scales', None)
+    stock = cfgs.pop('single')
+    stock_model = stock.pop('model')
+    heads = {}
+    for key, cfg in cfgs.items():
+        model = cfg.pop('model')
+        assert cfg == stock, key
+        heads[key] = model.pop('decode_head')
+        assert heads[key]['seg_head'] == stock_model['decode_head']
+        differ = {k for k in model if model[k] != stock_model[k]}
+        assert differ == {'type', 'train_cfg', 'test_cfg'}
+        (trained,) = {m.trained for m in METHODS if m.tested == key}
+        # As in the paper: none.
+        assert model['train_cfg'].pop('stats_scale', None) is None
+        assert model['train_cfg'] == dict(scales=TRAINED[trained])
+    assert {key: head['type'] for key, head in heads.items()} == dict(
+        average='MultiScaleAverageHead',
+        explicit='AttentionToScaleHead',
+        hierarchical='HierarchicalMSAttentionHead',
+    )
+    for name in ('attn_channels', 'loss_scale'):
+        explicit, hierarchical = heads['explicit'], heads['hierarchical']
+        assert explicit.get(name) == hierarchical.get(name)
+
+
+def conv_flops(module, *inputs):
+    """Operations of a module's convolutions, forward, from their shapes."""
+    total, first = [], []
+
+    def count(conv, _, output):
+        taps = conv.in_channels // conv.groups * np.prod(conv.kernel_size)
+        total.append(2 * output.numel() * int(taps))
+        first.append(conv)
+
+    convs = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
+    handles = [conv.register_forward_hook(count) for conv in convs]
+    module(*inputs)
+    for handle in handles:
+        handle.remove()
+    return sum(total), total[0]
+
+
+def test_flops_are_those_of_the_convolutions():
+    """Backward costs twice the forward, but for the image's gradient."""
+    preset = PRESETS['demo']
+    cfgs = {k: Config.fromfile(preset.configs[k]) for k in TRAINED}
+    num = 2
+    found = {
+        k: count_flops(meta_step('own', cfg, num, (128, 256), Options()))
+        for k, cfg in cfgs.items()
+    }
+
+    stock = MODELS.build(cfgs['single'].model)
+    inputs = torch.zeros(num, 3, 128, 256)
+    forward, first = conv_flops(stock, inputs)
+    single = 3 * forward - first
+    assert found['single'] == single
+
+    def attention(key, channels):
+        branch = MODELS.build(cfgs[key].model).decode_head.scale_attn
+        return conv_flops(branch, torch.zeros(num, channels, 32, 64))[0]
+
+    # The lower scale's has a quarter of the pixels and learns; the higher
+    # scale's runs for its statistics.
+    branch = attention('hierarchical', 32)
+    expected = 1.25 * single + 3 * branch / 4 + branch
+    assert found['hierarchical'] == expected
+    branch = attention('explicit', 3 * 32)
+    assert found['explicit'] == 5.25 * single + 3 * branch
+
+
+@pytest.mark.parametrize('key', ['single', 'hierarchical'])
+def test_stand_in_losses(key):
+    """They are mmseg's cross-entropy, and hold what that holds.
+
+    On whole logits, that is: in tiles of rows, losses hold less.
+    """
+    cfg = Config.fromfile(CONFIGS[key])
+    size = tuple(cfg.crop_size)
+    model = build(cfg, fast=False, size=size).train()
+    inputs, label = images(2, size), labels(2, size, 9, 9)
+
+    def step():
+        losses = model.loss(inputs, samples(label))
+        sum(v for k, v in losses.items() if 'loss' in k).backward()
+        model.zero_grad()
+
+    held = peak_live_bytes(step)
+    with torch.no_grad():
+        theirs = model.eval().loss(inputs, samples(label))
+    use_plain_losses(model)
+    with torch.no_grad():
+        ours = model.eval().loss(inputs, samples(label))
+    # Those of single scales stand for themselves, without their weight; those
+    # of mmseg are means over ignored pixels, too.
+    valid = float((label != 255).float().mean())
+    for name, value in ours.items():
+        factor = 1 if 'decode' in name else 0.05
+        found = factor * valid * float(value)
+        assert found == pytest.approx(float(theirs[name]), rel=1e-5)
+    on_meta = meta_step('plain', cfg, 2, size, Options())
+    assert peak_live_bytes(on_meta) == pytest.approx(held, rel=0.05)
+
+
+def test_measure():
+    found = costs.measure(CONFIGS, 4, (32, 64), rounds=1)
+    assert found['size'] == [32, 64]
+    assert found['crop_size'] == [128, 256]  # FLOPs: at the crop all the same
+    models = found['models']
+    for model in models.values():
+        relative, single = model['relative'], models['single']
+        ratio = model['gflops'] / single['gflops']
+        assert relative['flops'] == pytest.approx(ratio)
+        assert relative['memory'] == model['live_mb'] / single['live_mb']
+        assert relative['time_low'] <= relative['time']
+    memory = [models[key]['live_mb'] for key in TRAINED]
+    single, explicit, hierarchical = memory
+    # The images alone are 1, 5.25 and 1.25 times as large.
+    assert explicit > 4 * single
+    assert single < hierarchical < explicit / 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_measure_on_a_gpu():
+    found = costs.measure(CONFIGS, 4, (128, 256), 1)
+    models = found['models']
+    single, explicit, hierarchical = (models[k]['cuda_mb'] for k in TRAINED)
+    # Blocks are rounded up and kernels take workspace.
+    assert single > 0.9 * models['single']['live_mb']
+    # What is counted has plain losses of whole logits; here, where they are
+    # made in tiles, two scales may take no more than mmseg's one.
+    assert hierarchical < 1.1 * models['hierarchical']['live_mb']
+    assert hierarchical < explicit

@@ -36,15 +36,7 @@ LEAKAGE = 'teacher_saw_images'
 
 
 class Recipe(NamedTuple):
-    """One row of the table.
-
-    Attributes:
-        key (str): Of its model and of its entry in the results.
-        title (str): Name for people.
-        labels (str): What it learns from, for people.
-        config (str): What is its own in the name of its config.
-        round (int): Of the auto-labels that it learns from; 0: of none.
-    """
+    """One row of the table; ``round`` of the labels it learns from, or 0."""
 
     key: str
     title: str
@@ -176,7 +168,6 @@ def _add_labels(run: Run, models: Models, number: int, after) -> None:
     run.add(
         *(f'label {number}', command, out / 'manifest.jsonl', needs),
         finish=lambda: label_quality(run, number),
-        cost=30,
     )
 
 
@@ -195,7 +186,7 @@ def _add_report(run: Run, models: Models, number: int) -> None:
 
     needs = [f'label {number}']
     page = labels / 'report.html'
-    run.add(f'report {number}', command, page, needs=needs, cost=10)
+    run.add(f'report {number}', command, page, needs=needs)
 
 
 def _add_test(run: Run, models: Models, each: Recipe) -> None:
@@ -222,13 +213,9 @@ def labels_of(run: Run, number: int) -> Path:
 
 
 class AutoLabel(NamedTuple):
-    """What an image was labelled with.
+    """What an image was labelled with, all uint8; 255 is ignored.
 
-    Attributes:
-        image (np.ndarray): uint8 (H, W, 3), BGR.
-        truth (np.ndarray): True classes, uint8 (H, W); 255 is ignored.
-        label (np.ndarray): Auto-label, likewise.
-        confidence (np.ndarray): uint8 (H, W), of 255.
+    The image is (H, W, 3), BGR; the others are (H, W).
     """
 
     image: np.ndarray
@@ -255,13 +242,7 @@ def read_autolabels(run: Run, number: int) -> Iterator[AutoLabel]:
 
 
 def label_quality(run: Run, number: int) -> dict:
-    """Compare the auto-labels of a round with the truth.
-
-    Returns:
-        dict: ``mIoU`` of all of them, in percent; ``coverage`` and
-        ``precision`` by threshold, shares of 1: how many of the pixels are
-        kept, and how many of those are right.
-    """
+    """Compare the auto-labels of a round with the truth."""
     matrix = 0
     kept, right = (dict.fromkeys(THRESHOLDS, 0) for _ in range(2))
     for each in read_autolabels(run, number):

@@ -1,8 +1,4 @@
-"""Tables, pictures and page of the loop of auto-labelling.
-
-Shape shorthand in this module:
-    H, W: image size.
-"""
+"""Tables, pictures and page of the loop of auto-labelling."""
 
 from __future__ import annotations
 
@@ -11,14 +7,18 @@ from argparse import Namespace
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 
+import jinja2
 import numpy as np
 from driver.jobs import Run
 from driver.labels import dataset, mean_rows
-from driver.pages import heat, palette_of, write_page, write_sheet
+from driver.pages import heat, palette_of, write_sheet
+from PIL import Image
 
 from hmsa_mmseg.datasets.confidence import LEVELS, is_kept
 from hmsa_mmseg.utils import markdown_table, write_json
+from hmsa_mmseg.visualization.data_uris import data_uri
 
 from .experiment import (
     FINE_ONLY,
@@ -39,16 +39,7 @@ SHOWN_THRESHOLDS = THRESHOLDS[1:]
 
 
 def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
-    """Write results, tables, pictures and the page.
-
-    Args:
-        args (Namespace): Of the command line.
-        runs (list[Run]): One for each seed, with all jobs done; the pictures
-            are of the first.
-
-    Returns:
-        tuple[str, list[Path]]: What to show, and what can be looked at.
-    """
+    """Write results, tables, pictures and the page."""
     results = summarize(args, runs)
     write_json(args.out / 'results.json', results)
     tables = [table(results), label_table(results)]
@@ -66,9 +57,13 @@ def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
             page = labels_of(run, number) / 'report.html'
             place = os.path.relpath(page, args.out)
             places[f'seed {seed}, round {number}'] = place
-    write_page(
-        args.out / 'index.html',
-        'autolabel_demo/page.html.j2',
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
+    )
+    environment.filters['data_uri'] = lambda pixels: data_uri(
+        Image.fromarray(pixels), optimize=True
+    )
+    page = environment.get_template('page.html.j2').render(
         results=results,
         recipes=RECIPES,
         tables=tables,
@@ -77,6 +72,7 @@ def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
         samples=samples,
         metainfo=coarse.metainfo,
     )
+    (args.out / 'index.html').write_text(page)
     minutes = f'{results["core_minutes"]} core-minutes.'
     names = ('table.md', 'results.json', 'index.html')
     text = '\n\n'.join([*texts, '\n'.join(findings(results)), minutes])
@@ -117,10 +113,10 @@ def summarize(args: Namespace, runs: list[Run]) -> dict:
     for number in ('1', '2'):
         each = [seed['labels'][number] for seed in seeds.values()]
         labels[number] = dict(
-            mIoU=_mean(one['mIoU'] for one in each),
+            mIoU=fmean(one['mIoU'] for one in each),
             **{
                 key: {
-                    str(t): _mean(one[key][str(t)] for one in each)
+                    str(t): fmean(one[key][str(t)] for one in each)
                     for t in THRESHOLDS
                 }
                 for key in ('coverage', 'precision')
@@ -140,16 +136,11 @@ def summarize(args: Namespace, runs: list[Run]) -> dict:
     )
 
 
-def _mean(values) -> float:
-    values = [*values]
-    return sum(values) / len(values)
-
-
 def spread(values: Sequence[float]) -> dict:
     """Mean, least and largest of the seeds' values, and all of them."""
     values = [round(float(value), 2) for value in values]
     ends = dict(least=min(values), most=max(values))
-    return dict(mean=round(_mean(values), 2), **ends, values=values)
+    return dict(mean=round(fmean(values), 2), **ends, values=values)
 
 
 def range_text(value: dict, pattern: str = '{:.1f}') -> str:

@@ -20,25 +20,13 @@ from .measure import (
     peak_cuda_bytes,
 )
 
+SMALL_SIZE = (64, 128)
 DTYPES = ('float32', 'bfloat16', 'float16')
 Function = Callable[[], Any]
 
 
 class Options(NamedTuple):
-    """Settings of a run.
-
-    Attributes:
-        size (str): ``full``, or ``small`` to see that it runs.
-        rounds (int): Rounds of every timing, at most.
-        seconds (float): After which a timing begins no further round.
-        authors (Path, optional): A checkout of NVIDIA/semantic-segmentation,
-            whose network then takes part.
-        dtypes (tuple[str, ...]): Types that inference is run in.
-        models (tuple[str, ...]): Configs of suite ``zoo``.
-        max_tflop (float): What ``zoo`` times at most, on a CPU.
-        data_root (Path, optional): Cityscapes, to evaluate models of ``zoo``.
-        weights (Path, optional): Folder of their checkpoints.
-    """
+    """Settings of a run, see ``benchmark.py --help``."""
 
     size: str = 'full'
     rounds: int = 7
@@ -59,6 +47,17 @@ class Options(NamedTuple):
     def device(self) -> str:
         """``cuda`` where there is one."""
         return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+    @property
+    def true_size(self) -> tuple[int, int]:
+        """Of images (H, W) that are counted."""
+        return SMALL_SIZE if self.is_small else (1024, 2048)
+
+    @property
+    def timed_size(self) -> tuple[int, int]:
+        """Of images (H, W) that are timed; on a CPU a 16th of the pixels."""
+        on_cpu = not self.is_small and self.device == 'cpu'
+        return (256, 512) if on_cpu else self.true_size
 
 
 class Case(NamedTuple):
@@ -89,19 +88,7 @@ def progress(text: str) -> None:
 
 
 def rows_of(case: Case, options: Options) -> list[dict[str, Any]]:
-    """Check a case, then measure it.
-
-    Args:
-        case (Case): What is compared.
-        options (Options): Of the run.
-
-    Returns:
-        list[dict]: For each way ``way`` and what was measured of it; keys
-        are those of ``page.COLUMNS``, with ``error`` where it failed.
-
-    Raises:
-        SystemExit: If what is compared is not equal.
-    """
+    """Check a case, then measure it."""
     differences = case.check() if case.check else {}
     # On a GPU no time is lost with what is the same on every machine.
     skips = bool(case.ways) and options.device == 'cuda'
@@ -160,14 +147,8 @@ def wrong_classes(
 ) -> float:
     """Share of pixels whose class is not that of the logits, ties aside.
 
-    Args:
-        classes (Tensor): Shape (N, H, W), any integer type.
-        expected (Tensor): Logits, shape (N, K, H, W).
-        tolerance (float): How far below the largest logit that of the class
-            may be, relative to the largest magnitude of all.
-
-    Returns:
-        float: In [0, 1].
+    ``classes`` are (N, H, W), ``expected`` logits (N, K, H, W). How far below
+    the largest logit that of the class may be: relative to the largest of all.
     """
     expected = expected.float()
     chosen = expected.gather(1, classes.long()[:, None])[:, 0]
@@ -180,16 +161,7 @@ def wrong_classes(
 def must_be_equal(
     suite: str, found: Mapping[str, float], tolerance: float
 ) -> None:
-    """Stop if a difference is above the tolerance.
-
-    Args:
-        suite (str): For the message.
-        found (Mapping[str, float]): Relative differences, by what differs.
-        tolerance (float): The most that is allowed.
-
-    Raises:
-        SystemExit: Then nothing is timed.
-    """
+    """Stop if a difference is above the tolerance."""
     # Not "greater than": NaN must fail.
     wrong = {key: d for key, d in found.items() if not d <= tolerance}
     if wrong:

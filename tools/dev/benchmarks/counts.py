@@ -19,7 +19,7 @@ from torch import nn
 from hmsa_mmseg.models import AccumulatingTTAModel
 from hmsa_mmseg.models.tiled.decisions import Decision, decide
 
-from .cases import Case, Options
+from .cases import SMALL_SIZE, Case, Options
 from .networks import (
     CITYSCAPES,
     MAPILLARY,
@@ -50,7 +50,6 @@ float32. Attention to scale: both ways in float32 with cross-entropy alone
 and `fast=False`; the explicit one is trained at the scales it is tested at,
 0.5, 1 and 2 (sec. 3 of the paper). File: one image scored at the size of its
 file, seen by the network at the authors' long edge of 2177."""
-SIZES = dict(small=(64, 128), full=(1024, 2048))
 # Of the network and of the file.
 FILES = dict(small=((96, 144), (200, 300)), full=((1451, 2177), (4000, 6000)))
 CHECKPOINT = ('scales', 'backbone')
@@ -78,12 +77,12 @@ LIMITS = [
 def cases(options: Options) -> dict[str, Callable[[], Case]]:
     """What is compared."""
     found = {
-        f'inference, {size_text(SIZES[options.size])}': partial(
+        f'inference, {size_text(options.true_size)}': partial(
             _inference, options
         )
     }
     for title, (_, batch, size, *_) in RECIPES.items():
-        size = SIZES['small'] if options.is_small else size
+        size = SMALL_SIZE if options.is_small else size
         found[f'training, {title} {batch} x {size_text(size)}'] = partial(
             _training, options, title, size
         )
@@ -98,8 +97,8 @@ def cases(options: Options) -> dict[str, Callable[[], Case]]:
 def _inference(options: Options) -> Case:
     cfg = config_for(options.size)
     model, stock = build(cfg, 'meta'), build_stock(cfg, 'meta')
-    x = images(1, SIZES[options.size], 'meta')
-    metas = [dict(img_shape=SIZES[options.size])]
+    x = images(1, options.true_size, 'meta')
+    metas = [dict(img_shape=options.true_size)]
 
     def logits(fast: bool) -> None:
         set_fast(model, fast)
@@ -150,7 +149,7 @@ def _training(options: Options, title: str, size: tuple[int, int]) -> Case:
 
 def attention_to_scale(options: Options) -> dict[str, Callable[[], Any]]:
     """Training with explicit and with hierarchical attention."""
-    size = SIZES[options.size]
+    size = options.true_size
     hierarchical = config_for(options.size)
     explicit = config_for(options.size, scales=SCALES)
     explicit.model.decode_head.type = 'AttentionToScaleHead'

@@ -1,8 +1,4 @@
-"""Suite `fusion`: from logits and attention of each scale to classes.
-
-Shape shorthand in this module:
-    K: classes, H, W: input size, h, w: head output size at one scale.
-"""
+"""Suite `fusion`: from logits and attention of each scale to classes."""
 
 from __future__ import annotations
 

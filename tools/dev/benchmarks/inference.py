@@ -1,8 +1,4 @@
-"""Suite `inference`: an image at scales 0.5, 1 and 2, to classes.
-
-Shape shorthand in this module:
-    N: batch, K: classes, H, W: image size.
-"""
+"""Suite `inference`: an image at scales 0.5, 1 and 2, to classes."""
 
 from __future__ import annotations
 
@@ -52,18 +48,14 @@ LIMITS = [
 # Of the largest logit; float32 rounds in another order, and BN folded into
 # weights rounds those. In half precision nothing is equal to float32.
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 0.2, 'float16': 0.05}
-# A pass of the reference at 1024x2048 takes minutes on two cores.
-SIZES = {
-    ('full', 'cpu'): [(256, 512), (512, 1024)],
-    ('full', 'cuda'): [(1024, 2048)],
-    ('small', 'cpu'): [(64, 128)],
-    ('small', 'cuda'): [(64, 128)],
-}
 
 
 def cases(options: Options) -> dict[str, Callable[[], Case]]:
     """What is compared; at the larger size the main ways alone."""
-    first, *others = SIZES[options.size, options.device]
+    first, others = options.timed_size, []
+    # A pass of the reference at 1024x2048 takes minutes on two cores.
+    if options.device == 'cpu' and not options.is_small:
+        others = [(512, 1024)]
     return {
         f'{size_text(size)}, {dtype}': partial(
             _case, size, dtype, options, size == first

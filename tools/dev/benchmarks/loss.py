@@ -1,8 +1,4 @@
-"""Suite `loss`: from the heads' outputs in training to their gradients.
-
-Shape shorthand in this module:
-    K: classes, H, W: input size, h, w: head output size at one scale.
-"""
+"""Suite `loss`: from the heads' outputs in training to their gradients."""
 
 from __future__ import annotations
 
@@ -70,12 +66,7 @@ def cases(options: Options) -> dict[str, Callable[[], Case]]:
 
 
 def make_leaves(num_classes: int, label: Tensor, device: str) -> list[Tensor]:
-    """Main and auxiliary logits and attention logits, lowest scale first.
-
-    Returns:
-        list[Tensor]: (1, K, h, w), (1, K, h, w) and (1, 1, h, w) of each
-        scale, at stride 4, each with a gradient; the logits right in part.
-    """
+    """Main and auxiliary logits and attention logits, lowest scale first."""
     generator = torch.Generator().manual_seed(0)
     leaves = []
     for scale in SCALES:
@@ -111,12 +102,7 @@ def literal_loss(leaves: list[Tensor], label: Tensor) -> Tensor:
 def head_loss(
     num_classes: int, fast: bool
 ) -> Callable[[list[Tensor], Tensor], Tensor]:
-    """Build the head of the recipe, whose seg heads give what they are given.
-
-    Returns:
-        Callable: Loss of leaves, as :func:`make_leaves` gives them, and
-        labels.
-    """
+    """Build the recipe's head, whose seg heads give what they are given."""
     cfg = load_config(CITYSCAPES).model.decode_head.to_dict()
     for head in cfg['seg_head']:
         head['norm_cfg'] = dict(type='BN')

@@ -46,13 +46,7 @@ def live_gb(function: Callable[[], Any]) -> float:
 
 
 def count(function: Callable[[], Any]) -> dict[str, float]:
-    """Count the operations and the memory of a call on ``meta``.
-
-    Returns:
-        dict[str, float]: ``gflop``, 1e9 operations of matrix products and
-        convolutions, two for each multiplication with its addition, and
-        ``live_gb``.
-    """
+    """Count the operations and the memory of a call on ``meta``."""
     # Not both at once: what counts operations keeps tensors, of which
     # checkpointed layers make more.
     return dict(gflop=count_flops(function) / 1e9, live_gb=live_gb(function))
@@ -69,22 +63,7 @@ def interleaved(
     warmup: int = 1,
     seconds: float = float('inf'),
 ) -> dict[str, list[Timing]]:
-    """Time functions in turns.
-
-    Args:
-        functions (Mapping[str, Callable]): What to time, by name. Results
-            are dropped within the time measured.
-        rounds (int): Rounds that count; in every second one the order is
-            reversed. Defaults to 7.
-        warmup (int): Rounds before them. Defaults to 1.
-        seconds (float): No round begins after so long. One is always run.
-
-    Returns:
-        dict[str, list[Timing]]: One timing per round.
-
-    Raises:
-        ValueError: If there is no round or no function.
-    """
+    """Time functions in turns."""
     if rounds < 1 or not functions:
         raise ValueError(
             f'expected one round and one function at least, got {rounds} '

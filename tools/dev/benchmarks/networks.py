@@ -1,8 +1,4 @@
-"""The networks that the benchmarks compare, all with the same weights.
-
-Shape shorthand in this module:
-    N: batch, H, W: image size.
-"""
+"""The networks that the benchmarks compare, all with the same weights."""
 
 from __future__ import annotations
 
@@ -48,13 +44,7 @@ def load_config(name: str, **train_cfg: Any) -> Config:
 def config_for(
     size: str, recipe: str = CITYSCAPES, **train_cfg: Any
 ) -> Config:
-    """Load a recipe; for ``small`` with backbone and widths of :data:`SMALL`.
-
-    Args:
-        size (str): ``small`` or ``full``.
-        recipe (str): Name of a config with OCRNet's heads.
-        **train_cfg: Settings for ``model.train_cfg``.
-    """
+    """Load a recipe; ``small``: with backbone and widths of :data:`SMALL`."""
     cfg = load_config(recipe, **train_cfg)
     if size == 'small':
         small = load_config(SMALL).model
@@ -93,19 +83,7 @@ def build(
     fast: bool = True,
     size: tuple[int, int] | None = None,
 ) -> nn.Module:
-    """Build a model in evaluation mode, with random weights.
-
-    Args:
-        cfg (mmengine.Config): A whole config; it stays as it is.
-        device (str): ``cpu``, ``cuda`` or ``meta``.
-        fast (bool): Whether heads may use the fast paths.
-        size (tuple[int, int], optional): Of images in training, which are
-            padded to it. Defaults to that of the config.
-
-    Returns:
-        nn.Module: Without synchronised BN; its weights are a function of
-        their names. Nothing is downloaded.
-    """
+    """Build a model in evaluation mode, with random weights."""
     model_cfg = copy.deepcopy(cfg.model)
     model_cfg.pretrained = None
     model_cfg.backbone.pop('init_cfg', None)

@@ -74,16 +74,11 @@ def rows_table(rows: Sequence[Row]) -> str:
 
 
 class Limit(NamedTuple):
-    """What a figure has to be.
+    """What a figure of the rows of a way has to be.
 
-    Attributes:
-        what (str): For people.
-        case (str): How the titles of the cases begin that it holds for.
-        way (str): Of the row.
-        column (str): Of the row; of a ratio the median is taken.
-        limit (float): The most that it may be, or the least.
-        over (str, optional): Way whose row the figure is a quotient to.
-        at_least (bool): Whether the inverse is asked for, to be larger.
+    ``case`` is how the titles of its cases begin; of a ratio the median is
+    taken; with ``over`` it is a quotient to the row of that way, with
+    ``at_least`` its inverse is asked for, to be larger.
     """
 
     what: str
@@ -198,18 +193,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_suite(out: Path, name: str, suite: Any, results: Row) -> str:
-    """Write ``<name>.md`` and ``data/<name>.json``.
-
-    Args:
-        out (Path): Folder, made if it is missing.
-        name (str): Of the suite.
-        suite (module): With ``TITLE`` and ``NOTE``, and ``draw(results,
-            path)`` if it has a plot of its own.
-        results (dict): ``command``, ``machine`` and ``rows``.
-
-    Returns:
-        str: The page.
-    """
+    """Write ``<name>.md`` and ``data/<name>.json``."""
     data = f'data/{name}.json'
     parts = [
         f'# {suite.TITLE}',

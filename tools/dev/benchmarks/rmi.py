@@ -53,12 +53,7 @@ def cases(options: Options) -> dict[str, Callable[[], Case]]:
 def make_inputs(
     num_classes: int, present: int, size: tuple[int, int], device: str
 ) -> tuple[Tensor, Tensor]:
-    """Make logits and labels.
-
-    Returns:
-        tuple[Tensor, Tensor]: Logits (1, C, H, W) with a gradient, right in
-        part, and labels (1, H, W).
-    """
+    """Make logits and labels."""
     label = labels(1, size, num_classes, present)
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(1, num_classes, *size, generator=generator)

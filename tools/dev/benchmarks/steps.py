@@ -1,8 +1,4 @@
-"""Training steps of one network, run in the ways that are compared.
-
-Shape shorthand in this module:
-    N: batch, H, W: image size.
-"""
+"""Training steps of one network, run in the ways that are compared."""
 
 from __future__ import annotations
 
@@ -101,18 +97,9 @@ def network_and_loss(
 ) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
     """Build a network for training, in one of the ways to run it.
 
-    Args:
-        name (str): ``authors``, ``literal``, ``plain``, ``fast``,
-            ``networks.STOCK``, or ``own``: as any config says.
-        cfg (mmengine.Config): A whole config.
-        size (tuple[int, int]): Size of the images.
-        options (Options): With the authors' program, for ``authors``.
-        device (str): ``cpu``, ``cuda`` or ``meta``. Defaults to ``cpu``.
-        dtype (torch.dtype): Of weights and activations.
-
-    Returns:
-        tuple: The network, and its loss as a function of images
-        (N, 3, H, W) and labels (N, H, W).
+    ``name`` is ``authors``, ``literal``, ``plain``, ``fast``,
+    ``networks.STOCK``, or ``own``: as any config says. The loss is a function
+    of images (N, 3, H, W) and labels (N, H, W).
     """
     kwargs = dict(device=device, size=size)
     if name == STOCK:
@@ -141,19 +128,7 @@ def meta_step(
     options: Options,
     dtype: torch.dtype = torch.float32,
 ) -> Callable[[], None]:
-    """Return forward and backward without values, to be counted.
-
-    Args:
-        name (str): As for :func:`network_and_loss`. Where it is neither
-            ``fast`` nor a reference, the loss is torch's own cross-entropy
-            alone.
-        cfg (mmengine.Config): A whole config.
-        batch_size (int): N.
-        size (tuple[int, int]): H and W.
-        options (Options): Of the run.
-        dtype (torch.dtype): Of weights and activations; the losses are in
-            float32 at least, as under autocast.
-    """
+    """Return forward and backward without values, to be counted."""
     network, loss = network_and_loss(name, cfg, size, options, 'meta', dtype)
     x = images(batch_size, size, 'meta').to(dtype)
     label = torch.empty(batch_size, *size, dtype=torch.long, device='meta')
@@ -170,14 +145,6 @@ class TrainingStep:
 
     The config's optimizer, with a learning rate of zero, so that all rounds
     do the same work.
-
-    Args:
-        name (str): As for :func:`network_and_loss`.
-        cfg (mmengine.Config): A whole config.
-        batch_size (int): N.
-        size (tuple[int, int]): H and W.
-        options (Options): Of the run.
-        autocast (torch.dtype, optional): Type for autocast.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from functools import partial
 
 from mmengine.config import Config
 
-from .cases import Case, Options
+from .cases import SMALL_SIZE, Case, Options
 from .networks import load_config, single_scale
 from .steps import TrainingStep, meta_step
 
@@ -81,7 +81,7 @@ def _case(cfgs: dict[str, Config], options: Options) -> Case:
     crop, batch = tuple(first.crop_size), first.train_dataloader.batch_size
     size = crop if options.device == 'cuda' else (128, 256)
     if options.is_small:
-        crop = size = (64, 128)
+        crop = size = SMALL_SIZE
     return Case(
         {
             way: TrainingStep('own', cfg, batch, size, options)

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from .cases import Case, Options, logits_difference, must_be_equal
+from .cases import (
+    SMALL_SIZE,
+    Case,
+    Options,
+    logits_difference,
+    must_be_equal,
+)
 from .networks import (
     CITYSCAPES,
     MAPILLARY,
@@ -58,7 +64,6 @@ RECIPES = {
         ('literal', 'plain', 'fast', CHECKPOINTED),
     ),
 }
-CHECK_SIZE = (64, 128)
 # Of the loss, and of the largest gradient of each parameter, in float64. The
 # plain RMI loss and its formula solve in different ways.
 TOLERANCE = 1e-6
@@ -72,10 +77,10 @@ def cases(options: Options) -> dict[str, Callable[[], Case]]:
         if not on_gpu:
             if recipe == MAPILLARY:
                 continue
-            size = (256, 512)
+            size = options.timed_size
             ways = [way for way in ways if way != CHECKPOINTED]
         if options.is_small:
-            size = CHECK_SIZE
+            size = SMALL_SIZE
         found[f'{title}, {batch} x {size_text(size)}'] = partial(
             _case, recipe, batch, size, ways, options
         )
@@ -134,13 +139,13 @@ def _gradients(
     """Loss and gradients of a step in float64, without dropout."""
     device = options.device
     network, loss = network_and_loss(
-        name, cfg, CHECK_SIZE, options, device, torch.float64
+        name, cfg, SMALL_SIZE, options, device, torch.float64
     )
     for module in network.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    label = labels(2, CHECK_SIZE, num_classes(cfg), 12).to(device)
-    value = loss(images(2, CHECK_SIZE, device).double(), label)
+    label = labels(2, SMALL_SIZE, num_classes(cfg), 12).to(device)
+    value = loss(images(2, SMALL_SIZE, device).double(), label)
     value.backward()
     grads = {
         key: param.grad

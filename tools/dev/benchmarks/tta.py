@@ -2,9 +2,6 @@
 
 mmseg runs its OCRNet once for each scale and flip, and averages probabilities
 (``SegTTAModel``). The hierarchical model sees all scales in one view.
-
-Shape shorthand in this module:
-    H, W: image size.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from torch import Tensor
 
 from hmsa_mmseg.models.segmentors import AccumulatingTTAModel
 
-from .cases import Case, Options, must_be_equal
+from .cases import SMALL_SIZE, Case, Options, must_be_equal
 from .networks import SCALES, build, build_stock, config_for
 from .page import Limit, size_text
 
@@ -42,23 +39,16 @@ LIMITS = [
     Limit('memory of two views', '', FLIPPED, 'live_gb', 0.25, STOCK),
 ]
 TOLERANCE = 1e-4
-TRUE_SIZES = dict(small=(64, 128), full=(1024, 2048))
-TIMED_SIZES = {
-    ('full', 'cpu'): (256, 512),
-    ('full', 'cuda'): (1024, 2048),
-    ('small', 'cpu'): (64, 128),
-    ('small', 'cuda'): (64, 128),
-}
 
 
 def cases(options: Options) -> dict[str, Callable[[], Case]]:
     """What is compared."""
-    size = TIMED_SIZES[options.size, options.device]
+    size = options.timed_size
 
     def case() -> Case:
         return Case(
             ways(options, size, options.device),
-            counted=ways(options, TRUE_SIZES[options.size], 'meta'),
+            counted=ways(options, options.true_size, 'meta'),
             check=partial(check, options),
         )
 
@@ -135,7 +125,7 @@ def check(options: Options) -> dict[str, float]:
     Of the same hierarchical model and views the mean of probabilities must
     be mmseg's; the share of pixels of another class is what is compared.
     """
-    size, device = TRUE_SIZES['small'], options.device
+    size, device = SMALL_SIZE, options.device
     model = build(config_for(options.size), device)
     make = partial(views, size, (1.0,), (False, True), device)
     (expected,) = SegTTAModel(model).eval().test_step(make())

@@ -5,9 +5,6 @@ of the test of one image, at one scale, at the zoo's six scales with flips and
 hierarchically. mIoU is evaluated where ``--data-root`` and the weights are on
 disk, and quoted from the installed zoo where they are not; nothing is
 downloaded.
-
-Shape shorthand in this module:
-    H, W: image size.
 """
 
 from __future__ import annotations
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.models import SegTTAModel
@@ -30,10 +28,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from hmsa_mmseg.utils import safe_load
-from hmsa_mmseg.zoo import find_config
-from hmsa_mmseg.zoo.metafile import published
+from hmsa_mmseg.zoo import config_root, find_config
 
-from .cases import Case, Options, count
+from .cases import SMALL_SIZE, Case, Options, count
 from .networks import CONFIGS, build
 from .page import size_text
 from .steps import TrainingStep, meta_step
@@ -82,14 +79,6 @@ DEFAULT = (
 SINGLE, FLIPPED, BLENDED = 'one scale', '6 scales x flip', 'hierarchical'
 #: Of ``tta_pipeline`` in mmseg's configs for Cityscapes.
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-COUNTED = dict(small=(64, 128), full=(1024, 2048))
-# Of a test and of a training step; None: the config's crop.
-TIMED = {
-    ('full', 'cpu'): ((256, 512), (128, 256)),
-    ('full', 'cuda'): ((1024, 2048), None),
-    ('small', 'cpu'): ((64, 128), (64, 128)),
-    ('small', 'cuda'): ((64, 128), (64, 128)),
-}
 #: GFLOP of the authors' program for one image of 1024x2048 at three scales,
 #: and what their README says of it, in percent on Cityscapes val.
 AUTHORS_GFLOP = 16063.3
@@ -103,11 +92,7 @@ QUOTED = {
 
 
 def cases(options: Options) -> dict[str, Callable[[], Case]]:
-    """Two cases for each model: test and training.
-
-    Raises:
-        FileNotFoundError: If a model is not found, with similar names.
-    """
+    """Two cases for each model: test and training."""
     found: dict[str, Callable[[], Case]] = {}
     for name in options.models or DEFAULT:
         path = find_model(name)
@@ -124,11 +109,7 @@ def cases(options: Options) -> dict[str, Callable[[], Case]]:
 
 
 def find_model(name_or_path: str) -> Path:
-    """Find a config: a file, or a name in this repository or in the zoo.
-
-    Raises:
-        FileNotFoundError: If nothing was found, with similar names.
-    """
+    """Find a config: a file, or a name in this repository or in the zoo."""
     if not Path(name_or_path).is_file():
         stem = Path(name_or_path).name.removesuffix('.py')
         for path in CONFIGS.rglob(f'{stem}.py'):
@@ -144,11 +125,7 @@ def read(path: Path) -> Config:
 
 
 def crop_and_batch(cfg: Config) -> tuple[tuple[int, int], int]:
-    """Crop (H, W) and images on one GPU, as a config trains.
-
-    Raises:
-        ValueError: If the config does not say it.
-    """
+    """Crop (H, W) and images on one GPU, as a config trains."""
     size = cfg.get('crop_size') or cfg.model.data_preprocessor.get('size')
     batch = cfg.get('train_dataloader', {}).get('batch_size')
     if not size or not batch:
@@ -175,8 +152,7 @@ def test_case(path: Path, options: Options) -> Case:
     test_cfg = cfg.model.get('test_cfg') or {}
     is_ours, slides = 'scales' in test_cfg, test_cfg.get('mode') == 'slide'
     modes = (SINGLE, BLENDED if is_ours else FLIPPED)
-    counted = COUNTED[options.size]
-    timed, _ = TIMED[options.size, options.device]
+    counted, timed = options.true_size, options.timed_size
     scores = _scores(path.stem, cfg, modes, options)
     on_meta, model = build(cfg, 'meta'), build(cfg, options.device)
     weights = sum(param.numel() for param in model.parameters()) / 1e6
@@ -226,7 +202,9 @@ def train_case(path: Path, options: Options) -> Case:
     """A training step of a config, as `own`."""
     cfg = read(path)
     crop, batch = crop_and_batch(cfg)
-    size = TIMED[options.size, options.device][1] or crop
+    size = crop
+    if options.is_small or options.device == 'cpu':
+        size = SMALL_SIZE if options.is_small else (128, 256)
     step = meta_step('own', cfg, batch, crop, options)
     way = f'{batch} x {size_text(crop)}'
     ways = {}
@@ -257,19 +235,29 @@ class _HoldsOnMeta(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def published(name: str) -> dict[str, Any]:
+    """What the metafile of its family says about a config of the zoo."""
+    for path in config_root().glob(f'*/{name}.py'):
+        content = yaml.safe_load(path.with_name('metafile.yaml').read_text())
+        for model in content['Models']:
+            if model['Name'] == name:
+                return model
+    return {}
+
+
 def _scores(
     name: str, cfg: Config, modes: Iterable[str], options: Options
 ) -> dict[str, dict[str, Any]]:
     """Scores and where they are from, by mode; evaluated ones go first."""
     scores = {}
-    known = published().get(name)
-    if known is not None and known.dataset == 'Cityscapes':
-        for mode, miou in (
-            (SINGLE, known.miou),
-            (FLIPPED, known.miou_ms_flip),
-        ):
-            if miou is not None:
-                scores[mode] = dict(miou=miou, source='published')
+    found = published(name).get('Results') or {}
+    # One result or a list of them. Names tell of the data set; in mmseg 1.2.2
+    # twelve rows of OCRNet have a heading of its README as `Dataset`.
+    found = found[0] if isinstance(found, list) else found
+    metrics = found.get('Metrics', {}) if 'cityscapes' in name else {}
+    for mode, key in ((SINGLE, 'mIoU'), (FLIPPED, 'mIoU(ms+flip)')):
+        if metrics.get(key) is not None:
+            scores[mode] = dict(miou=metrics[key], source='published')
     files = find_weights(name, options)
     if options.data_root is not None and files:
         for mode in modes:
@@ -290,22 +278,14 @@ def find_weights(name: str, options: Options) -> list[Path]:
     cache = Path(torch.hub.get_dir()) / 'checkpoints'
     folder = options.weights or cache
     found = sorted(folder.glob(f'{name}*.pth'))
-    known = published().get(name)
-    if known is not None and known.weights:
-        in_zoo = known.weights.rsplit('/', 1)[-1]
+    in_zoo = str(published(name).get('Weights', '')).rpartition('/')[2]
+    if in_zoo:
         found += [place / in_zoo for place in (folder, cache)]
     return [path for path in dict.fromkeys(found) if path.is_file()]
 
 
 def evaluate(cfg: Config, weights: Path, data_root: Path, mode: str) -> float:
-    """Evaluate a model on the test set of its config, as mmseg's test.py.
-
-    Returns:
-        float: mIoU in percent, of ``IoUMetric``.
-
-    Raises:
-        RuntimeError: If a weight is missing or left over.
-    """
+    """Evaluate a model on the test set of its config, as mmseg's test.py."""
     cfg = copy.deepcopy(cfg)
     cfg.model.pretrained = None
     cfg.model.backbone.pop('init_cfg', None)

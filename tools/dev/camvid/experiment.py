@@ -33,13 +33,8 @@ BLENDS = (('blend', (0.5, 1.0)), ('blend', THREE), ('blend', FOUR))
 class Model(NamedTuple):
     """A model that is trained and scored.
 
-    Attributes:
-        train (str): Name of the config it is trained with.
-        start (str, optional): Key of the model that it starts from.
-        rows (tuple): Of :class:`hmsa_mmseg.analysis.scale_scores.Row`, as
-            tuples.
-        test (str, optional): Name of the config it is scored with; None:
-            that of its training.
+    ``rows`` are those of :class:`hmsa_mmseg.analysis.scale_scores.Row`, as
+    tuples. Without ``test`` it is scored with the config of its training.
     """
 
     train: str
@@ -132,6 +127,5 @@ def _add_score(
     run.add(
         *(f'score {key} on {split}', lambda: command, out, [f'train {key}']),
         finish=lambda: json.loads(out.read_text()),
-        cost=60,
         wanted=wanted,
     )

@@ -72,16 +72,7 @@ SHOWN = {
 
 
 def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
-    """Write the report on all that the runs hold.
-
-    Args:
-        args (Namespace): Of the command line.
-        runs (list[Run]): One for each seed; what was not wanted is left out
-            where it is not there.
-
-    Returns:
-        tuple[str, list[Path]]: What to show, and what can be looked at.
-    """
+    """Write the report on all that the runs hold."""
     results = {key: {} for key in sorted(MODELS)}
     for seed, run in zip(args.seeds, runs):
         for key, found in results.items():
@@ -100,16 +91,7 @@ def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
 
 
 def write_report(out: Path, results: dict) -> tuple[str, list[Path]]:
-    """Write ``results.json``, ``results.md`` and a plot for each split.
-
-    Args:
-        out (Path): Folder that is there.
-        results (dict): By model, then seed, the scores by split, as of
-            ``score.py``, and processor ``seconds`` of the training.
-
-    Returns:
-        tuple[str, list[Path]]: The table of scores, and the files.
-    """
+    """Write ``results.json``, ``results.md`` and a plot for each split."""
     files = [out / 'results.md', out / 'results.json']
     scored = score_table(results)
     parts = ['# CamVid: results', scored, '## Training', cost_table(results)]

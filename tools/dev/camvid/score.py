@@ -23,19 +23,7 @@ from .experiment import MODELS, SPLITS
 
 
 def score(cfg: Config, checkpoint: str, split: str, rows: list[Row]) -> dict:
-    """Score all rows.
-
-    Args:
-        cfg (Config): Of the model.
-        checkpoint (str): Its weights.
-        split (str): ``val`` or ``test``.
-        rows (list[Row]): What to score.
-
-    Returns:
-        dict: ``rows`` with ``mIoU`` and ``IoU`` by their names, in percent,
-        None for a class that is in neither, ``weights`` by the scales of the
-        blends, and the ``classes``.
-    """
+    """Score all rows."""
     model = load_model(cfg, checkpoint)
     model.to(memory_format=torch.channels_last)
     loader = Runner.build_dataloader(cfg[f'{split}_dataloader'])

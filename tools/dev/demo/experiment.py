@@ -1,8 +1,8 @@
 """One scale against several, on generated street scenes: `make demo`.
 
 Trains a single-scale and a hierarchical model, scores five ways to use them,
-and writes a table, pictures and two HTML pages: the comparison, and every
-image with attention and single scales.
+and writes a table, pictures and an HTML page: every image with attention and
+single scales.
 """
 
 from __future__ import annotations
@@ -28,16 +28,7 @@ DATA = 'data/street_scenes'
 
 
 class Method(NamedTuple):
-    """One row of the table.
-
-    Attributes:
-        key (str): Name of its test and of its entry in the results.
-        title (str): Name for people.
-        model (str): Key of :data:`MODELS`.
-        scales (str): Relative image sizes in the test, for ``--cfg-options``;
-            empty: the config's.
-        tta (bool): Whether mmseg's ``--tta`` averages scales.
-    """
+    """One row of the table; its scales are for ``--cfg-options``."""
 
     key: str
     title: str
@@ -122,8 +113,7 @@ def add_scenes(run: Run, seed: int, counts: dict, data: str) -> None:
     command += ['--seed', seed]
     for split, count in counts.items():
         command += [f'--{split}', count]
-    cost = sum(counts.values()) / 40
-    run.add('scenes', lambda: command, run.root / data, cost=cost)
+    run.add('scenes', lambda: command, run.root / data)
 
 
 def _add_test(run: Run, models: Models, method: Method, split: str) -> None:

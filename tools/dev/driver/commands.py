@@ -21,15 +21,7 @@ MMSEG_TOOLS = Path(mmseg.__path__[0]) / '.mim' / 'tools'
 
 
 def recipe(configs: Iterable[Path], *programs: Path) -> str:
-    """Fingerprint of all that decides what is trained and tested.
-
-    Args:
-        configs (Iterable[Path]): Counted with all that they take over.
-        *programs (Path): Those that make the data.
-
-    Returns:
-        str: Twelve hexadecimal digits.
-    """
+    """Fingerprint of all that decides what is trained and tested."""
     texts = [
         json.dumps(Config.fromfile(path).to_dict(), sort_keys=True)
         for path in sorted(configs)
@@ -46,12 +38,8 @@ def iterations(config: Path) -> int:
 class Models:
     """Trains and tests the models of a run, each in a folder of its name.
 
-    Args:
-        run (Run): Jobs ``train <key>`` and ``test <key>`` are added to it.
-        seed (int): Of the trainings.
-        gpus (int): More than one: with mmengine's launcher.
-        options (Sequence[str]): Of all trainings and tests, as for
-            ``--cfg-options``.
+    Jobs ``train <key>`` and ``test <key>`` are added to the run. More than
+    one GPU: with mmengine's launcher.
     """
 
     def __init__(
@@ -82,20 +70,12 @@ class Models:
         needs_val: bool = False,
         **job,
     ) -> None:
-        """Add a training.
+        """Add a training, of ``iters`` or as long as its config says.
 
-        Args:
-            key (str): Of the model.
-            config (Path | Callable): A function is called when the training
-                begins.
-            iters (int, optional): Its length. Defaults to None, the
-                config's.
-            start (str, optional): Key of the model that it starts from.
-            needs (Sequence[str]): Other jobs that come before.
-            options (Sequence[str]): For ``--cfg-options``.
-            needs_val (bool): Whether the mIoU of its last validation is
-                wanted: the result of the job.
-            **job: Of :class:`.jobs.Job`.
+        A function as ``config`` is called when the training begins; ``start``
+        is the key of the model that it starts from. With ``needs_val`` the
+        job's result is the mIoU of its last validation. ``options`` are for
+        ``--cfg-options``, ``job`` for :class:`.jobs.Job`.
         """
         self.iters[key] = iters or iterations(config)
         folder, checkpoint = self.run.root / key, self.checkpoint(key)
@@ -126,8 +106,9 @@ class Models:
 
         if start is not None:
             needs = [*needs, f'train {start}']
-        job = {'cost': 10 + 0.25 * self.iters[key], 'finish': finish, **job}
-        self.run.add(f'train {key}', command, checkpoint, needs=needs, **job)
+        self.run.add(
+            *(f'train {key}', command, checkpoint, needs, finish), **job
+        )
 
     def test(
         self,
@@ -140,18 +121,11 @@ class Models:
         finish: Callable[[dict], dict] = lambda found: found,
         **job,
     ) -> None:
-        """Add a test.
+        """Add a test of a trained model.
 
-        Args:
-            key (str): Of the test.
-            trained (str): Of the model.
-            config (Path | Callable): As in :meth:`train`.
-            arguments (Sequence): Of test.py.
-            options (Sequence[str]): For ``--cfg-options``.
-            folders (Sequence[Path]): That it writes to; made empty before.
-                The first one is what the job makes.
-            finish (Callable): Makes the job's result of that of test.py.
-            **job: Of :class:`.jobs.Job`.
+        ``config`` is as in :meth:`train`, ``arguments`` are for test.py.
+        ``folders`` that it writes to are made empty before; the first one is
+        what the job makes. ``finish`` makes the job's result of test.py's.
         """
         work_dir = self.run.root / 'tests' / key
 
@@ -170,7 +144,7 @@ class Models:
             *(f'test {key}', command, [*folders, work_dir][0]),
             needs=[f'train {trained}'],
             finish=lambda: finish(test_result(work_dir)),
-            **{'cost': 15, **job},
+            **job,
         )
 
     def _command(self, tool, config, arguments, options) -> list:
@@ -193,11 +167,7 @@ def val_miou(work_dir: Path) -> float | None:
 
 
 def test_result(work_dir: Path) -> dict:
-    """Read what test.py has written.
-
-    Raises:
-        SystemExit: If it has not written one mIoU.
-    """
+    """Read what test.py has written."""
     reports = [*work_dir.glob('*/*.json')]
     if len(reports) != 1 or 'mIoU' not in reports[0].read_text():
         raise SystemExit(

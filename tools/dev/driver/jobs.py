@@ -19,22 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-
 from hmsa_mmseg.utils import write_json
 
 DEV = Path(__file__).resolve().parents[1]
 #: Seconds between two looks at the programs.
 PAUSE = 0.25
-#: As mmengine and our tools write it: iterations, or images, of all.
-PROGRESS = re.compile(r'(?:Iter\(\w+\) \[ *|: )(?P<now>\d+)/ *(?P<end>\d+)\b')
 
 
 @dataclass(eq=False)
@@ -50,7 +39,6 @@ class Job:
         needs (Sequence[str]): Names of the jobs that come before.
         finish (Callable): Called when it has ended well; returns what is to
             be noted, of plain types. An exception makes the job a failure.
-        cost (float): How long it takes, in a unit that all jobs share.
         wanted (bool): Otherwise it is run only if another job needs it.
     """
 
@@ -60,7 +48,6 @@ class Job:
     makes: Path
     needs: Sequence[str] = ()
     finish: Callable[[], Any] = lambda: None
-    cost: float = 1.0
     wanted: bool = True
 
     def __str__(self) -> str:
@@ -76,14 +63,8 @@ class Job:
 class Run:
     """The jobs of a folder, and what is known of them.
 
-    Args:
-        root (Path): Folder with ``state.json``; made if it is missing.
-        settings (dict): What results depend on, of plain types.
-        cwd (Path, optional): Where the programs run. Defaults to None, the
-            folder.
-
-    Raises:
-        SystemExit: If the folder holds something else.
+    ``settings`` are what results depend on, of plain types. SystemExit if the
+    folder holds something else.
     """
 
     def __init__(
@@ -174,23 +155,12 @@ class _Program(NamedTuple):
             log.seek(max(self.begin, log.seek(0, os.SEEK_END) - 3000))
             return log.read().decode(errors='replace')
 
-    def share(self) -> float:
-        """Tell how much of it is done, of 1, by what it has written."""
-        found = [*PROGRESS.finditer(self.output())]
-        now, end = found[-1].group('now', 'end') if found else (0, 1)
-        return min(int(now) / max(int(end), 1), 1.0)
-
 
 class Driver:
     """Runs all that is pending.
 
-    Args:
-        runs (Sequence[Run]): Their jobs in the order of preference.
-        lock (file): From :func:`lock_folder`; programs that outlive this one
-            keep the folder locked.
-        slots (int): How many programs run at a time.
-        threads (int): Of each of them.
-        use_gpu (bool): Whether they may see one.
+    Jobs that come first are preferred, ``slots`` run at a time. Programs that
+    outlive this one keep the folder locked, by :func:`lock_folder`.
     """
 
     def __init__(
@@ -208,28 +178,16 @@ class Driver:
         self.running: list[_Program] = []
 
     def run(self) -> None:
-        """Run it.
-
-        Raises:
-            SystemExit: If a program fails; with the end of what it wrote.
-        """
-        console = Console(markup=False, highlight=False)
-        columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        self.progress = Progress(
-            TextColumn('{task.description}', markup=False),
-            *columns,
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        total = sum(job.cost for job in self.waiting)
-        self.bar = self.progress.add_task('', total=total)
+        """Run it; SystemExit, with the end of what it wrote, if one fails."""
         try:
-            with self.progress:
-                while self.waiting or self.running:
-                    self._start()
-                    self._look(total)
-                    time.sleep(PAUSE)
+            while self.waiting or self.running:
+                self._start()
+                time.sleep(PAUSE)
+                for program in list(self.running):
+                    if self._reap(program, program.process.poll):
+                        spent = time.monotonic() - program.since
+                        left = len(self.waiting) + len(self.running)
+                        print(f'{program.job}: {spent:.0f} s, {left} to go')
         finally:
             for program in self.running:
                 program.process.terminate()
@@ -260,28 +218,13 @@ class Driver:
             self.running.append(
                 _Program(job, process, time.monotonic(), begin)
             )
-            self.progress.console.print(f'{job} ...')
-
-    def _look(self, total: float) -> None:
-        """Note what has ended; show how far all is."""
-        for program in list(self.running):
-            if self._reap(program, program.process.poll):
-                spent = time.monotonic() - program.since
-                self.progress.console.print(f'{program.job}: {spent:.0f} s')
-        left = sum(job.cost for job in self.waiting)
-        left += sum(p.job.cost * (1 - p.share()) for p in self.running)
-        names = ', '.join(str(program.job) for program in self.running)
-        self.progress.update(
-            self.bar, completed=total - left, description=names
-        )
+            print(f'{job} ...', flush=True)
 
     def _reap(self, program: _Program, wait: Callable[[], Any]) -> bool:
         """Note a program that has ended; return whether it has.
 
-        Args:
-            program (_Program): One of those that run.
-            wait (Callable): ``poll`` of its process; ``wait`` where it was
-                told to stop.
+        ``wait`` is its process's ``poll``, or ``wait`` where it was told to
+        stop.
         """
         before = _children_cpu()
         if wait() is None:
@@ -327,11 +270,7 @@ def tool_environment(threads: int, use_gpu: bool) -> dict[str, str]:
 
 
 def lock_folder(folder: Path):
-    """Wait until no other run, and no program it left, uses a folder.
-
-    Returns:
-        file: To be kept open, also by the programs that are started.
-    """
+    """Wait until no other run, and no program it left, uses a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = open(folder / '.lock', 'w')  # noqa: SIM115  (open until the end)
     try:

@@ -1,13 +1,10 @@
-"""Labels and predictions, read by the data sets of the configs.
-
-Shape shorthand in this module:
-    K: classes, H, W: image size.
-"""
+"""Labels and predictions, read by the data sets of the configs."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from statistics import fmean
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -32,18 +29,11 @@ def dataset(
 ):
     """Build the data set of a loader with nothing but loading.
 
-    Args:
-        config (Path): The config's file.
-        loader (str): Such as ``test_dataloader``. If it joins several data
-            sets, the last one is meant: the first is the fine part.
-        root (Path): Folder that the config's paths are relative to.
-        labels (str, optional): Folder of the labels, in place of the
-            config's. Defaults to None.
-        pack (bool): Give data samples, as for a model.
-
-    Returns:
-        BaseSegDataset: Its items are dicts with ``img``, uint8 (H, W, 3) in
-        BGR, and ``gt_seg_map``, uint8 (H, W), 255 where it is ignored.
+    If it joins several, the last one: the first is the fine part. ``root`` is
+    what the config's paths are relative to, ``labels`` another folder of
+    labels. Its items are dicts with ``img``, uint8 (H, W, 3) in BGR, and
+    ``gt_seg_map``, uint8 (H, W), 255 where it is ignored; with ``pack`` data
+    samples, as for a model.
     """
     init_default_scope('mmseg')
     *_, leaf = leaf_configs(Config.fromfile(config)[loader].dataset)
@@ -59,17 +49,9 @@ def dataset(
 def score(truth, predictions: Path, result: dict) -> dict:
     """Count the IoU of each class, and compare it with test.py's mean.
 
-    Args:
-        truth (BaseSegDataset): With ``pack``.
-        predictions (Path): Folder of ``test.py --out``.
-        result (dict): As test.py has written it.
-
     Returns:
         dict: ``mIoU`` and ``IoU`` by class, in percent, None for a class
         that is in neither.
-
-    Raises:
-        SystemExit: If the means differ.
     """
     maps = match_predictions(predictions, truth)
     found = scores(confusion_of_dataset(truth, maps))
@@ -89,7 +71,7 @@ def mean_rows(seeds: list[dict]) -> dict:
 
     def mean(values):
         values = [value for value in values if value is not None]
-        return sum(values) / len(values) if values else None
+        return fmean(values) if values else None
 
     return {
         key: dict(

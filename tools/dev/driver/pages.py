@@ -1,43 +1,13 @@
-"""Pages and sheets of pictures.
-
-Shape shorthand in this module:
-    H, W: image size.
-"""
+"""Pictures, and sheets of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
-
-from hmsa_mmseg.utils import atomic_file
-from hmsa_mmseg.visualization.data_uris import data_uri
-
-DEV = Path(__file__).resolve().parents[1]
-
-
-def write_page(path: Path, template: str, **content) -> None:
-    """Write an HTML page that needs no other file.
-
-    Args:
-        path (Path): Of the page.
-        template (str): Relative to tools/dev.
-        **content: For the template, whose filter ``data_uri`` takes pictures,
-            uint8 (H, W, 3).
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(DEV), autoescape=True
-    )
-    environment.filters['data_uri'] = lambda pixels: data_uri(
-        Image.fromarray(pixels), optimize=True
-    )
-    text = environment.get_template(template).render(**content)
-    with atomic_file(path) as file:
-        file.write(text.encode())
 
 
 def palette_of(metainfo: dict) -> np.ndarray:
@@ -56,13 +26,7 @@ def heat(values: np.ndarray) -> np.ndarray:
 def write_sheet(
     path: Path, samples: Sequence[dict[str, np.ndarray]], titles: Sequence[str]
 ) -> None:
-    """Write one picture: a column for each title, a row for each sample.
-
-    Args:
-        path (Path): PNG to write.
-        samples (Sequence[dict]): Pictures by title, uint8 (H, W, 3).
-        titles (Sequence[str]): Those to show.
-    """
+    """Write one picture: a column for each title, a row for each sample."""
     margin, header = 4, 16
     height, width, _ = samples[0][titles[0]].shape
     right = (width + margin) * len(titles) - margin

@@ -31,23 +31,7 @@ from .experiment import PRESETS, TRAINED
 def measure(
     configs: Mapping[str, Path], num: int, size: tuple[int, int], rounds: int
 ) -> dict[str, Any]:
-    """Measure the training step of models, on a GPU where there is one.
-
-    Args:
-        configs (Mapping[str, Path]): Config of each; the others are compared
-            with ``single``.
-        num (int): Images in the step.
-        size (tuple[int, int]): Image size (H, W) of the timing and of what
-            CUDA allocates; all else is of the config's crop.
-        rounds (int): Rounds of the timing; each runs every model once.
-
-    Returns:
-        dict: ``models``, for each ``gflops``, ``live_mb`` (the most that
-        tensors hold at once, gradients included, weights not), ``ms``,
-        ``cuda_mb`` (None without CUDA), and ``relative``: their ratios to the
-        single scale, ``time`` with ``time_low`` and ``time_high``,
-        ``cpu_time`` of the processor; beside them what they were measured on.
-    """
+    """Measure the training step of models, on a GPU where there is one."""
     register_all_modules(init_default_scope=True)
     options = Options()
     cfgs = {key: Config.fromfile(path) for key, path in configs.items()}

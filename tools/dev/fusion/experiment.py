@@ -27,12 +27,9 @@ MAPILLARY = 'deeplabv3plus_8xb2-225k_mapillary-1024x1024.py'
 class Paper(NamedTuple):
     """A row of Table 1 of https://arxiv.org/abs/2005.10821, as cited.
 
-    Not compared with the paper's own pages, which were not at hand.
-
-    Attributes:
-        miou (float): On Mapillary Vistas, val, DeepLabV3+ with ResNet-50.
-        flops (float): Of training, relative to the single scale.
-        time (float): Of a training step, relative to the single scale.
+    Not compared with the paper's own pages, which were not at hand. mIoU is of
+    Mapillary Vistas, val, DeepLabV3+ with ResNet-50; FLOPs of training and the
+    time of a step are relative to the single scale.
     """
 
     miou: float
@@ -41,16 +38,7 @@ class Paper(NamedTuple):
 
 
 class Method(NamedTuple):
-    """One row of the table.
-
-    Attributes:
-        key (str): Name of its test and of its entry in the results.
-        title (str): Name for people.
-        trained (str): Key of the config its checkpoint is trained with.
-        tested (str): Key of the config it is tested with.
-        test_scales (tuple[float]): Relative image sizes in the test.
-        paper (Paper, optional): What the paper reports.
-    """
+    """One row of the table: what is trained, and tested with which config."""
 
     key: str
     title: str
@@ -85,15 +73,7 @@ TRAINED = {'single': (1.0,), 'explicit': THREE, 'hierarchical': (0.5, 1.0)}
 
 
 class Preset(NamedTuple):
-    """The models of one comparison.
-
-    Attributes:
-        title (str): Model and data, for people.
-        configs (dict[str, Path]): Config of each key of :class:`Method`.
-        cpu_size (tuple[int, int]): Image size (H, W) of the step that is
-            measured without a GPU.
-        batch_size (int): Images in that step.
-    """
+    """The models of one comparison, and the step measured without a GPU."""
 
     title: str
     configs: dict
@@ -234,5 +214,4 @@ def _add_measurement(run: Run, args, size) -> None:
     run.add(
         *(name, lambda: command, out, [*run.jobs]),
         finish=lambda: json.loads(out.read_text()),
-        cost=30,
     )

@@ -26,15 +26,7 @@ HEADER += ['memory', 'paper: mIoU', 'FLOPs', 'step time']
 
 
 def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
-    """Write ``<preset>.json``, ``<preset>.md`` and, with scores, a plot.
-
-    Args:
-        args (Namespace): Of the command line.
-        runs (list[Run]): The one run, with all jobs done.
-
-    Returns:
-        tuple[str, list[Path]]: What to show, and what can be looked at.
-    """
+    """Write ``<preset>.json``, ``<preset>.md`` and, with scores, a plot."""
     (run,) = runs
     *tests, measured = run.jobs
     results = dict(
@@ -58,15 +50,7 @@ def _scales(scales) -> str:
 
 
 def table(results: dict) -> str:
-    """Format results as a Markdown table.
-
-    Args:
-        results (dict): ``costs`` as :func:`.costs.measure` gives them, and
-            ``miou``, by method key, empty if nothing was trained.
-
-    Returns:
-        str: A row for each of :data:`.experiment.METHODS`.
-    """
+    """Format results as a Markdown table."""
     rows = []
     for method in METHODS:
         cost = results['costs']['models'][method.trained]['relative']
@@ -149,12 +133,7 @@ def write_report(out: Path, results: dict) -> list[Path]:
 
 
 def draw(path: Path, results: dict) -> None:
-    """Plot mIoU against training FLOPs: these results, and the paper's.
-
-    Args:
-        path (Path): PNG to write.
-        results (dict): As in :func:`table`, with all scores.
-    """
+    """Plot mIoU against training FLOPs: these results, and the paper's."""
     figure = Figure(figsize=(9, 3.6), layout='constrained')
     panels = figure.subplots(1, 2)
     models = results['costs']['models']
