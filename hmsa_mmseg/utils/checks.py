@@ -15,7 +15,7 @@ def check_integer(name: str, value: object, least: int = 0) -> int:
     Args:
         name (str): Of the argument, with that of its class.
         value (object): What was given.
-        least (int): The smallest that is taken. Defaults to 0.
+        least (int): The smallest that is taken.
 
     Returns:
         int: The value.

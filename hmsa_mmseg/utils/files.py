@@ -50,9 +50,9 @@ def atomic_file(
         check (Callable, optional): Given the path of the written file, it
             raises an error if that must not take the place.
         part (Path, optional): Where to write meanwhile, on the same file
-            system. Defaults to None: :func:`part_file`.
+            system. None: :func:`part_file`.
         sync (bool): Whether to wait for the disk, so that the file is whole
-            also after a loss of power. Defaults to True.
+            also after a loss of power.
 
     Yields:
         BinaryIO: The file to write to.
@@ -93,7 +93,6 @@ def write_json(
         path (str | os.PathLike): Its folder is made if it does not exist.
         content (Any): Of plain types.
         indent (int, optional): Spaces for each level; None for one line.
-            Defaults to 2.
 
     Raises:
         OSError: If the file cannot be written.
@@ -115,7 +114,7 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> None:
         paths (Iterable[Path]): Of the files, whether they exist or not.
         shared (bool): Whether all processes write them, as at the start of a
             run: what another machine has begun to write within the last hour
-            stays. Defaults to False.
+            stays.
 
     Raises:
         OSError: If one cannot be removed.

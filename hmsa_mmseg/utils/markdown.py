@@ -13,8 +13,8 @@ def markdown_table(
     Args:
         header (Sequence[str]): Names of the columns.
         rows (Iterable[Sequence]): Cells of each row, as many as columns.
-        left (int): How many columns, from the first one on, are aligned to
-            the left; the others, of numbers, to the right. Defaults to 1.
+        left (int): How many columns, from the first one on, are aligned to the
+            left; the others, of numbers, to the right.
 
     Returns:
         str: Without a line break at its end.

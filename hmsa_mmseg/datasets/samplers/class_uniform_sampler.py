@@ -14,7 +14,87 @@ from mmseg.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
 from ..class_uniform_dataset import ClassUniformDataset, SampleIndex
-from .class_uniform_plan import ClassUniformPlan
+
+
+class ClassUniformPlan:
+    """Samples of an epoch as a pure function of seed and epoch.
+
+    As ``build_epoch`` of the authors' ``datasets/uniform.py``: for each class
+    its number of centroids, each once before one comes again, and images in
+    random order for the rest. A class without centroids leaves its share to
+    those; the authors' epochs become shorter instead.
+
+    Args:
+        seed (int): Not negative.
+        size (int): Samples in an epoch.
+        images (np.ndarray): (N,) samples to be drawn as images.
+        centroids (np.ndarray): (R, 4) sample, x, y and class.
+        per_class (np.ndarray): (C,) centroids to draw for each class.
+        until_epoch (int, optional): The first epoch of images alone.
+        boost (dict): ``classes`` whose centroids also count on samples that
+            are not among ``images``, in epochs before ``until_epoch``.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        size: int,
+        images: np.ndarray,
+        centroids: np.ndarray,
+        per_class: np.ndarray,
+        until_epoch: int | None,
+        boost: dict,
+    ) -> None:
+        self.seed = seed
+        self.size = size
+        self.images = images
+        self.per_class = per_class
+        self.until_epoch = until_epoch
+        self.boost_until_epoch = boost['until_epoch']
+        own = np.isin(centroids[:, 0], images)
+        boosted = own | np.isin(centroids[:, 3], [*boost['classes']])
+        self.own = self._by_class(centroids[own])
+        self.boosted = self._by_class(centroids[boosted])
+
+    def _by_class(self, centroids: np.ndarray) -> list[np.ndarray]:
+        centroids = centroids[np.argsort(centroids[:, 3], kind='stable')]
+        ends = np.arange(1, len(self.per_class))
+        return np.split(centroids, np.searchsorted(centroids[:, 3], ends))
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """Return the samples of an epoch, counted from 0.
+
+        Returns:
+            np.ndarray: (size, 4) sample, x, y and class; the last three are
+            -1 for an image to be cropped anywhere. The same for the same
+            arguments, with one version of numpy.
+        """
+        rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        drawn = []
+        if _before(epoch, self.until_epoch):
+            boost = _before(epoch, self.boost_until_epoch)
+            found = self.boosted if boost else self.own
+            drawn = [
+                _draw(rng, centroids, count)
+                for centroids, count in zip(found, self.per_class)
+                if len(centroids)
+            ]
+        rest = self.size - sum(map(len, drawn))
+        anywhere = np.full((rest, 4), -1)
+        anywhere[:, 0] = _draw(rng, self.images, rest)
+        plan = np.concatenate([*drawn, anywhere])
+        return plan[rng.permutation(self.size)]
+
+
+def _before(epoch: int, end: int | None) -> bool:
+    return end is None or epoch < end
+
+
+def _draw(
+    rng: np.random.Generator, items: np.ndarray, count: int
+) -> np.ndarray:
+    """Draw without replacement, from the start again when all are drawn."""
+    return items[np.resize(rng.permutation(len(items)), count)]
 
 
 @DATA_SAMPLERS.register_module()
@@ -31,33 +111,32 @@ class ClassUniformSampler(Sampler):
 
     Args:
         dataset (ClassUniformDataset): mmengine passes the dataloader's.
-        seed (int, optional): mmengine passes ``randomness.seed``. Defaults to
-            None, one drawn for all processes.
+        seed (int, optional): mmengine passes ``randomness.seed``. None: one
+            drawn for all processes.
         pct (float): Share of the class-uniform samples, 0 to 1. At 0 no label
             is read and every epoch is all images in random order. Defaults to
             0.5, as the authors'.
         tile_size (int): Side in pixels of the tiles that give a centroid for
             each class in them. Defaults to 1024, as the authors'.
-        cache_dir (str, optional): Folder that keeps the centroids from run
-            to run. Defaults to None, ``$XDG_CACHE_HOME/hmsa_mmseg/centroids``,
-            by default in ``~/.cache``.
+        cache_dir (str, optional): Folder that keeps the centroids from run to
+            run. None: ``$XDG_CACHE_HOME/hmsa_mmseg/centroids``, by default in
+            ``~/.cache``.
         infinite (bool): True for ``IterBasedTrainLoop``, where the sampler
             goes from epoch to epoch by itself; False for
-            ``EpochBasedTrainLoop``. Defaults to False.
+            ``EpochBasedTrainLoop``.
         bias (Sequence[float], optional): Factor of ``k`` for each class. The
-            length of the epoch does not change. Defaults to None.
+            length of the epoch does not change.
         boost (dict, optional): ``dict(datasets=(1,), classes=(14, 15, 16),
             until_epoch=None)``: of these datasets of a ``ConcatDataset``, by
             position, only centroids of these classes are drawn, in epochs
             before ``until_epoch``, and they do not count for ``n``. The
             authors add coarsely labelled images for rare classes this way
-            (``--coarse_boost_classes``). Defaults to None.
+            (``--coarse_boost_classes``).
         until_epoch (int, optional): Epochs before this one, counted from 0,
             are class-uniform, later ones are images in random order. (The
-            authors' ``--max_cu_epoch`` has no effect.) Defaults to None,
-            all are.
+            authors' ``--max_cu_epoch`` has no effect.) None: all are.
         round_up (bool): Whether to repeat samples so that all processes get
-            the same number, where not ``infinite``. Defaults to True.
+            the same number, where not ``infinite``.
 
     Raises:
         TypeError: If ``dataset`` is not a :class:`ClassUniformDataset`.
@@ -117,8 +196,7 @@ class ClassUniformSampler(Sampler):
             centroids=centroids,
             per_class=per_class,
             until_epoch=until_epoch,
-            boost_classes=boost['classes'],
-            boost_until_epoch=boost['until_epoch'],
+            boost=boost,
         )
 
     def _count_per_class(
@@ -212,12 +290,9 @@ class ClassUniformSampler(Sampler):
 
         Args:
             num_samples (int): How many of this process's samples to leave
-                out, counted from the start of training. If not ``infinite``,
-                whole epochs of ``len(self)`` are left out by setting the
-                epoch, and the rest at the next iteration.
-
-        Raises:
-            ValueError: If it is negative.
+                out, counted from the start of training; not negative. If not
+                ``infinite``, whole epochs of ``len(self)`` are left out by
+                setting the epoch, and the rest at the next iteration.
         """
         if num_samples < 0:
             raise ValueError(f'num_samples={num_samples}; expected 0 or more')

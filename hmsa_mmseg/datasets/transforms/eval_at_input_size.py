@@ -24,9 +24,8 @@ class EvalAtInputSize(BaseTransform):
 
     Args:
         resize (dict, optional): Config of the step that resizes image and,
-            unless it is to stay, label. Defaults to None: that step goes
-            before this one, and samples can be scored at the size of the
-            input alone.
+            unless it is to stay, label. None: that step goes before this one,
+            and samples can be scored at the size of the input alone.
 
     Raises:
         ValueError: If image and label have different sizes, or a label that

@@ -35,9 +35,9 @@ class LoadSegLabels(LoadAnnotations):
     Args:
         num_classes (int): Number of classes, 1 to 254.
         label_map (dict[int, int], optional): Maps values in the file to
-            classes or 255. Defaults to None: values are classes.
-        unknown (str): What to do about other values: 'error' or 'ignore'
-            (they become 255). Defaults to 'error'.
+            classes or 255. None: values are classes.
+        unknown (str): What to do about other values: 'error' or 'ignore' (they
+            become 255).
         backend_args (dict, optional): Arguments of the file back end.
 
     Raises:
@@ -192,7 +192,7 @@ def read_grey(
     Args:
         path (str): File, of any format that Pillow reads.
         backend_args (dict, optional): Arguments of the file back end.
-        kind (str): What to call it in errors. Defaults to 'label'.
+        kind (str): What to call it in errors.
 
     Returns:
         np.ndarray: (H, W), of the type of the file: uint8, bool, an integer

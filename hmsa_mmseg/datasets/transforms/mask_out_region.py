@@ -27,10 +27,9 @@ class MaskOutRegion(BaseTransform):
             of Cityscapes (NVIDIA/semantic-segmentation,
             datasets/base_loader.py: ``drop_mask``).
         ref_size (tuple[int, int]): (height, width) that ``box`` is meant for.
-            Defaults to (1024, 2048).
         only_with (str, optional): Mask only samples that have this, such as
-            'prob_map_path', where one pipeline serves several data sets.
-            Defaults to None, all.
+            'prob_map_path', where one pipeline serves several data sets. None:
+            all.
 
     Raises:
         ValueError: When built, if the box is empty or not within
