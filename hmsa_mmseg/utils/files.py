@@ -89,13 +89,7 @@ def write_json(
 ) -> None:
     """Write a JSON file that is either whole or absent.
 
-    Args:
-        path (str | os.PathLike): Its folder is made if it does not exist.
-        content (Any): Of plain types.
-        indent (int, optional): Spaces for each level; None for one line.
-
     Raises:
-        OSError: If the file cannot be written.
         ValueError: If a number is not finite, which JSON does not know.
     """
     text = json.dumps(content, indent=indent, allow_nan=False)
@@ -115,9 +109,6 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> None:
         shared (bool): Whether all processes write them, as at the start of a
             run: what another machine has begun to write within the last hour
             stays.
-
-    Raises:
-        OSError: If one cannot be removed.
     """
     folders: dict[Path, set[str]] = {}
     for path in paths:
@@ -136,15 +127,7 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> None:
 
 
 def remove_stale_parts_below(folder: Path) -> None:
-    """Remove what killed processes have left of any file of a folder.
-
-    Args:
-        folder (Path): With all folders in it; all processes write there, see
-            :func:`remove_stale_parts`.
-
-    Raises:
-        OSError: If one cannot be removed.
-    """
+    """The same, of any file below a folder that all processes write."""
     for part in folder.rglob('.*.part'):
         match = _PART.fullmatch(part.name)
         if match is not None and _is_stale(part, match, shared=True):

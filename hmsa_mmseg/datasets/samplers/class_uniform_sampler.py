@@ -16,87 +16,6 @@ from torch.utils.data import Sampler
 from ..class_uniform_dataset import ClassUniformDataset, SampleIndex
 
 
-class ClassUniformPlan:
-    """Samples of an epoch as a pure function of seed and epoch.
-
-    As ``build_epoch`` of the authors' ``datasets/uniform.py``: for each class
-    its number of centroids, each once before one comes again, and images in
-    random order for the rest. A class without centroids leaves its share to
-    those; the authors' epochs become shorter instead.
-
-    Args:
-        seed (int): Not negative.
-        size (int): Samples in an epoch.
-        images (np.ndarray): (N,) samples to be drawn as images.
-        centroids (np.ndarray): (R, 4) sample, x, y and class.
-        per_class (np.ndarray): (C,) centroids to draw for each class.
-        until_epoch (int, optional): The first epoch of images alone.
-        boost (dict): ``classes`` whose centroids also count on samples that
-            are not among ``images``, in epochs before ``until_epoch``.
-    """
-
-    def __init__(
-        self,
-        seed: int,
-        size: int,
-        images: np.ndarray,
-        centroids: np.ndarray,
-        per_class: np.ndarray,
-        until_epoch: int | None,
-        boost: dict,
-    ) -> None:
-        self.seed = seed
-        self.size = size
-        self.images = images
-        self.per_class = per_class
-        self.until_epoch = until_epoch
-        self.boost_until_epoch = boost['until_epoch']
-        own = np.isin(centroids[:, 0], images)
-        boosted = own | np.isin(centroids[:, 3], [*boost['classes']])
-        self.own = self._by_class(centroids[own])
-        self.boosted = self._by_class(centroids[boosted])
-
-    def _by_class(self, centroids: np.ndarray) -> list[np.ndarray]:
-        centroids = centroids[np.argsort(centroids[:, 3], kind='stable')]
-        ends = np.arange(1, len(self.per_class))
-        return np.split(centroids, np.searchsorted(centroids[:, 3], ends))
-
-    def __call__(self, epoch: int) -> np.ndarray:
-        """Return the samples of an epoch, counted from 0.
-
-        Returns:
-            np.ndarray: (size, 4) sample, x, y and class; the last three are
-            -1 for an image to be cropped anywhere. The same for the same
-            arguments, with one version of numpy.
-        """
-        rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-        drawn = []
-        if _before(epoch, self.until_epoch):
-            boost = _before(epoch, self.boost_until_epoch)
-            found = self.boosted if boost else self.own
-            drawn = [
-                _draw(rng, centroids, count)
-                for centroids, count in zip(found, self.per_class)
-                if len(centroids)
-            ]
-        rest = self.size - sum(map(len, drawn))
-        anywhere = np.full((rest, 4), -1)
-        anywhere[:, 0] = _draw(rng, self.images, rest)
-        plan = np.concatenate([*drawn, anywhere])
-        return plan[rng.permutation(self.size)]
-
-
-def _before(epoch: int, end: int | None) -> bool:
-    return end is None or epoch < end
-
-
-def _draw(
-    rng: np.random.Generator, items: np.ndarray, count: int
-) -> np.ndarray:
-    """Draw without replacement, from the start again when all are drawn."""
-    return items[np.resize(rng.permutation(len(items)), count)]
-
-
 @DATA_SAMPLERS.register_module()
 class ClassUniformSampler(Sampler):
     """Draws a share of each epoch around centroids, equally for all classes.
@@ -189,15 +108,50 @@ class ClassUniformSampler(Sampler):
         if per_class.any():
             centroids = dataset.class_centroids(tile_size, cache_dir)
             self._check_centroids(centroids)
-        self.plan = ClassUniformPlan(
-            seed=self.seed,
-            size=self.size,
-            images=images,
-            centroids=centroids,
-            per_class=per_class,
-            until_epoch=until_epoch,
-            boost=boost,
-        )
+        self._images = images
+        self._per_class = per_class
+        self._until_epoch = until_epoch
+        self._boost_until_epoch = boost['until_epoch']
+        own = np.isin(centroids[:, 0], images)
+        boosted = own | np.isin(centroids[:, 3], [*boost['classes']])
+        self._own = self._by_class(centroids[own])
+        self._boosted = self._by_class(centroids[boosted])
+
+    def _by_class(self, centroids: np.ndarray) -> list[np.ndarray]:
+        centroids = centroids[np.argsort(centroids[:, 3], kind='stable')]
+        ends = np.arange(1, len(self._per_class))
+        return np.split(centroids, np.searchsorted(centroids[:, 3], ends))
+
+    def plan(self, epoch: int) -> np.ndarray:
+        """Return the samples of an epoch, for all processes.
+
+        Those of each class come first, then images; all are shuffled. A class
+        without centroids leaves its share to images; the authors' epochs
+        become shorter instead.
+
+        Args:
+            epoch (int): Counted from 0.
+
+        Returns:
+            np.ndarray: (size, 4) sample, x, y and class; the last three are
+            -1 for an image to be cropped anywhere. The same for the same
+            data, options, seed and version of numpy.
+        """
+        rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        drawn = []
+        if _before(epoch, self._until_epoch):
+            boost = _before(epoch, self._boost_until_epoch)
+            found = self._boosted if boost else self._own
+            drawn = [
+                _draw(rng, centroids, count)
+                for centroids, count in zip(found, self._per_class)
+                if len(centroids)
+            ]
+        rest = self.size - sum(map(len, drawn))
+        anywhere = np.full((rest, 4), -1)
+        anywhere[:, 0] = _draw(rng, self._images, rest)
+        plan = np.concatenate([*drawn, anywhere])
+        return plan[rng.permutation(self.size)]
 
     def _count_per_class(
         self, pct: float, bias: Sequence[float] | None
@@ -299,6 +253,17 @@ class ClassUniformSampler(Sampler):
         self._skip = num_samples
         if not self.infinite:
             self.epoch, self._skip = divmod(num_samples, self.num_samples)
+
+
+def _before(epoch: int, end: int | None) -> bool:
+    return end is None or epoch < end
+
+
+def _draw(
+    rng: np.random.Generator, items: np.ndarray, count: int
+) -> np.ndarray:
+    """Draw without replacement, from the start again when all are drawn."""
+    return items[np.resize(rng.permutation(len(items)), count)]
 
 
 def _item_seed(seed: int, epoch: int, position: int) -> int:

@@ -105,7 +105,7 @@ def test_the_plan_depends_on_seed_and_epoch_alone():
     for epoch in (2, 0, 2):
         assert np.array_equal(first.plan(epoch), second.plan(epoch))
     assert not np.array_equal(first.plan(0), first.plan(1))
-    second.plan.seed = 4
+    second.seed = 4
     assert not np.array_equal(first.plan(0), second.plan(0))
 
 
