@@ -1,20 +1,20 @@
 """Class-uniform sampling from auto-labels: as the preset does, and fairly."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mmengine.config import Config
 from mmseg.registry import DATA_SAMPLERS, DATASETS
+from oracles import labels as authors
 from PIL import Image
 
 from hmsa_mmseg.datasets.centroid_fingerprint import fingerprint
 from hmsa_mmseg.datasets.cityscapes import EVALUATED_IDS, ID_TO_TRAIN_ID
 from hmsa_mmseg.datasets.class_uniform_dataset import ClassUniformDataset
 
-ROOT = Path(__file__).parents[2]
-PRESET = ROOT / 'configs/_base_/datasets/cityscapes_autolabel_1024x2048.py'
+CONFIGS = Path(__file__).parents[2] / 'configs'
+PRESET = CONFIGS / '_base_/datasets/cityscapes_autolabel_1024x2048.py'
 BOOSTED = (3, 4, 6, 7, 9, 11, 12, 13, 14, 15, 16, 17, 18)
 SIZE = (32, 64)
 COARSE = 'gtCoarse/train_extra'
@@ -32,18 +32,6 @@ MASK = dict(
     only_with='prob_map_path',
 )
 APPLY = dict(type='ApplyConfidence', threshold=0.5)
-
-
-def load_module(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-authors = load_module(
-    Path(__file__).parent / 'test_transforms/authors_reading.py'
-)
 
 
 def wrap(root, loader, **kwargs):
@@ -212,6 +200,9 @@ def test_boost_of_the_preset(preset):
         assert sorted(plan[:, 3].tolist()) == [-1, *range(19)]
         extra = plan[plan[:, 0] >= 20]
         boosted |= {*extra[:, 3].tolist()}
+    assert {dataset[index]['inputs'].shape for index in sampler} == {
+        (3, *SIZE)
+    }
     # Those of the auto-labelled images that are boosted: not road and
     # building, and none as an image alone.
     assert boosted == {13, 14, 15, 16, 18} < {*BOOSTED}
@@ -224,43 +215,3 @@ def test_boost_of_the_preset(preset):
     extra = [(sampler.plan(k)[:, 0] >= 20).any() for k in range(140, 160)]
     assert any(extra[:10])
     assert not any(extra[10:])
-
-
-def test_samples_of_the_preset(preset):
-    dataset = DATASETS.build(preset.train_dataloader.dataset)
-    sampler = DATA_SAMPLERS.build(
-        preset.train_dataloader.sampler,
-        default_args=dict(dataset=dataset, seed=0),
-    )
-    parts = set()
-    for index in sampler:
-        parts.add(index.index >= 20)
-        sample = dataset[index]
-        assert sample['inputs'].shape == (3, *SIZE)
-        label = sample['data_samples'].gt_sem_seg.data
-        assert {*label.unique().tolist()} <= {*range(19), 255}
-    assert parts == {False, True}
-
-
-def test_centroids_of_the_preset_ahead_of_training(preset, capsys):
-    tool = load_module(ROOT / 'tools/build_centroids.py')
-    root = preset.train_dataloader.dataset.dataset.datasets[0].data_root
-    datasets = 'train_dataloader.dataset.dataset.datasets'
-    cache = preset.train_dataloader.sampler.cache_dir
-    options = [f'{datasets}.{k}.data_root={root}' for k in range(2)]
-    code = tool.main(
-        [
-            *(str(PRESET), '--workers', '0', '--cache-dir', cache),
-            *('--cfg-options', *options),
-        ]
-    )
-    assert code == 0
-    assert 'centroids of 22 labels' in capsys.readouterr().out
-    # Training finds what was built.
-    (file,) = Path(cache).glob('*.npz')
-    before = file.stat().st_mtime_ns
-    dataset = DATASETS.build(preset.train_dataloader.dataset)
-    rows = dataset.class_centroids(1024, cache)
-    assert {*rows[:, 0].tolist()} == {*range(19), 20, 21}
-    assert [*Path(cache).iterdir()] == [file]
-    assert file.stat().st_mtime_ns == before
