@@ -83,28 +83,6 @@ def test_centroids_of_united_labels(cityscapes_extra, overlap):
         assert found != authors.centroids(alone, 16)
 
 
-def test_centroids_only_where_the_label_counts(cityscapes_extra):
-    dataset = wrap(cityscapes_extra, [LOAD, MASK, UNITE, APPLY])
-    drop_mask = np.zeros(SIZE)
-    drop_mask[2:20, 2:60] = 1
-    for k in range(2):
-        info = dataset.get_data_info(k)
-        label, prob, coarse = (
-            read(info[key])
-            for key in ('seg_map_path', 'prob_map_path', 'coarse_map_path')
-        )
-        trained = authors.apply_threshold(
-            authors.read_images(label, coarse, (14, 15, 16), drop_mask),
-            prob,
-            0.5,
-        )
-        expected = authors.centroids(trained, 16)
-        assert found_in(dataset, k) == expected
-        # Which is not what the authors draw from.
-        theirs = authors.label_for_centroids(label, coarse, (14, 15, 16))
-        assert expected != authors.centroids(theirs, 16)
-
-
 def test_files_of_centroids_follow_the_settings(cityscapes_extra):
     def name(loader, **kwargs):
         labels, _ = wrap(cityscapes_extra, loader, **kwargs).labels(16)
@@ -207,11 +185,3 @@ def test_boost_of_the_preset(preset):
     # building, and none as an image alone.
     assert boosted == {13, 14, 15, 16, 18} < {*BOOSTED}
     assert preset.boosted_classes == BOOSTED
-
-    loader.sampler.boost.until_epoch = 150
-    sampler = DATA_SAMPLERS.build(
-        loader.sampler, default_args=dict(dataset=dataset, seed=0)
-    )
-    extra = [(sampler.plan(k)[:, 0] >= 20).any() for k in range(140, 160)]
-    assert any(extra[:10])
-    assert not any(extra[10:])

@@ -85,27 +85,6 @@ def test_same_as_the_authors(size, relative):
         assert results['gt_seg_map'].dtype == np.uint8
 
 
-def test_the_centroid_is_inside():
-    # Or one pixel outside, as the first and the last place are both drawn.
-    crop = build(crop_size=(10, 10))
-    seen = set()
-    for seed in range(300):
-        random.seed(seed)
-        rows = crop(make(60, 80, (33, 44)))['img'][:, 0, 0] - 1
-        assert rows[0] <= 44 <= rows[-1] + 1
-        seen.add(int(rows[0]))
-    assert seen == {*range(34, 45)}
-
-
-def test_without_a_centroid_anywhere():
-    crop = build(crop_size=10)
-    seen = set()
-    for seed in range(200):
-        random.seed(seed)
-        seen.add(int(crop(make(14, 20))['img'][0, 0, 0]) - 1)
-    assert seen == {*range(5)}
-
-
 @pytest.mark.parametrize(
     ('flip_first', 'direction', 'scales'),
     [
