@@ -10,9 +10,11 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 from mmseg.registry import TRANSFORMS
 
+from .options_repr import OptionsRepr
+
 
 @TRANSFORMS.register_module()
-class CentroidRandomCrop(BaseTransform):
+class CentroidRandomCrop(OptionsRepr, BaseTransform):
     """Crop at random; if the sampler gave a centroid, so that it is inside.
 
     The authors' ``RandomCrop`` (``transforms/joint_transforms.py``): in each
@@ -114,14 +116,6 @@ class CentroidRandomCrop(BaseTransform):
             offsets.append(offset - border)
             shape.append(crop)
         return tuple(offsets), tuple(shape)
-
-    def __repr__(self) -> str:
-        """Return the options."""
-        return (
-            f'{type(self).__name__}(crop_size={self.crop_size}, '
-            f'pad={self.pad!r}, img_pad_val={self.img_pad_val}, '
-            f'seg_pad_val={self.seg_pad_val})'
-        )
 
 
 def _current_centroid(results: dict) -> tuple[int, int] | None:

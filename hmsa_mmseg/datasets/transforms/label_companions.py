@@ -11,9 +11,10 @@ from mmseg.registry import TRANSFORMS
 
 from ..confidence import is_kept
 from .load_seg_labels import IGNORE, UNKNOWN, LoadSegLabels, read_grey
+from .options_repr import OptionsRepr
 
 
-class LabelCompanion(BaseTransform):
+class LabelCompanion(OptionsRepr, BaseTransform):
     """Changes the label of a sample by another file of the same size.
 
     Goes after the transform that loads the label and before any that resizes,
@@ -132,13 +133,6 @@ class ApplyConfidence(LabelCompanion):
         changed[other < self._lowest] = IGNORE
         return changed
 
-    def __repr__(self) -> str:
-        """Return the options."""
-        return (
-            f'{type(self).__name__}(threshold={self.threshold}, '
-            f'required={self.required})'
-        )
-
 
 @TRANSFORMS.register_module()
 class UniteCoarseLabels(LabelCompanion):
@@ -202,11 +196,3 @@ class UniteCoarseLabels(LabelCompanion):
             if not self.only_if_present or (changed == class_id).any():
                 changed[other == class_id] = class_id
         return changed
-
-    def __repr__(self) -> str:
-        """Return the options."""
-        return (
-            f'{type(self).__name__}(classes={self.classes}, '
-            f'only_if_present={self.only_if_present}, '
-            f'required={self.required})'
-        )

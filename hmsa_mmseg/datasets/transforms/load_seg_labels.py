@@ -9,13 +9,15 @@ from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
+from .options_repr import OptionsRepr
+
 IGNORE = 255
 # Marks a value that is no class; by that, 254 cannot be a class.
 UNKNOWN = 254
 
 
 @TRANSFORMS.register_module()
-class LoadSegLabels(LoadAnnotations):
+class LoadSegLabels(OptionsRepr, LoadAnnotations):
     """Read a label image and refuse what cannot be a label.
 
     Takes the place of mmseg's ``LoadAnnotations``, and gives the same
@@ -162,13 +164,6 @@ class LoadSegLabels(LoadAnnotations):
         return (
             f'{message}. If they mean "no label", give LoadSegLabels '
             f'label_map={cure}'
-        )
-
-    def __repr__(self) -> str:
-        """Return the arguments."""
-        return (
-            f'{self.__class__.__name__}(num_classes={self.num_classes}, '
-            f'label_map={self.label_map}, unknown={self.unknown!r})'
         )
 
 
