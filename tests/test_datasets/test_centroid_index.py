@@ -131,47 +131,39 @@ def test_errors_of_labels_are_passed_on(root, labels, cache):
 # --- what makes it another index
 
 
-def relabel(root, k, value):
-    path = root / 'ann' / f'{k:03d}.png'
-    label = np.array(Image.open(path))
-    label[:12] = value
-    Image.fromarray(label).save(path)
-
-
-@pytest.mark.parametrize(
-    'change',
-    ['added', 'removed', 'edited', 'tile', 'classes', 'zero', 'loader'],
-)
 def test_other_labels_have_another_file(
-    root, labels, cache, set_cfg, class_uniform, change
+    root, labels, cache, set_cfg, class_uniform
 ):
     load_or_build(labels, cache)
-    before = names(cache)
-    cfg, tile_size = set_cfg(root, LOAD), 8
-    if change == 'added':
-        for folder in ('img', 'ann'):
-            data = (root / folder / '000.png').read_bytes()
-            (root / folder / '009.png').write_bytes(data)
-    elif change == 'removed':
-        cfg['indices'] = 8
-    elif change == 'edited':
-        relabel(root, 3, 1)
-    elif change == 'tile':
-        tile_size = 6
-    elif change == 'classes':
-        cfg['metainfo'] = dict(classes=tuple('abcde'))
-    elif change == 'zero':
-        cfg['reduce_zero_label'] = True
-    elif change == 'loader':
-        label_map = {0: 1, 1: 0, 2: 2, 3: 3}
-        load = dict(type='LoadSegLabels', num_classes=4, label_map=label_map)
-        cfg['pipeline'] = [load]
-    labels = class_uniform(cfg).labels(tile_size)[0]
+    label_map = {0: 1, 1: 0, 2: 2, 3: 3}
+    load = dict(type='LoadSegLabels', num_classes=4, label_map=label_map)
+    changed = [
+        (8, dict(indices=8)),
+        (6, {}),
+        (8, dict(metainfo=dict(classes=tuple('abcde')))),
+        (8, dict(reduce_zero_label=True)),
+        (8, dict(pipeline=[load])),
+    ]
+    cfg = set_cfg(root, LOAD)
+    variants = [
+        class_uniform({**cfg, **options}).labels(tile_size)[0]
+        for tile_size, options in changed
+    ]
+    paths = {centroid_index.index_path(one, cache) for one in variants}
+    # Other files: one of another size, and one more.
+    label = np.ones((24, 32), np.uint8)
+    Image.fromarray(label).save(root / 'ann' / '003.png')
+    paths.add(centroid_index.index_path(labels, cache))
+    for folder in ('img', 'ann'):
+        Image.fromarray(label).save(root / folder / '009.png')
+    labels = class_uniform(cfg).labels(8)[0]
+    paths.add(centroid_index.index_path(labels, cache))
+    assert len(paths) == len(changed) + 2
+    assert paths.isdisjoint(cache.iterdir())
     rows = load_or_build(labels, cache)
-    expected = [labels.rows(k) for k in range(len(labels.items))]
+    expected = [labels.rows(k) for k in range(10)]
     assert np.array_equal(rows, np.concatenate(expected))
-    assert len({*names(cache)} - {*before}) == 1
-    assert {*before} < {*names(cache)}
+    assert len(names(cache)) == 2
 
 
 def test_same_size_other_content(root, labels, cache, logged):
@@ -355,14 +347,14 @@ def test_all_processes_use_the_table_of_the_first(tmp_path, labels, rows):
     assert all(np.array_equal(table, rows) for _, table, _ in found)
 
 
-def test_goes_on_where_it_was_interrupted(labels, rows, cache, monkeypatch):
+def test_goes_on_where_it_was_interrupted(
+    labels, rows, cache, reads, monkeypatch
+):
     read = LabelCentroids.rows
-    positions = []
 
     def interrupted(self, position):
-        if len(positions) == 6:
+        if len(reads) == 6:
             raise KeyboardInterrupt
-        positions.append(position)
         return read(self, position)
 
     with monkeypatch.context() as patch:
@@ -371,16 +363,11 @@ def test_goes_on_where_it_was_interrupted(labels, rows, cache, monkeypatch):
             load_or_build(labels, cache)
     done = len([*cache.rglob('[0-9]*.npz')])
     assert done >= 2
-    before = {*positions}
-    positions.clear()
-    monkeypatch.setattr(
-        LabelCentroids,
-        'rows',
-        lambda self, k: positions.append(k) or read(self, k),
-    )
+    before = {*reads}
+    reads.clear()
     assert np.array_equal(load_or_build(labels, cache), rows)
-    assert len({*positions} | before) == 9
-    assert len(positions) <= 9 - 2 * done + 1
+    assert len({*reads} | before) == 9
+    assert len(reads) <= 9 - 2 * done + 1
     assert len(names(cache)) == 1
 
 

@@ -6,7 +6,6 @@ from mmengine.hooks import Hook
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from hmsa_mmseg import compat
 from hmsa_mmseg.engine import InvalidLossHook
 
 
@@ -36,24 +35,6 @@ class Record(Hook):
         self.note(runner)
 
     after_train = note
-
-
-@pytest.fixture
-def amp(monkeypatch):
-    """An optimizer wrapper with a loss scaler, which needs no GPU here."""
-    if not compat.torch_has('scaler_on_cpu'):
-        pytest.skip(compat.torch_needed('scaler_on_cpu'))
-    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
-    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
-    monkeypatch.setattr(
-        f'{module}.GradScaler',
-        lambda **kwargs: torch.amp.GradScaler('cpu', **kwargs),
-    )
-    return dict(
-        type='AmpOptimWrapper',
-        dtype='bfloat16',
-        loss_scale=dict(init_scale=64.0, growth_interval=2),
-    )
 
 
 def parameters(state):

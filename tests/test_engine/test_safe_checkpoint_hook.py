@@ -91,24 +91,11 @@ def test_weights_that_are_not_finite_are_not_saved(run, tmp_path, name, value):
     assert pointer == str(folder / 'iter_2.pth')
 
 
-@pytest.mark.needs_torch('scaler_on_cpu')
 def test_states_of_scaler_average_and_schedule_return(
-    run, make_runner, tmp_path, monkeypatch, load
+    run, make_runner, tmp_path, load, amp
 ):
-    # No GPU is needed to keep a scaler's numbers.
-    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
-    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
-    monkeypatch.setattr(
-        f'{module}.GradScaler',
-        lambda **kwargs: torch.amp.GradScaler('cpu', **kwargs),
-    )
     options = dict(
-        optim_wrapper=dict(
-            type='AmpOptimWrapper',
-            dtype='bfloat16',
-            loss_scale=dict(init_scale=64.0, growth_interval=2),
-            optimizer=dict(type='Adam', lr=0.1),
-        ),
+        optim_wrapper={**amp, 'optimizer': dict(type='Adam', lr=0.1)},
         custom_hooks=[dict(type='EMAHook')],
     )
     whole = run('whole', **options)
