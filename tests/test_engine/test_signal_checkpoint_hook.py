@@ -66,7 +66,8 @@ def test_resumed_run_ends_as_the_uninterrupted_one(run, make_runner, tmp_path):
 
 
 def test_does_not_save_twice(make_runner, monkeypatch):
-    before = signal.getsignal(signal.SIGTERM)
+    numbers = signal.SIGTERM, signal.SIGUSR1
+    before = [*map(signal.getsignal, numbers)]
     runner = make_runner(
         checkpoint=dict(save_best=None),
         custom_hooks=[SignalAt(2), dict(type='SignalCheckpointHook')],
@@ -82,7 +83,7 @@ def test_does_not_save_twice(make_runner, monkeypatch):
         runner.train()
     assert stop.value.code == 0
     assert calls == ['iter_2.pth']
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [*map(signal.getsignal, numbers)] == before
 
 
 def test_nothing_is_saved_within_an_epoch(make_runner, tmp_path, messages):
