@@ -156,11 +156,6 @@ class ClassUniformDataset:
         leaf, position = self._place(index)
         return leaf.get_data_info(position)
 
-    def get_cat_ids(self, index: int) -> list[int]:
-        """Return the classes in a sample, where its dataset knows them."""
-        leaf, position = self._place(index)
-        return leaf.get_cat_ids(position)
-
     def parts(self) -> np.ndarray:
         """Tell the datasets of a ``ConcatDataset`` apart.
 

@@ -1,21 +1,14 @@
-"""Class-uniform sampling from auto-labels: as the preset does, and fairly."""
-
-from pathlib import Path
+"""Centroids of auto-labels, and the names of their files."""
 
 import numpy as np
 import pytest
-from mmengine.config import Config
-from mmseg.registry import DATA_SAMPLERS, DATASETS
+from mmseg.registry import DATASETS
 from oracles import labels as authors
 from PIL import Image
 
 from hmsa_mmseg.datasets.centroid_fingerprint import fingerprint
-from hmsa_mmseg.datasets.cityscapes import EVALUATED_IDS, ID_TO_TRAIN_ID
 from hmsa_mmseg.datasets.class_uniform_dataset import ClassUniformDataset
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
-PRESET = CONFIGS / '_base_/datasets/cityscapes_autolabel_1024x2048.py'
-BOOSTED = (3, 4, 6, 7, 9, 11, 12, 13, 14, 15, 16, 17, 18)
 SIZE = (32, 64)
 COARSE = 'gtCoarse/train_extra'
 PREFIX = dict(
@@ -134,54 +127,3 @@ def test_other_data_sets_keep_their_files(tmp_path, set_cfg):
     dataset = ClassUniformDataset(dataset, label_loader=[load_nothing])
     # As before there were auto-labels.
     assert fingerprint(dataset.labels(64)[0]) == 'a171231c49bd1236'
-
-
-@pytest.fixture
-def preset(cityscapes_extra, write_png, tmp_path):
-    """The preset, with 20 fine images, one of each class and one of none."""
-    for k, value in enumerate((*EVALUATED_IDS, 0)):
-        stem = f'ulm/ulm_{k:02d}'
-        for folder, suffix, pixels in (
-            ('leftImg8bit', 'leftImg8bit', np.zeros((*SIZE, 3))),
-            (
-                'gtFine',
-                'gtFine_labelTrainIds',
-                np.full(SIZE, ID_TO_TRAIN_ID[value]),
-            ),
-        ):
-            path = cityscapes_extra / folder / f'train/{stem}_{suffix}.png'
-            write_png(path, pixels)
-    cfg = Config.fromfile(PRESET)
-    loader = cfg.train_dataloader
-    for part in loader.dataset.dataset.datasets:
-        part.data_root = str(cityscapes_extra)
-        part.pipeline[-5].scale = (64, 32)
-        part.pipeline[-4].crop_size = SIZE
-    loader.sampler.pct = 1.0
-    loader.sampler.cache_dir = str(tmp_path / 'cache')
-    return cfg
-
-
-def test_boost_of_the_preset(preset):
-    loader = preset.train_dataloader
-    dataset = DATASETS.build(loader.dataset)
-    assert len(dataset) == 20 + 2
-    sampler = DATA_SAMPLERS.build(
-        loader.sampler, default_args=dict(dataset=dataset, seed=0)
-    )
-    # An epoch is as long as the fine part; one of each class, and one image.
-    assert len(sampler) == 20
-    boosted = set()
-    # `until_epoch=None`: to the end, as in the authors' run.
-    for epoch in (*range(60), 174):
-        plan = sampler.plan(epoch)
-        assert sorted(plan[:, 3].tolist()) == [-1, *range(19)]
-        extra = plan[plan[:, 0] >= 20]
-        boosted |= {*extra[:, 3].tolist()}
-    assert {dataset[index]['inputs'].shape for index in sampler} == {
-        (3, *SIZE)
-    }
-    # Those of the auto-labelled images that are boosted: not road and
-    # building, and none as an image alone.
-    assert boosted == {13, 14, 15, 16, 18} < {*BOOSTED}
-    assert preset.boosted_classes == BOOSTED
