@@ -75,7 +75,7 @@ def test_wheel_declares_what_mmseg_forgets(wheel):
         assert f'Requires-Dist: {requirement}' in metadata
 
 
-@pytest.mark.parametrize('version', ['58.1.0', '60.2.0', '67.8.0.post1'])
+@pytest.mark.parametrize('version', ['58.1.0', '67.8.0.post1'])
 def test_a_setuptools_that_installs_an_empty_package_is_refused(
     monkeypatch, version
 ):
@@ -100,13 +100,7 @@ def test_a_config_inside_the_wheel_trains(wheel, tmp_path):
     mim = site / 'hmsa_mmseg' / '.mim'
     data = away / 'data'
     run(
-        *(
-            ROOT / 'tools/dev/scenes.py',
-            '--out',
-            data,
-            '--seed',
-            0,
-        ),
+        *(ROOT / 'tools/dev/scenes.py', '--out', data, '--seed', 0),
         *('--train', 4, '--val', 2, '--test', 1, '--size', 64, 128),
         env=env,
         cwd=away,

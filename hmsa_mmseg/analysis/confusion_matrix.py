@@ -17,6 +17,7 @@ from mmengine.dataset import BaseDataset
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from hmsa_mmseg.datasets import leaf_datasets
 from hmsa_mmseg.utils.confusion import count_confusion
 
 SUFFIX = '.png'
@@ -94,7 +95,9 @@ def confusion_of_dataset(
             naming the file.
     """
     num_classes = len(dataset.metainfo['classes'])
-    ignore_index = _ignore_index(dataset)
+    # 255 is mmseg's default.
+    leaf = next(leaf_datasets(dataset))
+    ignore_index = getattr(leaf, 'ignore_index', 255)
     total = np.zeros((num_classes, num_classes), np.int64)
     for i, path in enumerate(maps):
         sample = dataset[i]['data_samples']
@@ -132,18 +135,6 @@ def _prediction(path: Path, sample: SegDataSample) -> np.ndarray:
     if sample.metainfo.get('reduce_zero_label', False):
         prediction -= 1
     return prediction
-
-
-def _ignore_index(dataset: BaseDataset) -> int:
-    """Look for it where a wrapper keeps its data sets."""
-    while not hasattr(dataset, 'ignore_index'):
-        inner = getattr(dataset, 'dataset', None)
-        if inner is None and getattr(dataset, 'datasets', None):
-            inner = dataset.datasets[0]
-        if inner is None:
-            return 255  # mmseg's default
-        dataset = inner
-    return dataset.ignore_index
 
 
 def normalised(matrix: np.ndarray, by: str) -> np.ndarray:

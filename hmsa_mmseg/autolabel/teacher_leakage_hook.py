@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 from mmseg.registry import HOOKS
 
-from hmsa_mmseg.visualization import leaf_datasets
+from hmsa_mmseg.datasets import leaf_datasets
 
 from .config_datasets import leaf_configs
 from .seen_images import count_seen

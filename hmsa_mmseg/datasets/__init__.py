@@ -1,9 +1,8 @@
 from .autolabel import AutoLabelDataset
 from .camvid import HMSACamVidDataset
 from .checks import FileChecksMixin
-from .cityscapes import HMSACityscapesDataset
+from .cityscapes import CityscapesCoarseDataset, HMSACityscapesDataset
 from .cityscapes_autolabel import CityscapesAutoLabelDataset
-from .cityscapes_coarse import CityscapesCoarseDataset
 from .class_uniform_dataset import ClassUniformDataset
 from .folder import HMSAFolderDataset
 from .mapillary import HMSAMapillaryDataset
@@ -18,6 +17,7 @@ from .transforms import (
     RandomGaussianBlur,
     UniteCoarseLabels,
 )
+from .wrappers import leaf_datasets
 
 __all__ = [
     'ApplyConfidence',
@@ -38,4 +38,5 @@ __all__ = [
     'MaskOutRegion',
     'RandomGaussianBlur',
     'UniteCoarseLabels',
+    'leaf_datasets',
 ]

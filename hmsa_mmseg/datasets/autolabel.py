@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import os.path as osp
 from collections.abc import Sequence
 
 from mmengine import fileio
 from mmengine.utils import is_abs
 from mmseg.registry import DATASETS
 
-from .autolabel_files import LABEL_SUFFIX, PROB_SUFFIX
-from .autolabel_listing import AutoLabelListing
+from .autolabel_files import (
+    LABEL_SUFFIX,
+    PROB_SUFFIX,
+    label_file,
+    prob_of_label,
+)
 from .autolabel_settings import (
     LabelSettings,
     build_label_map,
@@ -18,12 +23,12 @@ from .autolabel_settings import (
     read_failures,
     read_label_settings,
 )
-from .folder import IMG_SUFFIXES
-from .sample_choice import SampleChoiceMixin, SampleFile
+from .checks import FileChecksMixin, SampleFile
+from .folder import IMG_SUFFIXES, FolderListing, named_classes
 
 
 @DATASETS.register_module()
-class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
+class AutoLabelDataset(FileChecksMixin, FolderListing):
     """Images with labels from `hmsa label`, of any classes.
 
     The image ``a/1.jpg`` has the label ``a/1.png``, with its confidence in
@@ -41,34 +46,30 @@ class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
     Args:
         like (str | dict, optional): The finely labelled data set, as in the
             config, or the name of its class: classes, palette, label map and
-            ``reduce_zero_label`` become its own. Defaults to None: the
-            classes are those of ``classes``, else those of the labels.
+            ``reduce_zero_label`` become its own. None: the classes are those
+            of ``classes``, else those of the labels.
         classes (Sequence[str], optional): Names of the classes, of which the
-            labels may have more. Defaults to None.
+            labels may have more.
         palette (Sequence[Sequence[int]], optional): Their colours, RGB.
-            Defaults to None.
         label_format (str, optional): 'trainIds' if the files hold class
-            numbers, 'labelIds' for other values. Defaults to None, as the
-            meta file says.
+            numbers, 'labelIds' for other values. None: as the meta file says.
         label_ids (Sequence[int], optional): Value in the files of each class.
-            Defaults to None, as the meta file says.
+            None: as the meta file says.
         layout (str, optional): 'folders', or 'authors-flat' if all labels lie
-            in one folder. Defaults to None: as the meta file says, else
-            'folders'.
-        prob (bool, optional): Whether there is confidence. Defaults to None:
-            as the meta file says, else True.
+            in one folder. None: as the meta file says, else 'folders'.
+        prob (bool, optional): Whether there is confidence. None: as the meta
+            file says, else True.
         coarse_map_suffix (str): What the name of a coarse label has in place
-            of the image's suffix. Defaults to '.png'.
+            of the image's suffix.
         skip_list (Sequence[str]): Images to leave out, file names or paths
-            that end so. Defaults to ().
+            that end so.
         missing (str): What to do about images that lack label, confidence or
             coarse label: 'error', or 'drop' to leave them out with a line in
-            the log. Defaults to 'error'.
-        metainfo (dict, optional): As in mmseg. Defaults to None.
-        data_prefix (dict, optional): Defaults to None, 'images' as
-            ``img_path`` and 'autolabels' as ``seg_map_path``.
-        img_suffix (str | Sequence[str]): Suffixes of images. Defaults to
-            :data:`IMG_SUFFIXES`.
+            the log.
+        metainfo (dict, optional): As in mmseg.
+        data_prefix (dict, optional): None: 'images' as ``img_path`` and
+            'autolabels' as ``seg_map_path``.
+        img_suffix (str | Sequence[str]): Suffixes of images.
         **kwargs: Arguments of :class:`mmseg.datasets.BaseSegDataset`.
 
     Raises:
@@ -121,22 +122,17 @@ class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
             self.DEFAULT_SETTINGS,
             folder,
         )
-        metainfo = dict(metainfo or {})
-        if classes is not None:
-            metainfo['classes'] = tuple(classes)
-        if palette is not None:
-            metainfo['palette'] = [list(color) for color in palette]
+        metainfo = named_classes(metainfo, classes, palette)
         images = _join(root, data_prefix, 'img_path')
         own = _metainfo_like(like, metainfo, images)
         if own is not None:
             metainfo = {key: own[key] for key in ('classes', 'palette')}
         elif not (metainfo.get('classes') or self.METAINFO.get('classes')):
             metainfo = self._metainfo_of_labels(metainfo, folder)
-        suffixes = (img_suffix,) if isinstance(img_suffix, str) else img_suffix
         super().__init__(
             metainfo=metainfo,
             data_prefix=data_prefix,
-            img_suffix=tuple(suffixes),
+            img_suffix=img_suffix,
             seg_map_suffix=LABEL_SUFFIX,
             lazy_init=True,
             **kwargs,
@@ -172,24 +168,72 @@ class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
             known['palette'] = [list(color) for color in settings.palette]
         return {**known, **metainfo}
 
+    def _mask(self, name: str) -> str:
+        stem = osp.splitext(name)[0]
+        return label_file(stem, self.label_settings.layout)
+
+    def _info(self, name: str) -> dict:
+        info = super()._info(name)
+        # Of this sample, not in the metainfo: the labels of the data set that
+        # it is concatenated with may be stored in another way.
+        info.update(label_map=self.file_label_map, reduce_zero_label=False)
+        if self.label_settings.prob:
+            info['prob_map_path'] = prob_of_label(info['seg_map_path'])
+        folder = self.data_prefix.get('coarse_map_path')
+        if folder is not None:
+            # Of `.b.png` and `.png` the one that says more.
+            suffixes = sorted(self.img_suffix, key=len, reverse=True)
+            suffix = next(s for s in suffixes if self._ends_in(name, s))
+            coarse = name[: -len(suffix)] + self.coarse_map_suffix
+            label_map, reduce_zero_label = self._coarse_mapping()
+            info.update(
+                coarse_map_path=osp.join(folder, coarse),
+                coarse_label_map=label_map,
+                coarse_reduce_zero_label=reduce_zero_label,
+            )
+        return info
+
+    def _coarse_mapping(self) -> tuple[dict[int, int] | None, bool]:
+        """Return label map and reduce_zero_label of the coarse labels."""
+        return self.label_map, self.reduce_zero_label
+
+    @property
+    def file_label_maps(self) -> list:
+        """list: How values become classes, for the index of centroids."""
+        return [self.file_label_map, *self._coarse_mapping()]
+
+    def _choose(self, data_list: list[dict]) -> list[dict]:
+        images = {i.get('seg_map_path'): i['img_path'] for i in data_list}
+        for info in data_list:
+            prob = info.get('prob_map_path')
+            if prob in images and prob is not None:
+                raise ValueError(
+                    f'{prob!r} would be both the label of {images[prob]!r} '
+                    f'and the confidence of {info["img_path"]!r}; expected '
+                    'no image (data_prefix.img_path) whose name is that of '
+                    "another with '_prob' at its end"
+                )
+        return super()._choose(data_list)
+
     def _sample_files(self) -> list[SampleFile]:
-        folder, coarse = 'seg_map_path', 'coarse_map_path'
-        files = [SampleFile('seg_map_path', 'label', folder, LABEL_SUFFIX)]
+        files = super()._sample_files()
         if self.label_settings.prob:
             files.append(
                 SampleFile(
-                    'prob_map_path', 'confidence map', folder, PROB_SUFFIX
+                    *('prob_map_path', 'confidence map', 'seg_map_path'),
+                    PROB_SUFFIX,
                 )
             )
-        if coarse in self.data_prefix:
+        key = 'coarse_map_path'
+        if key in self.data_prefix:
             files.append(
-                SampleFile(
-                    coarse, 'coarse label', coarse, self.coarse_map_suffix
-                )
+                SampleFile(key, 'coarse label', key, self.coarse_map_suffix)
             )
         return files
 
-    def _note(self, paths: Sequence[str]) -> str:
+    def _note(self, file: SampleFile, paths: Sequence[str]) -> str:
+        if file.key != 'seg_map_path':
+            return ''
         failures = read_failures(self.label_settings)
         known = [path for path in paths if path in failures]
         if not known:
@@ -202,7 +246,7 @@ class AutoLabelDataset(SampleChoiceMixin, AutoLabelListing):
 
 
 def _join(root: str | None, data_prefix: dict, key: str) -> str:
-    """Return a folder as mmengine joins it."""
+    # As mmengine does.
     folder = data_prefix.get(key)
     if folder is None:
         raise ValueError(

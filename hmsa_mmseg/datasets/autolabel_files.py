@@ -33,12 +33,7 @@ VERSION = 1
 
 
 def label_file(name: str, layout: str = 'folders') -> str:
-    """Path of an image's label, relative to the folder of all labels.
-
-    Args:
-        name (str): Path of the image, as above.
-        layout (str): One of :data:`LAYOUTS`.
-    """
+    """Path of the label of ``<name>``, relative to the folder of labels."""
     return _based(name, layout) + LABEL_SUFFIX
 
 
@@ -70,9 +65,6 @@ def shard_file(name: str, index: int, count: int) -> str:
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
     """Read what a folder of auto-labels was made with.
-
-    Args:
-        folder (str | Path): Of all labels.
 
     Returns:
         dict[str, Any]: With ``teacher``, ``settings``, ``trained_on``,
@@ -109,15 +101,8 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file of one JSON object a line, whose last line may be torn.
 
-    Args:
-        path (Path): Of the file.
-
-    Returns:
-        list[dict]: In their order. Lines that are torn or no object with a
-        ``name`` are left out. Empty if there is no file.
-
-    Raises:
-        OSError: If a file that is there cannot be read.
+    Lines that are torn or no object with a ``name`` are left out. Empty if
+    there is no file.
     """
     try:
         content = path.read_bytes()

@@ -50,10 +50,8 @@ class LabelSettings(NamedTuple):
 def read_label_settings(folder: str) -> LabelSettings:
     """Read what `hmsa label` says about its labels.
 
-    Args:
-        folder (str): Folder of labels. The file may also lie one folder
-            above: labels of a single split are then a part of the whole. On a
-            remote file back end it is not looked for.
+    The file may also lie one folder above: labels of a single split are then
+    a part of the whole. On a remote file back end it is not looked for.
 
     Raises:
         ValueError: If the file is damaged, or of a later version.
@@ -94,20 +92,14 @@ def merge_settings(
     default: LabelSettings,
     folder: str,
 ) -> LabelSettings:
-    """Put together what is given and what a file says.
-
-    Args:
-        found (LabelSettings): From :func:`read_label_settings`.
-        given (LabelSettings): From the config; must agree with ``found``.
-        default (LabelSettings): What holds where neither says anything.
-        folder (str): Folder of labels, for the errors.
+    """Put together what a file says, a config gives and else holds.
 
     Returns:
         LabelSettings: With a format, a layout and ``prob``.
 
     Raises:
-        ValueError: If the two disagree, if the format is not known, or if an
-            option makes no sense.
+        ValueError: If file and config disagree, if the format is not known,
+            or if an option makes no sense.
     """
     for name, expected in (
         ('label_format', LABEL_FORMATS),
@@ -158,13 +150,10 @@ def build_label_map(
 
     Args:
         classes (Sequence[str]): Of the data set.
-        file_classes (Sequence[str]): Of the files.
+        file_classes (Sequence[str]): Of the files. Those that the data set
+            leaves out become 255.
         settings (LabelSettings): Merged ones.
-        void_ids (Sequence[int]): Other label ids that are to be ignored, 255
-            aside. Defaults to ().
-
-    Returns:
-        dict[int, int]: Classes that the data set leaves out become 255.
+        void_ids (Sequence[int]): Other label ids to ignore, 255 aside.
 
     Raises:
         ValueError: If a class of the data set is not in the files, or if
@@ -182,9 +171,8 @@ def build_label_map(
     ids = settings.label_ids
     if ids is None:
         ids = range(len(file_classes))
-    if len(ids) != len(file_classes) or len({*ids} & {*range(255)}) != len(
-        ids
-    ):
+    different = {*ids} & {*range(255)}
+    if not len(ids) == len(file_classes) == len(different):
         raise ValueError(
             f'label_ids={[*ids]}; expected {len(file_classes)} different '
             'values from 0 to 254, one for each class'
@@ -202,15 +190,7 @@ def build_label_map(
 
 
 def read_failures(settings: LabelSettings) -> dict[str, str]:
-    """Read why images have no label.
-
-    Args:
-        settings (LabelSettings): Merged ones.
-
-    Returns:
-        dict[str, str]: Reason for the path of each label that could not be
-        made.
-    """
+    """Read why labels could not be made: reasons by the labels' paths."""
     if not settings.source:
         return {}
     stem, suffix = FAILURES_FILE.rsplit('.', 1)

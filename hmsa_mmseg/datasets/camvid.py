@@ -8,6 +8,22 @@ from mmseg.registry import DATASETS
 from .checks import FileChecksMixin
 
 VOID = 11
+# Order: class numbers of the masks. Colours: of the original CamVid (Brostow
+# et al. 2009, label_colors.txt) for the class that names each group, but for
+# the pole, whose colour (192, 192, 128) is the group's.
+COLOURS = dict(
+    sky=(128, 128, 128),
+    building=(128, 0, 0),
+    pole=(192, 192, 128),
+    road=(128, 64, 128),
+    pavement=(0, 0, 192),
+    tree=(128, 128, 0),
+    sign=(192, 128, 128),
+    fence=(64, 64, 128),
+    car=(64, 0, 128),
+    pedestrian=(64, 64, 0),
+    bicyclist=(0, 128, 192),
+)
 
 
 @DATASETS.register_module()
@@ -22,8 +38,8 @@ class HMSACamVidDataset(FileChecksMixin, BaseSegDataset):
     :class:`FileChecksMixin`.
 
     Args:
-        split (str, optional): 'train', 'val' or 'test'. Defaults to None:
-            ``data_prefix`` says all.
+        split (str, optional): 'train', 'val' or 'test'. None: ``data_prefix``
+            says all.
         **kwargs: Arguments of :class:`mmseg.datasets.BaseSegDataset`. What
             ``data_prefix`` names is taken instead of the split's folders.
 
@@ -31,36 +47,8 @@ class HMSACamVidDataset(FileChecksMixin, BaseSegDataset):
         ValueError: If ``split`` is none of the three.
     """
 
-    # Order: class numbers of the masks. Colours: of the original CamVid
-    # (Brostow et al. 2009, label_colors.txt) for the class that names each
-    # group, but for the pole, whose colour (192, 192, 128) is the group's.
     METAINFO = dict(
-        classes=(
-            'sky',
-            'building',
-            'pole',
-            'road',
-            'pavement',
-            'tree',
-            'sign',
-            'fence',
-            'car',
-            'pedestrian',
-            'bicyclist',
-        ),
-        palette=[
-            [128, 128, 128],
-            [128, 0, 0],
-            [192, 192, 128],
-            [128, 64, 128],
-            [0, 0, 192],
-            [128, 128, 0],
-            [192, 128, 128],
-            [64, 64, 128],
-            [64, 0, 128],
-            [64, 64, 0],
-            [0, 128, 192],
-        ],
+        classes=tuple(COLOURS), palette=[[*rgb] for rgb in COLOURS.values()]
     )
 
     def __init__(self, split: str | None = None, **kwargs) -> None:

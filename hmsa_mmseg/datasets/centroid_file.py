@@ -16,15 +16,9 @@ FORMAT = 'hmsa_mmseg centroids 1'
 
 
 def write_rows(path: Path, rows: np.ndarray, temp_dir: Path) -> None:
-    """Write centroids so that the file is either whole or absent.
+    """Write (R, 4) int32 centroids; the file is either whole or absent.
 
-    Args:
-        path (Path): File to write.
-        rows (np.ndarray): (R, 4) int32.
-        temp_dir (Path): Folder on the same file system; made if absent.
-
-    Raises:
-        OSError: If it cannot be written.
+    ``temp_dir`` is a folder on the same file system, made if absent.
     """
     temp_dir.mkdir(parents=True, exist_ok=True)
     header = dict(format=FORMAT, name=path.name, sha256=_sha256(rows))
@@ -38,12 +32,6 @@ def write_rows(path: Path, rows: np.ndarray, temp_dir: Path) -> None:
 def read_rows(path: Path) -> np.ndarray:
     """Read back what :func:`write_rows` wrote, and check it.
 
-    Args:
-        path (Path): The file, under the name it was written with.
-
-    Returns:
-        np.ndarray: (R, 4) int32.
-
     Raises:
         OSError: If it cannot be opened or read.
         ValueError: If it is damaged, or was written under another name: for
@@ -54,15 +42,17 @@ def read_rows(path: Path) -> np.ndarray:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             header = json.loads(file['header'].tobytes())
             rows = file['rows']
-        about = header['format'], header['name'], header['sha256']
+        format_, name, sha256 = (
+            header[key] for key in ('format', 'name', 'sha256')
+        )
     # What numpy and zipfile raise for damaged files has no common type.
     except Exception as error:
         raise ValueError(f'damaged: {error}') from error
-    if about[0] != FORMAT:
-        raise ValueError(f'its format is {about[0]!r}; expected {FORMAT!r}')
-    if about[1] != path.name:
-        raise ValueError(f'it was written as {about[1]!r}, for other labels')
-    if about[2] != _sha256(rows) or rows.shape[1:] != (4,):
+    if format_ != FORMAT:
+        raise ValueError(f'its format is {format_!r}; expected {FORMAT!r}')
+    if name != path.name:
+        raise ValueError(f'it was written as {name!r}, for other labels')
+    if sha256 != _sha256(rows) or rows.shape[1:] != (4,):
         raise ValueError('damaged: its content does not match its checksum')
     return rows
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -25,9 +24,6 @@ def fingerprint(labels: LabelCentroids) -> str:
     There are no sizes on remote file back ends. Times are left out, as
     copying changes them.
 
-    Args:
-        labels (LabelCentroids): The labels.
-
     Raises:
         FileNotFoundError: If a label does not exist.
         ValueError: If a sample has no label.
@@ -36,14 +32,13 @@ def fingerprint(labels: LabelCentroids) -> str:
     for leaf_id, leaf in enumerate(labels.leaves):
         positions = np.flatnonzero(labels.items[:, 0] == leaf_id)
         paths = [labels.path(position) for position in positions]
-        start = _common_start(paths)
         about = [
             _plain(leaf.metainfo['classes']),
             _plain(getattr(leaf, 'label_map', None)),
             _plain(getattr(leaf, 'reduce_zero_label', None)),
             _plain(getattr(leaf, 'ignore_index', 255)),
             [_describe(loader) for loader in labels.loaders[leaf_id]],
-            [[path[start:], _size(path, leaf)] for path in paths],
+            _names_and_sizes(paths, leaf),
         ]
         # Nothing is appended for a data set without, whose file then keeps
         # the name it has.
@@ -67,20 +62,14 @@ def _companions(
         samples = [leaf.get_data_info(int(index)) for index in indices]
         paths = [info[key] for info in samples if info.get(key) is not None]
         if paths:
-            start = _common_start(paths)
-            sizes = [[path[start:], _size(path, leaf)] for path in paths]
-            found.append([key, sizes])
+            found.append([key, _names_and_sizes(paths, leaf)])
     return found
 
 
-def _common_start(paths: list[str]) -> int:
-    # By characters, which is right for URLs as well. What the first and the
-    # last in alphabetical order share, all share.
-    first, last = min(paths), max(paths)
-    shared = itertools.takewhile(
-        lambda pair: pair[0] == pair[1], zip(first, last)
-    )
-    return first.rfind('/', 0, sum(1 for _ in shared)) + 1
+def _names_and_sizes(paths: list[str], leaf: BaseDataset) -> list[list]:
+    # By characters, which is right for URLs as well.
+    start = os.path.commonprefix(paths).rfind('/') + 1  # noqa: RUF071
+    return [[path[start:], _size(path, leaf)] for path in paths]
 
 
 def _size(path: str, leaf: BaseDataset) -> int:

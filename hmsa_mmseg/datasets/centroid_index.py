@@ -45,14 +45,9 @@ def default_cache_dir() -> Path:
 def index_path(labels: LabelCentroids, cache_dir: str | None = None) -> Path:
     """Return the file for the centroids of these labels.
 
-    Args:
-        labels (LabelCentroids): The labels.
-        cache_dir (str, optional): Folder. Defaults to None,
-            :func:`default_cache_dir`.
-
-    Returns:
-        Path: Its name holds the fingerprint of the labels, so that different
-        data and settings never share a file.
+    Its name holds their fingerprint, so that different data and settings
+    never share a file. Without ``cache_dir`` it is in
+    :func:`default_cache_dir`.
     """
     folder = default_cache_dir()
     if cache_dir:
@@ -78,11 +73,9 @@ def load_or_build(
 
     Args:
         labels (LabelCentroids): The labels.
-        cache_dir (str, optional): Folder of the file. Defaults to None,
-            :func:`default_cache_dir`.
+        cache_dir (str, optional): As in :func:`index_path`.
         num_workers (int, optional): Processes that read labels; 0: this one.
-            Defaults to None, up to 8 of the CPUs there are for each process
-            of the job.
+            None: up to 8 of the CPUs there are for each process of the job.
 
     Returns:
         np.ndarray: (R, 4) int32, columns label (row of ``labels.items``), x,
@@ -136,7 +129,7 @@ def _read_share(
     for block in share:
         # Where it is damaged the labels are read again.
         with contextlib.suppress(OSError, ValueError):
-            found[block] = read_rows(_part(parts, block))
+            found[block] = read_rows(parts / f'{block}.npz')
     loader = DataLoader(
         labels,
         batch_size=None,
@@ -151,7 +144,7 @@ def _read_share(
     can_write = True
     for block, rows in loader:
         found[block] = rows
-        can_write = can_write and _write(_part(parts, block), rows, parts)
+        can_write = can_write and _write(parts / f'{block}.npz', rows, parts)
         now = time.monotonic()
         if now - logged > LOG_SECONDS or len(found) == len(share):
             logged = now
@@ -161,10 +154,6 @@ def _read_share(
                 logger='current',
             )
     return found
-
-
-def _part(parts: Path, block: int) -> Path:
-    return parts / f'{block}.npz'
 
 
 def _write(path: Path, rows: np.ndarray, parts: Path) -> bool:
@@ -181,7 +170,7 @@ def _write(path: Path, rows: np.ndarray, parts: Path) -> bool:
 
 
 def _identity(value: object) -> object:
-    return value
+    return value  # arrays stay arrays
 
 
 def _auto_workers(labels: LabelCentroids, num_workers: int | None) -> int:

@@ -74,9 +74,6 @@ def _spans(size: int, tile_size: int) -> list[tuple[int, int]]:
 def find_label_loader(dataset: BaseDataset) -> list:
     """Find what loads the labels in a dataset's pipeline.
 
-    Args:
-        dataset (BaseDataset): A dataset with a pipeline.
-
     Returns:
         list: The first transform that is mmcv's ``LoadAnnotations``, a
         subclass of it, or named like one (``Load...Annotation...`` or
@@ -128,12 +125,7 @@ class LabelCentroids:
         return -(-len(self.items) // BLOCK_SIZE)
 
     def __getitem__(self, block: int) -> tuple[int, np.ndarray]:
-        """Return the block's number and its centroids.
-
-        Returns:
-            tuple[int, np.ndarray]: Second (R, 4) int32, columns position in
-            ``items``, x, y and class.
-        """
+        """Return the block's number and its centroids, as of :meth:`rows`."""
         first = block * BLOCK_SIZE
         last = min(first + BLOCK_SIZE, len(self.items))
         return block, np.concatenate(
@@ -141,11 +133,7 @@ class LabelCentroids:
         )
 
     def path(self, position: int) -> str:
-        """Return the file of one label.
-
-        Raises:
-            ValueError: If the sample has none.
-        """
+        """Return the file of one label; a ValueError if there is none."""
         leaf_id, index = self.items[position]
         leaf = self.leaves[leaf_id]
         info = leaf.get_data_info(int(index))
@@ -158,10 +146,7 @@ class LabelCentroids:
         return info['seg_map_path']
 
     def rows(self, position: int) -> np.ndarray:
-        """Return the centroids of one label.
-
-        Args:
-            position (int): Row of ``items``.
+        """Return the centroids of the label of a row of ``items``.
 
         Returns:
             np.ndarray: (R, 4) int32, columns ``position``, x, y and class.

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 from mmengine import fileio
+from mmengine.logging import print_log
+
+
+class SampleFile(NamedTuple):
+    """A file that each sample should have besides its image."""
+
+    key: str  # of its path in a sample
+    what: str  # to call it
+    folder: str  # key of its folder in `data_prefix`
+    suffix: str
 
 
 class FileChecksMixin:
@@ -23,12 +35,50 @@ class FileChecksMixin:
         ValueError: If there is not a single image.
     """
 
+    #: 'error' or 'drop', of subclasses that let a user choose: what to do
+    #: about images that lack a file.
+    missing: str | None = None
+    #: Images to leave out: file names, or paths that end so.
+    skip_list: tuple[str, ...] = ()
+
+    def _set_choice(self, missing: str, skip_list: Sequence[str]) -> None:
+        """Set the two options; to be called before the constructor."""
+        if missing not in ('error', 'drop'):
+            raise ValueError(
+                f"missing={missing!r}; expected 'error' or 'drop'"
+            )
+        if isinstance(skip_list, str):
+            raise ValueError(
+                f'skip_list={skip_list!r}; expected a list of file names'
+            )
+        self.missing = missing
+        self.skip_list = tuple(skip_list)
+
+    def _choose(self, data_list: list[dict]) -> list[dict]:
+        """Return the samples to use, before labels are looked for."""
+        ends = tuple(f'/{name}' for name in self.skip_list)
+        kept = [
+            info
+            for info in data_list
+            if not f'/{info["img_path"]}'.endswith(ends)
+        ]
+        self._log_left_out(data_list, kept, 'are named in skip_list')
+        return kept
+
+    def _sample_files(self) -> list[SampleFile]:
+        """List the files that a sample should have besides its image."""
+        suffix = self.seg_map_suffix
+        return [SampleFile('seg_map_path', 'label', 'seg_map_path', suffix)]
+
+    def _note(self, file: SampleFile, paths: Sequence[str]) -> str:
+        """Say what is known about missing files, for subclasses."""
+        return ''
+
     def load_data_list(self) -> list[dict]:
         """List the samples as the parent does and check that they exist.
 
         Returns:
-            list[dict]: The parent's list, without those that ``_leave_out``
-            and ``_check_labels`` of a subclass take out.
+            list[dict]: Of the parent's list those that are to be used.
         """
         checked_keys = ['img_path'] if self.test_mode else [*self.data_prefix]
         checked_keys = [key for key in checked_keys if self._can_list(key)]
@@ -37,15 +87,12 @@ class FileChecksMixin:
         self._check_ann_file()
         data_list = super().load_data_list()
         self._check_not_empty(data_list)
-        data_list = self._leave_out(data_list)
+        data_list = self._choose(data_list)
         if 'img_path' in checked_keys and self.ann_file:
             self._check_images(data_list)
-        if 'seg_map_path' in checked_keys:
-            data_list = self._check_labels(data_list)
-        return data_list
-
-    def _leave_out(self, data_list: list[dict]) -> list[dict]:
-        """Return the samples to use, for subclasses that choose."""
+        for file in self._sample_files():
+            if file.folder in checked_keys:
+                data_list = self._check_file(data_list, file)
         return data_list
 
     def _can_list(self, key: str) -> bool:
@@ -96,10 +143,11 @@ class FileChecksMixin:
                 'image name per line, without suffix'
             )
         folder = self.data_prefix['img_path']
-        others = first_names(self._list_files(folder)) or 'no file at all'
+        others = [*islice(self._list_files(folder), 4)]
         raise ValueError(
             f'0 images with suffix {self.img_suffix!r} (img_suffix) under '
-            f'{folder!r} (data_prefix.img_path); found {others}'
+            f'{folder!r} (data_prefix.img_path); found '
+            f'{_first_names(others) or "no file at all"}'
         )
 
     def _check_images(self, data_list: list[dict]) -> None:
@@ -108,23 +156,36 @@ class FileChecksMixin:
         if missing:
             raise FileNotFoundError(
                 f'{len(missing)} of {len(images)} images named in ann_file='
-                f'{self.ann_file!r} do not exist: {first_names(missing)}; '
+                f'{self.ann_file!r} do not exist: {_first_names(missing)}; '
                 'expected data_prefix.img_path + name + '
                 f'{self.img_suffix!r} (img_suffix)'
             )
 
-    def _check_labels(self, data_list: list[dict]) -> list[dict]:
-        labels = [info['seg_map_path'] for info in data_list]
-        missing = self._missing(labels, 'seg_map_path', self.seg_map_suffix)
-        if missing:
+    def _check_file(
+        self, data_list: list[dict], file: SampleFile
+    ) -> list[dict]:
+        paths = [info[file.key] for info in data_list]
+        missing = {*self._missing(paths, file.folder, file.suffix)}
+        if not missing:
+            return data_list
+        absent = [path for path in paths if path in missing]
+        note = self._note(file, absent)
+        if self.missing != 'drop':
+            cure = ''
+            if self.missing is not None:
+                cure = ", or missing='drop' to leave these images out"
+            option = file.key.replace('_path', '_suffix')
+            option = f' ({option})' if hasattr(self, option) else ''
             raise FileNotFoundError(
-                f'{len(missing)} of {len(labels)} images have no label: '
-                f'{first_names(missing)} do not exist; expected for each '
-                'image data_prefix.seg_map_path + its name with '
-                f'{self.seg_map_suffix!r} (seg_map_suffix) in place of '
-                f'{self.img_suffix!r} (img_suffix)'
+                f'{len(absent)} of {len(paths)} images have no {file.what}: '
+                f'{_first_names(absent)} do not exist; expected for each '
+                f'image data_prefix.{file.folder} + its name with '
+                f'{file.suffix!r}{option} in place of {self.img_suffix!r} '
+                f'(img_suffix){cure}{note}'
             )
-        return data_list
+        kept = [info for info in data_list if info[file.key] not in missing]
+        self._log_left_out(data_list, kept, f'have no {file.what}{note}')
+        return kept
 
     def _missing(self, paths: list[str], key: str, suffix: str) -> list[str]:
         # One listing instead of a request per file, which matters on a
@@ -152,12 +213,25 @@ class FileChecksMixin:
             backend_args=self.backend_args,
         )
 
+    def _log_left_out(
+        self, before: list[dict], after: list[dict], reason: str
+    ) -> None:
+        kept = {info['img_path'] for info in after}
+        paths = [info['img_path'] for info in before]
+        left_out = [path for path in paths if path not in kept]
+        if not left_out:
+            return
+        message = (
+            f'{len(left_out)} of {len(before)} images {reason}: '
+            f'{_first_names(left_out)}'
+        )
+        if not after:
+            raise ValueError(f'no image is left: {message}')
+        print_log(f'left out: {message}', logger='current')
 
-def first_names(names: Iterable[str], count: int = 3) -> str:
-    """Join the first names for a message; '' if there is none."""
-    shown = []
-    for name in names:
-        if len(shown) == count:
-            return ', '.join([*shown, '...'])
-        shown.append(repr(name))
+
+def _first_names(names: Sequence[str]) -> str:
+    shown = [repr(name) for name in names[:3]]
+    if len(names) > 3:
+        shown.append('...')
     return ', '.join(shown)

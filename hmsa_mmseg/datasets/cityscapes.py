@@ -1,37 +1,24 @@
-"""Cityscapes."""
+"""Cityscapes, finely and coarsely labelled."""
 
 from __future__ import annotations
 
+import os.path as osp
+from collections import Counter
 from collections.abc import Sequence
 
+from mmengine.logging import print_log
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
 from .checks import FileChecksMixin
-from .cityscapes_files import choose_cities, choose_label_suffix
 
 # The order decides the splits: sorted, validation first
 # (NVIDIA/semantic-segmentation, datasets/cityscapes.py: cities_cv_split).
 VAL_CITIES = ('frankfurt', 'lindau', 'munster')
 TRAIN_CITIES = (
-    'aachen',
-    'bochum',
-    'bremen',
-    'cologne',
-    'darmstadt',
-    'dusseldorf',
-    'erfurt',
-    'hamburg',
-    'hanover',
-    'jena',
-    'krefeld',
-    'monchengladbach',
-    'strasbourg',
-    'stuttgart',
-    'tubingen',
-    'ulm',
-    'weimar',
-    'zurich',
+    *('aachen', 'bochum', 'bremen', 'cologne', 'darmstadt', 'dusseldorf'),
+    *('erfurt', 'hamburg', 'hanover', 'jena', 'krefeld', 'monchengladbach'),
+    *('strasbourg', 'stuttgart', 'tubingen', 'ulm', 'weimar', 'zurich'),
 )
 # The label ids of cityscapesScripts (helpers/labels.py) that are evaluated,
 # in the order of their train ids; all other ids up to 33 are void.
@@ -43,6 +30,12 @@ ID_TO_TRAIN_ID = {
     **dict.fromkeys(range(34), 255),
     **{value: i for i, value in enumerate(EVALUATED_IDS)},
 }
+#: An image of `train_extra` whose file is damaged: it is black all over, and
+#: its coarse label has one value only. Other readers of the data set leave it
+#: out as well.
+DAMAGED_IMAGES = ('troisdorf_000000_000073_leftImg8bit.png',)
+# What the names of labels end in, after 'gtFine' or 'gtCoarse'.
+_SUFFIXES = {'trainIds': '_labelTrainIds.png', 'labelIds': '_labelIds.png'}
 
 
 def cities_of_split(cv: int, split: str) -> tuple[str, ...]:
@@ -76,7 +69,7 @@ def map_of_format(
     Args:
         label_format (str): 'trainIds' or 'labelIds'.
         label_map (dict[int, int], optional): Maps train ids to the classes
-            of a data set that has not all 19. Defaults to None, all.
+            of a data set that has not all 19.
     """
     if label_format == 'trainIds':
         return label_map
@@ -87,28 +80,94 @@ def map_of_format(
     }
 
 
-class CityscapesListing(CityscapesDataset):
-    """Lists chosen cities, with the map of the chosen labels."""
+def choose_label_suffix(
+    label_format: str, part: str, suffix: str | None = None
+) -> str:
+    """Return the suffix of label files of 'gtFine' or 'gtCoarse'.
 
-    _cities: tuple[str, ...] | None
-    _label_format: str
+    Raises:
+        ValueError: If the format is not known, or if the given suffix
+            contradicts it.
+    """
+    if label_format not in _SUFFIXES:
+        raise ValueError(
+            f"label_format={label_format!r}; expected 'trainIds' or 'labelIds'"
+        )
+    if suffix is None:
+        return f'_{part}{_SUFFIXES[label_format]}'
+    named = [key for key in _SUFFIXES if key.lower() in suffix.lower()]
+    if named not in ([], [label_format]):
+        raise ValueError(
+            f'label_format={label_format!r}, but seg_map_suffix='
+            f'{suffix!r} names files of {named[0]}'
+        )
+    return suffix
 
-    def load_data_list(self) -> list[dict]:
-        """List the samples of the chosen cities."""
-        data_list = super().load_data_list()
-        if self._cities is not None:
-            folder = self.data_prefix['img_path']
-            data_list = choose_cities(data_list, self._cities, folder)
+
+def choose_cities(
+    data_list: list[dict], cities: Sequence[str] | None, folder: str
+) -> list[dict]:
+    """Return the samples of some cities, and log how many each has.
+
+    Raises:
+        FileNotFoundError: If a city has no image in the folder.
+    """
+    if cities is None:
+        return data_list
+
+    def city(info: dict) -> str:
+        return osp.basename(osp.dirname(info['img_path']))
+
+    chosen = [info for info in data_list if city(info) in cities]
+    counts = Counter(map(city, chosen))
+    missing = sorted({*cities} - {*counts})
+    if missing:
+        raise FileNotFoundError(
+            f'no image of {", ".join(missing)} under '
+            f'{folder!r} (data_prefix.img_path); '
+            f'expected a folder with images for each of the '
+            f'{len({*cities})} cities chosen by cv or cities. With '
+            "cv the prefixes are 'leftImg8bit' and 'gtFine', which hold "
+            'train and val'
+        )
+    listed = ', '.join(f'{c} ({counts[c]})' for c in sorted(counts))
+    print_log(
+        f'{len(chosen)} images of {len(counts)} cities: {listed}',
+        logger='current',
+    )
+    return chosen
+
+
+class _Cityscapes(FileChecksMixin, CityscapesDataset):
+    """Cityscapes of one kind of labels, with chosen cities."""
+
+    def __init__(
+        self,
+        part: str,
+        label_format: str,
+        cities: Sequence[str] | None,
+        **kwargs,
+    ) -> None:
+        kwargs['seg_map_suffix'] = choose_label_suffix(
+            label_format, part, kwargs.get('seg_map_suffix')
+        )
+        self._cities = cities
+        self._label_format = label_format
+        super().__init__(**kwargs)
+
+    def _choose(self, data_list: list[dict]) -> list[dict]:
+        folder = self.data_prefix['img_path']
+        data_list = choose_cities(data_list, self._cities, folder)
         # Not in the metainfo: data sets that differ only in the format of
         # their files can then be concatenated.
         label_map = map_of_format(self._label_format, self.label_map)
         for info in data_list:
             info['label_map'] = label_map
-        return data_list
+        return super()._choose(data_list)
 
 
 @DATASETS.register_module()
-class HMSACityscapesDataset(FileChecksMixin, CityscapesListing):
+class HMSACityscapesDataset(_Cityscapes):
     """mmseg's Cityscapes, with splits by city, checked at the start.
 
     Without arguments of its own it lists the same samples as
@@ -119,16 +178,15 @@ class HMSACityscapesDataset(FileChecksMixin, CityscapesListing):
 
     Args:
         cv (int, optional): One of the authors' cross-validation splits, see
-            :func:`cities_of_split`. It takes images from the folders train
-            and val, so ``data_prefix`` names their parents. Defaults to
-            None: all images under ``data_prefix``.
+            :func:`cities_of_split`. It takes images from the folders train and
+            val, so ``data_prefix`` names their parents. None: all images under
+            ``data_prefix``.
         split (str): Which part of the split ``cv``: 'train' or 'val'.
-            Defaults to 'train'.
-        cities (Sequence[str], optional): Take the images of these cities
-            only. Defaults to None, all.
+        cities (Sequence[str], optional): Take the images of these cities only.
+            None: all.
         label_format (str): 'trainIds' for the files that cityscapesScripts
-            makes, 'labelIds' for those that come with the data set, which
-            need no preparation. Defaults to 'trainIds'.
+            makes, 'labelIds' for those that come with the data set, which need
+            no preparation.
         **kwargs: Arguments of :class:`mmseg.datasets.CityscapesDataset`.
 
     Raises:
@@ -152,9 +210,56 @@ class HMSACityscapesDataset(FileChecksMixin, CityscapesListing):
             )
         if cv is not None:
             cities = cities_of_split(cv, split)
-        kwargs['seg_map_suffix'] = choose_label_suffix(
-            label_format, 'gtFine', kwargs.get('seg_map_suffix')
+        super().__init__('gtFine', label_format, cities, **kwargs)
+
+
+@DATASETS.register_module()
+class CityscapesCoarseDataset(_Cityscapes):
+    """Cityscapes with its coarse labels.
+
+    By default the 19,998 images of ``train_extra``, as the official archives
+    unpack: ``leftImg8bit/train_extra`` and ``gtCoarse/train_extra``. The
+    coarse labels of the finely labelled images, and other layouts, are
+    reached through ``data_prefix``. Can be concatenated with
+    :class:`HMSACityscapesDataset`.
+
+    Args:
+        label_format (str): 'labelIds' for the files of the archive, 'trainIds'
+            for those that cityscapesScripts makes.
+        cities (Sequence[str], optional): Take the images of these cities only.
+            None: all.
+        skip_list (Sequence[str]): Images to leave out: file names, or paths
+            that end so. Names that are not there do no harm.
+        missing (str): What to do about images without label: 'error', or
+            'drop' to leave them out, with a line in the log.
+        **kwargs: Arguments of :class:`mmseg.datasets.CityscapesDataset`.
+
+    Raises:
+        FileNotFoundError: If a chosen city has no image, or an image no
+            label (``missing='error'``), and as :class:`FileChecksMixin`.
+        ValueError: For other values of the options, if ``seg_map_suffix``
+            contradicts ``label_format``, and if no image is left.
+    """
+
+    def __init__(
+        self,
+        label_format: str = 'labelIds',
+        cities: Sequence[str] | None = None,
+        skip_list: Sequence[str] = DAMAGED_IMAGES,
+        missing: str = 'error',
+        **kwargs,
+    ) -> None:
+        kwargs.setdefault(
+            'data_prefix',
+            dict(
+                img_path='leftImg8bit/train_extra',
+                seg_map_path='gtCoarse/train_extra',
+            ),
         )
-        self._cities = None if cities is None else tuple(cities)
-        self._label_format = label_format
-        super().__init__(**kwargs)
+        self._set_choice(missing, skip_list)
+        super().__init__('gtCoarse', label_format, cities, **kwargs)
+
+    @property
+    def file_label_maps(self) -> list:
+        """list: How values become classes, for the index of centroids."""
+        return [map_of_format(self._label_format, self.label_map)]

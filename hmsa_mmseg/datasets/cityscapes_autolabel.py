@@ -9,9 +9,14 @@ from mmseg.registry import DATASETS
 
 from .autolabel import AutoLabelDataset
 from .autolabel_settings import LabelSettings
-from .cityscapes import EVALUATED_IDS, ID_TO_TRAIN_ID, map_of_format
-from .cityscapes_coarse import DAMAGED_IMAGES
-from .cityscapes_files import choose_cities, choose_label_suffix
+from .cityscapes import (
+    DAMAGED_IMAGES,
+    EVALUATED_IDS,
+    ID_TO_TRAIN_ID,
+    choose_cities,
+    choose_label_suffix,
+    map_of_format,
+)
 
 
 @DATASETS.register_module()
@@ -27,19 +32,17 @@ class CityscapesAutoLabelDataset(AutoLabelDataset):
     labels is up to the pipeline, never to the name of a folder.
 
     Args:
-        cities (Sequence[str], optional): Take the images of these cities
-            only. Defaults to None, all.
+        cities (Sequence[str], optional): Take the images of these cities only.
+            None: all.
         coarse_label_format (str): Of the coarse labels, 'labelIds' or
-            'trainIds'. Defaults to 'labelIds'. They are read if there is a
+            'trainIds'. They are read if there is a
             ``data_prefix.coarse_map_path``, such as 'gtCoarse/train_extra'.
-        coarse_map_suffix (str, optional): Defaults to None, that of the
-            format.
-        skip_list (Sequence[str]): Images to leave out. Defaults to
-            :data:`DAMAGED_IMAGES`.
-        data_prefix (dict, optional): Defaults to None,
-            'leftImg8bit/train_extra' as ``img_path`` and
-            'refinement_final/train_extra' as ``seg_map_path``.
-        img_suffix (str): Defaults to '_leftImg8bit.png'.
+        coarse_map_suffix (str, optional): None: that of the format.
+        skip_list (Sequence[str]): Images to leave out.
+        data_prefix (dict, optional): None: 'leftImg8bit/train_extra' as
+            ``img_path`` and 'refinement_final/train_extra' as
+            ``seg_map_path``.
+        img_suffix (str):
         **kwargs: Arguments of :class:`AutoLabelDataset`.
 
     Raises:
@@ -64,18 +67,16 @@ class CityscapesAutoLabelDataset(AutoLabelDataset):
         coarse_label_format: str = 'labelIds',
         coarse_map_suffix: str | None = None,
         skip_list: Sequence[str] = DAMAGED_IMAGES,
-        data_prefix: dict | None = None,
         img_suffix: str = '_leftImg8bit.png',
         **kwargs,
     ) -> None:
-        self._cities = None if cities is None else tuple(cities)
+        self._cities = cities
         self._coarse_label_format = coarse_label_format
         super().__init__(
             coarse_map_suffix=choose_label_suffix(
                 coarse_label_format, 'gtCoarse', coarse_map_suffix
             ),
             skip_list=skip_list,
-            data_prefix=data_prefix,
             img_suffix=img_suffix,
             **kwargs,
         )
@@ -83,8 +84,7 @@ class CityscapesAutoLabelDataset(AutoLabelDataset):
     def _coarse_mapping(self) -> tuple[dict[int, int] | None, bool]:
         return map_of_format(self._coarse_label_format, self.label_map), False
 
-    def _leave_out(self, data_list: list[dict]) -> list[dict]:
-        if self._cities is not None:
-            folder = self.data_prefix['img_path']
-            data_list = choose_cities(data_list, self._cities, folder)
-        return super()._leave_out(data_list)
+    def _choose(self, data_list: list[dict]) -> list[dict]:
+        folder = self.data_prefix['img_path']
+        data_list = choose_cities(data_list, self._cities, folder)
+        return super()._choose(data_list)

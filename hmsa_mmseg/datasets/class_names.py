@@ -8,15 +8,10 @@ from typing import NamedTuple
 
 
 class ClassNames(NamedTuple):
-    """The classes of a data set.
-
-    Attributes:
-        names (tuple[str]): In the order of their numbers.
-        palette (list[list[int]] | None): Their colours, RGB; None where none
-            are given.
-    """
+    """The classes of a data set, in the order of their numbers."""
 
     names: tuple[str, ...]
+    #: Their colours, RGB; None where none are given.
     palette: list[list[int]] | None
 
 
@@ -27,9 +22,6 @@ def read_classes(text: str) -> ClassNames:
         text (str): ``road,tree,sky``, or the path of a text file with a
             class in each line, ``road`` or ``road 128 64 128`` with its
             colour.
-
-    Returns:
-        ClassNames: The classes.
 
     Raises:
         ValueError: If there are fewer than two, a name occurs twice, or some
@@ -59,18 +51,10 @@ def read_classes(text: str) -> ClassNames:
 
 
 def class_line(words: Sequence[str], path: str) -> tuple[str, list[int]]:
-    """Split a line into name and colour.
+    """Split the words of a line of a file into name and RGB colour.
 
-    Args:
-        words (Sequence[str]): Of the line; a name may have several.
-        path (str): Where it stands, for errors.
-
-    Returns:
-        tuple[str, list[int]]: The name and its colour, RGB, 0 to 255; no
-        numbers where there is no colour.
-
-    Raises:
-        ValueError: If a number of the colour is beyond 255.
+    The colour is empty where there is none; a ValueError where a number of it
+    is beyond 255.
     """
     numbers = words[-3:]
     if len(words) < 4 or not all(word.isdigit() for word in numbers):

@@ -48,13 +48,12 @@ class ClassUniformDataset:
             ``ConcatDataset``, ``RepeatDataset`` and ``ClassBalancedDataset``,
             nested in any order. The pipeline stays with the wrapped dataset.
         label_loader (list[dict], optional): Transforms that load a label
-            (``gt_seg_map``) for its centroids. Defaults to None: what loads
-            annotations in each wrapped dataset's own pipeline (its first
-            ``LoadAnnotations``, ``LoadSegLabels`` or similar), so that
-            label maps are applied as in training. Needed where later
-            transforms change the label's classes.
+            (``gt_seg_map``) for its centroids. None: what loads annotations in
+            each wrapped dataset's own pipeline (its first ``LoadAnnotations``,
+            ``LoadSegLabels`` or similar), so that label maps are applied as in
+            training. Needed where later transforms change the label's classes.
         lazy_init (bool): Whether to leave listing the samples to
-            ``full_init``. Defaults to False.
+            ``full_init``.
     """
 
     def __init__(
@@ -123,14 +122,7 @@ class ClassUniformDataset:
         return len(self._places)
 
     def __getitem__(self, index: int | SampleIndex) -> object:
-        """Return a sample.
-
-        Args:
-            index (int | SampleIndex): A number is passed on.
-
-        Returns:
-            object: What the wrapped dataset's pipeline makes of the sample.
-        """
+        """Return what the wrapped dataset's pipeline makes of a sample."""
         self.full_init()
         if not isinstance(index, SampleIndex):
             # Loops that iterate without asking for the length rely on it.
@@ -164,17 +156,12 @@ class ClassUniformDataset:
         leaf, position = self._place(index)
         return leaf.get_data_info(position)
 
-    def get_cat_ids(self, index: int) -> list[int]:
-        """Return the classes in a sample, where its dataset knows them."""
-        leaf, position = self._place(index)
-        return leaf.get_cat_ids(position)
-
     def parts(self) -> np.ndarray:
         """Tell the datasets of a ``ConcatDataset`` apart.
 
         Returns:
-            np.ndarray: (N,) position among the wrapped ``ConcatDataset``'s
-            datasets of each sample; all 0 if it is another dataset.
+            np.ndarray: (N,) position of each sample's dataset among them;
+            all 0 if it is another dataset.
         """
         self.full_init()
         if not isinstance(self.dataset, ConcatDataset):
@@ -184,9 +171,6 @@ class ClassUniformDataset:
 
     def labels(self, tile_size: int) -> tuple[LabelCentroids, np.ndarray]:
         """Return what reads the labels and finds the centroids in them.
-
-        Args:
-            tile_size (int): Side of a tile in pixels.
 
         Returns:
             tuple[LabelCentroids, np.ndarray]: One entry for each label, also
@@ -210,11 +194,6 @@ class ClassUniformDataset:
         self, tile_size: int, cache_dir: str | None = None
     ) -> np.ndarray:
         """Return the centroids of all samples; see :func:`load_or_build`.
-
-        Args:
-            tile_size (int): Side of a tile in pixels.
-            cache_dir (str, optional): Folder of the file that keeps them.
-                Defaults to None, one below ``~/.cache``.
 
         Returns:
             np.ndarray: (R, 4) int64, columns sample, x, y and class. A sample

@@ -38,15 +38,11 @@ def convert_mask(
             written.
         table (ColourTable): What the colours mean.
         unknown (str): What to do about colours that are not in the table:
-            'error' or 'ignore' (they become 255). Defaults to 'error'.
+            'error' or 'ignore' (they become 255).
 
     Returns:
         tuple[np.ndarray, dict[Colour, int]]: (256,), the pixels of each
         value; and those of each colour that is not in the table.
-
-    Raises:
-        OSError: If a file cannot be read or written.
-        ValueError: If the mask cannot be taken, or has other colours.
     """
     labels, others = table.encode(read_colours(source))
     if others and unknown == 'error':
@@ -62,17 +58,12 @@ def convert_mask(
 
 
 def read_colours(path: str | os.PathLike) -> np.ndarray:
-    """Read the colours of a mask.
+    """Read the colours of a mask, uint32 (H, W).
 
-    Args:
-        path (str | os.PathLike): A PNG file of 8 bits, RGB, RGBA without
-            transparent pixels, or with a palette.
-
-    Returns:
-        np.ndarray: uint32 (H, W), red + 256 green + 65536 blue.
+    They are red + 256 green + 65536 blue, of a PNG file of 8 bits: RGB, RGBA
+    without transparent pixels, or with a palette.
 
     Raises:
-        OSError: If the file cannot be read.
         ValueError: If it is another file, or damaged.
     """
     content = Path(path).read_bytes()
@@ -125,18 +116,11 @@ def mask_pairs(
 ) -> list[tuple[Path, Path]]:
     """List the masks of a folder, and where their class numbers go.
 
-    Args:
-        masks (str | os.PathLike): The folder. Sub-folders are kept; files
-            that are no images, or hidden, are left out.
-        out (str | os.PathLike): Folder of the results.
-        strip_suffix (str): What all names end in, before ``.png``, and those
-            of the results do not. Defaults to '', nothing.
-
-    Returns:
-        list[tuple[Path, Path]]: Mask and result, sorted.
+    Sub-folders are kept; files that are no images, or hidden, are left out.
+    ``strip_suffix`` is what all names end in, before ``.png``, and those of
+    the results do not.
 
     Raises:
-        OSError: If the folder cannot be read.
         ValueError: If there are no masks, there are JPEGs, names end in
             something else, results would share a name, or be in the folder.
     """

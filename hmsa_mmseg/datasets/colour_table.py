@@ -35,7 +35,6 @@ class ColourTable:
         classes (ClassNames, optional): The classes by their numbers.
 
     Attributes:
-        path (str | os.PathLike): Of the file.
         classes (ClassNames): 2 to 254, with the colours that were given, or
             the first of each name.
         ignored (list[str]): Names whose colours become 255.
@@ -82,11 +81,7 @@ class ColourTable:
             self._numbers[code] = numbers.get(name, IGNORE)
 
     def encode(self, codes: np.ndarray) -> tuple[np.ndarray, dict]:
-        """Look up the classes of pixels.
-
-        Args:
-            codes (np.ndarray): uint32 (H, W), red + 256 green + 65536
-                blue.
+        """Look up the classes of pixels, as of :func:`read_colours`.
 
         Returns:
             tuple[np.ndarray, dict[Colour, int]]: uint8 (H, W), class numbers
@@ -107,11 +102,7 @@ class ColourTable:
     def describe(self, unknown: Mapping[Colour, int]) -> str:
         """Say which colours are not in the table, and what is near them.
 
-        Args:
-            unknown (Mapping[Colour, int]): Pixels of each.
-
-        Returns:
-            str: A line for each of the most frequent.
+        A line for each of the most frequent, by their numbers of pixels.
         """
         often = sorted(unknown, key=unknown.get, reverse=True)
         lines = [

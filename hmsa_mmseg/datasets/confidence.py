@@ -20,13 +20,7 @@ LEVELS = np.arange(256) / 255.0
 
 
 def encode_confidence(confidence: np.ndarray) -> np.ndarray:
-    """Store confidence in eight bits.
-
-    Args:
-        confidence (np.ndarray): float32, in [0, 1], of any shape.
-
-    Returns:
-        np.ndarray: uint8, of that shape.
+    """Store float32 confidence of any shape as uint8.
 
     Raises:
         ValueError: If a value is outside of [0, 1] or no number.
@@ -41,11 +35,7 @@ def encode_confidence(confidence: np.ndarray) -> np.ndarray:
 
 
 def check_threshold(threshold: float) -> float:
-    """Refuse what is no threshold of confidence.
-
-    Raises:
-        ValueError: If it is not a number from 0 to 1.
-    """
+    """Refuse what is no threshold of confidence, 0 to 1."""
     if isinstance(threshold, bool) or not 0 <= threshold <= 1:
         raise ValueError(f'threshold={threshold!r}; expected 0 to 1')
     return float(threshold)

@@ -15,8 +15,28 @@ from .checks import FileChecksMixin
 IMG_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
+def named_classes(
+    metainfo: dict | None,
+    classes: Sequence[str] | None,
+    palette: Sequence[Sequence[int]] | None,
+) -> dict:
+    """Return a metainfo with names and colours that are given."""
+    metainfo = dict(metainfo or {})
+    if classes is not None:
+        metainfo['classes'] = tuple(classes)
+    if palette is not None:
+        metainfo['palette'] = [list(color) for color in palette]
+    return metainfo
+
+
 class FolderListing(BaseSegDataset):
     """Lists images of any suffix, each with the mask of its name."""
+
+    def __init__(
+        self, img_suffix: str | Sequence[str] = IMG_SUFFIXES, **kwargs
+    ) -> None:
+        suffixes = (img_suffix,) if isinstance(img_suffix, str) else img_suffix
+        super().__init__(img_suffix=tuple(suffixes), **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """List the samples by the names of their images."""
@@ -40,22 +60,23 @@ class FolderListing(BaseSegDataset):
         """Path of an image's mask, relative to the folder of masks."""
         return osp.splitext(name)[0] + self.seg_map_suffix
 
+    @staticmethod
+    def _ends_in(name: str, suffix: str) -> bool:
+        return name.lower().endswith(suffix.lower())
+
     def _images(self) -> list[str]:
         """Paths of all images, relative to their folder."""
         folder = self.data_prefix['img_path']
-        suffixes = self.img_suffix
-        if isinstance(suffixes, str):
-            suffixes = (suffixes,)
-        suffixes = tuple(suffix.lower() for suffix in suffixes)
+        files = fileio.list_dir_or_file(
+            folder,
+            list_dir=False,
+            recursive=True,
+            backend_args=self.backend_args,
+        )
         names = [
             name
-            for name in fileio.list_dir_or_file(
-                folder,
-                list_dir=False,
-                recursive=True,
-                backend_args=self.backend_args,
-            )
-            if name.lower().endswith(suffixes)
+            for name in files
+            if any(self._ends_in(name, suffix) for suffix in self.img_suffix)
         ]
         masks: dict[str, str] = {}
         for name in sorted(names):
@@ -99,11 +120,10 @@ class HMSAFolderDataset(FileChecksMixin, FolderListing):
 
     Args:
         classes (Sequence[str], optional): Names of the classes, in the order
-            of their numbers. Defaults to None: ``metainfo`` has them.
-        palette (Sequence[Sequence[int]], optional): Their colours, RGB.
-            Defaults to None: those of ``metainfo``, else mmseg makes some.
-        img_suffix (str | Sequence[str]): Suffixes of images, in small
-            letters. Defaults to :data:`IMG_SUFFIXES`.
+            of their numbers. None: ``metainfo`` has them.
+        palette (Sequence[Sequence[int]], optional): Their colours, RGB. None:
+            those of ``metainfo``, else mmseg makes some.
+        img_suffix (str | Sequence[str]): Suffixes of images, in small letters.
         **kwargs: Arguments of :class:`mmseg.datasets.BaseSegDataset`.
             ``data_prefix`` is by default ``img_path='images'`` and
             ``seg_map_path='masks'``; with ``ann_file``, a list of names, only
@@ -119,14 +139,11 @@ class HMSAFolderDataset(FileChecksMixin, FolderListing):
         self,
         classes: Sequence[str] | None = None,
         palette: Sequence[Sequence[int]] | None = None,
-        img_suffix: str | Sequence[str] = IMG_SUFFIXES,
         **kwargs,
     ) -> None:
-        metainfo = dict(kwargs.pop('metainfo', None) or {})
-        if classes is not None:
-            metainfo['classes'] = tuple(classes)
-        if palette is not None:
-            metainfo['palette'] = [list(color) for color in palette]
+        metainfo = named_classes(
+            kwargs.pop('metainfo', None), classes, palette
+        )
         if not metainfo.get('classes'):
             raise ValueError(
                 'HMSAFolderDataset: classes is missing; expected the names '
@@ -135,7 +152,4 @@ class HMSAFolderDataset(FileChecksMixin, FolderListing):
         kwargs.setdefault(
             'data_prefix', dict(img_path='images', seg_map_path='masks')
         )
-        suffixes = (img_suffix,) if isinstance(img_suffix, str) else img_suffix
-        super().__init__(
-            metainfo=metainfo, img_suffix=tuple(suffixes), **kwargs
-        )
+        super().__init__(metainfo=metainfo, **kwargs)

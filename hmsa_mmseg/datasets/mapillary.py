@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from mmseg.datasets import MapillaryDataset_v1, MapillaryDataset_v2
 from mmseg.registry import DATASETS
 
 from .checks import FileChecksMixin
 
-
-class _Release(NamedTuple):
-    """What differs between the releases, as they unpack.
-
-    Attributes:
-        labels (str): Folder of the labels, below that of a split.
-        like (type): The data set of mmseg with its classes.
-    """
-
-    labels: str
-    like: type
-
-
+# Of each release the folder of the labels, below that of a split, as it
+# unpacks, and the data set of mmseg with its classes.
 _RELEASES = {
-    '1.1': _Release('labels', MapillaryDataset_v1),
-    '1.2': _Release('v1.2/labels', MapillaryDataset_v1),
-    '2.0': _Release('v2.0/labels', MapillaryDataset_v2),
+    '1.1': ('labels', MapillaryDataset_v1),
+    '1.2': ('v1.2/labels', MapillaryDataset_v1),
+    '2.0': ('v2.0/labels', MapillaryDataset_v2),
 }
 _SCORED_AT = ('input', 'file')
 
@@ -43,17 +30,15 @@ class HMSAMapillaryDataset(FileChecksMixin, MapillaryDataset_v1):
 
     Args:
         version (str): Whose labels and classes, '1.1', '1.2' or '2.0'.
-            Defaults to '1.2'.
         split (str, optional): The folder of a part as the archive unpacks,
-            'training' or 'validation'. Defaults to None: ``data_prefix``
-            says all.
+            'training' or 'validation'. None: ``data_prefix`` says all.
         scored_at (str): Where :class:`EvalAtInputSize` in the pipeline lets
-            predictions be scored: 'input', at the size that the network
-            sees, or 'file', at that of the label file. Defaults to 'input'.
+            predictions be scored: 'input', at the size that the network sees,
+            or 'file', at that of the label file.
         data_prefix (dict, optional): Folders below ``data_root``; what it
             names is taken instead of the folders of ``split``.
         metainfo (dict, optional): As in mmseg; its ``classes`` may be any
-            subset of those in the files. Defaults to None, all but the last.
+            subset of those in the files. None: all but the last.
         **kwargs: Arguments of :class:`mmseg.datasets.MapillaryDataset_v1`.
 
     Raises:
@@ -70,8 +55,8 @@ class HMSAMapillaryDataset(FileChecksMixin, MapillaryDataset_v1):
         **kwargs,
     ) -> None:
         # A command line makes a number of it.
-        release = _RELEASES.get(str(version))
-        if release is None:
+        version = str(version)
+        if version not in _RELEASES:
             raise ValueError(
                 f'HMSAMapillaryDataset: version={version!r}; expected one of '
                 f'{[*_RELEASES]}'
@@ -81,14 +66,25 @@ class HMSAMapillaryDataset(FileChecksMixin, MapillaryDataset_v1):
                 f'HMSAMapillaryDataset: scored_at={scored_at!r}; expected '
                 f'one of {list(_SCORED_AT)}'
             )
+        if split is None and not data_prefix:
+            raise ValueError(
+                'HMSAMapillaryDataset: neither split nor data_prefix is '
+                "given; expected for example split='training'"
+            )
+        labels, like = _RELEASES[version]
+        folders = {}
+        if split is not None:
+            folders = dict(
+                img_path=f'{split}/images', seg_map_path=f'{split}/{labels}'
+            )
         self.scored_at = scored_at
-        self.METAINFO = release.like.METAINFO
-        self.get_label_map = release.like.get_label_map
+        self.METAINFO = like.METAINFO
+        self.get_label_map = like.get_label_map
         metainfo = {'palette': self.METAINFO['palette'], **(metainfo or {})}
         metainfo.setdefault('classes', self.METAINFO['classes'][:-1])
         super().__init__(
             metainfo=metainfo,
-            data_prefix=_folders(release, split, data_prefix),
+            data_prefix={**folders, **(data_prefix or {})},
             **kwargs,
         )
 
@@ -98,21 +94,3 @@ class HMSAMapillaryDataset(FileChecksMixin, MapillaryDataset_v1):
         for info in data_list:
             info['scored_at'] = self.scored_at
         return data_list
-
-
-def _folders(
-    release: _Release, split: str | None, data_prefix: dict | None
-) -> dict:
-    """Folders of images and labels, relative to ``data_root``."""
-    if split is None and not data_prefix:
-        raise ValueError(
-            'HMSAMapillaryDataset: neither split nor data_prefix is given; '
-            "expected for example split='training'"
-        )
-    folders = {}
-    if split is not None:
-        folders = dict(
-            img_path=f'{split}/images',
-            seg_map_path=f'{split}/{release.labels}',
-        )
-    return {**folders, **(data_prefix or {})}

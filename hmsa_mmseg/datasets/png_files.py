@@ -6,7 +6,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -24,29 +24,19 @@ _LEVEL = 4
 
 
 class PngHeader(NamedTuple):
-    """What the head of a grey PNG file says.
+    """What the head of a grey PNG file says."""
 
-    Attributes:
-        size (tuple[int, int]): Height and width.
-        text (dict[str, str]): Its texts before the pixels, by their keys.
-    """
-
-    size: tuple[int, int]
-    text: dict[str, str]
+    size: tuple[int, int]  # height, width
+    text: dict[str, str]  # its texts before the pixels, by their keys
 
 
 def encode_grey(
     pixels: np.ndarray, text: Mapping[str, str] | None = None
 ) -> bytes:
-    """Encode a picture as PNG, to the same bytes each time.
+    """Encode a uint8 (h, w) picture as PNG, to the same bytes each time.
 
-    Args:
-        pixels (np.ndarray): uint8 (h, w).
-        text (Mapping[str, str], optional): Latin-1 texts by their keys, for
-            readers of the file's head.
-
-    Returns:
-        bytes: The file. The bytes depend on the version of zlib alone.
+    They depend on the version of zlib alone. ``text`` are Latin-1 texts by
+    their keys, for readers of the file's head.
     """
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
@@ -59,17 +49,11 @@ def encode_grey(
 
 
 def read_header(path: str | os.PathLike) -> PngHeader | None:
-    """Look at head and end of a PNG file.
-
-    Args:
-        path (str | os.PathLike): Of the file.
+    """Look at head and end of a PNG file; pixels are not decoded.
 
     Returns:
         PngHeader | None: None if there is no file, it is cut short, or it is
-        no grey PNG of eight bits. Pixels are not decoded.
-
-    Raises:
-        OSError: If a file that is there cannot be read.
+        no grey PNG of eight bits.
     """
     try:
         with Path(path).open('rb') as file:
@@ -110,18 +94,15 @@ def _read_head(file: BinaryIO) -> PngHeader | None:
 
 def is_intact(content: bytes) -> bool:
     """Whether all chunks of a PNG file match their checksums."""
+    at, kind = len(_SIGNATURE), b''
     try:
-        return [kind for kind, good in _chunks(content) if not good] == []
+        while kind != b'IEND':
+            length, kind = struct.unpack_from('>I4s', content, at)
+            (crc,) = struct.unpack_from('>I', content, at + 8 + length)
+            data = memoryview(content)[at + 4 : at + 8 + length]
+            if zlib.crc32(data) != crc:
+                return False
+            at += 12 + length
     except struct.error:
         return False
-
-
-def _chunks(content: bytes) -> Iterator[tuple[bytes, bool]]:
-    at = len(_SIGNATURE)
-    kind = b''
-    while kind != b'IEND':
-        length, kind = struct.unpack_from('>I4s', content, at)
-        (crc,) = struct.unpack_from('>I', content, at + 8 + length)
-        found = zlib.crc32(memoryview(content)[at + 4 : at + 8 + length])
-        yield kind, found == crc
-        at += 12 + length
+    return True

@@ -25,11 +25,9 @@ class AtomicLocalBackend(LocalBackend):
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file of ``torch.save``.
 
-        Args:
-            obj (bytes): Its content.
-            filepath (str | Path): What stands there is replaced only after
-                the new content has been written, flushed to the disk, read
-                back and compared with its checksums.
+        What stands there is replaced only after the new content has been
+        written, flushed to the disk, read back and compared with its
+        checksums.
 
         Raises:
             OSError: If it cannot be written, for instance on a full disk.

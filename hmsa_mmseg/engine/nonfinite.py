@@ -1,4 +1,4 @@
-"""Finding NaN and infinity, and agreeing on them between processes."""
+"""Finding NaN and infinity."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ import torch
 def nonfinite_names(
     tensors: Mapping[str, torch.Tensor], but: Collection[str] = ()
 ) -> list[str]:
-    """List the tensors that hold NaN or infinity.
-
-    Args:
-        tensors (Mapping[str, Tensor]): Of any type and shape.
-        but (Collection[str]): Names not to look at.
-
-    Returns:
-        list[str]: Their names.
-    """
+    """Name the tensors that hold NaN or infinity; ``but`` are left out."""
     return [
         name
         for name, tensor in tensors.items()

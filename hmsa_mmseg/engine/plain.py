@@ -20,10 +20,7 @@ def make_plain(checkpoint: dict) -> None:
     """Reduce a checkpoint of mmengine to tensors and plain values, in place.
 
     mmengine's log history is left out: only the smoothing of the first values
-    printed after a resume depends on it.
-
-    Args:
-        checkpoint (dict): Its ``state_dict`` stays as it is.
+    printed after a resume depends on it. ``state_dict`` stays as it is.
     """
     hub = checkpoint.get('message_hub')
     if hub is not None:

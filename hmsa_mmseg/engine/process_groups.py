@@ -26,9 +26,6 @@ def close_gloo_at_exit(runner: Runner) -> None:
 
     NCCL is left alone, as is any group in a program without a run of several
     processes.
-
-    Args:
-        runner (Runner): Of the run; nothing is done without a launcher.
     """
     if runner.distributed and get_backend() == 'gloo':
         atexit.register(close_gloo)
@@ -56,13 +53,7 @@ def close_gloo() -> None:
 def any_process(flag: bool | torch.Tensor) -> bool:
     """Tell every process whether one of them raises its flag.
 
-    All processes must call it at the same place.
-
-    Args:
-        flag (bool | Tensor): That of this process; a tensor has one element.
-
-    Returns:
-        bool: Whether any is true.
+    All must call it at the same place. A tensor has one element.
     """
     flag = torch.as_tensor(flag).detach().reshape(1).to(torch.int32)
     all_reduce(flag, op='max')

@@ -84,9 +84,6 @@ def check_crc(path: str | os.PathLike) -> None:
 
     ``torch.load`` does not: it takes a tensor with a flipped bit as it is.
 
-    Args:
-        path (str | os.PathLike): A zip archive, as ``torch.save`` writes.
-
     Raises:
         OSError: If the file cannot be read.
         ValueError: If it is no zip archive, is cut short, or an entry does

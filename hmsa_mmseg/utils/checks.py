@@ -10,19 +10,7 @@ def is_integer(value: object, least: int) -> bool:
 
 
 def check_integer(name: str, value: object, least: int = 0) -> int:
-    """Refuse what is no integer, or too small a one.
-
-    Args:
-        name (str): Of the argument, with that of its class.
-        value (object): What was given.
-        least (int): The smallest that is taken. Defaults to 0.
-
-    Returns:
-        int: The value.
-
-    Raises:
-        ValueError: If it is another.
-    """
+    """Return an argument of a class, if it is an integer and large enough."""
     if not is_integer(value, least):
         raise ValueError(
             f'{name} must be an integer of {least} or more, got {value!r}'

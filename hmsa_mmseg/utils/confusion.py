@@ -1,8 +1,4 @@
-"""Which classes are taken for which, counted, and the scores of that.
-
-Shape shorthand in this module:
-    K: classes.
-"""
+"""Which of K classes are taken for which, counted, and the scores of that."""
 
 from __future__ import annotations
 
@@ -21,17 +17,14 @@ _MAX_NAMED = 5
 def joint_counts(
     arrays: Sequence[np.ndarray], sizes: Sequence[int]
 ) -> np.ndarray:
-    """Count how often values come together.
+    """Count how often values of arrays of one shape come together.
 
     Args:
-        arrays (Sequence[ndarray]): Integers, all of one shape.
+        arrays (Sequence[ndarray]): Integers.
         sizes (Sequence[int]): Values of each are from 0 to below its size.
 
     Returns:
         ndarray: int64, of shape ``sizes``.
-
-    Raises:
-        ValueError: If the shapes differ.
     """
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
@@ -53,13 +46,9 @@ def count_confusion(
     num_classes: int,
     ignore_index: int,
 ) -> np.ndarray:
-    """Count how often each class is predicted where each class is.
+    """Count how often each of K classes is predicted where each class is.
 
-    Args:
-        label (ndarray): Integers, the classes that are there.
-        prediction (ndarray): Integers of the same shape, those predicted.
-        num_classes (int): K.
-        ignore_index (int): Label of pixels that do not count.
+    Pixels labelled ``ignore_index`` do not count.
 
     Returns:
         ndarray: int64 (K, K); a row for each true class, a column for each
@@ -91,10 +80,7 @@ def count_confusion(
 
 
 def scores(matrix: np.ndarray) -> dict[str, Any]:
-    """Derive the usual scores from a confusion matrix.
-
-    Args:
-        matrix (ndarray): int64 (K, K), as of :func:`count_confusion`.
+    """Derive the usual scores from a matrix of :func:`count_confusion`.
 
     Returns:
         dict: ``IoU``, ``Acc`` (recall) and ``Precision`` for each class, in
@@ -116,15 +102,7 @@ def scores(matrix: np.ndarray) -> dict[str, Any]:
 
 
 def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divide; nan where there is nothing to divide by.
-
-    Args:
-        part (ndarray): Numbers, to be broadcast with ``whole``.
-        whole (ndarray): Numbers.
-
-    Returns:
-        ndarray: float64.
-    """
+    """Divide in float64, with broadcasting; nan where ``whole`` is 0."""
     part, whole = np.broadcast_arrays(part, whole)
     result = np.full(part.shape, np.nan)
     np.divide(part, whole, out=result, where=whole != 0)

@@ -50,9 +50,9 @@ def atomic_file(
         check (Callable, optional): Given the path of the written file, it
             raises an error if that must not take the place.
         part (Path, optional): Where to write meanwhile, on the same file
-            system. Defaults to None: :func:`part_file`.
+            system. None: :func:`part_file`.
         sync (bool): Whether to wait for the disk, so that the file is whole
-            also after a loss of power. Defaults to True.
+            also after a loss of power.
 
     Yields:
         BinaryIO: The file to write to.
@@ -89,14 +89,7 @@ def write_json(
 ) -> None:
     """Write a JSON file that is either whole or absent.
 
-    Args:
-        path (str | os.PathLike): Its folder is made if it does not exist.
-        content (Any): Of plain types.
-        indent (int, optional): Spaces for each level; None for one line.
-            Defaults to 2.
-
     Raises:
-        OSError: If the file cannot be written.
         ValueError: If a number is not finite, which JSON does not know.
     """
     text = json.dumps(content, indent=indent, allow_nan=False)
@@ -115,10 +108,7 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> None:
         paths (Iterable[Path]): Of the files, whether they exist or not.
         shared (bool): Whether all processes write them, as at the start of a
             run: what another machine has begun to write within the last hour
-            stays. Defaults to False.
-
-    Raises:
-        OSError: If one cannot be removed.
+            stays.
     """
     folders: dict[Path, set[str]] = {}
     for path in paths:
@@ -137,15 +127,7 @@ def remove_stale_parts(paths: Iterable[Path], shared: bool = False) -> None:
 
 
 def remove_stale_parts_below(folder: Path) -> None:
-    """Remove what killed processes have left of any file of a folder.
-
-    Args:
-        folder (Path): With all folders in it; all processes write there, see
-            :func:`remove_stale_parts`.
-
-    Raises:
-        OSError: If one cannot be removed.
-    """
+    """The same, of any file below a folder that all processes write."""
     for part in folder.rglob('.*.part'):
         match = _PART.fullmatch(part.name)
         if match is not None and _is_stale(part, match, shared=True):

@@ -18,14 +18,7 @@ _MAX_NAMES = 10
 
 
 def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
-    """Read a config, import what it asks for, and override its settings.
-
-    Args:
-        path (str): Of the config.
-        options (dict, optional): Settings by their dotted keys.
-
-    Returns:
-        Config: With a ``model``.
+    """Read the config of a model, with other settings by their dotted keys.
 
     Raises:
         OSError: If the file cannot be read.
@@ -53,9 +46,6 @@ def read_state_dict(
     path: str | os.PathLike,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read weights, of a checkpoint or by themselves.
-
-    Args:
-        path (str | os.PathLike): Of the file.
 
     Returns:
         tuple[dict, dict]: All that the file holds, and the weights by their
@@ -132,12 +122,7 @@ def load_model(cfg: Config, checkpoint: str) -> nn.Module:
 def build_model(cfg: Config) -> nn.Module:
     """Build the model of a config for inference, with random weights.
 
-    Args:
-        cfg (Config): Of a training or test run. Settings of its model that
-            are for training alone are dropped.
-
-    Returns:
-        nn.Module: In evaluation mode.
+    Settings of the model that are for training alone are dropped from ``cfg``.
 
     Raises:
         ValueError: If it cannot be built.
@@ -157,12 +142,7 @@ def build_model(cfg: Config) -> nn.Module:
 def find_test_set(cfg: Config) -> Mapping:
     """Find the config of the test set, within those that wrap it.
 
-    Args:
-        cfg (Config): Of a training or test run.
-
-    Returns:
-        Mapping: The innermost; of several that are concatenated the first.
-        Empty if there is none.
+    Of several that are concatenated the first; empty if there is none.
     """
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while dataset.get('dataset') or dataset.get('datasets'):

@@ -8,16 +8,10 @@ from collections.abc import Iterable, Sequence
 def markdown_table(
     header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1
 ) -> str:
-    """Format cells as a table.
+    """Format cells as a table, without a line break at its end.
 
-    Args:
-        header (Sequence[str]): Names of the columns.
-        rows (Iterable[Sequence]): Cells of each row, as many as columns.
-        left (int): How many columns, from the first one on, are aligned to
-            the left; the others, of numbers, to the right. Defaults to 1.
-
-    Returns:
-        str: Without a line break at its end.
+    The first ``left`` columns are aligned to the left; the others, of
+    numbers, to the right.
 
     Raises:
         ValueError: If a row has more or fewer cells than the header.

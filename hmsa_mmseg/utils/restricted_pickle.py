@@ -71,12 +71,8 @@ class _RestrictedUnpickler(pickle._Unpickler):
 def restricted_pickle(allowed: list) -> ModuleType:
     """Make what ``torch.load`` takes as ``pickle_module``.
 
-    Args:
-        allowed (list): Classes, functions and pairs of one of them and the
-            full name by which files know it.
-
-    Returns:
-        ModuleType: With ``Unpickler`` and ``load``.
+    ``allowed`` are classes, functions and pairs of one of them and the full
+    name by which files know it.
     """
     pairs = [
         entry
@@ -103,9 +99,6 @@ def restricted_pickle(allowed: list) -> ModuleType:
 
 def refuse_programs(path: str) -> None:
     """Refuse what ``torch.load`` does not leave to ``pickle_module``.
-
-    Args:
-        path (str): A file that may be one of ``torch.save``.
 
     Raises:
         UnpicklingError: If it is an archive of TorchScript, whose loading

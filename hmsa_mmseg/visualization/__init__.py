@@ -1,5 +1,5 @@
 from .counts import class_iou, make_record, scale_class_iou, scale_shares
-from .image_names import ImageNames, leaf_datasets
+from .image_names import ImageNames
 from .pictures import draw_pictures
 from .records import (
     FOLDER,
@@ -24,7 +24,6 @@ __all__ = [
     'check_run',
     'class_iou',
     'draw_pictures',
-    'leaf_datasets',
     'make_record',
     'read_record',
     'read_records',

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
-
-def leaf_datasets(dataset: object) -> Iterator[object]:
-    """Yield the data sets within ``ConcatDataset`` and other wrappers."""
-    if hasattr(dataset, 'datasets'):
-        for part in dataset.datasets:
-            yield from leaf_datasets(part)
-    elif hasattr(dataset, 'dataset'):
-        yield from leaf_datasets(dataset.dataset)
-    else:
-        yield dataset
+from hmsa_mmseg.datasets import leaf_datasets
 
 
 class ImageNames:

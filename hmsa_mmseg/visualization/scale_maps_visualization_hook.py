@@ -15,10 +15,11 @@ from mmengine.model import BaseTTAModel
 from mmengine.runner import BaseLoop
 from mmseg.registry import HOOKS
 
+from hmsa_mmseg.datasets import leaf_datasets
 from hmsa_mmseg.utils.checks import check_integer
 from hmsa_mmseg.utils.unwrapping import segmentor_of, unwrapped
 
-from .image_names import ImageNames, leaf_datasets
+from .image_names import ImageNames
 from .records import FOLDER, check_run, write_run
 from .scale_maps_step import has_scale_maps, predict_with_maps
 from .scale_maps_visualizer import ScaleMapsVisualizer

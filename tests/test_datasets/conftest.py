@@ -78,8 +78,8 @@ def class_uniform():
 
 
 @pytest.fixture
-def records(monkeypatch):
-    """Return the records logged so far."""
+def logged(monkeypatch):
+    """Return a function for the messages of a level logged so far."""
     logger = logging.getLogger('test_datasets')
     logger.setLevel(logging.INFO)
     records = []
@@ -87,23 +87,9 @@ def records(monkeypatch):
     monkeypatch.setattr(
         MMLogger, 'get_current_instance', staticmethod(lambda: logger)
     )
-    return records
-
-
-@pytest.fixture
-def capture_log(records):
-    """Return a function for the warnings logged so far."""
-    return lambda: _messages(records, logging.WARNING)
-
-
-@pytest.fixture
-def capture_info(records):
-    """Return a function for the information logged so far."""
-    return lambda: _messages(records, logging.INFO)
-
-
-def _messages(records, level):
-    return [r.getMessage() for r in records if r.levelno == level]
+    return lambda level: [
+        r.getMessage() for r in records if r.levelname == level
+    ]
 
 
 # Of road, building, car, truck, bus, train and bicycle.

@@ -81,6 +81,55 @@ def test_what_the_tool_writes(root):
         assert (label[1:] == 255).all()
 
 
+def test_label_ids_and_other_classes(root):
+    def found(**kwargs):
+        dataset = build(root, **kwargs)
+        return [dataset[k]['gt_seg_map'][0, 0] for k in range(3)]
+
+    options = dict(label_format='labelIds', label_ids=[2, 0, 1])
+    assert found(classes=CLASSES, **options) == [1, 2, 0]
+    assert found(classes=CLASSES, label_format='trainIds') == [0, 1, 2]
+    write_meta(root / 'autolabels', **options)
+    assert found() == [1, 2, 0]
+    write_meta(root / 'autolabels')
+    # Fewer, in another order.
+    assert found(classes=('sky', 'road')) == [1, 255, 0]
+    same = dict(label_format='trainIds', label_ids=(0, 1, 2), layout='folders')
+    assert found(prob=True, **same) == [0, 1, 2]
+
+
+LABEL_IDS = dict(classes=CLASSES, label_format='labelIds')
+
+
+@pytest.mark.parametrize(
+    ('meta', 'kwargs', 'match'),
+    [
+        (None, dict(classes=CLASSES), r'label_format is missing.*autolab'),
+        (None, dict(label_format='trainIds'), 'classes is missing'),
+        (None, LABEL_IDS, 'without label_ids'),
+        (None, dict(LABEL_IDS, label_ids=[0, 1]), '3 different values from 0'),
+        (None, dict(LABEL_IDS, label_ids=[0, 1, 1]), '3 different values'),
+        (None, dict(LABEL_IDS, label_ids=[0, 1, 255]), '3 different values'),
+        (None, dict(layout='flat'), "layout='flat'; expected one of"),
+        ({}, dict(classes=('sky', 'car')), r"have no \['car'\] \(1 of 2"),
+        ({}, dict(label_format='labelIds'), r'label_format=.*_meta.json says'),
+        ({}, dict(label_ids=[3, 4, 5]), r'label_ids=.*_meta.json says'),
+        ({}, dict(layout='authors-flat'), r'layout=.*_meta.json says'),
+        ({}, dict(prob=False), r'prob=.*_meta.json says'),
+        ({}, dict(data_prefix=dict(img_path='images')), 'path is missing'),
+        ({}, dict(skip_list=['a.jpg', 'a.jpeg', 'b.png']), '3 of 3 images'),
+        (dict(version=2), {}, 'version=2; expected 1'),
+        (dict(label_ids=[0]), {}, '1 label_ids of 3 classes'),
+        (dict(label_ids='x'), {}, 'settings are damaged'),
+    ],
+)
+def test_settings_that_make_no_sense(root, meta, kwargs, match):
+    if meta is not None:
+        write_meta(root / 'autolabels', **meta)
+    with pytest.raises(ValueError, match=match):
+        build(root, **kwargs)
+
+
 def test_settings_one_folder_above(root):
     # Labels of one split of several, which were made together.
     write_meta(root / 'autolabels')
@@ -92,79 +141,6 @@ def test_settings_one_folder_above(root):
         ValueError, match=r'sub/autolabel_meta.json is damaged'
     ):
         build(root, data_prefix=prefix)
-
-
-def test_without_settings(root):
-    dataset = build(root, classes=CLASSES, label_format='trainIds')
-    assert (dataset[2]['gt_seg_map'][0] == 2).all()
-    with pytest.raises(ValueError, match=r'label_format is missing.*autolab'):
-        build(root, classes=CLASSES)
-    with pytest.raises(ValueError, match='classes is missing'):
-        build(root, label_format='trainIds')
-    with pytest.raises(ValueError, match='without label_ids'):
-        build(root, classes=CLASSES, label_format='labelIds')
-    for ids in ([0, 1], [0, 1, 1], [0, 1, 255]):
-        with pytest.raises(ValueError, match='3 different values from 0'):
-            build(
-                root,
-                classes=CLASSES,
-                label_format='labelIds',
-                label_ids=ids,
-            )
-
-
-def test_label_ids(root):
-    options = dict(label_format='labelIds', label_ids=[2, 0, 1])
-    dataset = build(root, classes=CLASSES, **options)
-    found = [dataset[k]['gt_seg_map'][0, 0] for k in range(3)]
-    assert found == [1, 2, 0]
-    write_meta(root / 'autolabels', **options)
-    dataset = build(root)
-    assert found == [dataset[k]['gt_seg_map'][0, 0] for k in range(3)]
-
-
-def test_fewer_classes_in_another_order(root):
-    write_meta(root / 'autolabels')
-    dataset = build(root, classes=('sky', 'road'))
-    found = [dataset[k]['gt_seg_map'][0, 0] for k in range(3)]
-    assert found == [1, 255, 0]
-    with pytest.raises(ValueError, match=r"have no \['car'\] \(1 of 2"):
-        build(root, classes=('sky', 'car'))
-
-
-@pytest.mark.parametrize(
-    'contrary',
-    [
-        dict(label_format='labelIds'),
-        dict(label_ids=[3, 4, 5]),
-        dict(layout='authors-flat'),
-        dict(prob=False),
-    ],
-    ids=lambda contrary: next(iter(contrary)),
-)
-def test_arguments_must_agree(root, contrary):
-    write_meta(root / 'autolabels')
-    (name,) = contrary
-    with pytest.raises(
-        ValueError, match=rf'{name}=.*autolabel_meta.json says'
-    ):
-        build(root, **contrary)
-    same = dict(label_format='trainIds', label_ids=(0, 1, 2), layout='folders')
-    assert len(build(root, prob=True, **same)) == 3
-
-
-@pytest.mark.parametrize(
-    ('changes', 'match'),
-    [
-        (dict(version=2), 'version=2; expected 1'),
-        (dict(label_ids=[0]), '1 label_ids of 3 classes'),
-        (dict(label_ids='x'), 'settings are damaged'),
-    ],
-)
-def test_settings_that_make_no_sense(root, changes, match):
-    write_meta(root / 'autolabels', **changes)
-    with pytest.raises(ValueError, match=match):
-        build(root)
 
 
 def test_without_confidence(root):
@@ -198,11 +174,14 @@ def test_one_flat_folder(root):
     dataset = build(root, data_prefix=prefix, **options)
     expected = ['flat/a.png', 'flat/b.png']
     assert paths(dataset, root, 'seg_map_path') == expected
-    with pytest.raises(ValueError, match="layout='flat'; expected one of"):
-        build(root, **{**options, 'layout': 'flat'})
+    # A list of images, by their names with or without suffix.
+    (root / 'some.txt').write_text('sub/b\na.jpeg\n')
+    (root / 'images/sub/a.jpeg').rename(root / 'images/a.jpeg')
+    dataset = build(root, data_prefix=prefix, ann_file='some.txt', **options)
+    assert paths(dataset, root, 'seg_map_path') == expected
 
 
-def test_lacking_files(root, capture_info, write_png):
+def test_lacking_files(root, logged, write_png):
     write_meta(root / 'autolabels')
     write_png(root / 'coarse/sub/b.png', np.ones(SIZE))
     (root / 'autolabels/a.png').unlink()
@@ -217,35 +196,29 @@ def test_lacking_files(root, capture_info, write_png):
     assert len(build(root, test_mode=True)) == 3
     dataset = build(root, missing='drop')
     assert paths(dataset, root, 'seg_map_path') == ['autolabels/sub/b.png']
-    lines = capture_info()
+    lines = logged('INFO')
     assert '1 of 3 images have no label. 1 of them are in' in lines[0]
     assert '1 of 2 images have no confidence map' in lines[1]
 
     (root / 'autolabels/sub/b.png').unlink()
     with pytest.raises(ValueError, match='no image is left'):
         build(root, missing='drop')
-
-
-def test_failures_of_processes_that_still_run(root):
-    write_meta(root / 'autolabels')
-    (root / 'autolabels/sub/b.png').unlink()
+    # Of a process that still runs.
     failure = dict(name='sub/b', image='b.png', reason='empty', error='')
     (root / 'autolabels/failures.1-of-3.jsonl').write_text(json.dumps(failure))
+    with pytest.raises(FileNotFoundError, match=r"2 of them .*'.*/a.png'"):
+        build(root)
+    (root / 'autolabels/failures.jsonl').unlink()
     with pytest.raises(FileNotFoundError, match=r"sub/b.png': empty"):
         build(root)
 
 
-def test_no_images(root):
+def test_a_label_that_is_the_confidence_of_another(root, write_png):
     write_meta(root / 'autolabels')
-    (root / 'none').mkdir()
-    prefix = dict(img_path='none', seg_map_path='autolabels')
-    with pytest.raises(ValueError, match='0 images with suffix'):
-        build(root, data_prefix=prefix)
-    with pytest.raises(ValueError, match='seg_map_path is missing'):
-        build(root, data_prefix=dict(img_path='images'))
-    skipped = ['a.jpg', 'a.jpeg', 'b.png']
-    with pytest.raises(ValueError, match='3 of 3 images are named in skip'):
-        build(root, skip_list=skipped)
+    write_png(root / 'images/a_prob.jpg', np.zeros((*SIZE, 3)))
+    write_png(root / 'autolabels/a_prob_prob.png', np.full(SIZE, 255))
+    with pytest.raises(ValueError, match=r"a_prob.png' would be both.*a.jpg"):
+        build(root)
 
 
 @pytest.fixture
@@ -268,7 +241,7 @@ def fine(root, write_png):
     )
 
 
-def test_beside_a_fine_set_with_other_files(root, fine):
+def test_beside_a_fine_set_with_other_files(root, fine, write_png):
     write_meta(root / 'autolabels')
     prefix = dict(
         img_path='images', seg_map_path='autolabels', coarse_map_path='coarse'
@@ -278,25 +251,20 @@ def test_beside_a_fine_set_with_other_files(root, fine):
     assert both.metainfo['reduce_zero_label'] is True
     assert (both[0]['gt_seg_map'] == 1).all()
     # Its values are class numbers and not shifted; the coarse ones are.
-    assert (both[1]['gt_seg_map'][0] == 0).all()
-    united = [1, 1, 1, 1, 1, 1]
-    assert both[2]['gt_seg_map'][0].tolist() == united
-    assert (both[3]['gt_seg_map'][0] == 2).all()
+    found = [both[k]['gt_seg_map'][0].tolist() for k in (1, 2, 3)]
+    assert found == [[value] * 6 for value in (0, 1, 2)]
     with pytest.raises(ValueError, match=r"like together with \['classes'\]"):
         build(root, like=fine, classes=CLASSES)
 
-
-def test_the_union_with_a_fine_sets_coarse_labels(root, fine, write_png):
-    write_meta(root / 'autolabels')
     label = np.zeros(SIZE)
     label[0, 5] = 1
     write_png(root / 'autolabels/a.png', label)
-    prefix = dict(
-        img_path='images', seg_map_path='autolabels', coarse_map_path='coarse'
-    )
-    part = build(root, like=fine, data_prefix=prefix)
-    found = part[0]['gt_seg_map'][0]
-    assert found.tolist() == [1, 1, 0, 0, 0, 1]
+    assert part[0]['gt_seg_map'][0].tolist() == [1, 1, 0, 0, 0, 1]
+    # mmseg's loader takes reduce_zero_label of the first sample it sees.
+    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    stock = build(root, like=fine, pipeline=load)
+    found = [stock[k]['gt_seg_map'][0, 0] for k in range(3)]
+    assert found == [0, 1, 2]
     (root / 'coarse/sub/a.png').unlink()
     with pytest.raises(
         FileNotFoundError, match=r'have no coarse label.*sub/a'
@@ -328,14 +296,6 @@ def test_like_the_class_of_a_data_set(root, name):
     assert part.get_data_info(0)['label_map'][149 if 'ADE' in name else 58]
 
 
-def test_the_stock_loader_reads_it_as_well(root, fine):
-    # Its loader takes reduce_zero_label of the first sample it sees.
-    write_meta(root / 'autolabels')
-    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
-    part = build(root, like=fine, pipeline=load)
-    assert [part[k]['gt_seg_map'][0, 0] for k in range(3)] == [0, 1, 2]
-
-
 def test_the_config_in_the_documentation(root, write_png):
     page = Path(__file__).parents[2] / 'docs/coarse_data.md'
     (text,) = re.findall(
@@ -357,36 +317,3 @@ def test_the_config_in_the_documentation(root, write_png):
     labels = [s['data_samples'].gt_sem_seg.data for s in dataset]
     found = [{*label.unique().tolist()} for label in labels]
     assert found == [{2}, {255}, {2}]
-
-
-def test_labels_are_matched_by_name(tmp_path, write_png, capture_info):
-    for k in range(9):
-        write_png(tmp_path / f'images/{k}.jpg', np.full((*SIZE, 3), k))
-        for kind in ('', '_prob'):
-            write_png(tmp_path / f'autolabels/{k}{kind}.png', np.zeros(SIZE))
-    for k in (0, 4, 5):
-        (tmp_path / f'autolabels/{k}.png').unlink()
-    (tmp_path / 'images/8.jpg').unlink()
-    write_meta(tmp_path / 'autolabels')
-    dataset = build(tmp_path, missing='drop')
-    for key in ('img_path', 'seg_map_path', 'prob_map_path'):
-        stems = [Path(path).stem[0] for path in paths(dataset, tmp_path, key)]
-        assert stems == [*'12367']
-    assert '3 of 8 images have no label' in capture_info()[0]
-
-
-def test_a_list_of_images(root):
-    write_meta(root / 'autolabels')
-    (root / 'some.txt').write_text('sub/b\na.jpg\n')
-    dataset = build(root, ann_file='some.txt')
-    assert paths(dataset, root, 'img_path') == [
-        *('images/a.jpg', 'images/sub/b.png')
-    ]
-
-
-def test_a_label_that_is_the_confidence_of_another(root, write_png):
-    write_meta(root / 'autolabels')
-    write_png(root / 'images/a_prob.jpg', np.zeros((*SIZE, 3)))
-    write_png(root / 'autolabels/a_prob_prob.png', np.full(SIZE, 255))
-    with pytest.raises(ValueError, match=r"a_prob.png' would be both.*a.jpg"):
-        build(root)

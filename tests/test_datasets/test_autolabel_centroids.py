@@ -1,21 +1,14 @@
-"""Class-uniform sampling from auto-labels: as the preset does, and fairly."""
-
-import importlib.util
-from pathlib import Path
+"""Centroids of auto-labels, and the names of their files."""
 
 import numpy as np
 import pytest
-from mmengine.config import Config
-from mmseg.registry import DATA_SAMPLERS, DATASETS
+from mmseg.registry import DATASETS
+from oracles import labels as authors
 from PIL import Image
 
 from hmsa_mmseg.datasets.centroid_fingerprint import fingerprint
-from hmsa_mmseg.datasets.cityscapes import EVALUATED_IDS, ID_TO_TRAIN_ID
 from hmsa_mmseg.datasets.class_uniform_dataset import ClassUniformDataset
 
-ROOT = Path(__file__).parents[2]
-PRESET = ROOT / 'configs/_base_/datasets/cityscapes_autolabel_1024x2048.py'
-BOOSTED = (3, 4, 6, 7, 9, 11, 12, 13, 14, 15, 16, 17, 18)
 SIZE = (32, 64)
 COARSE = 'gtCoarse/train_extra'
 PREFIX = dict(
@@ -32,18 +25,6 @@ MASK = dict(
     only_with='prob_map_path',
 )
 APPLY = dict(type='ApplyConfidence', threshold=0.5)
-
-
-def load_module(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-authors = load_module(
-    Path(__file__).parent / 'test_transforms/authors_reading.py'
-)
 
 
 def wrap(root, loader, **kwargs):
@@ -93,28 +74,6 @@ def test_centroids_of_united_labels(cityscapes_extra, overlap):
         assert found == authors.centroids(trained, 16)
         alone = authors.read_images(label, coarse, ())
         assert found != authors.centroids(alone, 16)
-
-
-def test_centroids_only_where_the_label_counts(cityscapes_extra):
-    dataset = wrap(cityscapes_extra, [LOAD, MASK, UNITE, APPLY])
-    drop_mask = np.zeros(SIZE)
-    drop_mask[2:20, 2:60] = 1
-    for k in range(2):
-        info = dataset.get_data_info(k)
-        label, prob, coarse = (
-            read(info[key])
-            for key in ('seg_map_path', 'prob_map_path', 'coarse_map_path')
-        )
-        trained = authors.apply_threshold(
-            authors.read_images(label, coarse, (14, 15, 16), drop_mask),
-            prob,
-            0.5,
-        )
-        expected = authors.centroids(trained, 16)
-        assert found_in(dataset, k) == expected
-        # Which is not what the authors draw from.
-        theirs = authors.label_for_centroids(label, coarse, (14, 15, 16))
-        assert expected != authors.centroids(theirs, 16)
 
 
 def test_files_of_centroids_follow_the_settings(cityscapes_extra):
@@ -168,99 +127,3 @@ def test_other_data_sets_keep_their_files(tmp_path, set_cfg):
     dataset = ClassUniformDataset(dataset, label_loader=[load_nothing])
     # As before there were auto-labels.
     assert fingerprint(dataset.labels(64)[0]) == 'a171231c49bd1236'
-
-
-@pytest.fixture
-def preset(cityscapes_extra, write_png, tmp_path):
-    """The preset, with 20 fine images, one of each class and one of none."""
-    for k, value in enumerate((*EVALUATED_IDS, 0)):
-        stem = f'ulm/ulm_{k:02d}'
-        for folder, suffix, pixels in (
-            ('leftImg8bit', 'leftImg8bit', np.zeros((*SIZE, 3))),
-            (
-                'gtFine',
-                'gtFine_labelTrainIds',
-                np.full(SIZE, ID_TO_TRAIN_ID[value]),
-            ),
-        ):
-            path = cityscapes_extra / folder / f'train/{stem}_{suffix}.png'
-            write_png(path, pixels)
-    cfg = Config.fromfile(PRESET)
-    loader = cfg.train_dataloader
-    for part in loader.dataset.dataset.datasets:
-        part.data_root = str(cityscapes_extra)
-        part.pipeline[-5].scale = (64, 32)
-        part.pipeline[-4].crop_size = SIZE
-    loader.sampler.pct = 1.0
-    loader.sampler.cache_dir = str(tmp_path / 'cache')
-    return cfg
-
-
-def test_boost_of_the_preset(preset):
-    loader = preset.train_dataloader
-    dataset = DATASETS.build(loader.dataset)
-    assert len(dataset) == 20 + 2
-    sampler = DATA_SAMPLERS.build(
-        loader.sampler, default_args=dict(dataset=dataset, seed=0)
-    )
-    # An epoch is as long as the fine part; one of each class, and one image.
-    assert len(sampler) == 20
-    boosted = set()
-    # `until_epoch=None`: to the end, as in the authors' run.
-    for epoch in (*range(60), 174):
-        plan = sampler.plan(epoch)
-        assert sorted(plan[:, 3].tolist()) == [-1, *range(19)]
-        extra = plan[plan[:, 0] >= 20]
-        boosted |= {*extra[:, 3].tolist()}
-    # Those of the auto-labelled images that are boosted: not road and
-    # building, and none as an image alone.
-    assert boosted == {13, 14, 15, 16, 18} < {*BOOSTED}
-    assert preset.boosted_classes == BOOSTED
-
-    loader.sampler.boost.until_epoch = 150
-    sampler = DATA_SAMPLERS.build(
-        loader.sampler, default_args=dict(dataset=dataset, seed=0)
-    )
-    extra = [(sampler.plan(k)[:, 0] >= 20).any() for k in range(140, 160)]
-    assert any(extra[:10])
-    assert not any(extra[10:])
-
-
-def test_samples_of_the_preset(preset):
-    dataset = DATASETS.build(preset.train_dataloader.dataset)
-    sampler = DATA_SAMPLERS.build(
-        preset.train_dataloader.sampler,
-        default_args=dict(dataset=dataset, seed=0),
-    )
-    parts = set()
-    for index in sampler:
-        parts.add(index.index >= 20)
-        sample = dataset[index]
-        assert sample['inputs'].shape == (3, *SIZE)
-        label = sample['data_samples'].gt_sem_seg.data
-        assert {*label.unique().tolist()} <= {*range(19), 255}
-    assert parts == {False, True}
-
-
-def test_centroids_of_the_preset_ahead_of_training(preset, capsys):
-    tool = load_module(ROOT / 'tools/build_centroids.py')
-    root = preset.train_dataloader.dataset.dataset.datasets[0].data_root
-    datasets = 'train_dataloader.dataset.dataset.datasets'
-    cache = preset.train_dataloader.sampler.cache_dir
-    options = [f'{datasets}.{k}.data_root={root}' for k in range(2)]
-    code = tool.main(
-        [
-            *(str(PRESET), '--workers', '0', '--cache-dir', cache),
-            *('--cfg-options', *options),
-        ]
-    )
-    assert code == 0
-    assert 'centroids of 22 labels' in capsys.readouterr().out
-    # Training finds what was built.
-    (file,) = Path(cache).glob('*.npz')
-    before = file.stat().st_mtime_ns
-    dataset = DATASETS.build(preset.train_dataloader.dataset)
-    rows = dataset.class_centroids(1024, cache)
-    assert {*rows[:, 0].tolist()} == {*range(19), 20, 21}
-    assert [*Path(cache).iterdir()] == [file]
-    assert file.stat().st_mtime_ns == before

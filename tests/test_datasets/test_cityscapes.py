@@ -1,25 +1,41 @@
+"""Cityscapes, fine and coarse: splits, formats and missing files."""
+
 import shutil
 
+import numpy as np
 import pytest
 from mmengine import fileio
+from mmengine.dataset import ConcatDataset
 from mmengine.fileio import LocalBackend, backends
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
+from hmsa_mmseg.datasets.cityscapes import (
+    TRAIN_CITIES,
+    VAL_CITIES,
+    cities_of_split,
+)
+
 PREFIX = dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train')
+ALL = dict(img_path='leftImg8bit', seg_map_path='gtFine')
 STEMS = ['aachen/aachen_000001', 'aachen/aachen_000002', 'ulm/ulm_000003']
 IMG_SUFFIX = '_leftImg8bit.png'
 SEG_SUFFIX = '_gtFine_labelTrainIds.png'
+IDS_SUFFIX = '_gtFine_labelIds.png'
+DAMAGED = 'troisdorf/troisdorf_000000_000073'
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
 
 
 @pytest.fixture
 def root(tmp_path):
     """A data set of empty files: the checks must not open any of them."""
     for stem in STEMS:
-        for folder, suffix in zip(PREFIX.values(), (IMG_SUFFIX, SEG_SUFFIX)):
-            path = tmp_path / folder / (stem + suffix)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+        touch(tmp_path / PREFIX['img_path'] / (stem + IMG_SUFFIX))
+        touch(tmp_path / PREFIX['seg_map_path'] / (stem + SEG_SUFFIX))
     return tmp_path
 
 
@@ -30,36 +46,27 @@ def build(root, **kwargs):
     )
 
 
+# --- lists and checks, which other data sets share
+
+
+@pytest.mark.parametrize('ann_file', ['', 'two.txt'])
 @pytest.mark.parametrize('lazy_init', [False, True])
-@pytest.mark.parametrize('serialize_data', [False, True])
-def test_lists_the_same_as_mmseg(root, lazy_init, serialize_data):
-    kwargs = dict(lazy_init=lazy_init, serialize_data=serialize_data)
+def test_lists_the_same_as_mmseg(root, lazy_init, ann_file):
+    (root / 'two.txt').write_text(f'{STEMS[2]}\n{STEMS[0]}\n')
+    kwargs = dict(lazy_init=lazy_init, ann_file=ann_file)
     ours = build(root, **kwargs)
     theirs = CityscapesDataset(
         data_root=str(root), data_prefix=PREFIX, **kwargs
     )
-    assert len(ours) == len(theirs) == 3
-    for i in range(3):
+    assert len(ours) == len(theirs) == (2 if ann_file else 3)
+    for i in range(len(ours)):
         assert ours.get_data_info(i) == theirs.get_data_info(i)
     assert ours.metainfo == theirs.metainfo
 
 
-def test_ann_file_lists_the_same_as_mmseg(root):
-    (root / 'two.txt').write_text(f'{STEMS[2]}\n{STEMS[0]}\n')
-    ours = build(root, ann_file='two.txt')
-    theirs = CityscapesDataset(
-        data_root=str(root), data_prefix=PREFIX, ann_file='two.txt'
-    )
-    assert len(ours) == 2
-    assert [ours[i] for i in range(2)] == [theirs[i] for i in range(2)]
-
-
-def test_ann_file_may_point_out_of_the_folder(root):
+def test_image_lists_that_point_elsewhere(root):
     (root / 'up.txt').write_text(f'../train/{STEMS[0]}\n')
     assert len(build(root, ann_file='up.txt')) == 1
-
-
-def test_ann_file_of_whole_paths_needs_no_folder(root):
     stem = root / PREFIX['img_path'] / STEMS[0]
     (root / 'whole.txt').write_text(f'{stem}\n')
     dataset = DATASETS.build(
@@ -72,108 +79,83 @@ def test_ann_file_of_whole_paths_needs_no_folder(root):
     assert dataset[0]['img_path'] == f'{stem}{IMG_SUFFIX}'
 
 
-def test_subset_of_classes(root):
-    classes = CityscapesDataset.METAINFO['classes'][:17:2]
-    dataset = build(root, metainfo=dict(classes=classes))
-    assert len(classes) == 9
-    assert dataset.metainfo['classes'] == classes
-    assert len(dataset.metainfo['palette']) == 9
-    # Sidewalk (1) is left out, building (2) is the second that stays.
-    label_map = dataset[0]['label_map']
-    assert (label_map[1], label_map[2]) == (255, 1)
+def nothing(root):
+    pass
 
 
-def test_missing_data_root(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"data_root='.*/nowhere'"):
-        build(tmp_path / 'nowhere')
-
-
-@pytest.mark.parametrize('key', ['img_path', 'seg_map_path'])
-def test_missing_folder(root, key):
-    message = rf"data_prefix\.{key}: '.*/none' does not exist"
-    with pytest.raises(FileNotFoundError, match=message):
-        build(root, data_prefix={**PREFIX, key: 'none'})
-
-
-def test_missing_absolute_folder_does_not_blame_data_root(tmp_path):
-    prefix = dict(img_path=str(tmp_path / 'none'))
-    with pytest.raises(FileNotFoundError, match=r'^data_prefix\.img_path'):
-        build('nowhere', data_prefix=prefix)
-
-
-def test_file_in_place_of_a_folder(root):
-    prefix = {
-        **PREFIX,
-        'img_path': f'leftImg8bit/train/{STEMS[0]}{IMG_SUFFIX}',
-    }
-    with pytest.raises(FileNotFoundError, match='is not a folder'):
-        build(root, data_prefix=prefix)
-
-
-def test_missing_ann_file(root):
-    with pytest.raises(FileNotFoundError, match=r"ann_file='.*/no\.txt'"):
-        build(root, ann_file='no.txt')
-
-
-def test_empty_ann_file(root):
-    (root / 'empty.txt').touch()
-    with pytest.raises(ValueError, match=r'0 images listed in ann_file=.*emp'):
-        build(root, ann_file='empty.txt')
-
-
-def test_ann_file_names_an_image_that_is_not_there(root):
-    (root / 'list.txt').write_text(f'{STEMS[0]}\nulm/ulm_9\n')
-    message = r'1 of 2 images named in ann_file=.*ulm_9_leftImg8bit\.png'
-    with pytest.raises(FileNotFoundError, match=message):
-        build(root, ann_file='list.txt')
-
-
-def test_no_images(root):
+def remove_images(root):
     shutil.rmtree(root / PREFIX['img_path'])
     (root / PREFIX['img_path']).mkdir()
-    message = r"0 images with suffix '_leftImg8bit\.png'.*under '.*no file"
-    with pytest.raises(ValueError, match=message):
-        build(root)
 
 
-def test_no_images_with_this_suffix_says_what_is_there(root):
-    message = r"0 images with suffix '\.jpg'.*found '(aachen|ulm)/"
-    with pytest.raises(ValueError, match=message):
-        build(root, img_suffix='.jpg')
+def remove_labels(root):
+    for stem in STEMS[1:]:
+        (root / PREFIX['seg_map_path'] / (stem + SEG_SUFFIX)).unlink()
 
 
-@pytest.mark.parametrize('serialize_data', [False, True])
-def test_no_images_found_late_with_lazy_init(root, serialize_data):
-    dataset = build(
-        root, img_suffix='.x', lazy_init=True, serialize_data=serialize_data
+def add_images(root):
+    for i in range(5):
+        (root / PREFIX['img_path'] / f'x{i}{IMG_SUFFIX}').touch()
+
+
+def write_list(*lines):
+    return lambda root: (root / 'list.txt').write_text('\n'.join(lines))
+
+
+@pytest.mark.parametrize(
+    ('change', 'kwargs', 'match'),
+    [
+        (nothing, dict(data_root='nowhere'), r"data_root='nowhere'"),
+        (nothing, dict(img='none'), r"data_prefix\.img_path: '.*/none' does"),
+        (nothing, dict(seg='none'), r'data_prefix\.seg_map_path: '),
+        # Does not blame data_root.
+        (
+            nothing,
+            dict(data_root='no', img='/none'),
+            r'^data_prefix\.img_path',
+        ),
+        (write_list(), dict(img='list.txt'), 'is not a folder'),
+        (nothing, dict(ann_file='no.txt'), r"ann_file='.*/no\.txt'"),
+        (write_list(), dict(ann_file='list.txt'), '0 images listed in ann_fi'),
+        (
+            write_list(STEMS[0], 'ulm/ulm_9'),
+            dict(ann_file='list.txt'),
+            r'1 of 2 images named in ann_file=.*ulm_9_leftImg8bit\.png',
+        ),
+        (
+            remove_images,
+            {},
+            r"0 images with suffix '_leftImg8bit\.png'.*no file",
+        ),
+        (nothing, dict(img_suffix='.jpg'), r"found '(aachen|ulm)/"),
+        (
+            remove_labels,
+            {},
+            '2 of 3 images have no label.*aachen_000002_gtFine.*ulm_000003',
+        ),
+        (add_images, {}, rf"5 of 8 .*: (\S+{SEG_SUFFIX}', ){{3}}\.\.\."),
+        (nothing, dict(seg_map_suffix='.png'), r"'\.png' \(seg_map_suffix\)"),
+    ],
+)
+def test_faults_are_named(root, change, kwargs, match):
+    change(root)
+    kwargs = {'data_root': str(root), **kwargs}
+    prefix = dict(
+        img_path=kwargs.pop('img', PREFIX['img_path']),
+        seg_map_path=kwargs.pop('seg', PREFIX['seg_map_path']),
     )
-    with pytest.raises(ValueError, match='0 images'):
+    cfg = dict(type='HMSACityscapesDataset', data_prefix=prefix, **kwargs)
+    refused = pytest.raises((FileNotFoundError, ValueError), match=match)
+    with refused:
+        DATASETS.build(cfg)
+    dataset = DATASETS.build(dict(cfg, lazy_init=True))
+    with refused:
         dataset.full_init()
 
 
-def test_images_without_label(root):
-    for stem in STEMS[1:]:
-        (root / PREFIX['seg_map_path'] / (stem + SEG_SUFFIX)).unlink()
-    message = '2 of 3 images have no label.*aachen_000002_gtFine.*ulm_000003'
-    with pytest.raises(FileNotFoundError, match=message):
-        build(root)
+def test_predicting_needs_no_labels(root):
+    remove_labels(root)
     assert len(build(root, test_mode=True)) == 3
-
-
-def test_of_many_missing_labels_three_are_named(root):
-    for i in range(5):
-        (root / PREFIX['img_path'] / f'x{i}{IMG_SUFFIX}').touch()
-    with pytest.raises(FileNotFoundError, match='5 of 8') as error:
-        build(root)
-    assert str(error.value).count(f"{SEG_SUFFIX}', ") == 3
-
-
-def test_wrong_label_suffix(root):
-    with pytest.raises(FileNotFoundError, match=r"'\.png' \(seg_map_suffix\)"):
-        build(root, seg_map_suffix='.png')
-
-
-def test_test_mode_needs_no_label_folder(root):
     prefix = {**PREFIX, 'seg_map_path': 'none'}
     assert len(build(root, data_prefix=prefix, test_mode=True)) == 3
 
@@ -198,38 +180,287 @@ class _RemoteBackend(LocalBackend):
         return super().list_dir_or_file(self._local(path), *args)
 
 
-@pytest.fixture
-def remote_args(root, monkeypatch):
+def test_other_back_end(root, monkeypatch):
     # register_backend has no counterpart that takes a back end out again.
     monkeypatch.setitem(backends.backends, 'remote', _RemoteBackend)
-    return dict(backend='remote', root=str(root))
-
-
-def test_other_back_end(root, remote_args):
-    dataset = build('remote', backend_args=remote_args)
+    args = dict(backend='remote', root=str(root))
+    dataset = build('remote', backend_args=args)
     assert len(dataset) == 3
     folder = f'remote/{PREFIX["img_path"]}'
     assert dataset[0]['img_path'] == f'{folder}/{STEMS[0]}{IMG_SUFFIX}'
     (root / PREFIX['seg_map_path'] / (STEMS[1] + SEG_SUFFIX)).unlink()
     with pytest.raises(FileNotFoundError, match='1 of 3 images have no label'):
-        build('remote', backend_args=remote_args)
+        build('remote', backend_args=args)
+    prefix = dict(img_path='none')
     with pytest.raises(FileNotFoundError, match=r'data_prefix\.img_path'):
-        build(
-            'remote',
-            data_prefix=dict(img_path='none'),
-            backend_args=remote_args,
-        )
+        build('remote', data_prefix=prefix, backend_args=args)
 
 
 def test_back_end_that_cannot_list_is_left_unchecked(root):
     url = 'http://127.0.0.1/images'
     assert not hasattr(fileio.get_file_backend(url), 'list_dir_or_file')
     (root / 'names.txt').write_text('a\nb\n')
-    dataset = build(
-        root,
-        ann_file='names.txt',
-        data_prefix=dict(img_path=url, seg_map_path=url),
-    )
+    prefix = dict(img_path=url, seg_map_path=url)
+    dataset = build(root, ann_file='names.txt', data_prefix=prefix)
     assert [dataset[i]['img_path'] for i in range(2)] == [
         f'{url}/{name}{IMG_SUFFIX}' for name in 'ab'
     ]
+
+
+# --- splits and chosen cities
+
+
+@pytest.fixture
+def cities(tmp_path):
+    """All 21 cities, with one image each and Ulm with two."""
+    stems = [f'train/{city}/{city}_0' for city in TRAIN_CITIES]
+    stems += [f'val/{city}/{city}_0' for city in VAL_CITIES]
+    for stem in (*stems, 'train/ulm/ulm_1'):
+        touch(tmp_path / 'leftImg8bit' / (stem + IMG_SUFFIX))
+        for suffix in (SEG_SUFFIX, IDS_SUFFIX):
+            touch(tmp_path / 'gtFine' / (stem + suffix))
+    # Images without label, as in the folders test and train_extra.
+    touch(tmp_path / 'leftImg8bit/test/berlin' / ('berlin_0' + IMG_SUFFIX))
+    return tmp_path
+
+
+def folders(dataset):
+    paths = [dataset[i]['img_path'] for i in range(len(dataset))]
+    return sorted({'/'.join(path.split('/')[-3:-1]) for path in paths})
+
+
+@pytest.mark.parametrize(
+    ('cv', 'expected'),
+    [
+        (0, ['val/frankfurt', 'val/lindau', 'val/munster']),
+        (1, ['train/darmstadt', 'train/dusseldorf', 'train/erfurt']),
+        (2, ['train/monchengladbach', 'train/strasbourg', 'train/stuttgart']),
+    ],
+)
+def test_splits_are_the_authors(cities, cv, expected):
+    val = build(cities, cv=cv, split='val', data_prefix=ALL)
+    train = build(cities, cv=cv, data_prefix=ALL)
+    assert folders(val) == expected
+    assert len(train) + len(val) == 22
+    assert set(folders(train)).isdisjoint(expected)
+    assert len(folders(train)) == 18
+    in_a_row = [*VAL_CITIES, *sorted(TRAIN_CITIES)]
+    window = in_a_row[7 * cv : 7 * cv + 3]
+    assert [*cities_of_split(cv, 'val')] == window
+
+
+def test_splits_0_and_3(cities):
+    official = build(cities)
+    train = build(cities, cv=0, data_prefix=ALL)
+    assert len(train) == len(official) == 19
+    for i in range(19):
+        assert train.get_data_info(i) == official.get_data_info(i)
+    for split in ('train', 'val'):
+        assert len(build(cities, cv=3, split=split, data_prefix=ALL)) == 22
+
+
+def test_chosen_cities(cities, logged):
+    dataset = build(cities, cities=['ulm', 'lindau'], data_prefix=ALL)
+    assert folders(dataset) == ['train/ulm', 'val/lindau']
+    assert len(dataset) == 3
+    assert '3 images of 2 cities: lindau (1), ulm (2)' in logged('INFO')
+    # Labels of others may lack.
+    (cities / f'gtFine/train/ulm/ulm_0{SEG_SUFFIX}').unlink()
+    assert len(build(cities, cities=['lindau'], data_prefix=ALL)) == 1
+    with pytest.raises(FileNotFoundError, match='1 of 2 images have no label'):
+        build(cities, cities=['ulm'], data_prefix=ALL)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'match'),
+    [
+        (
+            dict(cities=['ulm', 'bonn', 'paris']),
+            r"no image of bonn, paris under '.*leftImg8bit'.*3 cities",
+        ),
+        (
+            dict(cv=0, split='val', data_prefix=PREFIX),
+            'no image of frankfurt, lindau, munster.*which hold train and',
+        ),
+        (dict(cv=4), 'cv=4; expected 0, 1, 2, 3 or None'),
+        (dict(cv=1, split='test'), "split='test'; expected"),
+        (dict(cv=1, cities=['ulm']), r'both cv=1 and cities=\['),
+        (dict(label_format='ids'), "label_format='ids'; expected"),
+        (
+            dict(label_format='labelIds', seg_map_suffix=SEG_SUFFIX),
+            'names files of trainIds',
+        ),
+        (dict(seg_map_suffix=IDS_SUFFIX), 'names files of labelIds'),
+    ],
+)
+def test_bad_arguments(cities, kwargs, match):
+    with pytest.raises((FileNotFoundError, ValueError), match=match):
+        build(cities, **{'data_prefix': ALL, **kwargs})
+
+
+def test_label_ids_give_the_train_ids(cities, write_png):
+    ids = np.arange(34)[None]
+    write_png(cities / f'gtFine/val/lindau/lindau_0{IDS_SUFFIX}', ids)
+    kwargs = dict(
+        cities=['lindau'],
+        pipeline=[dict(type='LoadSegLabels', num_classes=19)],
+        data_prefix=ALL,
+    )
+    dataset = build(cities, label_format='labelIds', **kwargs)
+    found = dataset[0]['gt_seg_map'][0].tolist()
+    # labels.py of cityscapesScripts: the evaluated ids, in this order.
+    evaluated = [7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]
+    assert [i for i in range(34) if found[i] != 255] == evaluated
+    assert [found[i] for i in evaluated] == list(range(19))
+    assert dataset.metainfo == build(cities, **kwargs).metainfo
+
+
+def test_subset_of_classes(cities):
+    classes = CityscapesDataset.METAINFO['classes'][:17:2]
+    dataset = build(cities, metainfo=dict(classes=classes))
+    assert len(dataset.metainfo['palette']) == 9
+    # Sidewalk (1) is left out, building (2) is the second that stays.
+    label_map = dataset[0]['label_map']
+    assert (label_map[1], label_map[2]) == (255, 1)
+    dataset = build(
+        cities,
+        cv=3,
+        label_format='labelIds',
+        metainfo=dict(classes=('road', 'car')),
+        data_prefix=ALL,
+    )
+    label_map = dataset[0]['label_map']
+    # Ids of road, sidewalk and car.
+    assert (label_map[7], label_map[8], label_map[26]) == (0, 255, 1)
+    assert {*label_map.values()} == {0, 1, 255}
+
+
+# --- coarse labels
+
+
+def build_coarse(root, **kwargs):
+    cfg = dict(type='CityscapesCoarseDataset', data_root=str(root))
+    return DATASETS.build({**cfg, **kwargs})
+
+
+@pytest.fixture
+def write_coarse(tmp_path, write_png):
+    def write(stem, images='leftImg8bit', labels='gtCoarse'):
+        for split in ('train_extra', 'train'):
+            image = tmp_path / images / split / f'{stem}{IMG_SUFFIX}'
+            write_png(image, np.zeros((2, 4, 3)))
+            for kind, value in (('labelIds', 26), ('labelTrainIds', 13)):
+                name = f'{stem}_gtCoarse_{kind}.png'
+                path = tmp_path / labels / split / name
+                write_png(path, np.full((2, 4), value))
+
+    return write
+
+
+@pytest.fixture
+def coarse(tmp_path, write_coarse):
+    for stem in ('augsburg/augsburg_1', 'konz/konz_2', DAMAGED):
+        write_coarse(stem)
+    return tmp_path
+
+
+def names(dataset):
+    paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+    return [path.split('/')[-1].removesuffix(IMG_SUFFIX) for path in paths]
+
+
+@pytest.mark.parametrize(
+    ('images', 'labels', 'label_format'),
+    [
+        ('leftImg8bit/train', 'gtCoarse/train', 'trainIds'),
+        (
+            'leftImg8bit_trainextra/leftImg8bit/train_extra',
+            'gtCoarse/gtCoarse/train_extra',
+            'labelIds',
+        ),
+    ],
+)
+def test_coarse_layouts(tmp_path, write_coarse, images, labels, label_format):
+    folders = [path.rpartition('/')[0] for path in (images, labels)]
+    write_coarse('konz/konz_2', *folders)
+    dataset = build_coarse(
+        tmp_path,
+        data_prefix=dict(img_path=images, seg_map_path=labels),
+        label_format=label_format,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadSegLabels', num_classes=19),
+        ],
+    )
+    assert names(dataset) == ['konz_2']
+    assert (dataset[0]['gt_seg_map'] == 13).all()
+    kind = 'labelIds' if label_format == 'labelIds' else 'labelTrainIds'
+    assert dataset[0]['seg_map_path'].endswith(f'konz_2_gtCoarse_{kind}.png')
+
+
+def test_skip_list(coarse, logged):
+    assert names(build_coarse(coarse)) == ['augsburg_1', 'konz_2']
+    every = names(build_coarse(coarse, skip_list=()))
+    assert every == ['augsburg_1', 'konz_2', 'troisdorf_000000_000073']
+    # Whole names only.
+    skipped = [f'konz/konz_2{IMG_SUFFIX}', f'g_1{IMG_SUFFIX}']
+    dataset = build_coarse(coarse, skip_list=skipped)
+    assert names(dataset) == [every[0], every[2]]
+    line = logged('INFO')[-1]
+    assert '1 of 3 images are named in skip_list' in line
+    assert f'konz_2{IMG_SUFFIX}' in line
+    everything = [f'{name}{IMG_SUFFIX}' for name in every]
+    with pytest.raises(ValueError, match='no image is left: 3 of 3'):
+        build_coarse(coarse, skip_list=everything)
+    with pytest.raises(ValueError, match='expected a list'):
+        build_coarse(coarse, skip_list=everything[0])
+
+
+@pytest.mark.parametrize('lazy_init', [False, True])
+def test_coarse_images_without_label(coarse, lazy_init, logged):
+    # The first in order: pairing by order would shift all others.
+    folder = coarse / 'gtCoarse/train_extra'
+    (folder / 'augsburg/augsburg_1_gtCoarse_labelIds.png').unlink()
+    match = r"1 of 2 images have no label: .*augsburg_1_gtCoarse.*'drop'"
+    with pytest.raises(FileNotFoundError, match=match):
+        build_coarse(coarse)
+    dataset = build_coarse(coarse, missing='drop', lazy_init=lazy_init)
+    dataset.full_init()
+    assert names(dataset) == ['konz_2']
+    assert 'konz_2_gtCoarse' in dataset.get_data_info(0)['seg_map_path']
+    assert '1 of 2 images have no label' in logged('INFO')[-1]
+
+    shutil.rmtree(folder / 'konz')
+    with pytest.raises(ValueError, match='no image is left: 2 of 2 images'):
+        build_coarse(coarse, missing='drop')
+    assert len(build_coarse(coarse, test_mode=True)) == 2
+
+
+def test_coarse_options(coarse):
+    assert names(build_coarse(coarse, cities=['konz'])) == ['konz_2']
+    with pytest.raises(FileNotFoundError, match='no image of ulm'):
+        build_coarse(coarse, cities=['konz', 'ulm'])
+    with pytest.raises(ValueError, match="missing='skip'"):
+        build_coarse(coarse, missing='skip')
+    with pytest.raises(ValueError, match="label_format='ids'"):
+        build_coarse(coarse, label_format='ids')
+    with pytest.raises(ValueError, match='names files of trainIds'):
+        build_coarse(coarse, seg_map_suffix='_gtCoarse_labelTrainIds.png')
+
+
+@pytest.mark.parametrize('classes', [None, ('car', 'road')])
+def test_coarse_beside_the_fine_part(coarse, write_png, classes):
+    image = coarse / f'leftImg8bit/val/ulm/ulm_3{IMG_SUFFIX}'
+    write_png(image, np.zeros((2, 4, 3)))
+    label = coarse / f'gtFine/val/ulm/ulm_3{SEG_SUFFIX}'
+    write_png(label, np.full((2, 4), 13))
+    options = dict(
+        pipeline=[dict(type='LoadSegLabels', num_classes=19)],
+        metainfo=classes and dict(classes=classes),
+    )
+    prefix = dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val')
+    fine = build(coarse, data_prefix=prefix, **options)
+    both = ConcatDataset([fine, build_coarse(coarse, **options)])
+    assert len(both) == 3
+    car = 0 if classes else 13
+    assert all((both[i]['gt_seg_map'] == car).all() for i in range(3))

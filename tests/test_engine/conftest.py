@@ -10,6 +10,8 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
+from hmsa_mmseg import compat
+
 
 class Line(BaseModel):
     """One linear layer, with the dropout and the buffers of larger models."""
@@ -167,3 +169,21 @@ def set_scores():
         Score.scores = scores
 
     return set_scores
+
+
+@pytest.fixture
+def amp(monkeypatch):
+    """An optimizer wrapper with a loss scaler, which needs no GPU here."""
+    if not compat.torch_has('scaler_on_cpu'):
+        pytest.skip(compat.torch_needed('scaler_on_cpu'))
+    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
+    monkeypatch.setattr(
+        f'{module}.GradScaler',
+        lambda **kwargs: torch.amp.GradScaler('cpu', **kwargs),
+    )
+    return dict(
+        type='AmpOptimWrapper',
+        dtype='bfloat16',
+        loss_scale=dict(init_scale=64.0, growth_interval=2),
+    )

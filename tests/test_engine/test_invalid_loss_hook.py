@@ -6,7 +6,6 @@ from mmengine.hooks import Hook
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from hmsa_mmseg import compat
 from hmsa_mmseg.engine import InvalidLossHook
 
 
@@ -38,24 +37,6 @@ class Record(Hook):
     after_train = note
 
 
-@pytest.fixture
-def amp(monkeypatch):
-    """An optimizer wrapper with a loss scaler, which needs no GPU here."""
-    if not compat.torch_has('scaler_on_cpu'):
-        pytest.skip(compat.torch_needed('scaler_on_cpu'))
-    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
-    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
-    monkeypatch.setattr(
-        f'{module}.GradScaler',
-        lambda **kwargs: torch.amp.GradScaler('cpu', **kwargs),
-    )
-    return dict(
-        type='AmpOptimWrapper',
-        dtype='bfloat16',
-        loss_scale=dict(init_scale=64.0, growth_interval=2),
-    )
-
-
 def parameters(state):
     return {k: v for k, v in state.items() if k.startswith('linear')}
 
@@ -64,8 +45,10 @@ def equal(first, second):
     return all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize('value', [torch.nan, torch.inf])
-@pytest.mark.parametrize('clip_grad', [None, dict(max_norm=1.0)])
+@pytest.mark.parametrize(
+    ('value', 'clip_grad'),
+    [(torch.nan, None), (torch.inf, dict(max_norm=1.0))],
+)
 def test_stops_before_the_step(make_runner, tmp_path, value, clip_grad):
     runner = make_runner(
         custom_hooks=[Poison([3], value), dict(type='InvalidLossHook')],
@@ -85,14 +68,24 @@ def test_stops_before_the_step(make_runner, tmp_path, value, clip_grad):
         assert part in message
 
 
-def test_without_it_weights_go_wrong(make_runner):
-    runner = make_runner(
-        custom_hooks=[Poison([3])], checkpoint=dict(interval=9)
-    )
-    with pytest.raises(FloatingPointError, match='no checkpoint was saved'):
+def test_options(make_runner, monkeypatch):
+    for name, value in (('max_skips', -1), ('buffer_interval', 0.5)):
+        with pytest.raises(ValueError, match=rf'{name} must be an integer'):
+            InvalidLossHook(**{name: value})
+    runner = make_runner(custom_hooks=[Poison([3]), InvalidLossHook()])
+    runner.optim_wrapper, wrapper = dict(a=1), runner.optim_wrapper
+    with pytest.raises(TypeError, match='one optimizer, got dict'):
+        InvalidLossHook().before_train(runner)
+    runner.optim_wrapper = wrapper
+
+    # A full disk does not hide the loss.
+    def fail(path):
+        raise OSError('No space left on device')
+
+    module = 'hmsa_mmseg.engine.hooks.invalid_loss_hook.atomic_file'
+    monkeypatch.setattr(module, fail)
+    with pytest.raises(FloatingPointError, match='not written: No space left'):
         runner.train()
-    assert runner.iter == 3
-    assert torch.isnan(runner.model.linear.weight).any()
 
 
 def test_dump_holds_the_batch(make_runner, tmp_path, rows, monkeypatch):
@@ -135,19 +128,6 @@ def test_dump_holds_the_batch(make_runner, tmp_path, rows, monkeypatch):
     assert not torch.isfinite(torch.tensor(dump['losses']['loss']))
 
 
-def test_full_disk_does_not_hide_the_loss(make_runner, monkeypatch):
-    def fail(path):
-        raise OSError('No space left on device')
-
-    module = 'hmsa_mmseg.engine.hooks.invalid_loss_hook.atomic_file'
-    runner = make_runner(
-        custom_hooks=[Poison([3]), dict(type='InvalidLossHook')]
-    )
-    monkeypatch.setattr(module, fail)
-    with pytest.raises(FloatingPointError, match='not written: No space left'):
-        runner.train()
-
-
 def test_finite_losses_are_left_alone(run):
     plain = run('plain')
     guarded = run(
@@ -159,38 +139,26 @@ def test_finite_losses_are_left_alone(run):
     assert not guarded.model._forward_hooks
 
 
-def test_skipped_batch_changes_nothing(run, tmp_path, messages):
+def test_skipped_batch_changes_nothing(make_runner, tmp_path, messages):
     record = Record()
-    run(
-        max_iters=6,
-        custom_hooks=[
-            record,
-            Poison([3]),
-            dict(type='InvalidLossHook', max_skips=1),
-        ],
-    )
-    assert equal(record.states[2], record.states[3])  # weights and buffers
-    assert not equal(record.states[3], record.states[4])
-    assert all(
-        torch.isfinite(v).all() for v in parameters(record.states[6]).values()
-    )
-    (message,) = (m for m in messages() if 'Skipped, 1 of 1' in m)
-    assert 'iteration 3 on rank 0' in message
-    assert (tmp_path / 'run' / 'invalid_loss_rank0_iter3.pth').exists()
-
-
-def test_budget_of_skips_ends(make_runner):
     runner = make_runner(
         max_iters=8,
         custom_hooks=[
-            Poison([2, 4, 5]),
+            record,
+            Poison([3, 5, 6]),
             dict(type='InvalidLossHook', max_skips=2),
         ],
     )
-    with pytest.raises(FloatingPointError, match='iteration 5'):
+    # Of three bad batches two may be skipped.
+    with pytest.raises(FloatingPointError, match='iteration 6'):
         runner.train()
+    assert equal(record.states[2], record.states[3])  # weights and buffers
+    assert not equal(record.states[3], record.states[4])
     weights = parameters(runner.model.state_dict()).values()
     assert all(torch.isfinite(weight).all() for weight in weights)
+    (message,) = (m for m in messages() if 'Skipped, 1 of 2' in m)
+    assert 'iteration 3 on rank 0' in message
+    assert (tmp_path / 'run' / 'invalid_loss_rank0_iter3.pth').exists()
 
 
 @pytest.mark.parametrize('bad', [3, 4])
@@ -212,25 +180,6 @@ def test_skip_within_accumulated_gradients(run, bad):
     ]
     # What was accumulated before the bad batch goes with it.
     assert moved == [False, True, False, bad == 3, False, True]
-
-
-def test_amp(make_runner, tmp_path, amp):
-    record = Record()
-    runner = make_runner(
-        max_iters=6,
-        custom_hooks=[
-            record,
-            Poison([3, 5]),
-            dict(type='InvalidLossHook', max_skips=1),
-        ],
-        optim_wrapper=amp,
-    )
-    with pytest.raises(FloatingPointError, match='scale 128'):
-        runner.train()
-    assert equal(record.states[2], record.states[3])
-    assert not equal(record.states[3], record.states[4])
-    dump = torch.load(tmp_path / 'run' / 'invalid_loss_rank0_iter5.pth')
-    assert dump['loss_scale'] == 128.0  # two good steps before iteration 3
 
 
 def test_loss_is_read_behind_the_backward_pass(make_runner, monkeypatch):
@@ -273,9 +222,10 @@ def copy_of(runner):
     )
 
 
-@pytest.mark.parametrize('max_skips', [0, 1])
-@pytest.mark.parametrize('accumulated', [1, 2])
-@pytest.mark.parametrize('scaled', [False, True])
+@pytest.mark.parametrize(
+    ('scaled', 'accumulated', 'max_skips'),
+    [(False, 1, 0), (False, 2, 1), (True, 1, 1), (True, 2, 0)],
+)
 def test_bad_batch_leaves_nothing_behind(
     make_runner, amp, scaled, accumulated, max_skips
 ):
@@ -322,7 +272,8 @@ def test_bad_batch_leaves_nothing_behind(
     if max_skips:
         runner.train()
     else:
-        with pytest.raises(FloatingPointError, match='iteration 4'):
+        scale = 'loss scale (?!None)' if scaled else 'loss scale None'
+        with pytest.raises(FloatingPointError, match=f'iteration 4 .*{scale}'):
             runner.train()
         watch.check(runner, but=['buffers'])
     assert watch.checked
@@ -353,20 +304,3 @@ def test_buffers_are_checked(make_runner, interval, stops_at):
         match=f'1 buffers .* iteration {stops_at}: norm.running_mean',
     ):
         runner.train()
-
-
-@pytest.mark.parametrize(
-    'kwargs', [{'max_skips': -1}, {'buffer_interval': 0.5}]
-)
-def test_wrong_arguments(kwargs):
-    (name,) = kwargs
-    with pytest.raises(ValueError, match=rf'{name} must be an integer'):
-        InvalidLossHook(**kwargs)
-
-
-def test_several_optimizers_are_refused(make_runner):
-    runner = make_runner(custom_hooks=[dict(type='InvalidLossHook')])
-    hook = next(h for h in runner.hooks if isinstance(h, InvalidLossHook))
-    runner.optim_wrapper = dict(a=1)
-    with pytest.raises(TypeError, match='one optimizer, got dict'):
-        hook.before_train(runner)

@@ -1,17 +1,12 @@
+"""`ResumableIterBasedTrainLoop`: which samples a resumed run reads."""
+
 import os
 import signal
 
 import pytest
 import torch
 from mmengine.dataset import InfiniteSampler
-from mmseg.registry import DATA_SAMPLERS, LOOPS
-
-from hmsa_mmseg import compat
-from hmsa_mmseg.engine import ResumableIterBasedTrainLoop
-
-not_forked = pytest.mark.skipif(
-    compat.is_forked(), reason="onedl-mmengine's stock loop skips them itself"
-)
+from mmseg.registry import DATA_SAMPLERS
 
 
 @DATA_SAMPLERS.register_module(force=True)
@@ -37,17 +32,18 @@ class SkippingSampler(torch.utils.data.Sampler):
 def reads_of(make_runner, rows, tmp_path):
     """Return a function for the indices that a run reads to train."""
 
-    def reads_of(loop, sampler, resume=None, **kwargs):
-        if resume is not None:
-            kwargs.update(load_from=str(resume), resume=True)
+    def reads_of(sampler, loop='ResumableIterBasedTrainLoop', at=None):
+        resume = dict(load_from=str(tmp_path / 'run' / f'iter_{at}.pth'))
         runner = make_runner(
+            'run' if at is None else 'resumed',
+            max_iters=8,
             sampler=sampler,
             loop=loop,
             val_dataloader=None,
             val_cfg=None,
             val_evaluator=None,
             checkpoint=dict(save_best=None),
-            **kwargs,
+            **({} if at is None else dict(resume, resume=True)),
         )
         rows.reads.clear()
         runner.train()
@@ -56,82 +52,39 @@ def reads_of(make_runner, rows, tmp_path):
     return reads_of
 
 
-def test_is_registered():
-    found = LOOPS.get('ResumableIterBasedTrainLoop')
-    assert found is ResumableIterBasedTrainLoop
-
-
 @pytest.mark.parametrize('sampler', ['InfiniteSampler', 'SkippingSampler'])
-def test_past_samples_are_not_read(reads_of, tmp_path, sampler):
-    whole = reads_of('ResumableIterBasedTrainLoop', sampler, max_iters=8)
+def test_past_samples_are_not_read(reads_of, sampler):
+    whole = reads_of(sampler)
     assert len(whole) == 16
-    found = reads_of(
-        'ResumableIterBasedTrainLoop',
-        sampler,
-        resume=tmp_path / 'run' / 'iter_6.pth',
-        name='resumed',
-        max_iters=8,
-    )
-    assert found == whole[12:]
+    assert reads_of(sampler, at=6) == whole[12:]
+    if sampler == 'InfiniteSampler':
+        assert reads_of(sampler, 'IterBasedTrainLoop') == whole
 
 
-@not_forked
-def test_stock_loop_reads_them_all(reads_of, tmp_path):
-    whole = reads_of('IterBasedTrainLoop', 'InfiniteSampler', max_iters=8)
-    found = reads_of(
-        'IterBasedTrainLoop',
-        'InfiniteSampler',
-        resume=tmp_path / 'run' / 'iter_6.pth',
-        name='resumed',
-        max_iters=8,
-    )
-    assert found == whole
+class Shuffled(InfiniteSampler):
+    """Might do anything with its indices."""
+
+    skip = property()  # Of the fork's InfiniteSampler: not to be had.
 
 
-def test_same_order_as_the_stock_loop(reads_of):
-    assert reads_of(
-        'ResumableIterBasedTrainLoop', 'InfiniteSampler', name='a'
-    ) == reads_of('IterBasedTrainLoop', 'InfiniteSampler', name='b')
-
-
-def test_other_samplers_are_replayed_with_a_warning(
-    reads_of, tmp_path, messages
-):
-    class Shuffled(InfiniteSampler):
-        """Might do anything with its indices."""
-
-        skip = property()  # Of the fork's InfiniteSampler: not to be had.
-
-    DATA_SAMPLERS.register_module(module=Shuffled, force=True)
-    whole = reads_of('ResumableIterBasedTrainLoop', 'Shuffled')
-    found = reads_of(
-        'ResumableIterBasedTrainLoop',
-        'Shuffled',
-        resume=tmp_path / 'run' / 'iter_2.pth',
-        name='resumed',
-    )
-    assert found == whole
-    assert any(
-        'Shuffled cannot skip samples: the batches of 2 iterations' in message
-        for message in messages()
-    )
-
-
-def test_sampler_that_ends_is_replayed(reads_of, tmp_path, monkeypatch):
+class Ending(SkippingSampler):
     """Its epochs would be counted from the resume on."""
-    monkeypatch.setattr(SkippingSampler, 'infinite', False, raising=False)
-    whole = reads_of('ResumableIterBasedTrainLoop', 'SkippingSampler')
-    found = reads_of(
-        'ResumableIterBasedTrainLoop',
-        'SkippingSampler',
-        resume=tmp_path / 'run' / 'iter_2.pth',
-        name='resumed',
-    )
-    assert found == whole
+
+    infinite = False
 
 
-@pytest.mark.parametrize('workers', [1, 2])
-def test_workers_start_where_they_should(run, tmp_path, workers, rows):
+@pytest.mark.parametrize('sampler', [Shuffled, Ending])
+def test_other_samplers_are_replayed_with_a_warning(
+    reads_of, messages, sampler
+):
+    DATA_SAMPLERS.register_module(module=sampler, force=True)
+    name = sampler.__name__
+    assert reads_of(name, at=None) == reads_of(name, at=2)
+    told = f'{name} cannot skip samples: the batches of 2 iterations'
+    assert any(told in message for message in messages())
+
+
+def test_workers_start_where_they_should(run, tmp_path, rows):
     """With workers, batches are asked for ahead of their iteration."""
 
     def train(name, **kwargs):
@@ -142,7 +95,7 @@ def test_workers_start_where_they_should(run, tmp_path, workers, rows):
             train_dataloader=dict(
                 dataset=rows,
                 batch_size=2,
-                num_workers=workers,
+                num_workers=2,
                 sampler=dict(type='InfiniteSampler'),
             ),
             **kwargs,

@@ -1,5 +1,6 @@
+"""Which checkpoint `SafeResumeRunner` starts from."""
+
 import os
-import pickle
 import re
 import shutil
 
@@ -7,7 +8,6 @@ import pytest
 import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
-from mmseg.registry import RUNNERS
 
 from hmsa_mmseg.engine import SafeResumeRunner
 from hmsa_mmseg.engine.hooks.invalid_loss_hook import DUMP_PREFIX
@@ -56,21 +56,20 @@ def flip(path):
     path.write_bytes(data.replace(raw, bytes([raw[0] ^ 1]) + raw[1:]))
 
 
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ('touched',)
+
+
+def run_code(path):
+    torch.save(dict(meta=dict(iter=9), notes=Payload()), path)
+
+
 def without(path, *keys):
     checkpoint = torch.load(path)
     for key in keys:
         del checkpoint[key]
     torch.save(checkpoint, path)
-
-
-def test_is_registered():
-    assert RUNNERS.get('SafeResumeRunner') is SafeResumeRunner
-
-
-def test_resumes_from_the_newest(half, go_on):
-    runner = go_on()
-    assert runner.started_at == 4
-    assert runner.iter == 8
 
 
 @pytest.mark.parametrize(
@@ -81,12 +80,17 @@ def test_resumes_from_the_newest(half, go_on):
         (lambda path: cut(path, path.stat().st_size - 100), 'damaged'),
         (flip, r'checksum of its entry \S+/data/\d+ is wrong'),
         (lambda path: path.write_bytes(b'no file of torch'), 'damaged'),
+        (run_code, 'mkdir, which is not loaded'),
     ],
-    ids=['empty', 'half', 'cut', 'flipped', 'foreign'],
+    ids=['empty', 'half', 'cut', 'flipped', 'foreign', 'code'],
 )
-def test_passes_over_damaged_files(half, go_on, messages, damage, reason):
+def test_passes_over_damaged_files(
+    half, go_on, messages, monkeypatch, tmp_path, damage, reason
+):
+    monkeypatch.chdir(tmp_path)
     damage(half / 'iter_4.pth')
     assert go_on().started_at == 2
+    assert not (tmp_path / 'touched').exists()
     (message,) = (m for m in messages() if 'Not resuming' in m)
     assert 'iter_4.pth' in message
     assert re.search(reason, message)
@@ -94,14 +98,6 @@ def test_passes_over_damaged_files(half, go_on, messages, damage, reason):
     newest, rejected = newest_checkpoint([half])
     assert newest.name == 'iter_8.pth'
     assert rejected == {}
-
-
-def test_stock_loader_takes_the_flipped_file(half):
-    path = half / 'iter_4.pth'
-    before = torch.load(path)['state_dict']['linear.weight']
-    flip(path)
-    after = torch.load(path)['state_dict']['linear.weight']
-    assert not torch.equal(before, after)
 
 
 @pytest.mark.parametrize(
@@ -145,31 +141,13 @@ def test_nothing_to_resume_from_is_an_error(half, go_on):
     assert lines[-1].endswith('has no optimizer')
 
 
-def test_no_files_start_from_scratch(go_on, messages):
-    runner = go_on(max_iters=2)
-    assert runner.iter == 2
-    assert any('starting from scratch' in message for message in messages())
-    assert not runner._resume
-
-
-def test_file_that_would_run_code_is_passed_over(half, go_on, tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / 'touched'),)
-
-    torch.save(dict(meta=dict(iter=9), notes=Payload()), half / 'iter_9.pth')
-    assert go_on().started_at == 4
-    assert not (tmp_path / 'touched').exists()
-
-
 @pytest.mark.parametrize(
     'loop',
     [
-        dict(max_iters=4, loop='ResumableIterBasedTrainLoop'),
         dict(max_iters=3, loop='ResumableIterBasedTrainLoop'),
         dict(max_epochs=1),
     ],
-    ids=['iter', 'lowered', 'epoch'],
+    ids=['lowered', 'epoch'],
 )
 def test_complete_run_does_nothing(run, go_on, messages, tmp_path, rows, loop):
     run(**{**loop, 'max_iters': 4})
@@ -185,87 +163,57 @@ def test_complete_run_does_nothing(run, go_on, messages, tmp_path, rows, loop):
     assert before == {path: path.read_bytes() for path in folder.glob('*.pth')}
 
 
-def test_pointer_leads_to_an_earlier_folder(run, go_on, tmp_path):
-    run(checkpoint=dict(out_dir=str(tmp_path / 'disk')))
-    assert not list((tmp_path / 'run').glob('*.pth'))
-    assert go_on().started_at == 4
-
-
-def test_folder_of_the_hook_is_searched(run, go_on, tmp_path):
+def test_where_to_look(run, go_on, tmp_path):
+    """In the folder of last_checkpoint, or in that of the hook."""
     checkpoint = dict(out_dir=str(tmp_path / 'disk'))
     run(checkpoint=checkpoint)
-    (tmp_path / 'run' / 'last_checkpoint').unlink()
+    assert not list((tmp_path / 'run').glob('*.pth'))
+    pointer = tmp_path / 'run' / 'last_checkpoint'
+    assert go_on(max_iters=6).started_at == 4
+    shutil.rmtree(tmp_path / 'run')
+    (tmp_path / 'run').mkdir()
+    assert not pointer.exists()
     assert go_on(checkpoint=checkpoint).started_at == 4
 
 
-def test_going_back_in_the_own_folder(half, go_on):
-    assert go_on(load_from=str(half / 'iter_2.pth')).started_at == 2
-
-
-def test_going_back_to_bare_weights_is_an_error(half, go_on):
+def test_load_from(run, half, go_on, tmp_path, messages):
     best = str(half / 'best_score_iter_2.pth')
     with pytest.raises(ValueError, match=r'best_score\S+ .*has no optimizer'):
         go_on(load_from=best)
-
-
-def test_pretrained_weights_do_not_stand_in_for_the_run(
-    run, half, go_on, tmp_path
-):
-    run('pretrained', max_iters=6)
-    start = str(tmp_path / 'pretrained' / 'iter_6.pth')
-    assert go_on(load_from=start).started_at == 4
-
-
-def test_pretrained_weights_start_a_run(half, go_on, messages):
-    weights = str(half / 'best_score_iter_2.pth')
-    runner = go_on(name='new', load_from=weights, max_iters=2)
+    # Weights alone start a run; a run is resumed in a new folder.
+    runner = go_on(name='new', load_from=best, max_iters=2)
     assert runner.iter == 2
-    assert any(f'with the weights of {weights}' in m for m in messages())
+    assert any(f'with the weights of {best}' in m for m in messages())
+    start = str(half / 'iter_2.pth')
+    assert go_on(name='newer', load_from=start).started_at == 2
+    # Weights of another run do not stand in for this one.
+    other = str(tmp_path / 'newer' / 'iter_8.pth')
+    assert go_on(load_from=other, max_iters=5).started_at == 4
+    # One goes back in one's own folder.
+    assert go_on(load_from=start).started_at == 2
+    # Without a checkpoint it starts from scratch.
+    runner = go_on(name='empty', max_iters=2)
+    assert runner.iter == 2
+    assert not runner._resume
+    assert any('starting from scratch' in message for message in messages())
 
 
-def test_other_run_is_resumed_in_a_new_folder(half, go_on):
-    runner = go_on(name='new', load_from=str(half / 'iter_2.pth'))
-    assert runner.started_at == 2
-
-
-@pytest.mark.parametrize('runner_type', [SafeResumeRunner, Runner])
 @pytest.mark.parametrize('zipped', [True, False])
-def test_damaged_load_from(run, half, runner_type, zipped):
+def test_load_from_is_checked(run, half, zipped):
     path = half / 'weights.pth'
     weights = torch.load(half / 'iter_4.pth')['state_dict']
     torch.save(weights, path, _use_new_zipfile_serialization=zipped)
-    cut(path, path.stat().st_size - 10)
-    start = dict(load_from=str(path), runner_type=runner_type, name='new')
-    if runner_type is SafeResumeRunner:
-        with pytest.raises(ValueError, match=r'weights\.pth: it is damaged'):
-            run(**start)
-    else:
-        with pytest.raises((RuntimeError, EOFError, pickle.PickleError)) as e:
-            run(**start)
-        assert 'weights.pth' not in str(e.value)
-
-
-def test_flipped_load_from(run, half):
-    flip(half / 'iter_4.pth')
-    with pytest.raises(ValueError, match=r'iter_4\.pth: .*checksum'):
-        run(
-            name='new',
-            load_from=str(half / 'iter_4.pth'),
-            runner_type=SafeResumeRunner,
-        )
-
-
-def test_old_format_loads(run, half):
-    path = half / 'weights.pth'
-    weights = torch.load(half / 'iter_4.pth')['state_dict']
-    torch.save(weights, path, _use_new_zipfile_serialization=False)
-    runner = run(
-        name='new',
-        load_from=str(path),
-        runner_type=SafeResumeRunner,
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
-    )
+    start = dict(load_from=str(path), runner_type=SafeResumeRunner)
+    still = dict(optimizer=dict(type='SGD', lr=0.0))
+    runner = run(name='new', optim_wrapper=still, **start)
     assert torch.equal(runner.model.linear.weight, weights['linear.weight'])
+    cut(path, path.stat().st_size - 10)
+    with pytest.raises(ValueError, match=r'weights\.pth: it is damaged'):
+        run(name='newer', **start)
+    flip(half / 'iter_4.pth')
+    start['load_from'] = str(half / 'iter_4.pth')
+    with pytest.raises(ValueError, match=r'iter_4\.pth: .*checksum'):
+        run(name='newest', **start)
 
 
 def test_seed_comes_from_the_checkpoint(run, go_on, half, rows):
@@ -312,21 +260,13 @@ def test_a_linked_work_dir_keeps_its_name(run, tmp_path, go_on):
     assert go_on(checkpoint=checkpoint).started_at == 4
 
 
-@pytest.mark.parametrize('by_epoch', [True, False])
-def test_endless_epochs_are_refused(make_runner, rows, by_epoch):
-    loop = dict(by_epoch=by_epoch)
-    loop['max_epochs' if by_epoch else 'max_iters'] = 2
-    loader = dict(
-        dataset=rows, batch_size=2, sampler=dict(type='InfiniteSampler')
-    )
+def test_endless_epochs_are_refused(make_runner, rows):
     runner = make_runner(
         runner_type=SafeResumeRunner,
-        train_cfg=dict(**loop, val_interval=2),
-        train_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=2, val_interval=2),
+        train_dataloader=dict(
+            dataset=rows, batch_size=2, sampler=dict(type='InfiniteSampler')
+        ),
     )
-    if not by_epoch:
-        runner.train()
-        assert runner.iter == 2
-        return
     with pytest.raises(ValueError, match='InfiniteSampler is endless'):
         runner.train()

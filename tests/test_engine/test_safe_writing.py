@@ -3,18 +3,17 @@
 import errno
 import os
 import shutil
-import stat
 import struct
 import zipfile
-from pathlib import Path
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 
 from hmsa_mmseg.engine import atomic_backend
-from hmsa_mmseg.utils import check_crc
+from hmsa_mmseg.utils import atomic_file, check_crc
 
 
 def load(path):
@@ -64,77 +63,51 @@ def flip_a_byte(path):
 
 
 def fail_from_now_on(monkeypatch, fault):
-    if fault == 'write':
+    def fail(*args):
+        raise OSError(errno.ENOSPC, 'No space left on device')
 
-        class Full:
-            def __init__(self, file):
-                self.file = file
+    def damage_and_check(path):
+        flip_a_byte(path)
+        check_crc(path)
 
-            def write(self, data):
-                self.file.write(data[: len(data) // 2])
-                raise OSError(errno.ENOSPC, 'No space left on device')
+    @contextmanager
+    def full(path, **kwargs):
+        with atomic_file(path, **kwargs) as file:
 
-            def __getattr__(self, name):
-                return getattr(self.file, name)
+            def write(data):
+                file.write(data[: len(data) // 2])
+                fail()
 
-            def __enter__(self):
-                return self
+            yield SimpleNamespace(write=write)
 
-            def __exit__(self, *args):
-                self.file.close()
-
-        real = Path.open
-
-        def open_full(path, *args, **kwargs):
-            file = real(path, *args, **kwargs)
-            return Full(file) if path.suffix == '.part' else file
-
-        monkeypatch.setattr(Path, 'open', open_full)
-    elif fault == 'fsync':
-
-        def fsync(descriptor):
-            raise OSError(errno.EIO, 'Input/output error')
-
-        monkeypatch.setattr(os, 'fsync', fsync)
-    elif fault == 'replace':
-
-        def replace(*paths):
-            raise OSError(errno.EACCES, 'Permission denied')
-
-        monkeypatch.setattr(os, 'replace', replace)
-    elif fault == 'damage':
-        check = atomic_backend.check_crc
-
-        def damage_and_check(path):
-            flip_a_byte(path)
-            check(path)
-
-        monkeypatch.setattr(atomic_backend, 'check_crc', damage_and_check)
-    elif fault == 'free':
-        usage = shutil.disk_usage('/')
-        monkeypatch.setattr(
-            shutil, 'disk_usage', lambda _: usage._replace(free=1000)
-        )
+    usage = shutil.disk_usage('/')._replace(free=1000)
+    target, name, function = {
+        'write': (atomic_backend, 'atomic_file', full),
+        'fsync': (os, 'fsync', fail),
+        'replace': (os, 'replace', fail),
+        'damage': (atomic_backend, 'check_crc', damage_and_check),
+        'free': (shutil, 'disk_usage', lambda path: usage),
+    }[fault]
+    monkeypatch.setattr(target, name, function)
 
 
-@pytest.mark.parametrize('max_keep', [1, 2])
 @pytest.mark.parametrize(
     ('fault', 'error', 'message'),
     [
         ('write', OSError, 'No space left'),
-        ('fsync', OSError, 'Input/output error'),
-        ('replace', OSError, 'Permission denied'),
+        ('fsync', OSError, 'No space left'),
+        ('replace', OSError, 'No space left'),
         ('damage', ValueError, r'checksum of its entry .*data/0'),
         ('free', OSError, r'checkpoint of [\d,]+ bytes: 1,000 bytes are free'),
     ],
 )
 def test_failed_save_leaves_the_last_checkpoint(
-    run, tmp_path, monkeypatch, fault, error, message, max_keep
+    run, tmp_path, monkeypatch, fault, error, message
 ):
     hook = CallAt(4, lambda runner: fail_from_now_on(monkeypatch, fault))
     with pytest.raises(error, match=message):
         run(
-            checkpoint=dict(max_keep_ckpts=max_keep, save_best=None),
+            checkpoint=dict(max_keep_ckpts=1, save_best=None),
             custom_hooks=[hook],
         )
     folder = tmp_path / 'run'
@@ -142,27 +115,6 @@ def test_failed_save_leaves_the_last_checkpoint(
     assert pointed_at(folder) == 'iter_2.pth'
     check_crc(folder / 'iter_2.pth')
     assert load(folder / 'iter_2.pth')['meta']['iter'] == 2
-
-
-def test_stock_hook_loses_everything_then(run, tmp_path, monkeypatch):
-    """The fault that the tests above inject is one."""
-
-    def fail(backend, data, path):
-        with open(path, 'wb') as file:
-            file.write(data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    hook = CallAt(4, lambda _: monkeypatch.setattr(LocalBackend, 'put', fail))
-    with pytest.raises(OSError, match='No space left'):
-        run(
-            hook='CheckpointHook',
-            checkpoint=dict(max_keep_ckpts=1, save_best=None),
-            custom_hooks=[hook],
-        )
-    assert names(tmp_path / 'run') == ['iter_4.pth']
-    with pytest.raises(ValueError, match='damaged'):
-        check_crc(tmp_path / 'run' / 'iter_4.pth')
-    assert pointed_at(tmp_path / 'run') == 'iter_2.pth'
 
 
 @pytest.mark.parametrize('fault', ['fsync', 'damage'])
@@ -175,7 +127,7 @@ def test_failed_best_checkpoint_leaves_the_best_so_far(
                 fail_from_now_on(monkeypatch, fault)
 
     set_scores(10.0, 20.0)
-    with pytest.raises((OSError, ValueError), match=r'Input|checksum'):
+    with pytest.raises((OSError, ValueError), match=r'No space|checksum'):
         run(custom_hooks=[FailInValidation()])
     folder = tmp_path / 'run'
     assert names(folder) == [
@@ -230,18 +182,6 @@ def test_nothing_is_removed_before_the_new_file_is_named(
     assert names(folder) == ['iter_6.pth']
 
 
-def test_resumed_run_goes_on_removing(run, tmp_path):
-    options = dict(checkpoint=dict(max_keep_ckpts=2, save_best=None))
-    run(max_iters=4, **options)
-    run(
-        max_iters=8,
-        load_from=str(tmp_path / 'run' / 'iter_4.pth'),
-        resume=True,
-        **options,
-    )
-    assert names(tmp_path / 'run') == ['iter_6.pth', 'iter_8.pth']
-
-
 @pytest.mark.parametrize(
     ('removals', 'left', 'kept'),
     [
@@ -285,35 +225,23 @@ def test_killed_before_removing_it_removes_later(
     assert names(folder) == kept
 
 
-def test_file_that_cannot_be_removed_does_not_end_the_run(
-    run, tmp_path, monkeypatch, messages
-):
-    def refuse(path):
-        raise PermissionError(errno.EACCES, 'Permission denied', path)
-
-    monkeypatch.setattr(os, 'remove', refuse)
-    run(checkpoint=dict(max_keep_ckpts=1, save_best=None))
-    assert names(tmp_path / 'run') == ['iter_2.pth', 'iter_4.pth']
-    assert any('cannot remove the outdated' in m for m in messages())
-
-
-def test_leftovers_of_a_killed_process_are_removed(run, tmp_path, messages):
+def test_removals_that_are_left(run, tmp_path, monkeypatch, messages):
     folder = tmp_path / 'run'
     folder.mkdir()
     (folder / '.iter_2.pth.4711.part').write_bytes(b'half')
-    run()
-    assert '.part' not in ''.join(names(folder))
-    assert any(
-        '.iter_2.pth.4711.part: never finished' in m for m in messages()
-    )
+    options = dict(checkpoint=dict(max_keep_ckpts=2, save_best=None))
+    run(max_iters=4, **options)
+    assert names(folder) == ['iter_2.pth', 'iter_4.pth']
+    assert any('4711.part: never finished' in m for m in messages())
 
+    def refuse(path):
+        raise PermissionError(errno.EACCES, 'Permission denied', path)
 
-def test_files_get_the_usual_mode(run, tmp_path):
-    before = os.umask(0o027)
-    try:
-        run()
-    finally:
-        os.umask(before)
-    for name in ('iter_4.pth', 'best_score_iter_2.pth', 'last_checkpoint'):
-        mode = (tmp_path / 'run' / name).stat().st_mode
-        assert stat.S_IMODE(mode) == 0o640
+    start = dict(load_from=str(folder / 'iter_4.pth'), resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'remove', refuse)
+        run(max_iters=6, **start, **options)
+    assert any('cannot remove the outdated' in m for m in messages())
+    start['load_from'] = str(folder / 'iter_6.pth')
+    run(max_iters=8, **start, **options)
+    assert names(folder) == ['iter_6.pth', 'iter_8.pth']

@@ -1,3 +1,5 @@
+"""`SignalCheckpointHook`: saves and exits when a signal comes."""
+
 import enum
 import os
 import signal
@@ -5,7 +7,6 @@ import signal
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmseg.registry import HOOKS
 
 from hmsa_mmseg.engine import SignalCheckpointHook
 
@@ -39,33 +40,19 @@ def saved(folder):
     return sorted(path.name for path in folder.glob('iter*.pth'))
 
 
-def test_is_registered():
-    assert HOOKS.get('SignalCheckpointHook') is SignalCheckpointHook
-
-
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
-def test_saves_and_exits(make_runner, tmp_path, number):
-    before = signal.getsignal(number)
-    runner = make_runner(
-        checkpoint=dict(save_best=None),
-        custom_hooks=[SignalAt(3, number), dict(type='SignalCheckpointHook')],
-    )
-    with pytest.raises(SystemExit) as stop:
-        runner.train()
-    assert stop.value.code == 0
-    assert saved(tmp_path / 'run') == ['iter_2.pth', 'iter_3.pth']
-    pointer = (tmp_path / 'run' / 'last_checkpoint').read_text()
-    assert os.path.basename(pointer) == 'iter_3.pth'
-    assert signal.getsignal(number) is before
-
-
 def test_resumed_run_ends_as_the_uninterrupted_one(run, make_runner, tmp_path):
+    before = signal.getsignal(signal.SIGUSR1)
     seeds = dict(type='IterSeedHook')
     whole = run('whole', dropout=0.5, custom_hooks=[seeds])
     stop = dict(type='SignalCheckpointHook', exit_code=3)
+    number = SignalAt(3, signal.SIGUSR1)
     with pytest.raises(SystemExit) as stopped:
-        run(dropout=0.5, custom_hooks=[seeds, SignalAt(3), stop])
+        run(dropout=0.5, custom_hooks=[seeds, number, stop])
     assert stopped.value.code == 3
+    assert saved(tmp_path / 'run') == ['iter_2.pth', 'iter_3.pth']
+    pointer = (tmp_path / 'run' / 'last_checkpoint').read_text()
+    assert os.path.basename(pointer) == 'iter_3.pth'
+    assert signal.getsignal(signal.SIGUSR1) is before
     resumed = run(
         dropout=0.5,
         custom_hooks=[seeds],
@@ -78,7 +65,9 @@ def test_resumed_run_ends_as_the_uninterrupted_one(run, make_runner, tmp_path):
         assert torch.equal(found, expected)
 
 
-def test_does_not_save_twice(make_runner, tmp_path, monkeypatch):
+def test_does_not_save_twice(make_runner, monkeypatch):
+    numbers = signal.SIGTERM, signal.SIGUSR1
+    before = [*map(signal.getsignal, numbers)]
     runner = make_runner(
         checkpoint=dict(save_best=None),
         custom_hooks=[SignalAt(2), dict(type='SignalCheckpointHook')],
@@ -90,9 +79,11 @@ def test_does_not_save_twice(make_runner, tmp_path, monkeypatch):
         'save_checkpoint',
         lambda *args, **kwargs: (calls.append(args[1]), save(*args, **kwargs)),
     )
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stop:
         runner.train()
+    assert stop.value.code == 0
     assert calls == ['iter_2.pth']
+    assert [*map(signal.getsignal, numbers)] == before
 
 
 def test_nothing_is_saved_within_an_epoch(make_runner, tmp_path, messages):
@@ -109,7 +100,12 @@ def test_nothing_is_saved_within_an_epoch(make_runner, tmp_path, messages):
     )
 
 
-def test_second_signal_acts_at_once(make_runner, react):
+def test_second_signal_acts_at_once(make_runner, run, react):
+    react(signal.SIG_IGN)
+    hooks = [SignalAt(3, signal.SIGINT), dict(type='SignalCheckpointHook')]
+    assert run(custom_hooks=hooks).iter == 4  # stays ignored
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
     react(signal.default_int_handler)
     runner = make_runner(
         custom_hooks=[
@@ -123,39 +119,12 @@ def test_second_signal_acts_at_once(make_runner, react):
     assert runner.iter == 2
 
 
-def test_ignored_signal_stays_ignored(run, react):
-    react(signal.SIG_IGN)
-    runner = run(
-        custom_hooks=[
-            SignalAt(3, signal.SIGINT),
-            dict(type='SignalCheckpointHook'),
-        ],
-    )
-    assert runner.iter == 4
-
-
-def test_signals_are_left_alone_afterwards(run):
-    before = signal.getsignal(signal.SIGTERM)
-    run(custom_hooks=[dict(type='SignalCheckpointHook')])
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
 def test_signals_that_windows_has_not_are_left_out(monkeypatch):
     windows = enum.IntEnum('Signals', dict(SIGINT=2, SIGTERM=15))
     monkeypatch.setattr(signal, 'Signals', windows)
     assert [*SignalCheckpointHook().signals] == [15, 2]
-    with pytest.raises(ValueError, match="got \\['SIGTREM'\\]"):
-        SignalCheckpointHook(['SIGTREM'])
-
-
-@pytest.mark.parametrize(
-    ('kwargs', 'message'),
-    [
-        (dict(signals=['SIGNOTHING']), 'signals must be a list of names'),
-        (dict(signals='SIGTERM'), 'signals must be a list of names'),
-        (dict(interval=0), 'interval must be an integer of 1 or more, got 0'),
-    ],
-)
-def test_wrong_arguments(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        SignalCheckpointHook(**kwargs)
+    for signals in (['SIGTREM'], 'SIGTERM'):
+        with pytest.raises(ValueError, match='signals must be a list of name'):
+            SignalCheckpointHook(signals)
+    with pytest.raises(ValueError, match='interval must be an integer of 1'):
+        SignalCheckpointHook(interval=0)

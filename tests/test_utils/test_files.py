@@ -5,55 +5,49 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
-import torch
 
 from hmsa_mmseg.utils import atomic_file, files, write_json
 from hmsa_mmseg.utils.files import part_file, remove_stale_parts
 
 
-class _Unwritable:
-    def __reduce__(self):
-        raise OSError('half way')
+def refuse(part):
+    assert part.read_bytes() == b'new'
+    raise ValueError('not this one')
 
 
-def test_atomic_file_writes_what_torch_save_would(tmp_path):
-    path = tmp_path / 'new' / 'file.pth'
-    with atomic_file(path) as file:
-        torch.save(dict(w=torch.arange(3)), file)
-    assert torch.equal(torch.load(path)['w'], torch.arange(3))
-    assert os.listdir(path.parent) == ['file.pth']
+@pytest.mark.parametrize(
+    ('check', 'content', 'error'),
+    [
+        (None, b'new', None),
+        (refuse, b'new', ValueError),
+        (None, 'no bytes', TypeError),
+    ],
+)
+def test_a_file_is_whole_or_the_old_one(tmp_path, check, content, error):
+    path = tmp_path / 'new' / 'file'
+    write_json(path, ['old'])
+    before = path.read_bytes()
+    refused = pytest.raises(error) if error else nullcontext()
+    with refused, atomic_file(path, check=check) as file:
+        part = part_file(path)
+        assert part.exists()
+        # Of one process, and hidden.
+        assert f'.{files._HOST}.{os.getpid()}.part' in part.name
+        assert part.name.startswith('.')
+        file.write(content)
+    assert path.read_bytes() == (before if error else content)
+    assert os.listdir(path.parent) == ['file']
     # As open() gives them, not the private ones of a temporary file.
     other = tmp_path / 'other'
     other.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     assert mode == stat.S_IMODE(other.stat().st_mode)
-
-
-def test_atomic_file_keeps_the_old_file_on_failure(tmp_path):
-    path = tmp_path / 'file.pth'
-    path.write_bytes(b'old')
-    refused = pytest.raises(OSError, match='half way')
-    with refused, atomic_file(path) as file:
-        torch.save(dict(w=torch.ones(9), entry=_Unwritable()), file)
-    assert path.read_bytes() == b'old'
-    assert os.listdir(tmp_path) == ['file.pth']
-
-
-def test_atomic_file_is_checked_first(tmp_path):
-    def refuse(part):
-        assert part.read_bytes() == b'new'
-        assert path.read_bytes() == b'old'
-        raise ValueError('not this one')
-
-    path = tmp_path / 'file'
-    path.write_bytes(b'old')
-    refused = pytest.raises(ValueError, match='not this one')
-    with refused, atomic_file(path, check=refuse) as file:
-        file.write(b'new')
-    assert path.read_bytes() == b'old'
-    assert os.listdir(tmp_path) == ['file']
+    with pytest.raises(ValueError, match='not JSON compliant'):
+        write_json(path, float('nan'))
+    assert json.loads(before) == ['old']
 
 
 def test_atomic_file_is_on_the_disk_before_it_has_its_name(
@@ -75,20 +69,6 @@ def test_atomic_file_is_on_the_disk_before_it_has_its_name(
         file.write(b'new')
     part = part_file(path).name
     assert synced == [(part, False), (tmp_path.name, True)]
-
-
-def test_parts_have_one_owner(tmp_path):
-    path = tmp_path / 'a.png'
-    part = part_file(path)
-    assert part.parent == tmp_path
-    assert f'.{os.getpid()}.part' in part.name
-    assert files._HOST in part.name
-    assert part not in {*tmp_path.glob('*.png')}
-    with atomic_file(path) as file:
-        file.write(b'1')
-        assert part.exists()
-        assert not path.exists()
-    assert [p.name for p in tmp_path.iterdir()] == ['a.png']
 
 
 def test_parts_of_long_names(tmp_path):
@@ -125,25 +105,12 @@ def test_stale_parts(tmp_path):
     own = [tmp_path / 'a.png', tmp_path / 'b.c.json', tmp_path / 'no/x.png']
     remove_stale_parts(own)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
-
-
-def test_parts_of_files_that_all_machines_write(tmp_path):
-    """What another one has just begun stays, what it has left does not."""
+    # Of files that all machines write, what another has just begun stays.
     new, old = (
-        tmp_path / f'.meta.json.another-machine.{pid}.part' for pid in (1, 2)
+        tmp_path / f'.a.png.another-machine.{pid}.part' for pid in (1, 2)
     )
     for part in (new, old):
         part.touch()
     os.utime(old, (1, 1))
-    remove_stale_parts([tmp_path / 'meta.json'], shared=True)
-    assert [*tmp_path.iterdir()] == [new]
-
-
-def test_json_is_whole_or_absent(tmp_path):
-    path = tmp_path / 'new' / 'a.json'
-    write_json(path, dict(a=[1, None]))
-    assert json.loads(path.read_text()) == dict(a=[1, None])
-    with pytest.raises(ValueError, match='not JSON compliant'):
-        write_json(path, float('nan'))
-    assert json.loads(path.read_text()) == dict(a=[1, None])
-    assert [*path.parent.iterdir()] == [path]
+    remove_stale_parts(own, shared=True)
+    assert {p.name for p in tmp_path.iterdir()} == {*kept, new.name}

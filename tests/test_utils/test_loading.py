@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from hmsa_mmseg.utils import markdown_table
 from hmsa_mmseg.utils.loading import (
     build_model,
     find_test_set,
@@ -68,6 +69,9 @@ def test_only_some_of_many_are_named(load, state, capsys):
 
 
 def test_classes_of_the_checkpoint_come_first(load, state, cfg):
+    # Weights of parallel training, and classes that nobody knows.
+    parallel = {f'module.{key}': value for key, value in state.items()}
+    assert load(parallel).dataset_meta == {}
     inner = dict(type='CityscapesDataset', metainfo=dict(classes=('a', 'b')))
     cfg.test_dataloader = dict(
         dataset=dict(
@@ -87,5 +91,10 @@ def test_classes_of_the_checkpoint_come_first(load, state, cfg):
     assert old == dict(classes=('d',), palette=[[1, 2, 3]])
 
 
-def test_classes_that_nobody_knows(load, state):
-    assert load(state).dataset_meta == {}
+def test_markdown_tables():
+    lines = markdown_table(['a', 'b', 'c'], [('x', 'y', 1)], left=2)
+    assert lines.splitlines() == [
+        *('| a | b | c |', '| :-- | :-- | --: |', '| x | y | 1 |')
+    ]
+    with pytest.raises(ValueError, match='expected 2 cells'):
+        markdown_table(['a', 'b'], [['x']])

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hmsa_mmseg.visualization import ImageNames, leaf_datasets
+from hmsa_mmseg.datasets import leaf_datasets
+from hmsa_mmseg.visualization import ImageNames
 
 
 def data_set(path):

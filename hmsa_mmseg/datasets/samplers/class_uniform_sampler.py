@@ -14,7 +14,6 @@ from mmseg.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
 from ..class_uniform_dataset import ClassUniformDataset, SampleIndex
-from .class_uniform_plan import ClassUniformPlan
 
 
 @DATA_SAMPLERS.register_module()
@@ -31,33 +30,32 @@ class ClassUniformSampler(Sampler):
 
     Args:
         dataset (ClassUniformDataset): mmengine passes the dataloader's.
-        seed (int, optional): mmengine passes ``randomness.seed``. Defaults to
-            None, one drawn for all processes.
+        seed (int, optional): mmengine passes ``randomness.seed``. None: one
+            drawn for all processes.
         pct (float): Share of the class-uniform samples, 0 to 1. At 0 no label
             is read and every epoch is all images in random order. Defaults to
             0.5, as the authors'.
         tile_size (int): Side in pixels of the tiles that give a centroid for
             each class in them. Defaults to 1024, as the authors'.
-        cache_dir (str, optional): Folder that keeps the centroids from run
-            to run. Defaults to None, ``$XDG_CACHE_HOME/hmsa_mmseg/centroids``,
-            by default in ``~/.cache``.
+        cache_dir (str, optional): Folder that keeps the centroids from run to
+            run. None: ``$XDG_CACHE_HOME/hmsa_mmseg/centroids``, by default in
+            ``~/.cache``.
         infinite (bool): True for ``IterBasedTrainLoop``, where the sampler
             goes from epoch to epoch by itself; False for
-            ``EpochBasedTrainLoop``. Defaults to False.
+            ``EpochBasedTrainLoop``.
         bias (Sequence[float], optional): Factor of ``k`` for each class. The
-            length of the epoch does not change. Defaults to None.
+            length of the epoch does not change.
         boost (dict, optional): ``dict(datasets=(1,), classes=(14, 15, 16),
             until_epoch=None)``: of these datasets of a ``ConcatDataset``, by
             position, only centroids of these classes are drawn, in epochs
             before ``until_epoch``, and they do not count for ``n``. The
             authors add coarsely labelled images for rare classes this way
-            (``--coarse_boost_classes``). Defaults to None.
+            (``--coarse_boost_classes``).
         until_epoch (int, optional): Epochs before this one, counted from 0,
             are class-uniform, later ones are images in random order. (The
-            authors' ``--max_cu_epoch`` has no effect.) Defaults to None,
-            all are.
+            authors' ``--max_cu_epoch`` has no effect.) None: all are.
         round_up (bool): Whether to repeat samples so that all processes get
-            the same number, where not ``infinite``. Defaults to True.
+            the same number, where not ``infinite``.
 
     Raises:
         TypeError: If ``dataset`` is not a :class:`ClassUniformDataset`.
@@ -110,16 +108,50 @@ class ClassUniformSampler(Sampler):
         if per_class.any():
             centroids = dataset.class_centroids(tile_size, cache_dir)
             self._check_centroids(centroids)
-        self.plan = ClassUniformPlan(
-            seed=self.seed,
-            size=self.size,
-            images=images,
-            centroids=centroids,
-            per_class=per_class,
-            until_epoch=until_epoch,
-            boost_classes=boost['classes'],
-            boost_until_epoch=boost['until_epoch'],
-        )
+        self._images = images
+        self._per_class = per_class
+        self._until_epoch = until_epoch
+        self._boost_until_epoch = boost['until_epoch']
+        own = np.isin(centroids[:, 0], images)
+        boosted = own | np.isin(centroids[:, 3], [*boost['classes']])
+        self._own = self._by_class(centroids[own])
+        self._boosted = self._by_class(centroids[boosted])
+
+    def _by_class(self, centroids: np.ndarray) -> list[np.ndarray]:
+        centroids = centroids[np.argsort(centroids[:, 3], kind='stable')]
+        ends = np.arange(1, len(self._per_class))
+        return np.split(centroids, np.searchsorted(centroids[:, 3], ends))
+
+    def plan(self, epoch: int) -> np.ndarray:
+        """Return the samples of an epoch, for all processes.
+
+        Those of each class come first, then images; all are shuffled. A class
+        without centroids leaves its share to images; the authors' epochs
+        become shorter instead.
+
+        Args:
+            epoch (int): Counted from 0.
+
+        Returns:
+            np.ndarray: (size, 4) sample, x, y and class; the last three are
+            -1 for an image to be cropped anywhere. The same for the same
+            data, options, seed and version of numpy.
+        """
+        rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        drawn = []
+        if _before(epoch, self._until_epoch):
+            boost = _before(epoch, self._boost_until_epoch)
+            found = self._boosted if boost else self._own
+            drawn = [
+                _draw(rng, centroids, count)
+                for centroids, count in zip(found, self._per_class)
+                if len(centroids)
+            ]
+        rest = self.size - sum(map(len, drawn))
+        anywhere = np.full((rest, 4), -1)
+        anywhere[:, 0] = _draw(rng, self._images, rest)
+        plan = np.concatenate([*drawn, anywhere])
+        return plan[rng.permutation(self.size)]
 
     def _count_per_class(
         self, pct: float, bias: Sequence[float] | None
@@ -212,18 +244,26 @@ class ClassUniformSampler(Sampler):
 
         Args:
             num_samples (int): How many of this process's samples to leave
-                out, counted from the start of training. If not ``infinite``,
-                whole epochs of ``len(self)`` are left out by setting the
-                epoch, and the rest at the next iteration.
-
-        Raises:
-            ValueError: If it is negative.
+                out, counted from the start of training; not negative. If not
+                ``infinite``, whole epochs of ``len(self)`` are left out by
+                setting the epoch, and the rest at the next iteration.
         """
         if num_samples < 0:
             raise ValueError(f'num_samples={num_samples}; expected 0 or more')
         self._skip = num_samples
         if not self.infinite:
             self.epoch, self._skip = divmod(num_samples, self.num_samples)
+
+
+def _before(epoch: int, end: int | None) -> bool:
+    return end is None or epoch < end
+
+
+def _draw(
+    rng: np.random.Generator, items: np.ndarray, count: int
+) -> np.ndarray:
+    """Draw without replacement, from the start again when all are drawn."""
+    return items[np.resize(rng.permutation(len(items)), count)]
 
 
 def _item_seed(seed: int, epoch: int, position: int) -> int:

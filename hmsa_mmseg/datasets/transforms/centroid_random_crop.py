@@ -10,9 +10,11 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 from mmseg.registry import TRANSFORMS
 
+from .options_repr import OptionsRepr
+
 
 @TRANSFORMS.register_module()
-class CentroidRandomCrop(BaseTransform):
+class CentroidRandomCrop(OptionsRepr, BaseTransform):
     """Crop at random; if the sampler gave a centroid, so that it is inside.
 
     The authors' ``RandomCrop`` (``transforms/joint_transforms.py``): in each
@@ -44,7 +46,6 @@ class CentroidRandomCrop(BaseTransform):
         pad (str): ``center`` pads images smaller than the crop, so that the
             result always has ``crop_size``; ``none`` leaves them smaller, to
             be padded at the bottom and right by the data preprocessor.
-            Defaults to ``center``.
         img_pad_val (float | Sequence[float]): Value of padded pixels, before
             normalisation; a sequence has one for each channel. Defaults
             to 0, black, as the authors'.
@@ -72,14 +73,7 @@ class CentroidRandomCrop(BaseTransform):
         self.seg_pad_val = seg_pad_val
 
     def transform(self, results: dict) -> dict:
-        """Crop the image and the labels.
-
-        Args:
-            results (dict): Result dict, see above.
-
-        Returns:
-            dict: The same, cropped.
-        """
+        """Crop the image and the labels."""
         size = results['img'].shape[:2]
         centroid = _current_centroid(results)
         (top, left), shape = self._window(size, centroid)
@@ -97,11 +91,7 @@ class CentroidRandomCrop(BaseTransform):
     def _window(
         self, size: tuple[int, int], centroid: tuple[int, int] | None
     ) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Draw where to crop.
-
-        Args:
-            size (tuple[int, int]): (h, w) of the image.
-            centroid (tuple[int, int] | None): (y, x) in the image.
+        """Draw where to crop an image of (h, w) around (y, x).
 
         Returns:
             tuple: (top, left) of the crop, negative where it begins in the
@@ -126,14 +116,6 @@ class CentroidRandomCrop(BaseTransform):
             offsets.append(offset - border)
             shape.append(crop)
         return tuple(offsets), tuple(shape)
-
-    def __repr__(self) -> str:
-        """Return the options."""
-        return (
-            f'{type(self).__name__}(crop_size={self.crop_size}, '
-            f'pad={self.pad!r}, img_pad_val={self.img_pad_val}, '
-            f'seg_pad_val={self.seg_pad_val})'
-        )
 
 
 def _current_centroid(results: dict) -> tuple[int, int] | None:

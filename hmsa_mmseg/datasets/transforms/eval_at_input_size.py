@@ -5,11 +5,13 @@ from __future__ import annotations
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
+from .options_repr import OptionsRepr
+
 _LABEL_KEYS = ('gt_seg_map', 'seg_fields')
 
 
 @TRANSFORMS.register_module()
-class EvalAtInputSize(BaseTransform):
+class EvalAtInputSize(OptionsRepr, BaseTransform):
     """Score predictions at the size the network saw, not the file's.
 
     mmseg brings logits back to the size of the image file and compares them
@@ -24,9 +26,8 @@ class EvalAtInputSize(BaseTransform):
 
     Args:
         resize (dict, optional): Config of the step that resizes image and,
-            unless it is to stay, label. Defaults to None: that step goes
-            before this one, and samples can be scored at the size of the
-            input alone.
+            unless it is to stay, label. None: that step goes before this one,
+            and samples can be scored at the size of the input alone.
 
     Raises:
         ValueError: If image and label have different sizes, or a label that
@@ -63,11 +64,6 @@ class EvalAtInputSize(BaseTransform):
         )
         results['ori_shape'] = size
         return results
-
-    def __repr__(self) -> str:
-        """Return the arguments."""
-        arguments = '' if self.resize is None else f'resize={self.resize}'
-        return f'{self.__class__.__name__}({arguments})'
 
 
 def _check_label(results: dict, size: tuple[int, int], cure: str) -> None:

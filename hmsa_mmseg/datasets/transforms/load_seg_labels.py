@@ -9,13 +9,15 @@ from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
+from .options_repr import OptionsRepr
+
 IGNORE = 255
 # Marks a value that is no class; by that, 254 cannot be a class.
 UNKNOWN = 254
 
 
 @TRANSFORMS.register_module()
-class LoadSegLabels(LoadAnnotations):
+class LoadSegLabels(OptionsRepr, LoadAnnotations):
     """Read a label image and refuse what cannot be a label.
 
     Takes the place of mmseg's ``LoadAnnotations``, and gives the same
@@ -35,9 +37,9 @@ class LoadSegLabels(LoadAnnotations):
     Args:
         num_classes (int): Number of classes, 1 to 254.
         label_map (dict[int, int], optional): Maps values in the file to
-            classes or 255. Defaults to None: values are classes.
-        unknown (str): What to do about other values: 'error' or 'ignore'
-            (they become 255). Defaults to 'error'.
+            classes or 255. None: values are classes.
+        unknown (str): What to do about other values: 'error' or 'ignore' (they
+            become 255).
         backend_args (dict, optional): Arguments of the file back end.
 
     Raises:
@@ -85,7 +87,13 @@ class LoadSegLabels(LoadAnnotations):
         if path is None:
             return results
         label = self._read(path)
-        self._check_size(label, path, results)
+        size = results.get('ori_shape')
+        if size is not None and label.shape != tuple(size[:2]):
+            raise ValueError(
+                f'{path}: the label is {label.shape[0]}x{label.shape[1]}, its '
+                f'image {size[0]}x{size[1]} (height x width); expected the '
+                f'same size. Image: {results.get("img_path")}'
+            )
         table = self._table(results)
         # Drops no axis of a label of one row, as the parent does.
         mapped = cv2.LUT(label, table)
@@ -100,32 +108,22 @@ class LoadSegLabels(LoadAnnotations):
 
     def _read(self, path: str) -> np.ndarray:
         label = read_grey(path, self.backend_args)
-        if label.dtype == np.uint8:
-            return label
-        if label.dtype == bool:
-            return label.astype(np.uint8)
         low, high = label.min(), label.max()
-        if label.dtype.kind not in 'iu' or low < 0 or high > 255:
+        if label.dtype.kind not in 'biu' or low < 0 or high > 255:
             raise ValueError(
                 f'{path}: a {label.dtype} label with values from {low} to '
                 f'{high}; expected integers from 0 to 255'
             )
-        return label.astype(np.uint8)
-
-    @staticmethod
-    def _check_size(label: np.ndarray, path: str, results: dict) -> None:
-        size = results.get('ori_shape')
-        if size is not None and label.shape != tuple(size[:2]):
-            raise ValueError(
-                f'{path}: the label is {label.shape[0]}x{label.shape[1]}, its '
-                f'image {size[0]}x{size[1]} (height x width); expected the '
-                f'same size. Image: {results.get("img_path")}'
-            )
+        return label.astype(np.uint8, copy=False)
 
     def _table(self, results: dict) -> np.ndarray:
         table = list(range(256))
         if self.label_map is not None:
-            table = _compose(table, {**self._kept(), **self.label_map})
+            # A map of nothing but pixels to ignore leaves the other values as
+            # they are: taken whole, no pixel would have a class.
+            is_void = {*self.label_map.values()} == {IGNORE}
+            kept = {i: i for i in range(IGNORE)} if is_void else {}
+            table = _compose(table, {**kept, **self.label_map})
         if results.get('reduce_zero_label'):
             shifted = {value: value - 1 for value in range(1, IGNORE)}
             table = _compose(table, {0: IGNORE, **shifted})
@@ -140,14 +138,6 @@ class LoadSegLabels(LoadAnnotations):
             ],
             dtype=np.uint8,
         )
-
-    def _kept(self) -> dict[int, int]:
-        """Values that stay beside a map of nothing but pixels to ignore.
-
-        Taken as a whole map, it would leave no pixel with a class.
-        """
-        is_void = set((self.label_map or {}).values()) == {IGNORE}
-        return {value: value for value in range(IGNORE)} if is_void else {}
 
     def _message(
         self,
@@ -176,23 +166,11 @@ class LoadSegLabels(LoadAnnotations):
             f'label_map={cure}'
         )
 
-    def __repr__(self) -> str:
-        """Return the arguments."""
-        return (
-            f'{self.__class__.__name__}(num_classes={self.num_classes}, '
-            f'label_map={self.label_map}, unknown={self.unknown!r})'
-        )
-
 
 def read_grey(
     path: str, backend_args: dict | None = None, kind: str = 'label'
 ) -> np.ndarray:
-    """Read an image of one channel as it is stored.
-
-    Args:
-        path (str): File, of any format that Pillow reads.
-        backend_args (dict, optional): Arguments of the file back end.
-        kind (str): What to call it in errors. Defaults to 'label'.
+    """Read an image of one channel as it is stored, of a kind for errors.
 
     Returns:
         np.ndarray: (H, W), of the type of the file: uint8, bool, an integer

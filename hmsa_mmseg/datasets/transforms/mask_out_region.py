@@ -7,10 +7,11 @@ from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
 from .load_seg_labels import IGNORE
+from .options_repr import OptionsRepr
 
 
 @TRANSFORMS.register_module()
-class MaskOutRegion(BaseTransform):
+class MaskOutRegion(OptionsRepr, BaseTransform):
     """Ignore the label outside of a rectangle.
 
     The rectangle is given for images of one size. A label of another size and
@@ -27,10 +28,9 @@ class MaskOutRegion(BaseTransform):
             of Cityscapes (NVIDIA/semantic-segmentation,
             datasets/base_loader.py: ``drop_mask``).
         ref_size (tuple[int, int]): (height, width) that ``box`` is meant for.
-            Defaults to (1024, 2048).
         only_with (str, optional): Mask only samples that have this, such as
-            'prob_map_path', where one pipeline serves several data sets.
-            Defaults to None, all.
+            'prob_map_path', where one pipeline serves several data sets. None:
+            all.
 
     Raises:
         ValueError: When built, if the box is empty or not within
@@ -94,10 +94,3 @@ class MaskOutRegion(BaseTransform):
             for edge in pair
         ]
         return slice(*edges[:2]), slice(*edges[2:])
-
-    def __repr__(self) -> str:
-        """Return the options."""
-        return (
-            f'{type(self).__name__}(box={self.box}, '
-            f'ref_size={self.ref_size}, only_with={self.only_with!r})'
-        )

@@ -9,9 +9,11 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 from mmseg.registry import TRANSFORMS
 
+from .options_repr import OptionsRepr
+
 
 @TRANSFORMS.register_module()
-class RandomGaussianBlur(BaseTransform):
+class RandomGaussianBlur(OptionsRepr, BaseTransform):
     """Blur every image a little, by a random amount.
 
     The filter is that of NVIDIA/semantic-segmentation,
@@ -51,7 +53,3 @@ class RandomGaussianBlur(BaseTransform):
             borderType=cv2.BORDER_REPLICATE,
         )
         return results
-
-    def __repr__(self) -> str:
-        """Return the arguments."""
-        return f'{self.__class__.__name__}(sigma_range={self.sigma_range})'

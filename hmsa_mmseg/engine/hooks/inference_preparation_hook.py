@@ -19,9 +19,9 @@ class InferencePreparationHook(Hook):
     that has been tested with ``fold_bn`` cannot be trained any more.
 
     Args:
-        fold_bn (bool): As in :func:`prepare_for_inference`. Defaults to True.
-        channels_last (bool): Likewise. Defaults to True.
-        compile (bool | dict): Likewise. Defaults to False.
+        fold_bn (bool): As in :func:`prepare_for_inference`.
+        channels_last (bool): Likewise.
+        compile (bool | dict): Likewise.
     """
 
     def __init__(

@@ -41,14 +41,13 @@ class InvalidLossHook(Hook):
     has been launched: a GPU does not wait between the two passes.
 
     Args:
-        max_skips (int): How many batches may be skipped instead, counted
-            since the (re)start. A skipped batch changes no weight, no buffer
-            and no state of the optimizer or the loss scaler; with gradient
+        max_skips (int): How many batches may be skipped instead, counted since
+            the (re)start. A skipped batch changes no weight, no buffer and no
+            state of the optimizer or the loss scaler; with gradient
             accumulation it takes with it what was accumulated so far.
-            Defaults to 0.
         buffer_interval (int): Every how many iterations the buffers, such as
             running statistics, are checked: a NaN in the input can enter them
-            past the loss. 0 is never. Defaults to 100.
+            past the loss. 0 is never.
     """
 
     def __init__(self, max_skips: int = 0, buffer_interval: int = 100):

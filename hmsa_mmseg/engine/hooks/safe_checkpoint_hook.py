@@ -47,7 +47,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     Args:
         *args: As in :class:`mmengine.hooks.CheckpointHook`.
-        **kwargs: As in :class:`mmengine.hooks.CheckpointHook`.
+        **kwargs: Likewise.
 
     Raises:
         ValueError: If it is given an argument that mmengine's hook has not.

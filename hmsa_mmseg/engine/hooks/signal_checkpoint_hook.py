@@ -31,11 +31,9 @@ class SignalCheckpointHook(Hook):
 
     Args:
         signals (Sequence[str]): Names of signals; those that Windows has not
-            are left out there. Defaults to
-            ``('SIGTERM', 'SIGINT', 'SIGUSR1')``.
-        exit_code (int): What the processes exit with. Defaults to 0.
-        interval (int): Every how many iterations the processes ask each
-            other. Defaults to 1.
+            are left out there.
+        exit_code (int): What the processes exit with.
+        interval (int): Every how many iterations the processes ask each other.
     """
 
     # After CheckpointHook, which may just have saved.

@@ -30,7 +30,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         runner (Runner): The runner.
         dataloader (DataLoader | dict): A data loader or its config.
         *args: As in :class:`mmengine.runner.IterBasedTrainLoop`.
-        **kwargs: As in :class:`mmengine.runner.IterBasedTrainLoop`.
+        **kwargs: Likewise.
     """
 
     def __init__(self, runner, dataloader, *args, **kwargs):
@@ -57,11 +57,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         return super().run()
 
     def _skip(self) -> bool:
-        """Let the sampler leave out what past iterations have seen.
-
-        Returns:
-            bool: Whether it can.
-        """
+        """Let the sampler leave out what was seen, if it can."""
         if self._iter == 0:
             return True
         sampler = self.dataloader.batch_sampler

@@ -72,11 +72,7 @@ class SafeResumeRunner(Runner):
         return super().train()
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Build the loop.
-
-        Raises:
-            ValueError: If its epochs would have no end.
-        """
+        """Build the loop; a ValueError if its epochs would have no end."""
         loop = super().build_train_loop(loop)
         sampler = loop.dataloader.sampler
         # One of this package says so itself.
@@ -118,11 +114,7 @@ class SafeResumeRunner(Runner):
             )
 
     def _find_start(self) -> tuple[str | None, int | None]:
-        """Find what to resume from.
-
-        Returns:
-            tuple: A path or None, and the seed of its run or None.
-        """
+        """Find what to resume from, and the seed of its run."""
         folders = self._checkpoint_folders()
         given = self._load_from
         if given and Path(given).resolve().parent in folders:
@@ -176,9 +168,6 @@ def newest_checkpoint(
     folders: list[Path],
 ) -> tuple[Path | None, dict[Path, str]]:
     """Find the checkpoint with the most iterations that can be resumed from.
-
-    Args:
-        folders (list[Path]): Where to look for ``*.pth``; may be missing.
 
     Returns:
         tuple: Its path or None, and why others were passed over: those with

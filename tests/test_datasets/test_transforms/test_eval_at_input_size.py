@@ -1,18 +1,19 @@
+"""`EvalAtInputSize`: at which size a prediction is scored."""
+
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmseg.registry import METRICS, TRANSFORMS
 from PIL import Image
 
-PIPELINE = [
+RESIZE = dict(type='Resize', scale=(20, 20), keep_ratio=True)
+LOAD = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadSegLabels', num_classes=3),
-    dict(type='Resize', scale=(20, 20), keep_ratio=True),
-    dict(type='EvalAtInputSize'),
-    dict(type='PackSegInputs'),
 ]
+PACK = dict(type='PackSegInputs')
+PIPELINE = [*LOAD, RESIZE, dict(type='EvalAtInputSize'), PACK]
 
 
 @pytest.fixture
@@ -28,12 +29,25 @@ def sample(tmp_path):
     return dict(**paths, seg_fields=[], reduce_zero_label=False)
 
 
+def with_resize(sample, **info):
+    step = dict(type='EvalAtInputSize', resize=RESIZE)
+    return Compose([*LOAD, step, PACK])(dict(sample, **info))
+
+
 def test_label_is_scored_at_the_size_of_the_input(sample):
-    packed = Compose(PIPELINE)(sample)
-    found = packed['data_samples']
-    assert packed['inputs'].shape == (3, 10, 20)
-    assert found.gt_sem_seg.shape == (10, 20)
-    assert found.ori_shape == (10, 20)
+    expected = Compose(PIPELINE)(sample)
+    for packed in (
+        expected,
+        with_resize(sample),
+        with_resize(sample, scored_at='input'),
+    ):
+        assert packed['inputs'].shape == (3, 10, 20)
+        assert torch.equal(packed['inputs'], expected['inputs'])
+        found = packed['data_samples']
+        assert found.gt_sem_seg.shape == found.ori_shape == (10, 20)
+        assert torch.equal(
+            found.gt_sem_seg.data, expected['data_samples'].gt_sem_seg.data
+        )
 
 
 def test_through_prediction_and_metric(sample, build_tiny):
@@ -45,49 +59,12 @@ def test_through_prediction_and_metric(sample, build_tiny):
     metric = METRICS.build(dict(type='IoUMetric', iou_metrics=['mIoU']))
     metric.dataset_meta = dict(classes=['a', 'b', 'c'])
     metric.process(data, [result.to_dict()])
-    labelled = metric.results[0][3]
     # 10 rows of 20 pixels; the right half is class 2.
-    assert labelled.tolist() == [100, 0, 100]
-
-
-def test_without_label_the_size_of_the_file_stays(sample):
-    del sample['seg_map_path']
-    found = Compose(PIPELINE)(sample)['data_samples']
-    assert found.img_shape == (10, 20)
-    assert found.ori_shape == (30, 60)
-
-
-def test_label_loaded_too_late(sample):
-    pipeline = Config(dict(steps=PIPELINE)).steps
-    pipeline[1], pipeline[2] = pipeline[2], pipeline[1]
-    with pytest.raises(
-        ValueError,
-        match=r'label\.png is 30x60 here, its image 10x20.*before `Resize`',
-    ):
-        Compose(pipeline)(sample)
-
-
-RESIZE = dict(type='Resize', scale=(20, 20), keep_ratio=True)
-
-
-def with_resize(sample, scored_at=None):
-    steps = [*PIPELINE[:2], dict(type='EvalAtInputSize', resize=RESIZE)]
-    sample = dict(sample, **({'scored_at': scored_at} if scored_at else {}))
-    return Compose([*steps, PIPELINE[-1]])(sample)
-
-
-@pytest.mark.parametrize('scored_at', [None, 'input'])
-def test_it_may_hold_the_resize(sample, scored_at):
-    found = with_resize(sample, scored_at)
-    expected = Compose(PIPELINE)(sample)
-    assert torch.equal(found['inputs'], expected['inputs'])
-    label, expected = found['data_samples'], expected['data_samples']
-    assert torch.equal(label.gt_sem_seg.data, expected.gt_sem_seg.data)
-    assert label.ori_shape == expected.ori_shape == (10, 20)
+    assert metric.results[0][3].tolist() == [100, 0, 100]
 
 
 def test_a_label_may_stay_as_the_file_is(sample):
-    packed = with_resize(sample, 'file')
+    packed = with_resize(sample, scored_at='file')
     found = packed['data_samples']
     assert packed['inputs'].shape == (3, 10, 20)
     assert found.img_shape == (10, 20)
@@ -96,30 +73,27 @@ def test_a_label_may_stay_as_the_file_is(sample):
     np.testing.assert_array_equal(found.gt_sem_seg.data[0], label)
     # Later steps flip it as they flip the image.
     step = TRANSFORMS.build(dict(type='EvalAtInputSize', resize=RESIZE))
-    results = Compose(PIPELINE[:2])(
-        dict(sample, scored_at='file', seg_fields=[])
-    )
+    results = Compose(LOAD)(dict(sample, scored_at='file', seg_fields=[]))
     assert step(results)['seg_fields'] == ['gt_seg_map']
+    assert repr(step).startswith('EvalAtInputSize(resize=Resize(')
 
 
-def test_a_label_that_should_have_stayed(sample):
-    with pytest.raises(
-        ValueError,
-        match=r'label\.png is 10x20 here, its image 30x60.*resize=dict\(type',
-    ):
-        Compose(PIPELINE)(dict(sample, scored_at='file'))
-
-
-def test_without_label_it_resizes(sample):
+def test_without_label_the_size_of_the_file_stays(sample):
     del sample['seg_map_path']
-    for scored_at in ('input', 'file'):
-        packed = with_resize(sample, scored_at)
-        assert packed['inputs'].shape == (3, 10, 20)
+    for packed in (
+        Compose(PIPELINE)(sample),
+        with_resize(sample, scored_at='input'),
+        with_resize(sample, scored_at='file'),
+    ):
+        assert packed['data_samples'].img_shape == (10, 20)
         assert packed['data_samples'].ori_shape == (30, 60)
 
 
-def test_arguments():
-    transform = TRANSFORMS.build(dict(type='EvalAtInputSize'))
-    assert repr(transform) == 'EvalAtInputSize()'
-    transform = TRANSFORMS.build(dict(type='EvalAtInputSize', resize=RESIZE))
-    assert repr(transform).startswith('EvalAtInputSize(resize=Resize(')
+def test_labels_at_the_wrong_place(sample):
+    late = [LOAD[0], RESIZE, LOAD[1], *PIPELINE[3:]]
+    match = r'label\.png is 30x60 here, its image 10x20.*before `Resize`'
+    with pytest.raises(ValueError, match=match):
+        Compose(late)(sample)
+    match = r'label\.png is 10x20 here, its image 30x60.*resize=dict\(type'
+    with pytest.raises(ValueError, match=match):
+        Compose(PIPELINE)(dict(sample, scored_at='file'))

@@ -1,3 +1,5 @@
+"""`LoadSegLabels`: what it reads, maps and refuses."""
+
 import ast
 import io
 
@@ -30,61 +32,87 @@ def load(path, info=None, **kwargs):
     results = dict(seg_map_path=path, seg_fields=[], **(info or {}))
     results = transform(results)
     assert results['seg_fields'] == ['gt_seg_map']
+    assert results['gt_seg_map'].dtype == np.uint8
     return results['gt_seg_map']
 
 
-@pytest.mark.parametrize('shape', [(2, 4), (1, 8), (8, 1), (1, 1)])
-def test_reads_indices(save, shape):
-    label = np.resize(TRAIN_IDS, shape)
-    found = load(save(label))
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, label)
-
-
-def test_reads_the_indices_of_a_palette_image_not_its_colours(save):
+def palette():
     image = Image.fromarray(TRAIN_IDS, mode='P')
     image.putpalette([value for i in range(256) for value in (i, 0, 255 - i)])
-    np.testing.assert_array_equal(load(save(image)), TRAIN_IDS)
+    return image
 
 
-def test_16_bit_files_with_values_of_8_bits(save):
-    label = TRAIN_IDS.astype(np.uint16)
-    found = load(save(label))
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, TRAIN_IDS)
+def of(*values):
+    return np.array([values], np.uint8)
 
 
-def test_one_bit(save):
-    label = np.array([[True, False], [False, True]])
-    found = load(save(Image.fromarray(label)))
-    np.testing.assert_array_equal(found, [[1, 0], [0, 1]])
-    assert found.dtype == np.uint8
+@pytest.mark.parametrize(
+    ('pixels', 'expected'),
+    [
+        (TRAIN_IDS, TRAIN_IDS),
+        (np.resize(TRAIN_IDS, (1, 8)), np.resize(TRAIN_IDS, (1, 8))),
+        (np.resize(TRAIN_IDS, (8, 1)), np.resize(TRAIN_IDS, (8, 1))),
+        # Indices, not colours.
+        (palette(), TRAIN_IDS),
+        (TRAIN_IDS.astype(np.uint16), TRAIN_IDS),
+        (TRAIN_IDS > 4, TRAIN_IDS > 4),
+    ],
+)
+def test_reads_indices(save, pixels, expected):
+    np.testing.assert_array_equal(load(save(pixels)), expected)
 
 
-def test_16_bit_value_does_not_wrap_around(save):
+def wide():
     label = TRAIN_IDS.astype(np.uint16)
     label[0, 0] = 259  # 3 as uint8, a class
-    path = save(label)
-    message = 'label.png: a uint16 label with values from 1 to 259'
-    with pytest.raises(ValueError, match=message):
-        load(path)
+    return label
 
 
-def test_floats(save):
-    path = save(TRAIN_IDS.astype(np.float32), 'label.tif')
-    with pytest.raises(ValueError, match=r'label\.tif: a float32 label'):
-        load(path)
+STREET = dict(img_path='street.png', ori_shape=(64, 64))
+CUT_OFF = dict(label_map={**{i: i for i in range(65)}, 65: 255})
 
 
-@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'LA'])
-def test_several_channels(save, mode):
-    path = save(Image.fromarray(TRAIN_IDS).convert(mode))
-    with pytest.raises(ValueError, match=rf'with {len(mode)} channels'):
-        load(path)
+@pytest.mark.parametrize(
+    ('pixels', 'info', 'kwargs', 'match'),
+    [
+        (wide(), {}, {}, 'label.tif: a uint16 label with values from 1 to 25'),
+        (TRAIN_IDS.astype(np.float32), {}, {}, r'label\.tif: a float32 label'),
+        (Image.new('RGB', (4, 2)), {}, {}, 'with 3 channels'),
+        (Image.new('RGBA', (4, 2)), {}, {}, 'with 4 channels'),
+        (
+            of(0, 200, 200, 19),
+            *({}, {}),
+            r'label\.tif: values that are no class: 19 \(1 px\), '
+            r'200 \(2 px\); expected 0 to 18, 255\. If',
+        ),
+        (of(253), {}, {}, r'253 \(1 px\)'),
+        (of(254), {}, {}, r'254 \(1 px\)'),
+        # A value without entry in the map.
+        (
+            *(of(0, 66), CUT_OFF, dict(num_classes=65)),
+            r'66 \(1 px\); expected 0 to 65, 255',
+        ),
+        # A map to 255 alone lets nothing else through.
+        (
+            *(of(0, 11, 12), {}, dict(num_classes=11, label_map={11: 255})),
+            r'class: 12 \(1 px\); expected 0 to',
+        ),
+        (of(7, 26, 33), {}, {}, "label_format='labelIds'"),
+        (of(26, 200), {}, {}, r'200 \(1 px\); [^L]*If they mean'),
+        (
+            *(np.zeros((50, 64), np.uint8), STREET, {}),
+            r'label\.tif: the label is 50x64, its image 64x64.*street\.png',
+        ),
+    ],
+)
+def test_refuses(save, pixels, info, kwargs, match):
+    path = save(pixels, 'label.tif')
+    with pytest.raises(ValueError, match=match):
+        load(path, info, **kwargs)
 
 
 @pytest.mark.parametrize('keep', [0, 40, 70])
-def test_truncated_file(save, keep, tmp_path):
+def test_truncated_file(keep, tmp_path):
     content = io.BytesIO()
     Image.fromarray(np.resize(TRAIN_IDS, (64, 64))).save(content, 'png')
     path = tmp_path / 'short.png'
@@ -93,78 +121,31 @@ def test_truncated_file(save, keep, tmp_path):
         load(str(path))
 
 
-def test_values_that_are_no_class(save):
-    label = TRAIN_IDS.copy()
-    label[0, :2] = 200
-    label[1, 0] = 19
-    with pytest.raises(
-        ValueError,
-        match=r'label\.png: values that are no class: 19 \(1 px\), '
-        r'200 \(2 px\); expected 0 to 18, 255\. If',
-    ):
-        load(save(label))
-
-
-def offered(error):
-    """The map that an error says to write."""
-    return ast.literal_eval(str(error.value).partition('label_map=')[2])
-
-
 def test_the_cure_for_a_void_value_is_to_be_pasted(save):
-    path = save(np.array([[0, 10, 11, 255]], np.uint8))
-    with pytest.raises(ValueError, match='label_map=') as error:
-        load(path, num_classes=11)
-    label_map = offered(error)
+    def offered(path, **kwargs):
+        """The map that the error says to write."""
+        with pytest.raises(ValueError, match='label_map=') as error:
+            load(path, **kwargs)
+        return ast.literal_eval(str(error.value).partition('label_map=')[2])
+
+    path = save(of(0, 10, 11, 255))
+    label_map = offered(path, num_classes=11)
     assert label_map == {11: 255}
-    found = load(path, num_classes=11, label_map=label_map)
-    np.testing.assert_array_equal(found, [[0, 10, 255, 255]])
     # As a config keeps it.
     cfg = Config(dict(load=dict(num_classes=11, label_map=label_map)))
     again = Config.fromstring(cfg.pretty_text, '.py').load.label_map
-    np.testing.assert_array_equal(
-        load(path, num_classes=11, label_map=again), found
-    )
+    for one in (label_map, again):
+        found = load(path, num_classes=11, label_map=one)
+        assert found.tolist() == [[0, 10, 255, 255]]
     # Beside a map of classes it is one entry more.
-    path = save(np.array([[7, 8, 9]], np.uint8))
-    with pytest.raises(ValueError, match='label_map=') as error:
-        load(path, label_map={7: 0, 8: 1})
-    found = load(path, label_map=offered(error))
-    np.testing.assert_array_equal(found, [[0, 1, 255]])
+    path = save(of(7, 8, 9))
+    found = load(path, label_map=offered(path, label_map={7: 0, 8: 1}))
+    assert found.tolist() == [[0, 1, 255]]
 
 
-def test_a_map_to_255_alone_lets_nothing_else_through(save):
-    path = save(np.array([[0, 11, 12]], np.uint8))
-    with pytest.raises(ValueError, match=r'class: 12 \(1 px\); expected 0 to'):
-        load(path, num_classes=11, label_map={11: 255})
-    # The data set's map is applied to what stays.
-    found = load(
-        save(np.array([[0, 5, 11]], np.uint8)),
-        dict(label_map={0: 3, 5: 4}),
-        num_classes=11,
-        label_map={11: 255},
-    )
-    np.testing.assert_array_equal(found, [[3, 4, 255]])
-
-
-@pytest.mark.parametrize('value', [19, 253, 254])
-def test_unknown_ignored_on_request(save, value):
-    label = TRAIN_IDS.copy()
-    label[1, 1] = value
-    expected = TRAIN_IDS.copy()
-    expected[1, 1] = 255
-    found = load(save(label), unknown='ignore')
-    np.testing.assert_array_equal(found, expected)
-    with pytest.raises(ValueError, match=rf'{value} \(1 px\)'):
-        load(save(label))
-
-
-def test_hint_for_label_ids(save):
-    label = np.array([[7, 26, 33]], np.uint8)
-    with pytest.raises(ValueError, match="label_format='labelIds'"):
-        load(save(label))
-    with pytest.raises(ValueError, match=r'200 \(1 px\)') as error:
-        load(save(np.array([[26, 200]], np.uint8)))
-    assert 'labelIds' not in str(error.value)
+def test_unknown_ignored_on_request(save):
+    found = load(save(of(3, 19, 253, 254)), unknown='ignore')
+    assert found.tolist() == [[3, 255, 255, 255]]
 
 
 def test_maps_of_the_dataset_as_mmseg(save):
@@ -179,46 +160,27 @@ def test_maps_of_the_dataset_as_mmseg(save):
 
 
 def test_own_map_comes_before_the_datasets(save):
-    label = np.array([[7, 8, 9, 255]], np.uint8)
-    found = load(
-        save(label),
-        dict(label_map={0: 3, 1: 255}),
-        label_map={7: 0, 8: 1, 9: 255},
-    )
-    np.testing.assert_array_equal(found, [[3, 255, 255, 255]])
-
-
-def test_value_without_entry_in_the_map(save):
-    path = save(np.array([[0, 66]], np.uint8))
-    info = dict(label_map={**{i: i for i in range(65)}, 65: 255})
-    with pytest.raises(
-        ValueError, match=r'66 \(1 px\); expected 0 to 65, 255'
-    ):
-        load(path, info, num_classes=65)
-
-
-def test_size_other_than_the_images(save):
-    path = save(np.zeros((50, 64), np.uint8))
-    info = dict(img_path='street.png', ori_shape=(64, 64))
-    with pytest.raises(
-        ValueError,
-        match=r'label\.png: the label is 50x64, its image 64x64.*street\.png',
-    ):
-        load(path, info)
+    info = dict(label_map={0: 3, 1: 255})
+    own = {7: 0, 8: 1, 9: 255}
+    found = load(save(of(7, 8, 9, 255)), info, label_map=own)
+    assert found.tolist() == [[3, 255, 255, 255]]
+    # What a map to 255 alone leaves is mapped as well.
+    info = dict(label_map={0: 3, 5: 4})
+    found = load(save(of(0, 5, 11)), info, label_map={11: 255})
+    assert found.tolist() == [[3, 4, 255]]
 
 
 def test_size_is_compared_with_the_image_before_resizing(save, tmp_path):
-    save(np.zeros((20, 40, 3), np.uint8), 'image.png')
-    path = save(np.full((20, 40), 3, np.uint8))
-    pipeline = [
+    results = dict(
+        img_path=save(np.zeros((20, 40, 3), np.uint8), 'image.png'),
+        seg_map_path=save(np.full((20, 40), 3, np.uint8)),
+        seg_fields=[],
+    )
+    for step in (
         dict(type='LoadImageFromFile'),
         dict(type='Resize', scale=(20, 10)),
         dict(type='LoadSegLabels', num_classes=19),
-    ]
-    results = dict(
-        img_path=str(tmp_path / 'image.png'), seg_map_path=path, seg_fields=[]
-    )
-    for step in pipeline:
+    ):
         results = TRANSFORMS.build(step)(results)
     assert results['img'].shape == (10, 20, 3)
     assert results['gt_seg_map'].shape == (20, 40)
@@ -227,6 +189,7 @@ def test_size_is_compared_with_the_image_before_resizing(save, tmp_path):
 def test_sample_without_label_passes():
     transform = TRANSFORMS.build(dict(type='LoadSegLabels', num_classes=19))
     assert transform(dict(img_path='a.png')) == dict(img_path='a.png')
+    assert 'num_classes=19' in repr(transform)
 
 
 class _Remote(LocalBackend):

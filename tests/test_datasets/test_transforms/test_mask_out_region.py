@@ -1,3 +1,5 @@
+"""`MaskOutRegion`: which pixels stay."""
+
 import numpy as np
 import pytest
 from mmseg.registry import TRANSFORMS
@@ -16,15 +18,8 @@ def mask(size, info=None, **kwargs):
     return found == 0
 
 
-def test_edges():
-    kept = mask((1024, 2048))
-    expected = np.zeros((1024, 2048), bool)
-    expected[15:840, 14:2030] = True
-    assert np.array_equal(kept, expected)
-
-
-@pytest.mark.parametrize('height', [1, 7, 64, 512, 683, 2048])
-def test_other_sizes_by_the_centres_of_pixels(height):
+@pytest.mark.parametrize('height', [1, 7, 512, 683, 1024, 2048])
+def test_edges_by_the_centres_of_pixels(height):
     width = 2 * height
     kept = mask((height, width))
     rows = (np.arange(height) + 0.5) * 1024 / height
@@ -35,13 +30,7 @@ def test_other_sizes_by_the_centres_of_pixels(height):
     assert np.array_equal(kept, expected)
 
 
-def test_half_the_size():
-    kept = mask((512, 1024))
-    assert np.flatnonzero(kept.any(1))[[0, -1]].tolist() == [7, 419]
-    assert np.flatnonzero(kept.any(0))[[0, -1]].tolist() == [7, 1014]
-
-
-@pytest.mark.parametrize('size', [(1024, 2049), (1024, 1024), (1, 3)])
+@pytest.mark.parametrize('size', [(1024, 2049), (1, 3)])
 def test_other_shapes(size):
     with pytest.raises(ValueError, match=rf'a.png.*{size[0]}x{size[1]}.*1024'):
         mask(size)
@@ -63,12 +52,9 @@ def test_only_samples_with():
     assert kept.tolist() == [[True, True], [False, False]]
 
 
-def test_a_flipped_label_is_refused():
+def test_other_samples():
     # The box is of the image as it is on the disk.
     with pytest.raises(ValueError, match=r'a.png is flipped already'):
         mask((1024, 2048), dict(flip=True))
-
-
-def test_samples_without_label():
     assert build()({}) == {}
     assert 'only_with=None' in repr(build())

