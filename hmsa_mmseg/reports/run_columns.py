@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hmsa_mmseg.visualization import read_records
+
 from .pages import ReportError
-from .runs import Run, Scores, read_run, score
+from .runs import Run, Scores, score
 
 #: Blue, orange, green, purple, sky blue and vermillion of Okabe and Ito, whom
 #: people with a colour blindness can tell apart; later runs begin again.
@@ -62,9 +64,6 @@ def compare(
         before a run that has not all of its images, it stands again, with
         those images alone. The other runs that are show-dirs. What limits
         the comparison.
-
-    Raises:
-        ReportError: If one is neither, of other classes or other images.
     """
     num_images = len(run.labelled)
     columns = [Column(run.name, RUN_COLOURS[0], scores, num_images)]
@@ -78,7 +77,7 @@ def compare(
         colour, path = RUN_COLOURS[i % len(RUN_COLOURS)], Path(path)
         count, base = None, scores
         if path.is_dir():
-            other = read_run(path, name)
+            other = Run(name, path, read_records(path), {})
             common = _common_images(run, other)
             runs.append(other)
             base, there = (
