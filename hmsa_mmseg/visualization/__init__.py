@@ -1,4 +1,4 @@
-from .counts import class_iou, make_record, scale_class_iou, scale_shares
+from .counts import class_iou, make_record
 from .image_names import ImageNames, leaf_datasets
 from .pictures import draw_pictures
 from .records import (
@@ -29,8 +29,6 @@ __all__ = [
     'read_record',
     'read_records',
     'read_run',
-    'scale_class_iou',
-    'scale_shares',
     'write_pictures',
     'write_record',
     'write_run',

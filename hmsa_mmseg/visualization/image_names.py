@@ -45,14 +45,10 @@ class ImageNames:
         return cls([prefix.get('img_path') or '' for prefix in prefixes])
 
     def __call__(self, path: str) -> str:
-        """Name an image.
+        """Give the path of an image below the root, with ``/``.
 
-        Args:
-            path (str): Of its file.
-
-        Returns:
-            str: The path below the root, with ``/``; the whole path, without
-            the first ``/``, of an image that is not below it.
+        Of an image that is not below it, it is the whole path, without the
+        first ``/``.
         """
         path = _normalized(path)
         start = self.root.rstrip('/') + '/'

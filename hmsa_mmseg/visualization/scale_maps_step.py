@@ -49,9 +49,6 @@ def predict_with_maps(
         model (nn.Module): Of the runner.
         predict (Callable): Its ``val_step`` or ``test_step``.
         data (Mapping): A batch of the data loader.
-
-    Returns:
-        list[SegDataSample]: What ``predict`` returns.
     """
     outer, segmentor = unwrapped(model), segmentor_of(model)
     is_accumulating = isinstance(outer, AccumulatingTTAModel)
@@ -75,12 +72,10 @@ def predict_with_maps(
 
 
 def add_confidence(result: SegDataSample, views: SampleList) -> None:
-    """Add the mean probability of the class given.
+    """Add the mean probability of the class given, float32 (1, h, w).
 
-    Args:
-        result (SegDataSample): It gets ``confidence``, float32 (1, h, w).
-        views (list[SegDataSample]): With ``seg_logits``, as mmseg gives them;
-            for a result without augmentation the result itself.
+    Views have ``seg_logits``, as mmseg gives them; for a result without
+    augmentation the view is the result itself.
     """
     classes = result.pred_sem_seg.data
     maps = [confidence_of(view.seg_logits.data, classes) for view in views]
