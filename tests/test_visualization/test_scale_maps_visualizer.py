@@ -137,20 +137,17 @@ def test_overlays_in_the_place_of_mmsegs_visualizer(
 
 def test_inferencer_and_pyplot_of_mmseg(tmp_path):
     """On a shipped config but for its size, with random weights."""
-    folder = tmp_path / 'images'
-    folder.mkdir()
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (64, 128, 3), dtype=np.uint8)
-    file = folder / 'photo.png'
+    file = tmp_path / 'photo.png'
     Image.fromarray(pixels).save(file)
     inferencer = MMSegInferencer(str(TINY_CITYSCAPES), device='cpu')
     assert isinstance(inferencer.visualizer, ScaleMapsVisualizer)
     results = inferencer(
         str(file), out_dir=str(tmp_path / 'out'), return_vis=True
     )
-    classes = results['predictions']
-    palette = np.array(get_palette('cityscapes'))
-    expected = 0.2 * pixels + 0.8 * palette[classes]
+    colours = np.array(get_palette('cityscapes'))[results['predictions']]
+    expected = 0.2 * pixels + 0.8 * colours
     drawn = results['visualization']
     # But for the labels.
     same = np.abs(drawn - expected).max(axis=-1) <= 0.5
