@@ -170,10 +170,6 @@ def count_labels(
         previous (LabelSet, optional): The round before.
         workers (int): Processes that read; 0: this one.
         progress (Callable): Is given how many more images are done.
-
-    Returns:
-        Counts: Each image of the manifest is in it, damaged ones with the
-        reason. Independent of the number of workers.
     """
     counts = Counts.empty(len(labels.classes), len(thresholds))
     counter = _Counter(labels, thresholds, threshold, truths, previous)
@@ -187,11 +183,7 @@ def count_classes(
     workers: int = 0,
     progress: Callable[[int], Any] = lambda more: None,
 ) -> tuple[np.ndarray, list[str]]:
-    """Count the pixels of each class in the labels of a data set.
-
-    Returns:
-        tuple[ndarray, list[str]]: int64 (K,), and what could not be read.
-    """
+    """Count pixels of each class, (K,), and say what could not be read."""
     count = partial(_count_classes, truths)
     total, failed = np.zeros(256, np.int64), []
     for counts, errors in _in_blocks(count, len(truths), workers, progress):

@@ -39,8 +39,6 @@ def plain(values: Any) -> Any:
     """Turn arrays and numbers into what JSON has; nan becomes None."""
     if isinstance(values, dict):
         return {key: plain(value) for key, value in values.items()}
-    if isinstance(values, np.ndarray) and not values.ndim:
-        values = values[()]
     if isinstance(values, (np.ndarray, list, tuple)):
         return [plain(value) for value in values]
     if isinstance(values, (float, np.floating)):
@@ -93,13 +91,9 @@ def class_part(
     threshold: float,
     prior: np.ndarray | None,
 ) -> list[dict[str, Any]]:
-    """Describe each class.
+    """Describe each class, of pixels (K, 256) by class and confidence.
 
-    Args:
-        labels (LabelSet): The folder.
-        pixels (ndarray): int64 (K, 256), by class and confidence.
-        threshold (float): Of what is kept.
-        prior (ndarray, optional): int64 (K,): pixels of true labels.
+    The prior, (K,), are pixels of true labels.
 
     Returns:
         list[dict]: K of ``name``, ``pixels``, ``kept``, ``coverage``,
@@ -267,10 +261,7 @@ def calibration_part(
 ) -> dict[str, Any]:
     """Compare confidence with precision on a labelled split.
 
-    Args:
-        labels (LabelSet): Its auto-labels.
-        counts (Counts): Of its images, against true labels.
-        target (float): Precision of the pixels that a threshold lets in.
+    The target is the precision of the pixels that a threshold lets in.
 
     Returns:
         dict: The ``bins`` of the reliability diagram, ``ece`` and ``excess``,

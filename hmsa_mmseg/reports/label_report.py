@@ -43,24 +43,7 @@ VERSION = 1
 class ReportOptions(NamedTuple):
     """What a report is made from, beside the folder itself.
 
-    Attributes:
-        config (str | None): Path of the config whose data sets are meant
-            below; None if there are none.
-        labelled (str | None): ``config:<loader>``: data set with true labels
-            whose auto-labels are in ``OUT/check``.
-        coarse (str | None): Likewise, of coarse labels of the same images.
-        prior (str | None): Likewise, of the true labels whose shares of
-            classes are compared with.
-        threshold (float): Of confidence, 0 to 1.
-        previous (Path | None): Folder of the labels of the round before;
-            None: what the metadata name, if they do.
-        workers (int): Processes that read; 0: this one.
-        worst (int): So many images have pictures.
-        low_coverage (float): Images that keep a smaller part of their pixels
-            are listed.
-        target_precision (float): For the suggested threshold: of the pixels
-            that it lets in.
-        shows_progress (bool): Whether a line of progress is written.
+    As of ``tools/report.py``; ``labelled`` is its ``--check``.
     """
 
     config: str | None = None

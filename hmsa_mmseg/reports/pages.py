@@ -122,7 +122,8 @@ def progress(
     """
     console = Console(stderr=True)
     # Refreshed by hand: no thread, as processes may be forked meanwhile.
-    bar = Progress(console=console, auto_refresh=False, disable=not shows)
-    with bar:
+    with Progress(
+        console=console, auto_refresh=False, disable=not shows
+    ) as bar:
         task = bar.add_task(title, total=total)
         yield lambda more: bar.update(task, advance=more, refresh=True)

@@ -51,13 +51,10 @@ def compare(
 ) -> tuple[list[Column], list[Run], list[str]]:
     """Read what ``--compare`` names.
 
-    Args:
-        run (Run): The run of the page.
-        scores (Scores): Of it.
-        texts (Sequence[str]): ``NAME=DIR``, a show-dir, or ``NAME=FILE``,
-            where FILE is what mmseg's test.py writes (``<time>.json``), the
-            ``scalars.json`` of a training (its last validation counts), or
-            ``{"mIoU": percent, "IoU": {class: percent or null}}``.
+    That is ``NAME=DIR``, a show-dir, or ``NAME=FILE``, where FILE is what
+    mmseg's test.py writes (``<time>.json``), the ``scalars.json`` of a
+    training (its last validation counts), or
+    ``{"mIoU": percent, "IoU": {class: percent or null}}``.
 
     Returns:
         tuple[list[Column], list[Run], list[str]]: The run of the page first;

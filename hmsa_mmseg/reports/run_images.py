@@ -101,15 +101,11 @@ def image_rows(
     width: int,
     progress: Callable[[int], Any],
 ) -> tuple[list[ImageRow], str]:
-    """List the images of a run, the first ones with pictures.
+    """List the images of a run, the worst first, with pictures if any.
 
     Limits are those of :func:`.run_report.report_run`; ``progress`` is called
-    with 1 for each image that has its pictures.
-
-    Returns:
-        tuple[list[ImageRow], str]: All images, the one of the lowest mIoU
-        first, or, without labels, the least confident one; and what kept the
-        others from having pictures, '' if all have.
+    with 1 for each image that has its pictures. The text says what kept
+    others from having them, '' if all have.
     """
     rows = []
     for record in run.records:

@@ -113,10 +113,7 @@ def scale_iou(records: Sequence[Record]) -> np.ndarray | None:
 def class_shares(run: Run, by: str) -> list[dict[str, Any]] | None:
     """How much each scale counts, first of all pixels, then of each class.
 
-    Args:
-        run (Run): The run.
-        by (str): ``'predicted'`` or ``'labelled'``: which of the classes of a
-            pixel counts.
+    Of the ``'predicted'`` or ``'labelled'`` class of each pixel.
 
     Returns:
         list[dict] | None: ``name`` of the class, number of its ``pixels``,

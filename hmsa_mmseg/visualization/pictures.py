@@ -105,19 +105,9 @@ def draw_overlay(
     alpha: float = 0.5,
     with_labels: bool = True,
 ) -> np.ndarray:
-    """Lay the colours of classes over an image.
+    """Lay the colours of classes (H, W), uint8 (K, 3), over an image.
 
-    Args:
-        image (ndarray): RGB, uint8 (H, W, 3).
-        prediction (ndarray): Integers (H, W); what is no class leaves the
-            image as it is.
-        classes (Sequence[str]): K names.
-        palette (ndarray): uint8 (K, 3).
-        alpha (float): Part of the colours.
-        with_labels (bool): Whether names are written.
-
-    Returns:
-        ndarray: uint8 (H, W, 3).
+    What is no class leaves the image, RGB, uint8 (H, W, 3), as it is.
     """
     colours = paint(prediction, palette)
     overlay = cv2.addWeighted(image, 1 - alpha, colours, alpha, 0)

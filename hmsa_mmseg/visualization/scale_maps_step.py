@@ -45,10 +45,7 @@ def predict_with_maps(
     ``AccumulatingTTAModel`` keeps no view: there the first one is predicted
     once more for its maps, and ``confidence`` is of what it averages.
 
-    Args:
-        model (nn.Module): Of the runner.
-        predict (Callable): Its ``val_step`` or ``test_step``.
-        data (Mapping): A batch of the data loader.
+    ``predict`` is the ``val_step`` or ``test_step`` of the runner's model.
     """
     outer, segmentor = unwrapped(model), segmentor_of(model)
     is_accumulating = isinstance(outer, AccumulatingTTAModel)

@@ -76,17 +76,13 @@ class ScaleMapsVisualizer(SegLocalVisualizer):
         Args:
             name (str): Path of the image below those of its data set.
             image (ndarray): RGB, uint8 (H, W, 3).
-            data_sample (SegDataSample): Its result; see
-                :func:`draw_pictures`.
+            data_sample (SegDataSample): Its result.
             dataset_meta (Mapping): With ``classes`` and ``palette``.
             root (str | os.PathLike): Folder of the run; see :mod:`.records`.
             ignore_index (int): Of the labels.
             tag (str): First part of names in back ends.
             step (int): Of the training, for the back ends.
             to_backends (bool): Whether they take it.
-
-        Returns:
-            Record: What was written.
 
         Raises:
             OSError: If a file cannot be written.

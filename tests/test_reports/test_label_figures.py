@@ -17,6 +17,7 @@ from test_reports.label_sets import (
 )
 
 from hmsa_mmseg.reports import ReportOptions, make_report
+from hmsa_mmseg.reports.charts import marks
 from hmsa_mmseg.reports.label_truths import Truths
 
 NAMES = [f'{city}/{i:02}' for city in 'ab' for i in range(5)]
@@ -24,7 +25,7 @@ PAIRS, TRUTHS = fake_pairs(NAMES)
 BEFORE, _ = fake_pairs(NAMES, seed=1)
 KEPT = 192  # the lowest value that 0.75 keeps
 KEY = 'config:val_dataloader'
-OPTIONS = dict(labelled=KEY, prior=KEY, threshold=0.75, shows_progress=False)
+OPTIONS = dict(labelled=KEY, prior=KEY, threshold=0.75)
 
 
 def stacked(pairs, index):
@@ -180,6 +181,24 @@ def test_worst_images(data, root):
     assert (root / 'out' / row['label']).is_file()
     assert (root / 'out' / row['prob']).is_file()
     close(row['coverage'], shares.min())
+
+
+@pytest.mark.parametrize(
+    'places', [(0.5, 0.9), (0.88, 0.9), (0.5, 0.52, 0.9), (0.2, 0.98)]
+)
+def test_texts_of_thresholds_are_apart(places):
+    boxes = []
+    for mark in marks({place: f'{place:g}' for place in places}):
+        # Seven units for each letter are plenty.
+        length = 7 * len(mark['text'])
+        end = mark['x'] + (length if mark['side'] == 'start' else -length)
+        left, right = sorted([mark['x'], end])
+        assert left >= 44
+        assert right <= 344
+        for row, other_left, other_right in boxes:
+            is_apart = left >= other_right or right <= other_left
+            assert row != mark['row'] or is_apart
+        boxes.append((mark['row'], left, right))
 
 
 def test_labels_are_found_by_names(cfg):

@@ -319,6 +319,8 @@ def test_limits(report, folders):
     assert not page.find('section', id='images')
     everything, said = report(folders / 'run')
     assert 'MB, 4 of 4 images with pictures\n' in said.out
+    uri = everything.find('img')[0]['attrs']['src']
+    assert picture(uri).size == SIZE[::-1]
     sizes = [
         sum(len(uri) for uri in json.loads(script['text']).values())
         + sum(len(img['attrs']['src']) for img in everything.find('img', card))
