@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class LabelSet:
     meta: dict[str, Any]
     lines: list[dict[str, Any]]
     failures: list[dict[str, Any]]
-    missing: list[str] = field(default_factory=list)
+    missing: list[str]
 
     @property
     def classes(self) -> tuple[str, ...]:

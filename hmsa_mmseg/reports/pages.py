@@ -29,10 +29,6 @@ QUALITY = 80
 METHOD = 2
 
 
-class ReportError(ValueError):
-    """Something that a report needs is missing or does not fit."""
-
-
 def build_page(template: str, **values: Any) -> str:
     """Fill in a template, into a page that refers to nothing outside.
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from hmsa_mmseg.visualization import read_records
 
-from .pages import ReportError
 from .runs import Run, Scores, score
 
 #: Blue, orange, green, purple, sky blue and vermillion of Okabe and Ito, whom
@@ -68,7 +67,7 @@ def compare(
     for i, text in enumerate(texts, 1):
         name, equals, path = text.partition('=')
         if not (name and equals and path):
-            raise ReportError(
+            raise ValueError(
                 f'--compare {text}: expected NAME=DIR or NAME=FILE.json'
             )
         colour, path = RUN_COLOURS[i % len(RUN_COLOURS)], Path(path)
@@ -98,7 +97,7 @@ def compare(
                 f'be others than the {num_images} of {run.name}.'
             )
         else:
-            raise ReportError(f'--compare {text}: no such file or folder')
+            raise ValueError(f'--compare {text}: no such file or folder')
         columns.append(Column(name, colour, there, count, base))
     return columns, runs, notes
 
@@ -107,16 +106,16 @@ def _common_images(run: Run, other: Run) -> list[str]:
     """Labelled images of two show-dirs."""
     where = f'--compare {other.name}={other.folder}'
     if other.classes != run.classes:
-        raise ReportError(
+        raise ValueError(
             f'{where}: its classes are {", ".join(other.classes)}; those of '
             f'{run.folder} {", ".join(run.classes)}'
         )
     here, there = run.labelled, other.labelled
     if not there:
-        raise ReportError(f'{where}: no image has a ground truth')
+        raise ValueError(f'{where}: no image has a ground truth')
     common = sorted(here.keys() & there.keys())
     if not common:
-        raise ReportError(
+        raise ValueError(
             f'{where}: none of its {len(there)} images ({min(there)}, ...) '
             f'is among the {len(here)} of {run.folder} ({min(here)}, ...); '
             'expected a test of the same images. The JSON file of that test '
@@ -135,7 +134,7 @@ def _read_metrics(path: Path, classes: tuple[str, ...]) -> Scores:
     by_class = found.get('IoU')
     if by_class is not None:
         if not isinstance(by_class, dict) or by_class.keys() != set(classes):
-            raise ReportError(
+            raise ValueError(
                 f'{path}: "IoU" is {by_class!r}; expected a value for each '
                 f'of {", ".join(classes)}'
             )
@@ -158,17 +157,17 @@ def _last_metrics(path: Path) -> dict[str, Any]:
         except ValueError:
             objects = [json.loads(line) for line in text.splitlines() if line]
     except ValueError as error:
-        raise ReportError(f'{path}: {error}; {expected}') from error
+        raise ValueError(f'{path}: {error}; {expected}') from error
     found = [o for o in objects if isinstance(o, dict) and 'mIoU' in o]
     if not found:
-        raise ReportError(f'{path}: no "mIoU"; {expected}')
+        raise ValueError(f'{path}: no "mIoU"; {expected}')
     return found[-1]
 
 
 def _percent(path: Path, key: str, value: Any) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and 0 <= value <= 100):
-        raise ReportError(
+        raise ValueError(
             f'{path}: {key} is {value!r}; expected a number from 0 to 100'
         )
     return float(value)

@@ -13,7 +13,7 @@ from PIL import Image
 from hmsa_mmseg.visualization import Record
 from hmsa_mmseg.visualization.records import FLAT
 
-from .pages import ReportError, shrunk_uri
+from .pages import shrunk_uri
 from .runs import Run, Scores, score
 
 TITLES = {'winning_scale': 'winning scale', 'ground_truth': 'ground truth'}
@@ -179,12 +179,12 @@ def _encode(folder: Path, record: Record, key: str, width: int) -> str:
             file.draft('RGB', (width, width * file.height // file.width))
             image = file.convert('RGB')
     except FileNotFoundError as error:
-        raise ReportError(
+        raise ValueError(
             f'{path}: the picture is missing, {record.image} lists it. '
             'Run test.py again, or leave pictures out: --max-images 0'
         ) from error
     except OSError as error:
-        raise ReportError(f'{path}: no picture: {error}') from error
+        raise ValueError(f'{path}: no picture: {error}') from error
     # Below some pictures there is a legend; the page has its own.
     height, full_width = record.size
     rows = round(height * image.width / full_width)

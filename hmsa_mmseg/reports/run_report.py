@@ -21,7 +21,7 @@ from hmsa_mmseg.visualization.colours import (
     text_colour,
 )
 
-from .pages import ReportError, build_page, css, heat_gradient, is_known
+from .pages import build_page, css, heat_gradient, is_known
 from .pages import progress as show_progress
 from .run_columns import Column, compare
 from .run_images import image_rows
@@ -72,7 +72,7 @@ def report_run(
     if scores is not None:
         columns, runs, notes = compare(run, scores, others)
     elif others:
-        raise ReportError(
+        raise ValueError(
             f'{run.folder}: no image has a ground truth, so there is nothing '
             'to compare'
         )

@@ -1,5 +1,5 @@
 from .counts import class_iou, make_record
-from .image_names import ImageNames, leaf_datasets
+from .image_names import leaf_datasets
 from .pictures import draw_pictures
 from .records import (
     FOLDER,
@@ -17,7 +17,6 @@ from .scale_maps_visualizer import ScaleMapsVisualizer
 
 __all__ = [
     'FOLDER',
-    'ImageNames',
     'Record',
     'ScaleMapsVisualizationHook',
     'ScaleMapsVisualizer',

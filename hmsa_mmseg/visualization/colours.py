@@ -22,26 +22,17 @@ WRONG: Colour = (213, 94, 0)
 IGNORED: Colour = (0, 57, 89)
 
 
-def default_palette(num_classes: int) -> list[list[int]]:
-    """Colours for classes that have none, those that mmseg makes.
-
-    The same numbers as ``BaseSegDataset._update_palette`` draws, with a
-    generator of their own: RGB, 0 to 254.
-    """
-    rng = np.random.RandomState(42)
-    return rng.randint(0, 255, size=(num_classes, 3)).tolist()
-
-
 def as_palette(
     palette: Sequence[Sequence[int]] | None, num_classes: int
 ) -> np.ndarray:
     """Check the colours of classes, RGB, 0 to 255, and make them uint8 (K, 3).
 
-    None or none at all are those of :func:`default_palette`. A ValueError is
-    raised if there are too few or they are no colours.
+    For none at all it makes the same as ``BaseSegDataset._update_palette``.
+    A ValueError is raised if there are too few or they are no colours.
     """
     if palette is None or len(palette) == 0:
-        palette = default_palette(num_classes)
+        rng = np.random.RandomState(42)
+        palette = rng.randint(0, 255, size=(num_classes, 3))
     colours = np.asarray(palette)
     if (
         colours.ndim != 2

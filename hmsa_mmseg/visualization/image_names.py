@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 
 
@@ -22,27 +22,22 @@ def leaf_datasets(dataset: object) -> Iterator[object]:
 class ImageNames:
     """Names that do not collide, whatever folders images lie in.
 
-    Args:
-        roots (Sequence[str]): Folders of images. Of several, names begin at
-            the folder that holds all of them.
+    Of a data set of mmseg, also a wrapped one. If it has several folders of
+    images, names begin at the folder that holds all of them.
     """
 
-    def __init__(self, roots: Sequence[str]) -> None:
+    def __init__(self, dataset: object) -> None:
+        prefixes = [
+            getattr(leaf, 'data_prefix', None) or {}
+            for leaf in leaf_datasets(dataset)
+        ]
+        roots = [prefix.get('img_path') for prefix in prefixes]
         roots = sorted({_normalized(root) for root in roots if root})
         self.root = roots[0] if len(roots) == 1 else ''
         # Of URLs and paths, or of drives, no folder holds all.
         if len(roots) > 1 and not any('://' in root for root in roots):
             with suppress(ValueError):
                 self.root = posixpath.commonpath(roots)
-
-    @classmethod
-    def of_dataset(cls, dataset: object) -> ImageNames:
-        """Names of the images of a data set of mmseg, also a wrapped one."""
-        prefixes = [
-            getattr(leaf, 'data_prefix', None) or {}
-            for leaf in leaf_datasets(dataset)
-        ]
-        return cls([prefix.get('img_path') or '' for prefix in prefixes])
 
     def __call__(self, path: str) -> str:
         """Give the path of an image below the root, with ``/``.

@@ -102,7 +102,7 @@ class ScaleMapsVisualizationHook(Hook):
             self._every = -(-len(dataset) // self.val_images)
         self._num_images = len(dataset)
         self._seen = self._drawn = 0
-        self._names = ImageNames.of_dataset(dataset)
+        self._names = ImageNames(dataset)
         leaf = next(leaf_datasets(dataset))
         self._draw_args = dict(
             dataset_meta=dataset.metainfo,

@@ -5,9 +5,10 @@ import os
 import signal
 from urllib.parse import unquote_to_bytes
 
+import numpy as np
 import pytest
 from PIL import Image
-from test_reports.html_page import Page
+from test_reports.html_page import Page, picture
 from test_reports.label_sets import (
     CLASSES,
     fake_pairs,
@@ -22,6 +23,7 @@ from hmsa_mmseg.autolabel.meta import link_to
 from hmsa_mmseg.autolabel.seen_images import write_seen
 from hmsa_mmseg.datasets.autolabel_files import read_lines
 from hmsa_mmseg.reports import ReportOptions, make_report
+from hmsa_mmseg.reports.label_page import DARK
 from hmsa_mmseg.reports.label_set import LabelSet
 
 NAMES = [f'city/{i:02}' for i in range(6)]
@@ -106,7 +108,14 @@ def test_all_that_can_be_compared(tmp_path, report):
     assert data['check']['seen']['seen'] == 1
     # Image, label and confidence of each.
     assert len(data['worst']['worst']) == 2
-    assert len(page.values('src')) == 6
+    sources = page.values('src')
+    assert len(sources) == 6
+    dark = (np.array(picture(sources[1])) == DARK).all(axis=-1).mean()
+    kept = data['worst']['worst'][0]['coverage']
+    assert dark == pytest.approx(1 - kept, abs=1e-6)
+    # The curve of what is kept begins at the top.
+    (curve,) = page.find('path', **{'class': 'all'})
+    assert curve['attrs']['d'].startswith('M44.0 12.0L')
     sections = {'threshold', 'classes', 'check', 'coarse', 'changes', 'worst'}
     assert sections <= {*page.values('id')}
     at = data['coverage']['thresholds'].index(0.25)

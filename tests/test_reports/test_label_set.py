@@ -31,7 +31,9 @@ def save(path, pixels):
 
 def error_of(folder):
     """What is said of the second image, of which nothing is counted."""
-    counts = count_labels(read_label_set(folder), THRESHOLDS, 0.5)
+    tree, done = read_label_set(folder), []
+    counts = count_labels(tree, THRESHOLDS, 0.5, progress=done.append)
+    assert sum(done) == len(NAMES)
     (damaged,) = (image for image in counts.images if 'error' in image)
     assert damaged['name'] == 'a/2'
     assert counts.pixels.sum() == 2 * 32 * 64

@@ -21,6 +21,7 @@ from test_reports.show_dirs import (
     write_show_dir,
 )
 
+from hmsa_mmseg.reports.pages import number
 from hmsa_mmseg.visualization import write_run
 
 TITLE = '<script>alert("title")</script> & co'
@@ -268,6 +269,13 @@ def test_shares_of_the_scales(page, by, field):
     assert rows == expected
     order = sorted(CLASSES[:3], key=mean_scale.get, reverse=True)
     assert [*rows] == ['all', *order]
+
+
+def test_numbers_for_people():
+    assert number(None) == number(np.nan) == '\N{EN DASH}'
+    assert number(-0.04) == '0.0'
+    assert number(-1.26) == '\N{MINUS SIGN}1.3'
+    assert number(0.123, digits=0, factor=100, sign='+') == '+12'
 
 
 def test_all_images_are_in_the_table(page):

@@ -4,22 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hmsa_mmseg.visualization import ImageNames
-
-
-def test_images_of_several_data_sets_do_not_collide():
-    first, second = (
-        SimpleNamespace(data_prefix=dict(img_path=f'/data/{name}/val'))
-        for name in ('one', 'two')
-    )
-    wrapped = SimpleNamespace(
-        dataset=SimpleNamespace(
-            datasets=[first, SimpleNamespace(dataset=second)]
-        )
-    )
-    names = ImageNames.of_dataset(wrapped)
-    assert names('/data/one/val/a.png') == 'one/val/a.png'
-    assert names('/data/two/val/a.png') == 'two/val/a.png'
+from hmsa_mmseg.visualization.image_names import ImageNames
 
 
 @pytest.mark.parametrize(
@@ -33,7 +18,15 @@ def test_images_of_several_data_sets_do_not_collide():
         (['s3://bucket/val'], 's3://bucket/val/a/b.png', 'a/b.png'),
         (['s3://bucket/val'], 's3://other/b.png', 's3/other/b.png'),
         (['s3://b/val', 's3://b/train'], 's3://b/val/a.png', 's3/b/val/a.png'),
+        (['/data/1', '/data/2/val'], '/data/1/a.png', '1/a.png'),
+        (['/data/1', '/data/2/val'], '/data/2/val/a.png', '2/val/a.png'),
     ],
 )
 def test_names(roots, path, name):
-    assert ImageNames(roots)(path) == name
+    parts = [
+        SimpleNamespace(data_prefix=dict(img_path=root)) for root in roots
+    ]
+    # However they are wrapped.
+    parts[-1] = SimpleNamespace(dataset=parts[-1])
+    wrapped = SimpleNamespace(dataset=SimpleNamespace(datasets=parts))
+    assert ImageNames(wrapped)(path) == name
