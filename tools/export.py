@@ -101,17 +101,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Export, and print what was verified; 1 on an error."""
     args = parse_args(argv)
-    settings = ExportSettings(
-        format=args.format,
-        size=tuple(args.size),
-        dynamic=args.dynamic,
-        batch=args.batch,
-        scales=None if args.scales is None else tuple(args.scales),
-        raw=args.raw,
-        classes=args.classes,
-        fold_bn=args.fold_bn,
-        opset=args.opset,
-    )
+    asked = {name: getattr(args, name) for name in ExportSettings._fields}
+    for name in ('size', 'scales'):
+        asked[name] = asked[name] and tuple(asked[name])
+    settings = ExportSettings(**asked)
     try:
         inputs = dict(config=args.config, checkpoint=args.checkpoint)
         check_out_path(args.out, args.format, inputs)

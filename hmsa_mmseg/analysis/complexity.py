@@ -1,8 +1,4 @@
-"""How many operations and parameters a segmentor's inference takes.
-
-Shape shorthand in this module:
-    H, W: image size.
-"""
+"""How many operations and parameters a segmentor's inference takes."""
 
 from __future__ import annotations
 
@@ -50,19 +46,11 @@ class Complexity(NamedTuple):
 
 
 def complexity(model: nn.Module, size: tuple[int, int]) -> Complexity:
-    """Count what a model does with one image in ``test.py``.
+    """Count what a segmentor does with one image in ``test.py``.
 
     All that its test settings ask for counts: scales, fast paths, windows.
-
-    Args:
-        model (nn.Module): A segmentor, left as it is.
-        size (tuple[int]): (H, W) of the image.
-
-    Returns:
-        Complexity: The counts.
-
-    Raises:
-        RuntimeError: If the model does not run at that size, saying why.
+    The model is left as it is. A RuntimeError is raised if it does not run at
+    that size, (H, W), saying why.
     """
     model = copy.deepcopy(model).cpu().eval()
     # They are for training.
@@ -79,20 +67,21 @@ def complexity(model: nn.Module, size: tuple[int, int]) -> Complexity:
     )
     inputs, samples = data['inputs'], data['data_samples']
     padded_size = tuple(inputs.shape[2:])
-    windows = _windows(test_cfg, padded_size)
-    if windows is None:
-        number = 1
-
-        def run(model: nn.Module, device: str) -> Any:
-            return model.predict(inputs.to(device), copy.deepcopy(samples))
-    else:
+    number = 1
+    if test_cfg.get('mode') == 'slide':
+        sides = zip(padded_size, test_cfg['crop_size'], test_cfg['stride'])
+        rows, columns = (slide_windows(*side) for side in sides)
+        number = len(rows) * len(columns)
         # All windows are of one size: mmseg moves the last ones back.
-        number = len(windows[0]) * len(windows[1])
-        window = inputs[:, :, windows[0][0], windows[1][0]]
+        window = inputs[:, :, rows[0], columns[0]]
         metas = [{**samples[0].metainfo, 'img_shape': window.shape[2:]}]
 
         def run(model: nn.Module, device: str) -> Any:
             return model.encode_decode(window.to(device), metas)
+    else:
+
+        def run(model: nn.Module, device: str) -> Any:
+            return model.predict(inputs.to(device), copy.deepcopy(samples))
 
     flops, device = _count(model, run)
     return Complexity(
@@ -105,24 +94,10 @@ def complexity(model: nn.Module, size: tuple[int, int]) -> Complexity:
     )
 
 
-def _windows(
-    test_cfg: dict, size: tuple[int, int]
-) -> tuple[list[slice], list[slice]] | None:
-    """Lay windows over rows and columns, None if images are seen whole."""
-    if test_cfg.get('mode') != 'slide':
-        return None
-    sides = zip(size, test_cfg['crop_size'], test_cfg['stride'])
-    return tuple(slide_windows(*side) for side in sides)
-
-
 def _count(
     model: nn.Module, run: Callable[[nn.Module, str], Any]
 ) -> tuple[int, str]:
-    """Count without computing, or, if a model reads values, with.
-
-    Returns:
-        tuple[int, str]: The operations and the device.
-    """
+    """Count without computing, or, if a model reads values, on the CPU."""
     flop_counter()  # Before all else: says which torch has one.
     with torch.no_grad(), _dispatch_attention():
         try:
@@ -162,14 +137,9 @@ def count_flops(function: Callable[[], Any]) -> int:
     """Count the floating-point operations of a call.
 
     They are counted where PyTorch dispatches them: what is computed by
-    functions instead of layers counts as well, which hooks on layers miss.
-
-    Args:
-        function (Callable): What to run; backward counts if it is run inside.
-
-    Returns:
-        int: Operations of matrix products and convolutions, two for each
-        multiplication with its addition; all else is not counted.
+    functions instead of layers counts as well, which hooks on layers miss,
+    and so does a backward that is run inside. Counted are those that
+    :class:`Complexity` says.
     """
     mapping = {torch.ops.aten.convolution_backward: _backward_flops}
     with flop_counter(display=False, custom_mapping=mapping) as counter:
@@ -181,16 +151,7 @@ def _backward_flops(
     grad_out: Sequence[int],
     x: Sequence[int],
     weight: Sequence[int],
-    _bias: Any,
-    _stride: Any,
-    _padding: Any,
-    _dilation: Any,
-    transposed: bool,
-    _output_padding: Any,
-    _groups: int,
-    output_mask: Sequence[bool],
-    *,
-    out_shape: Any,
+    *args: Any,
     **kwargs: Any,
 ) -> int:
     """Count a convolution's backward: each gradient costs what forward does.
@@ -198,6 +159,7 @@ def _backward_flops(
     torch's own count leaves out the groups in the weight's gradient, which
     makes that of a depthwise convolution of 64 channels 64 times too large.
     """
+    _bias, _stride, _padding, _dilation, transposed, *_, output_mask = args
     size = x if transposed else grad_out
     forward = 2 * x[0] * math.prod(weight) * math.prod(size[2:])
     return forward * sum(output_mask[:2])

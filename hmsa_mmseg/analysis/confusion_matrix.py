@@ -1,7 +1,7 @@
 """Which classes a model takes for which, counted from its written maps.
 
 Shape shorthand in this module:
-    K: classes, H, W: size of an image.
+    K: classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from hmsa_mmseg.datasets import leaf_datasets
-from hmsa_mmseg.utils.confusion import count_confusion
+from hmsa_mmseg.utils.confusion import count_confusion, divide
 
 SUFFIX = '.png'
 # Names in an error message.
@@ -30,14 +30,8 @@ def match_predictions(
 ) -> list[Path]:
     """Find the predicted map of each image of a data set.
 
-    ``test.py --out`` names a map by its image, without the folder.
-
-    Args:
-        folder (str | os.PathLike): With one ``.png`` for each image.
-        dataset (BaseDataset): Of the images.
-
-    Returns:
-        list[Path]: The maps, in the order of the data set.
+    ``test.py --out`` names a map, ``.png``, by its image, without the folder.
+    They are given in the order of the data set.
 
     Raises:
         OSError: If the folder cannot be read.
@@ -58,15 +52,12 @@ def match_predictions(
         )
     missing = [name + SUFFIX for name in wanted if name not in found]
     extra = [found[name].name for name in sorted({*found} - {*wanted})]
-    if missing or extra:
-        parts = [
-            f'{len(names)} {what}: {_some(names)}'
-            for names, what in (
-                (missing, 'are missing'),
-                (extra, 'belong to no image'),
-            )
-            if names
-        ]
+    parts = []
+    if missing:
+        parts.append(f'{len(missing)} are missing: {_some(missing)}')
+    if extra:
+        parts.append(f'{len(extra)} belong to no image: {_some(extra)}')
+    if parts:
         raise ValueError(
             f'{folder}: expected a map for each of the {len(wanted)} images '
             f'of the data set, of the same name; {"; ".join(parts)}'
@@ -138,25 +129,19 @@ def _prediction(path: Path, sample: SegDataSample) -> np.ndarray:
 
 
 def normalised(matrix: np.ndarray, by: str) -> np.ndarray:
-    """Turn counts into percent of their row or column.
+    """Turn counts (K, K) into percent of their row or column.
 
-    Args:
-        matrix (ndarray): int64 (K, K).
-        by (str): ``rows``, of the pixels of each true class, ``columns``,
-            of those of each predicted one, or ``none``.
-
-    Returns:
-        ndarray: float64 (K, K), NaN where a row or column is empty; the
-        matrix itself if ``by`` is ``none``.
+    By ``rows``, of the pixels of each true class, or ``columns``, of those of
+    each predicted one: float64, NaN where one is empty. By ``none`` it is the
+    matrix itself.
     """
     if by == 'none':
         return matrix
     total = matrix.sum(axis=dict(rows=1, columns=0)[by], keepdims=True)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        return 100 * matrix / total
+    return 100 * divide(matrix, total)
 
 
-def _some(names: list) -> str:
+def _some(names: list[str]) -> str:
     more = f' and {len(names) - MAX_NAMED} more'
-    shown = ', '.join(map(str, names[:MAX_NAMED]))
+    shown = ', '.join(names[:MAX_NAMED])
     return shown + (more if len(names) > MAX_NAMED else '')

@@ -47,10 +47,6 @@ def draw_confusion(
     Returns:
         Figure: With numbers in the cells of up to 30 classes. Rows and
         columns without pixels are grey.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-        ValueError: If it has no such colour map.
     """
     try:
         import matplotlib

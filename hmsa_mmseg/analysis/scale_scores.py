@@ -4,8 +4,7 @@ Backbone and neck run once per image and scale; every score is made of what
 they gave.
 
 Shape shorthand in this module:
-    N: batch, K: classes, S: scales of a blend, H, W: size of the network's
-    input, h, w: original size of an image.
+    K: classes, S: scales of a blend, H, W: size of the network's input.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor
 from hmsa_mmseg.models import MultiScaleAttentionSegmentor
 from hmsa_mmseg.models.scale_fusion import check_scales, resize_image
 from hmsa_mmseg.models.segmentors.results import at_original_size
-from hmsa_mmseg.utils.confusion import joint_counts, scores
+from hmsa_mmseg.utils.confusion import divide, joint_counts, scores
 
 Scales = tuple[float, ...]
 
@@ -73,16 +72,13 @@ class _View:
         self.feats: dict[float, Sequence[Tensor]] = {}
         self.alone: dict[float, Tensor] = {}
 
-    def _feats(self, scale: float) -> Sequence[Tensor]:
-        """Features of a scale, computed once."""
-        if scale not in self.feats:
-            self.feats[scale] = self.model.extract_feat(
-                resize_image(self.inputs, scale, self.model.align_corners)
-            )
-        return self.feats[scale]
-
     def _falling(self, scales: Scales) -> list[tuple[float, Any]]:
-        return [(scale, self._feats(scale)) for scale in scales[::-1]]
+        for scale in scales:
+            if scale not in self.feats:
+                self.feats[scale] = self.model.extract_feat(
+                    resize_image(self.inputs, scale, self.model.align_corners)
+                )
+        return [(scale, self.feats[scale]) for scale in scales[::-1]]
 
     def logits_alone(self, scale: float) -> Tensor:
         """Logits of one scale, which several rows read, (1, K, H, W)."""
@@ -110,16 +106,13 @@ def score_scales(
     rows: Sequence[Row],
     report: Callable[[], Any] = lambda: None,
 ) -> ScaleScores:
-    """Score many ways to make a prediction of several scales.
+    """Score many ways to make a prediction, at the size of the images.
 
     Args:
         model (MultiScaleAttentionSegmentor): In evaluation mode.
         batches (Iterable[Mapping]): Of a data loader, with labels.
         rows (Sequence[Row]): What to score.
         report (Callable, optional): Called after each image.
-
-    Returns:
-        ScaleScores: At the original size of the images.
 
     Raises:
         ValueError: If a row makes no sense, or the model has a single
@@ -168,8 +161,7 @@ def score_scales(
                     )
             pixels += np.bincount(label.cpu(), minlength=num_classes)
             report()
-    with np.errstate(invalid='ignore'):
-        shares = {scales: sums[scales] / pixels for scales in blends}
+    shares = {scales: divide(sums[scales], pixels) for scales in blends}
     return ScaleScores({row: scores(counts[row]) for row in rows}, shares)
 
 

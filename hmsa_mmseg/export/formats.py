@@ -74,19 +74,9 @@ def to_bytes(
     settings: ExportSettings,
     metadata: Mapping[str, Any],
 ) -> bytes:
-    """Write a graph in the format of the settings.
+    """Write a graph, from images to logits or classes, in a format.
 
-    Args:
-        graph (nn.Module): From images to logits or classes.
-        example (Tensor): Of :func:`.verification.random_images`.
-        settings (ExportSettings): What is asked for.
-        metadata (Mapping): Plain values, to go into the file.
-
-    Returns:
-        bytes: The file.
-
-    Raises:
-        ExportError: If the model holds what the format has not.
+    An ExportError is raised if the model holds what the format has not.
     """
     what = f'format={settings.format!r}: the exporter refused the model'
     with _told(what), torch.no_grad():
@@ -169,11 +159,7 @@ def _variable_dims(settings: ExportSettings) -> dict[int, str]:
 
 
 def load(path: str | os.PathLike, format: str) -> Predictor:
-    """Load an exported file on the CPU.
-
-    Args:
-        path (str | os.PathLike): Of a file that :func:`.export_model` wrote.
-        format (str): Its format.
+    """Load a file that :func:`.export_model` wrote, on the CPU.
 
     Returns:
         Callable: From a batch of images, shape (N, C, H, W), float32 or
@@ -208,12 +194,7 @@ def load(path: str | os.PathLike, format: str) -> Predictor:
 def read_metadata(path: str | os.PathLike, format: str) -> dict[str, Any]:
     """Read what an exported file says about itself.
 
-    Args:
-        path (str | os.PathLike): The file.
-        format (str): Its format.
-
-    Returns:
-        dict: Scales, sizes, classes and so on, None for what is not known.
+    That is scales, sizes, classes and so on, None for what is not known.
 
     Raises:
         ExportError: If the format is unknown, or the file is damaged or was

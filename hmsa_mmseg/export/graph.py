@@ -51,10 +51,6 @@ class ExportGraph(nn.Module):
         model (MultiScaleAttentionSegmentor): As of
             :func:`copy_for_inference`; left as it is.
         settings (ExportSettings): What is asked for.
-
-    Attributes:
-        channels (int): C.
-        classes (bool): Whether it gives classes, not logits.
     """
 
     def __init__(

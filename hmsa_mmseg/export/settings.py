@@ -53,9 +53,7 @@ class ExportSettings(NamedTuple):
 def check_settings(settings: ExportSettings, test_cfg: Mapping | None) -> None:
     """Raise an ExportError if a value makes no sense or cannot be exported.
 
-    Args:
-        settings (ExportSettings): With the scales that the model will run at.
-        test_cfg (Mapping, optional): Of the model.
+    The scales are those that the model will run at.
     """
     check_format(settings.format)
     if settings.raw not in RAW_DTYPES:
@@ -74,8 +72,7 @@ def check_settings(settings: ExportSettings, test_cfg: Mapping | None) -> None:
             'batch must be an integer of 1 or more, or None for any; got '
             f'{settings.batch!r}'
         )
-    is_onnx = settings.format == 'onnx'
-    if is_onnx and not is_integer(settings.opset, MIN_OPSET):
+    if settings.format == 'onnx' and not is_integer(settings.opset, MIN_OPSET):
         raise ExportError(
             f'opset must be an integer of {MIN_OPSET} or more, for example '
             f'{ExportSettings._field_defaults["opset"]}, as bilinear '
@@ -120,11 +117,8 @@ def check_out_path(
 ) -> None:
     """Raise an ExportError if a path cannot become the exported file.
 
-    Args:
-        path (str | os.PathLike): Of the file; nothing is written.
-        format (str): Its format.
-        inputs (Mapping, optional): Paths of files that must stay, by what
-            they are.
+    ``inputs`` are paths of files that must stay, by what they are. Nothing is
+    written.
     """
     check_format(format)
     path = Path(path)

@@ -48,9 +48,6 @@ def _bin_weights(bins: int, length: int, like: Tensor) -> Tensor:
     Bin ``i`` reaches from ``floor(i * length / bins)`` to, exclusively,
     ``ceil((i + 1) * length / bins)``, as PyTorch's do
     (aten/src/ATen/native/AdaptivePooling.h, ``start_index``, ``end_index``).
-
-    Returns:
-        Tensor: (bins, length), of the dtype of ``like``; rows add up to 1.
     """
     first = torch.arange(bins, device=like.device)[:, None]
     starts = first * length // bins
@@ -85,12 +82,7 @@ class PlainAttention(nn.Module):
         attn_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend, as ``nn.MultiheadAttention`` in evaluation mode.
-
-        Args are its own: queries (L, N, E), keys and values (S, N, E), or
-        with N first if ``batch_first``. Returns the result, shaped as the
-        queries, and the mean over heads of the weights, (N, L, S), or None.
-        """
+        """Attend, as ``nn.MultiheadAttention`` in evaluation mode."""
         own = self.attention
         if key_padding_mask is not None or attn_mask is not None or kwargs:
             masks = (key_padding_mask, need_weights, attn_mask)

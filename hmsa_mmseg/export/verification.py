@@ -68,15 +68,8 @@ def random_images(shape: Sequence[int], raw: str | None) -> Tensor:
 
     They are smooth, as photographs are: runtimes round the coordinates of
     resizing differently, in white noise as far as in photographs a wrong
-    formula for them would show.
-
-    Args:
-        shape (Sequence[int]): (N, C, H, W).
-        raw (str, optional): As in the settings of the file.
-
-    Returns:
-        Tensor: Of that shape, float32 of mean 0 and deviation 1 or less; raw
-        ones of that type, with values of 0 to 255.
+    formula for them would show. They are float32 of mean 0 and deviation 1 or
+    less; raw ones of that type, with values of 0 to 255.
     """
     *start, height, width = shape
     generator = torch.Generator().manual_seed(0)
@@ -98,12 +91,8 @@ def predict_expected(
 ) -> list[tuple[Tensor, Tensor]]:
     """Run the model on the images that a file is verified with.
 
-    Args:
-        model (MultiScaleAttentionSegmentor): As of
-            :func:`.graph.copy_for_inference`. Raw images go through its own
-            ``data_preprocessor``.
-        settings (ExportSettings): Of the file.
-        channels (int): C. Defaults to 3.
+    It is that of :func:`.graph.copy_for_inference`; raw images go through its
+    own ``data_preprocessor``.
 
     Returns:
         list[tuple[Tensor, Tensor]]: Batches of images (N, C, H, W), as the
@@ -175,10 +164,8 @@ def verify(
         classes (bool): Whether the file gives classes, not logits.
 
     Yields:
-        Verification: For each batch that agrees.
-
-    Raises:
-        ExportError: If one does not.
+        Verification: For each batch that agrees; if one does not, an
+        ExportError is raised.
     """
     for image, seg_logits in expected:
         where = ' x '.join(map(str, (len(image), *image.shape[2:])))

@@ -37,12 +37,8 @@ def curve(places: Sequence[float], values: Sequence[float | None]) -> str:
 def marks(texts: Mapping[float, str]) -> list[dict[str, Any]]:
     """Place texts at vertical lines so that they do not cover each other.
 
-    Args:
-        texts (Mapping[float, str]): By place.
-
-    Returns:
-        list[dict]: ``x``, ``text``, on which ``side`` it is and in which
-        ``row``, from left to right.
+    Texts are by place; the result has ``x``, ``text``, on which ``side`` it
+    is and in which ``row``, from left to right.
     """
     found, order = [], sorted(texts)
     for before, place, after in zip([0.0, *order], order, [*order[1:], 1.0]):
@@ -56,15 +52,10 @@ def marks(texts: Mapping[float, str]) -> list[dict[str, Any]]:
 
 
 def bars(bins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Place the bars of a reliability diagram.
+    """Add to bins of equal width where their bars are in a diagram.
 
-    Args:
-        bins (Sequence[Mapping]): Of equal width, each with ``pixels``,
-            ``confidence`` and ``precision``.
-
-    Returns:
-        list[dict]: These, with ``x``, ``width``, the ``share`` of the pixels
-        and a ``title``.
+    That is ``x`` and ``width``, with the ``share`` of the pixels and a
+    ``title``.
     """
     width, count = WIDTH / len(bins), len(bins)
     total = max(sum(one['pixels'] for one in bins), 1)
@@ -88,9 +79,8 @@ def histogram(shares: Sequence[float | None] | None) -> str:
     bar = f'{step - 1:.1f}'
     parts = []
     for i, share in enumerate(shares):
-        # What is there is seen, however little.
-        height = max(22 * share / most, 1 if share else 0)
-        if height:
-            side = f'{height:.1f}'
+        if share:
+            # What is there is seen, however little.
+            side = f'{max(22 * share / most, 1):.1f}'
             parts.append(f'M{i * step:.1f} 22v-{side}h{bar}v{side}z')
     return ''.join(parts)

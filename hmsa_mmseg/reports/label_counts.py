@@ -87,7 +87,7 @@ class _Counter:
         if self.truths is not None:
             self.places = self.truths.match(list(self.labels.names))
 
-    def __call__(self, block: range) -> Counts:
+    def __call__(self, block: Sequence[int]) -> Counts:
         counts = Counts.empty(self.num_classes, len(self.thresholds))
         for i in block:
             line = self.labels.lines[i]
@@ -147,11 +147,7 @@ class _Counter:
 
 
 def share_changed(changes: np.ndarray) -> float:
-    """Share of the pixels whose class is another; nan without any.
-
-    Args:
-        changes (ndarray): (K, K), as of :class:`Counts`.
-    """
+    """Share of the pixels of a (K, K) whose class is another; nan if none."""
     return float(1 - divide(np.trace(changes), changes.sum()))
 
 
@@ -174,10 +170,6 @@ def count_labels(
         previous (LabelSet, optional): The round before.
         workers (int): Processes that read; 0: this one.
         progress (Callable): Is given how many more images are done.
-
-    Returns:
-        Counts: Each image of the manifest is in it, damaged ones with the
-        reason. Independent of the number of workers.
     """
     counts = Counts.empty(len(labels.classes), len(thresholds))
     counter = _Counter(labels, thresholds, threshold, truths, previous)
@@ -191,21 +183,17 @@ def count_classes(
     workers: int = 0,
     progress: Callable[[int], Any] = lambda more: None,
 ) -> tuple[np.ndarray, list[str]]:
-    """Count the pixels of each class in the labels of a data set.
-
-    Returns:
-        tuple[ndarray, list[str]]: int64 (K,), and what could not be read.
-    """
+    """Count pixels of each class, (K,), and say what could not be read."""
     count = partial(_count_classes, truths)
     total, failed = np.zeros(256, np.int64), []
     for counts, errors in _in_blocks(count, len(truths), workers, progress):
         total += counts
         failed += errors
-    return total[: truths.num_classes], failed
+    return total[: len(truths.classes)], failed
 
 
 def _count_classes(
-    truths: Truths, block: range
+    truths: Truths, block: Sequence[int]
 ) -> tuple[np.ndarray, list[str]]:
     counts, errors = np.zeros(256, np.int64), []
     for position in block:
@@ -216,41 +204,22 @@ def _count_classes(
     return counts, errors
 
 
-@dataclass
-class _Blocks:
-    """Results for blocks of numbers, in the workers of a DataLoader."""
-
-    function: Callable[[range], Any]
-    count: int
-
-    def __len__(self) -> int:
-        return -(-self.count // _BLOCK)
-
-    def __getitem__(self, block: int) -> tuple[int, Any]:
-        numbers = range(self.count)[block * _BLOCK :][:_BLOCK]
-        return len(numbers), self.function(numbers)
-
-
 def _in_blocks(
-    function: Callable[[range], Any],
+    function: Callable[[Sequence[int]], Any],
     count: int,
     workers: int,
     progress: Callable[[int], Any],
 ) -> Iterator[Any]:
     """Call a function for all numbers, some at a time, in their order."""
-    blocks = _Blocks(function, count)
     loader = DataLoader(
-        blocks,
-        batch_size=None,
-        num_workers=min(workers, len(blocks)),
-        collate_fn=_same,
+        range(count),
+        batch_size=_BLOCK,
+        # What a process does with a block of numbers.
+        collate_fn=function,
+        num_workers=min(workers, -(-count // _BLOCK)),
         # Its own: whoever draws from the global one is not disturbed.
         generator=torch.Generator(),
     )
-    for done, result in loader:
+    for block, result in enumerate(loader):
         yield result
-        progress(done)
-
-
-def _same(item: Any) -> Any:
-    return item
+        progress(min(_BLOCK, count - block * _BLOCK))

@@ -1,7 +1,7 @@
-"""What a report on auto-labels says, in plain types.
+"""What a report on auto-labels says, in its parts.
 
-Shares, precision, recall and IoU are fractions, 0 to 1, and None where there
-is nothing to divide by.
+Shares, precision, recall and IoU are fractions, 0 to 1, and nan where there
+is nothing to divide by. Arrays become lists, and nan None, by :func:`plain`.
 
 Shape shorthand in this module:
     K: classes, T: thresholds.
@@ -39,8 +39,6 @@ def plain(values: Any) -> Any:
     """Turn arrays and numbers into what JSON has; nan becomes None."""
     if isinstance(values, dict):
         return {key: plain(value) for key, value in values.items()}
-    if isinstance(values, np.ndarray) and not values.ndim:
-        values = values[()]
     if isinstance(values, (np.ndarray, list, tuple)):
         return [plain(value) for value in values]
     if isinstance(values, (float, np.floating)):
@@ -71,11 +69,7 @@ def image_part(labels: LabelSet, counts: Counts) -> dict[str, Any]:
 def coverage_part(
     pixels: np.ndarray, thresholds: Sequence[float]
 ) -> dict[str, Any]:
-    """Share of pixels that thresholds keep.
-
-    Args:
-        pixels (ndarray): int64 (K, 256), by class and confidence.
-        thresholds (Sequence[float]): T.
+    """Share of pixels, (K, 256) by class and confidence, that is kept.
 
     Returns:
         dict: ``overall`` and, for each class in their order (two may share a
@@ -83,32 +77,23 @@ def coverage_part(
         ``curve``, the share kept from each of the 256 values on.
     """
     total = pixels.sum(0)
-    return plain(
-        dict(
-            thresholds=thresholds,
-            overall=coverage(total, thresholds),
-            classes=coverage(pixels, thresholds),
-            curve=divide(_from_each(total), total.sum()),
-        )
+    return dict(
+        thresholds=thresholds,
+        overall=coverage(total, thresholds),
+        classes=coverage(pixels, thresholds),
+        curve=divide(_from_each(total), total.sum()),
     )
 
 
 def class_part(
+    labels: LabelSet,
     pixels: np.ndarray,
-    classes: Sequence[str],
     threshold: float,
     prior: np.ndarray | None,
-    has_confidence: bool = True,
 ) -> list[dict[str, Any]]:
-    """Describe each class.
+    """Describe each class, of pixels (K, 256) by class and confidence.
 
-    Args:
-        pixels (ndarray): int64 (K, 256), by class and confidence.
-        classes (Sequence[str]): K names.
-        threshold (float): Of what is kept.
-        prior (ndarray, optional): int64 (K,): pixels of true labels.
-        has_confidence (bool): Whether there are files of it. Without them
-            nothing is said about it. Defaults to True.
+    The prior, (K,), are pixels of true labels.
 
     Returns:
         list[dict]: K of ``name``, ``pixels``, ``kept``, ``coverage``,
@@ -121,7 +106,7 @@ def class_part(
     starts = np.arange(HISTOGRAM) * (255 // HISTOGRAM)
     bars = np.add.reduceat(pixels, starts, axis=1)
     columns = dict(
-        name=classes,
+        name=labels.classes,
         pixels=counts,
         kept=kept,
         coverage=divide(kept, counts),
@@ -129,12 +114,13 @@ def class_part(
         mean_confidence=divide((pixels * CONFIDENCE).sum(1), counts),
         histogram=divide(bars, counts[:, None]),
     )
-    if not has_confidence:
-        columns.update(dict.fromkeys(('mean_confidence', 'histogram'), None))
+    if not labels.has_confidence:
+        unknown = [None] * len(counts)
+        columns.update(mean_confidence=unknown, histogram=unknown)
     if prior is not None:
         true = divide(prior, prior.sum())
         columns.update(prior=true, ratio=divide(columns['share'], true))
-    return _rows(columns, len(classes))
+    return _rows(columns)
 
 
 def worst_part(
@@ -142,26 +128,21 @@ def worst_part(
 ) -> dict[str, Any]:
     """List the images of which little is kept.
 
-    Args:
-        labels (LabelSet): The folder.
-        counts (Counts): Of all its images.
-        below (float): Images with a smaller coverage are listed.
-        worst (int): So many are described, if they are above that or not.
-
     Returns:
         dict: ``mean`` coverage of an image, ``below`` and ``count`` and
-        ``low``, the images below it, and ``worst``; the lowest first.
+        ``low``, the images below it, and ``worst``, so many images, below it
+        or not; the lowest first.
     """
     found = [one for one in counts.images if 'coverage' in one]
     shares = np.array([one['coverage'] for one in found])
     # By name, if equal; without pixels last.
     rows = [
-        dict(name=found[i]['name'], coverage=plain(shares[i]))
+        dict(name=found[i]['name'], coverage=shares[i])
         for i in np.argsort(shares, kind='stable')
     ]
-    low = [row for row in rows if (row['coverage'] or 0) < below]
+    low = [row for row in rows if np.nan_to_num(row['coverage']) < below]
     return dict(
-        mean=plain(shares.mean()) if found else None,
+        mean=shares.mean() if found else None,
         below=below,
         count=len(low),
         low=low,
@@ -180,22 +161,17 @@ def worst_part(
 
 
 def change_part(
-    previous: LabelSet, counts: Counts, classes: Sequence[str], worst: int
+    previous: LabelSet, counts: Counts, worst: int
 ) -> dict[str, Any]:
     """Compare with the labels of the round before.
-
-    Args:
-        previous (LabelSet): Their folder.
-        counts (Counts): Of all images, against it.
-        classes (Sequence[str]): K names.
-        worst (int): So many images are listed.
 
     Returns:
         dict: Share of pixels whose label ``changed``, of all that both rounds
         have, and of those ``kept`` in both; by class before; which class
-        became which, most frequent first; and the images that changed most.
+        became which, most frequent first; and so many images, those that
+        changed most.
     """
-    every, kept = counts.changes
+    classes, (every, kept) = previous.classes, counts.changes
     names = {image['name'] for image in counts.images}
     of_class, of_kept = (
         1 - divide(np.diag(table), table.sum(1)) for table in counts.changes
@@ -213,39 +189,28 @@ def change_part(
         kept=kept.sum(1),
         kept_changed=of_kept,
     )
-    return plain(
-        dict(
-            folder=previous.folder.name,
-            images=len(images),
-            missing=_listed(counts, 'change_error'),
-            gone=len(previous.names.keys() - names),
-            pixels=every.sum(),
-            changed=share_changed(every),
-            kept=kept.sum(),
-            kept_changed=share_changed(kept),
-            classes=_rows(columns, len(classes)),
-            turned=[
-                dict(before=classes[a], now=classes[b], pixels=n)
-                for a, b, n in most_confused(every)
-            ],
-            worst=images[:worst],
-        )
+    return dict(
+        folder=previous.folder.name,
+        images=len(images),
+        missing=_listed(counts, 'change_error'),
+        gone=len(previous.names.keys() - names),
+        pixels=every.sum(),
+        changed=share_changed(every),
+        kept=kept.sum(),
+        kept_changed=share_changed(kept),
+        classes=_rows(columns),
+        turned=[
+            dict(before=classes[a], now=classes[b], pixels=n)
+            for a, b, n in most_confused(every)
+        ],
+        worst=images[:worst],
     )
 
 
 def truth_part(
-    truths: Truths,
-    counts: Counts,
-    classes: Sequence[str],
-    thresholds: Sequence[float],
+    truths: Truths, counts: Counts, thresholds: Sequence[float]
 ) -> dict[str, Any]:
     """Compare with labels, where those say something.
-
-    Args:
-        truths (Truths): The other labels.
-        counts (Counts): Of all images, against them.
-        classes (Sequence[str]): K names.
-        thresholds (Sequence[float]): T, the first of them 0.
 
     Returns:
         dict: How many images were compared, and why others were not; for
@@ -267,7 +232,7 @@ def truth_part(
         miou=[one['mIoU'] / 100 for one in found],
     )
     per_class = dict(
-        name=classes,
+        name=truths.classes,
         pixels=true,
         given=tables[0].sum(0),
         precision=np.transpose([one['Precision'] / 100 for one in found]),
@@ -285,22 +250,18 @@ def truth_part(
         damaged=_listed(counts, 'truth_error'),
         unused=len(truths) - len(truths.match(names)),
         pixels=int(true.sum()),
-        thresholds=_rows(per_threshold, len(thresholds)),
-        classes=_rows(per_class, len(classes)),
-        confusion=plain(tables),
+        thresholds=_rows(per_threshold),
+        classes=_rows(per_class),
+        confusion=tables,
     )
 
 
 def calibration_part(
-    counts: Counts, target: float, has_confidence: bool = True
+    labels: LabelSet, counts: Counts, target: float
 ) -> dict[str, Any]:
     """Compare confidence with precision on a labelled split.
 
-    Args:
-        counts (Counts): Of its images, against true labels.
-        target (float): Precision of the pixels that a threshold lets in.
-        has_confidence (bool): Whether there are files of it. Without them
-            nothing is said about it. Defaults to True.
+    The target is the precision of the pixels that a threshold lets in.
 
     Returns:
         dict: The ``bins`` of the reliability diagram, ``ece`` and ``excess``,
@@ -318,27 +279,26 @@ def calibration_part(
         confidence=found.confidence,
         precision=found.precision,
     )
-    suggestion = None
-    level = suggest_level(hits, given, target) if has_confidence else None
+    data = dict(
+        bins=_rows(bins),
+        ece=found.error,
+        excess=found.excess,
+        calibration=divide(excess, truth.given.sum(1)),
+        curve=precision,
+        target=target,
+        suggestion=None,
+    )
+    if not labels.has_confidence:
+        data.update(ece=None, excess=None, calibration=[None] * len(excess))
+        return data
+    level = suggest_level(hits, given, target)
     if level is not None:
-        suggestion = dict(
+        data['suggestion'] = dict(
             threshold=threshold_of(level),
             coverage=given[level:].sum() / given.sum(),
             precision=precision[level],
         )
-    return plain(
-        dict(
-            bins=_rows(bins, len(found.pixels)),
-            ece=found.error if has_confidence else None,
-            excess=found.excess if has_confidence else None,
-            calibration=divide(excess, truth.given.sum(1))
-            if has_confidence
-            else [None] * len(excess),
-            curve=precision,
-            target=target,
-            suggestion=suggestion,
-        )
-    )
+    return data
 
 
 def most_confused(table: np.ndarray) -> Iterator[tuple[int, int, int]]:
@@ -355,15 +315,8 @@ def _from_each(counts: np.ndarray) -> np.ndarray:
     return np.cumsum(counts[::-1])[::-1]
 
 
-def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """Turn columns into rows; None is None in all of them."""
-    return [
-        {
-            key: None if values is None else plain(values[i])
-            for key, values in columns.items()
-        }
-        for i in range(count)
-    ]
+def _rows(columns: dict[str, Sequence]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
 def _counted(names: list[str]) -> dict[str, Any]:

@@ -23,11 +23,6 @@ MAX_NAMES = 20
 def find_seen(folder: Path, truths: Truths, counts: Counts) -> dict[str, Any]:
     """Count the images of the checked split that the teacher was trained on.
 
-    Args:
-        folder (Path): Of the auto-labels.
-        truths (Truths): Of the split.
-        counts (Counts): Of its auto-labels.
-
     Returns:
         dict: ``images``, how many were compared, ``seen``, how many of those
         the teacher knows, None if that cannot be said, and ``problem``, what
@@ -51,16 +46,10 @@ def find_notes(
     check: LabelSet | None,
     previous_note: str | None,
 ) -> Iterator[str]:
-    """Write the notes at the head of the page.
+    """Write the notes at the head of the page, from all other data of it.
 
-    Args:
-        data (dict): Of the report, all but these notes.
-        labels (LabelSet): The folder.
-        check (LabelSet | None): The labels of the checked split.
-        previous_note (str | None): Why the round before is missing.
-
-    Yields:
-        str: Sentences.
+    ``check`` are the labels of the checked split, ``previous_note`` says why
+    the round before is missing.
     """
     yield from _of_images(data['images'], '')
     if labels.meta.get('mixed'):
@@ -99,8 +88,8 @@ def find_notes(
             'with: its true labels are given by --config CONFIG --check '
             'config:<loader>.'
         )
-    if data['changes'] and data['changes']['missing']:
-        missing = data['changes']['missing']
+    missing = data['changes'] and data['changes']['missing']
+    if missing:
         yield (
             f'{_number(missing, "image")} could not be compared with the '
             f'round before, for example {_example(missing)}.'
@@ -120,18 +109,15 @@ def _of_images(images: dict[str, Any], where: str) -> Iterator[str]:
             f'{_number(images["failed"], "image")}{where} could not be '
             f'labelled: {", ".join(f"{n} {key}" for key, n in failures)}.'
         )
-    for key, what in (
-        ('missing', 'images{} are still to be labelled'),
+    for found, what in (
+        (images['missing'], f'images{where} are still to be labelled'),
         (
-            'unlisted',
-            'label files{} are not in the manifest and are not counted',
+            images['unlisted'],
+            f'label files{where} are not in the manifest and are not counted',
         ),
     ):
-        if images[key]['count']:
-            yield (
-                f'{images[key]["count"]} {what.format(where)}, for example '
-                f'{images[key]["names"][0]}.'
-            )
+        if found['count']:
+            yield f'{found["count"]} {what}, for example {found["names"][0]}.'
 
 
 def _of_truth(part: dict[str, Any], kind: str) -> Iterator[str]:

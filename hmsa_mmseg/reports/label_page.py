@@ -1,8 +1,4 @@
-"""The page of a report on auto-labels.
-
-Shape shorthand in this module:
-    H, W: image size, K: classes, T: thresholds.
-"""
+"""The page of a report on auto-labels."""
 
 from __future__ import annotations
 
@@ -37,17 +33,9 @@ _MOST = 3.0
 
 
 def label_page(data: dict[str, Any], labels: LabelSet) -> str:
-    """Write the page.
+    """Write the page from what is in ``report.json``.
 
-    Args:
-        data (dict): Of ``report.json``.
-        labels (LabelSet): The folder.
-
-    Returns:
-        str: Complete; it refers to nothing outside but to the labels.
-
-    Raises:
-        ImportError: If jinja2 is missing.
+    It refers to nothing outside but to the labels.
     """
     palette = as_palette(
         labels.meta['settings'].get('palette'), len(labels.classes)
@@ -156,10 +144,7 @@ def _draw(
     row: dict[str, Any],
     threshold: float,
 ) -> dict[str, Any]:
-    """Draw an image, its label, dark below a threshold, and confidence.
-
-    Pictures are by their titles, None where there is none.
-    """
+    """Draw an image, its label, dark below a threshold, and confidence."""
     line = labels.lines[labels.names[row['name']]]
     pictures = dict(image=_image(row['image'], labels.folder))
     sample = dict(row=row, pictures=pictures, size=line['size'])

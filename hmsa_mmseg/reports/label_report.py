@@ -27,6 +27,7 @@ from .label_figures import (
     class_part,
     coverage_part,
     image_part,
+    plain,
     truth_part,
     worst_part,
 )
@@ -42,24 +43,7 @@ VERSION = 1
 class ReportOptions(NamedTuple):
     """What a report is made from, beside the folder itself.
 
-    Attributes:
-        config (str | None): Path of the config whose data sets are meant
-            below; None if there are none.
-        labelled (str | None): ``config:<loader>``: data set with true labels
-            whose auto-labels are in ``OUT/check``.
-        coarse (str | None): Likewise, of coarse labels of the same images.
-        prior (str | None): Likewise, of the true labels whose shares of
-            classes are compared with.
-        threshold (float): Of confidence, 0 to 1.
-        previous (Path | None): Folder of the labels of the round before;
-            None: what the metadata name, if they do.
-        workers (int): Processes that read; 0: this one.
-        worst (int): So many images have pictures.
-        low_coverage (float): Images that keep a smaller part of their pixels
-            are listed.
-        target_precision (float): For the suggested threshold: of the pixels
-            that it lets in.
-        shows_progress (bool): Whether a line of progress is written.
+    As of ``tools/report.py``; ``labelled`` is its ``--check``.
     """
 
     config: str | None = None
@@ -77,10 +61,6 @@ class ReportOptions(NamedTuple):
 
 def make_report(out: Path, options: ReportOptions) -> Path:
     """Write ``report.json`` and ``report.html`` of a folder of auto-labels.
-
-    Args:
-        out (Path): The folder.
-        options (ReportOptions): What to compare with.
 
     Returns:
         Path: Of the page.
@@ -117,18 +97,31 @@ def _collect(labels: LabelSet, options: ReportOptions) -> dict[str, Any]:
                 f'{other.classes[:5]} are not the {len(classes)} of '
                 f'{labels.folder}, {classes[:5]}'
             )
-    counts = _count('labels', labels, options, thresholds, coarse, previous)
-    true_pixels, prior_errors = None, []
+
+    def count(title: str, labels: LabelSet, *others: Any) -> Counts:
+        total, shows = len(labels.lines), options.shows_progress
+        with progress(title, total, shows) as update:
+            return count_labels(
+                *(labels, thresholds, options.threshold, *others),
+                workers=options.workers,
+                progress=update,
+            )
+
+    counts = count('labels', labels, coarse, previous)
+    true_pixels = prior_data = None
     if prior is not None:
         with progress('prior', len(prior), options.shows_progress) as update:
-            true_pixels, prior_errors = count_classes(
-                prior, options.workers, update
-            )
+            true_pixels, errors = count_classes(prior, options.workers, update)
+        prior_data = dict(
+            data_set=options.prior,
+            labels=len(prior) - len(errors),
+            damaged=errors,
+        )
     settings = labels.meta['settings']
     data: dict[str, Any] = dict(
         version=VERSION,
         threshold=options.threshold,
-        classes=list(classes),
+        classes=classes,
         teacher=labels.meta.get('teacher'),
         trained_on=labels.meta.get('trained_on'),
         round=labels.meta.get('round'),
@@ -136,40 +129,28 @@ def _collect(labels: LabelSet, options: ReportOptions) -> dict[str, Any]:
         images=image_part(labels, counts),
         coverage=coverage_part(counts.pixels, thresholds),
         class_rows=class_part(
-            counts.pixels,
-            classes,
-            options.threshold,
-            true_pixels,
-            labels.has_confidence,
+            labels, counts.pixels, options.threshold, true_pixels
         ),
         never_predicted=[
             name
             for name, count in zip(classes, counts.pixels.sum(1))
             if not count
         ],
-        prior=None,
+        prior=prior_data,
         worst=worst_part(labels, counts, options.low_coverage, options.worst),
         coarse=None,
         check=None,
         changes=None,
     )
-    if prior is not None:
-        data['prior'] = dict(
-            data_set=options.prior,
-            labels=len(prior) - len(prior_errors),
-            damaged=prior_errors,
-        )
     if coarse is not None:
-        data['coarse'] = truth_part(coarse, counts, classes, thresholds)
+        data['coarse'] = truth_part(coarse, counts, thresholds)
     if previous is not None:
-        data['changes'] = change_part(previous, counts, classes, options.worst)
+        data['changes'] = change_part(previous, counts, options.worst)
     if check is not None:
-        checked = _count('check', check, options, thresholds, labelled)
+        checked = count('check', check, labelled)
         data['check'] = dict(
-            truth_part(labelled, checked, classes, thresholds),
-            **calibration_part(
-                checked, options.target_precision, check.has_confidence
-            ),
+            truth_part(labelled, checked, thresholds),
+            **calibration_part(check, checked, options.target_precision),
             pairs=image_part(check, checked),
             seen=find_seen(labels.folder, labelled, checked),
         )
@@ -178,29 +159,13 @@ def _collect(labels: LabelSet, options: ReportOptions) -> dict[str, Any]:
             level = int(np.argmax(is_kept(suggestion['threshold'])))
             suggestion['coverage_of_all'] = data['coverage']['curve'][level]
     data['notes'] = list(find_notes(data, labels, check, previous_note))
-    return data
-
-
-def _count(
-    title: str,
-    labels: LabelSet,
-    options: ReportOptions,
-    thresholds: Sequence[float],
-    truths: Truths | None = None,
-    previous: LabelSet | None = None,
-) -> Counts:
-    total, threshold = len(labels.lines), options.threshold
-    with progress(title, total, options.shows_progress) as update:
-        return count_labels(
-            *(labels, thresholds, threshold, truths, previous),
-            *(options.workers, update),
-        )
+    return plain(data)
 
 
 def _find_truths(
     options: ReportOptions, classes: Sequence[str]
 ) -> list[Truths | None]:
-    """Find coarse labels, the prior, and true labels."""
+    """Coarse labels, the prior, and true labels."""
     keys = (options.coarse, options.prior, options.labelled)
     wanted = [key for key in keys if key]
     if wanted and options.config is None:
@@ -217,7 +182,7 @@ def _find_previous(
 ) -> tuple[LabelSet | None, str | None]:
     """Find the round before, by the options or the metadata."""
     if options.previous is not None:
-        return read_label_set(Path(options.previous)), None
+        return read_label_set(options.previous), None
     link = labels.meta.get('previous')
     if not link:
         return None, None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class LabelSet:
     meta: dict[str, Any]
     lines: list[dict[str, Any]]
     failures: list[dict[str, Any]]
-    missing: list[str] = field(default_factory=list)
+    missing: list[str]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -87,10 +87,7 @@ class LabelSet:
         return table
 
     def read(self, line: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Read the label and the confidence of an image.
-
-        Args:
-            line (dict): Of the manifest.
+        """Read the label and the confidence of an image of the manifest.
 
         Returns:
             tuple[ndarray, ndarray]: Classes, and confidence as in
@@ -122,18 +119,31 @@ class LabelSet:
         """Read a grey picture of eight bits, uint8 (H, W)."""
         try:
             content = (self.folder / file).read_bytes()
-            found = hashlib.sha256(content).hexdigest()
-            if digest not in (None, found):
-                raise ValueError(
-                    f'{len(content)} bytes with a sha256 of {found[:12]}...; '
-                    f'the manifest has {digest[:12]}...'
-                )
-            return _decode_grey(content, size)
         except OSError as error:
-            reason = error.strerror or f'no picture: {error}'
-        except ValueError as error:
-            reason = str(error)
-        raise DamagedPairError(f'{file}: {reason}')
+            raise DamagedPairError(f'{file}: {error.strerror}') from error
+        found = hashlib.sha256(content).hexdigest()
+        if digest not in (None, found):
+            raise DamagedPairError(
+                f'{file}: {len(content)} bytes with a sha256 of '
+                f'{found[:12]}...; the manifest has {digest[:12]}...'
+            )
+        try:
+            # Not Image.open, which refuses 179 megapixels and more.
+            with PngImageFile(io.BytesIO(content)) as image:
+                mode, (width, height) = image.mode, image.size
+                # Not decoded if it is of another size than is known.
+                if mode == 'L' and (height, width) == size:
+                    return np.asarray(image)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DamagedPairError(f'{file}: no picture: {error}') from error
+        if mode != 'L':
+            raise DamagedPairError(
+                f'{file}: mode {mode}; expected grey, 8 bits'
+            )
+        raise DamagedPairError(
+            f'{file}: {height}x{width}; expected {size[0]}x{size[1]} '
+            '(height x width)'
+        )
 
     def unlisted(self) -> list[str]:
         """Labels in the folder that the manifest does not list, sorted.
@@ -161,33 +171,10 @@ class LabelSet:
         return sorted(found)
 
 
-def _decode_grey(content: bytes, size: tuple[int, ...]) -> np.ndarray:
-    try:
-        # Not Image.open, which refuses 179 megapixels and more.
-        with PngImageFile(io.BytesIO(content)) as image:
-            mode, (width, height) = image.mode, image.size
-            # Not decoded if it is of another size than is known.
-            if mode == 'L' and (height, width) == size:
-                return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f'no picture: {error}') from error
-    if mode != 'L':
-        raise ValueError(f'mode {mode}; expected grey, 8 bits')
-    raise ValueError(
-        f'{height}x{width}; expected {size[0]}x{size[1]} (height x width)'
-    )
-
-
 def read_label_set(folder: Path) -> LabelSet:
-    """Read what a folder of auto-labels says of itself.
+    """Read what a folder of auto-labels says of itself, but no labels.
 
     What several processes have listed is merged first, if it is not yet.
-
-    Args:
-        folder (Path): With ``autolabel_meta.json`` and manifests.
-
-    Returns:
-        LabelSet: Whose labels have not been read yet.
 
     Raises:
         FileNotFoundError: If there are no metadata or no manifest.

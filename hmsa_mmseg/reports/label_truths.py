@@ -14,29 +14,23 @@ from hmsa_mmseg.datasets.centroids import find_label_loader
 
 
 class Truths:
-    """Labels of a data set.
+    """Labels of a data set of a config, ``config:<loader>``.
 
-    Args:
-        cfg (Config): Of a training or test run.
-        key (str): ``config:<loader>``.
-        classes (Sequence[str]): That the labels must be of.
-
-    Raises:
-        OSError, ValueError: If there is no such data set, its classes are
-            others, or nothing in its pipeline loads labels.
+    An OSError or ValueError is raised if there is no such data set, its
+    classes are others, or nothing in its pipeline loads labels.
     """
 
     def __init__(self, cfg: Config, key: str, classes: Sequence[str]) -> None:
         self.key = key
-        self.num_classes = len(classes)
+        self.classes = tuple(classes)
         self.leaves = build_leaves(cfg, key)
         for leaf in self.leaves:
             found = tuple(leaf.metainfo.get('classes') or ())
-            if found != tuple(classes):
+            if found != self.classes:
                 raise ValueError(
                     f'{key} of {cfg.filename}: its {len(found)} classes '
                     f'{found[:5]} are not the {len(classes)} of the labels, '
-                    f'{tuple(classes[:5])}'
+                    f'{self.classes[:5]}'
                 )
         self.loaders = [find_label_loader(leaf) for leaf in self.leaves]
         #: Place of each label: data set and index there.
@@ -54,18 +48,13 @@ class Truths:
         return len(self.items)
 
     def match(self, names: Sequence[str]) -> dict[str, int]:
-        """Find the label of each image.
+        """Find the label of each image, by names without suffix.
 
         The folder that names are relative to need not be the same: names
         belong together where all parts of their paths that both have agree,
         from the end on. A name that fits several labels has none, and a label
-        that several names fit is only of the one that is the same.
-
-        Args:
-            names (Sequence[str]): Of images, without suffix.
-
-        Returns:
-            dict[str, int]: Place of the label, of those that have one.
+        that several names fit is only of the one that is the same. What has
+        no label is left out.
         """
         exact: dict[str, list[int]] = {}
         by_base: dict[str, list[int]] = {}
@@ -89,17 +78,10 @@ class Truths:
         }
 
     def read(self, position: int) -> np.ndarray:
-        """Read a label.
+        """Read a label, uint8 (H, W): classes, 255 where it says nothing.
 
-        Args:
-            position (int): As of :meth:`match`.
-
-        Returns:
-            ndarray: uint8 (H, W): classes, and 255 where it says nothing.
-
-        Raises:
-            OSError, ValueError: If it cannot be read, or has values that are
-                neither.
+        An OSError or ValueError is raised if it cannot be read, or has values
+        that are neither.
         """
         leaf_id, index = self.items[position]
         leaf = self.leaves[leaf_id]
@@ -112,11 +94,11 @@ class Truths:
         label = results['gt_seg_map']
         known = label != getattr(leaf, 'ignore_index', IGNORE)
         known &= label != IGNORE
-        if (label[known] >= self.num_classes).any():
-            strange = np.unique(label[known & (label >= self.num_classes)])
+        strange = np.unique(label[known & (label >= len(self.classes))])
+        if strange.size:
             raise ValueError(
                 f'{path}: values {strange[:10].tolist()} are no class; '
-                f'expected 0 to {self.num_classes - 1}, or {IGNORE}'
+                f'expected 0 to {len(self.classes) - 1}, or {IGNORE}'
             )
         return np.where(known, label, IGNORE).astype(np.uint8)
 

@@ -21,7 +21,6 @@ from hmsa_mmseg.visualization.data_uris import data_uri
 
 from . import charts
 
-#: With ``base.html.j2``, ``page.css`` and ``page.js``, which all pages share.
 TEMPLATES = Path(__file__).parent / 'templates'
 #: Of lossy WebP; Pillow's own default.
 QUALITY = 80
@@ -30,29 +29,11 @@ QUALITY = 80
 METHOD = 2
 
 
-class ReportError(ValueError):
-    """Something that a report needs is missing or does not fit."""
+def build_page(template: str, **values: Any) -> str:
+    """Fill in a template, into a page that refers to nothing outside.
 
-
-def build_page(template: str | Path, **values: Any) -> str:
-    """Fill in a template.
-
-    It may begin with ``{% extends 'base.html.j2' %}``, which brings style
-    and script, and has the blocks ``nav``, ``main`` and ``footer``. It must
-    be given a ``title``.
-
-    Args:
-        template (str | Path): Name of one in :data:`TEMPLATES`, or the path
-            of another.
-        **values: What the template asks for.
-
-    Returns:
-        str: A page that refers to nothing outside, if the template does not.
-        What cannot be written as UTF-8, in names of files that are not, is
-        replaced by U+FFFD.
-
-    Raises:
-        ImportError: If jinja2 is missing.
+    What cannot be written as UTF-8, in names of files that are not, is
+    replaced by U+FFFD. An ImportError is raised if jinja2 is missing.
     """
     try:
         import jinja2
@@ -60,9 +41,8 @@ def build_page(template: str | Path, **values: Any) -> str:
         raise ImportError(
             'the report needs jinja2: pip install "hmsa_mmseg[demo]"'
         ) from error
-    path = TEMPLATES / template
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([path.parent, TEMPLATES]),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -81,7 +61,7 @@ def build_page(template: str | Path, **values: Any) -> str:
         plot_y=charts.y_of,
     )
     environment.tests['known'] = is_known
-    html = environment.get_template(path.name).render(**values)
+    html = environment.get_template(template).render(**values)
     return re.sub('[\ud800-\udfff]', '\N{REPLACEMENT CHARACTER}', html)
 
 
@@ -93,16 +73,9 @@ def is_known(value: float | None) -> bool:
 def number(
     value: float | None, digits: int = 1, factor: float = 1, sign: str = ''
 ) -> str:
-    """Write a number for people.
+    """Write a number for people, with a real minus sign, or a dash for none.
 
-    Args:
-        value (float | None): None and nan become a dash.
-        digits (int): Behind the point. Defaults to 1.
-        factor (float): What it is multiplied by. Defaults to 1.
-        sign (str): ``'+'`` if positive ones have one too.
-
-    Returns:
-        str: With a real minus sign.
+    With ``sign='+'`` positive ones have a sign too.
     """
     if not is_known(value):
         return '\N{EN DASH}'
@@ -121,16 +94,10 @@ def heat_gradient() -> str:
 
 
 def shrunk_uri(image: Image.Image, width: int, flat: bool) -> str:
-    """Encode a picture, not wider than a number of pixels.
+    """Encode a picture, not wider than a number of pixels, for an ``img``.
 
-    Args:
-        image (Image.Image): The picture.
-        width (int): At most.
-        flat (bool): Whether it has few colours, each with a meaning: a mean
-            of two of them would be a third.
-
-    Returns:
-        str: For the ``src`` of an ``img``.
+    A flat one has few colours, each with a meaning: a mean of two of them
+    would be a third.
     """
     if image.width > width:
         size = (width, max(1, round(image.height * width / image.width)))
@@ -147,17 +114,12 @@ def progress(
 ) -> Iterator[Callable[[int], None]]:
     """Show in the terminal how far something is.
 
-    Args:
-        title (str): What is done.
-        total (int): How many of it.
-        shows (bool): Whether anything is shown. Defaults to True.
-
-    Yields:
-        Callable: To be given how many more are done.
+    Yields a function that is to be given how many more are done.
     """
     console = Console(stderr=True)
     # Refreshed by hand: no thread, as processes may be forked meanwhile.
-    bar = Progress(console=console, auto_refresh=False, disable=not shows)
-    with bar:
+    with Progress(
+        console=console, auto_refresh=False, disable=not shows
+    ) as bar:
         task = bar.add_task(title, total=total)
         yield lambda more: bar.update(task, advance=more, refresh=True)

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .pages import ReportError
-from .runs import Run, Scores, read_run, score
+from hmsa_mmseg.visualization import read_records
+
+from .runs import Run, Scores, score
 
 #: Blue, orange, green, purple, sky blue and vermillion of Okabe and Ito, whom
 #: people with a colour blindness can tell apart; later runs begin again.
@@ -49,22 +50,16 @@ def compare(
 ) -> tuple[list[Column], list[Run], list[str]]:
     """Read what ``--compare`` names.
 
-    Args:
-        run (Run): The run of the page.
-        scores (Scores): Of it.
-        texts (Sequence[str]): ``NAME=DIR``, a show-dir, or ``NAME=FILE``,
-            where FILE is what mmseg's test.py writes (``<time>.json``), the
-            ``scalars.json`` of a training (its last validation counts), or
-            ``{"mIoU": percent, "IoU": {class: percent or null}}``.
+    That is ``NAME=DIR``, a show-dir, or ``NAME=FILE``, where FILE is what
+    mmseg's test.py writes (``<time>.json``), the ``scalars.json`` of a
+    training (its last validation counts), or
+    ``{"mIoU": percent, "IoU": {class: percent or null}}``.
 
     Returns:
         tuple[list[Column], list[Run], list[str]]: The run of the page first;
         before a run that has not all of its images, it stands again, with
         those images alone. The other runs that are show-dirs. What limits
         the comparison.
-
-    Raises:
-        ReportError: If one is neither, of other classes or other images.
     """
     num_images = len(run.labelled)
     columns = [Column(run.name, RUN_COLOURS[0], scores, num_images)]
@@ -72,13 +67,13 @@ def compare(
     for i, text in enumerate(texts, 1):
         name, equals, path = text.partition('=')
         if not (name and equals and path):
-            raise ReportError(
+            raise ValueError(
                 f'--compare {text}: expected NAME=DIR or NAME=FILE.json'
             )
         colour, path = RUN_COLOURS[i % len(RUN_COLOURS)], Path(path)
         count, base = None, scores
         if path.is_dir():
-            other = read_run(path, name)
+            other = Run(name, path, read_records(path), {})
             common = _common_images(run, other)
             runs.append(other)
             base, there = (
@@ -102,7 +97,7 @@ def compare(
                 f'be others than the {num_images} of {run.name}.'
             )
         else:
-            raise ReportError(f'--compare {text}: no such file or folder')
+            raise ValueError(f'--compare {text}: no such file or folder')
         columns.append(Column(name, colour, there, count, base))
     return columns, runs, notes
 
@@ -111,16 +106,16 @@ def _common_images(run: Run, other: Run) -> list[str]:
     """Labelled images of two show-dirs."""
     where = f'--compare {other.name}={other.folder}'
     if other.classes != run.classes:
-        raise ReportError(
+        raise ValueError(
             f'{where}: its classes are {", ".join(other.classes)}; those of '
             f'{run.folder} {", ".join(run.classes)}'
         )
     here, there = run.labelled, other.labelled
     if not there:
-        raise ReportError(f'{where}: no image has a ground truth')
+        raise ValueError(f'{where}: no image has a ground truth')
     common = sorted(here.keys() & there.keys())
     if not common:
-        raise ReportError(
+        raise ValueError(
             f'{where}: none of its {len(there)} images ({min(there)}, ...) '
             f'is among the {len(here)} of {run.folder} ({min(here)}, ...); '
             'expected a test of the same images. The JSON file of that test '
@@ -139,7 +134,7 @@ def _read_metrics(path: Path, classes: tuple[str, ...]) -> Scores:
     by_class = found.get('IoU')
     if by_class is not None:
         if not isinstance(by_class, dict) or by_class.keys() != set(classes):
-            raise ReportError(
+            raise ValueError(
                 f'{path}: "IoU" is {by_class!r}; expected a value for each '
                 f'of {", ".join(classes)}'
             )
@@ -162,17 +157,17 @@ def _last_metrics(path: Path) -> dict[str, Any]:
         except ValueError:
             objects = [json.loads(line) for line in text.splitlines() if line]
     except ValueError as error:
-        raise ReportError(f'{path}: {error}; {expected}') from error
+        raise ValueError(f'{path}: {error}; {expected}') from error
     found = [o for o in objects if isinstance(o, dict) and 'mIoU' in o]
     if not found:
-        raise ReportError(f'{path}: no "mIoU"; {expected}')
+        raise ValueError(f'{path}: no "mIoU"; {expected}')
     return found[-1]
 
 
 def _percent(path: Path, key: str, value: Any) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and 0 <= value <= 100):
-        raise ReportError(
+        raise ValueError(
             f'{path}: {key} is {value!r}; expected a number from 0 to 100'
         )
     return float(value)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from hmsa_mmseg.visualization import Record
 from hmsa_mmseg.visualization.records import FLAT
 
-from .pages import ReportError, shrunk_uri
+from .pages import shrunk_uri
 from .runs import Run, Scores, score
 
 TITLES = {'winning_scale': 'winning scale', 'ground_truth': 'ground truth'}
@@ -40,7 +41,8 @@ class Picture(NamedTuple):
     uri: str
 
 
-class ImageRow(NamedTuple):
+@dataclass
+class ImageRow:
     """An image in the page.
 
     Attributes:
@@ -99,23 +101,11 @@ def image_rows(
     width: int,
     progress: Callable[[int], Any],
 ) -> tuple[list[ImageRow], str]:
-    """List the images of a run, the first ones with pictures.
+    """List the images of a run, the worst first, with pictures if any.
 
-    Args:
-        run (Run): The run.
-        others (Sequence[Run]): To compare it with.
-        max_images (int): So many images have pictures at most.
-        max_bytes (float): As many bytes as their pictures may take.
-        width (int): Of the pictures, px, at most.
-        progress (Callable): Is called with 1 for each that has its pictures.
-
-    Returns:
-        tuple[list[ImageRow], str]: All images, the one of the lowest mIoU
-        first, or, without labels, the least confident one; and what kept the
-        others from having pictures, '' if all have.
-
-    Raises:
-        ReportError: If a picture is missing or damaged.
+    Limits are those of :func:`.run_report.report_run`; ``progress`` is called
+    with 1 for each image that has its pictures. The text says what kept
+    others from having them, '' if all have.
     """
     rows = []
     for record in run.records:
@@ -123,7 +113,8 @@ def image_rows(
         gains = [_gain(scores, other, record.image) for other in others]
         rows.append(ImageRow(record, scores, gains))
     rows.sort(key=lambda row: row.badness)
-    rows = [row._replace(anchor=f'image-{i}') for i, row in enumerate(rows)]
+    for i, row in enumerate(rows):
+        row.anchor = f'image-{i}'
     used = 0
     for i, row in enumerate(rows):
         if i == max_images:
@@ -132,7 +123,7 @@ def image_rows(
         used += sum(len(picture.uri) for picture in pictures)
         if used > max_bytes:
             return rows, f'{max_bytes / 1e6:g} MB of pictures'
-        rows[i] = row._replace(pictures=pictures)
+        row.pictures = pictures
         progress(1)
     return rows, ''
 
@@ -188,12 +179,12 @@ def _encode(folder: Path, record: Record, key: str, width: int) -> str:
             file.draft('RGB', (width, width * file.height // file.width))
             image = file.convert('RGB')
     except FileNotFoundError as error:
-        raise ReportError(
+        raise ValueError(
             f'{path}: the picture is missing, {record.image} lists it. '
             'Run test.py again, or leave pictures out: --max-images 0'
         ) from error
-    except (OSError, UnidentifiedImageError) as error:
-        raise ReportError(f'{path}: no picture: {error}') from error
+    except OSError as error:
+        raise ValueError(f'{path}: no picture: {error}') from error
     # Below some pictures there is a legend; the page has its own.
     height, full_width = record.size
     rows = round(height * image.width / full_width)

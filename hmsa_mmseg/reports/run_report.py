@@ -13,6 +13,7 @@ import numpy as np
 
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.confusion import mean_known
+from hmsa_mmseg.visualization import read_records, read_run
 from hmsa_mmseg.visualization.colours import (
     IGNORED,
     WRONG,
@@ -20,11 +21,11 @@ from hmsa_mmseg.visualization.colours import (
     text_colour,
 )
 
-from .pages import ReportError, build_page, css, heat_gradient, is_known
+from .pages import build_page, css, heat_gradient, is_known
 from .pages import progress as show_progress
 from .run_columns import Column, compare
 from .run_images import image_rows
-from .runs import Run, Scores, class_shares, read_run, scale_iou, score
+from .runs import Run, Scores, class_shares, scale_iou, score
 
 #: A share with less room than this has no number in its bar.
 MIN_LABELLED = 0.13
@@ -49,33 +50,29 @@ def report_run(
         out (Path): The page.
         others (Sequence[str]): To compare it with, see
             :func:`.run_columns.compare`.
-        name (str): Of the run, in comparisons. Defaults to 'this run'.
-        title (str, optional): Of the page. Defaults to None, the name of the
-            config.
-        max_images (int): So many images have pictures at most. Defaults to
-            20.
-        max_bytes (float): As many bytes as their pictures may take. Defaults
-            to 60 MB.
-        width (int): Of the pictures, px, at most. Defaults to 1024.
+        name (str): Of the run, in comparisons.
+        title (str, optional): Of the page; None: the name of the config.
+        max_images (int): So many images have pictures at most.
+        max_bytes (float): As many bytes as their pictures may take.
+        width (int): Of the pictures, px, at most.
 
     Returns:
         tuple[str, list[str]]: How many images have pictures, and what the
         reader should know, which is in the page too.
 
     Raises:
-        ReportError: If a picture is missing or damaged, or runs do not fit
-            each other.
-        OSError: If the page cannot be written.
-        ValueError: If a record is damaged.
+        OSError: If there are no records, or the page cannot be written.
+        ValueError: If a record or a picture is missing or damaged, or runs
+            do not fit each other.
         ImportError: If jinja2 is missing.
     """
-    run = read_run(folder, name)
+    run = Run(name, folder, read_records(folder), read_run(folder) or {})
     scores = score(run.records)
     columns, runs, notes = [], [], []
     if scores is not None:
         columns, runs, notes = compare(run, scores, others)
     elif others:
-        raise ReportError(
+        raise ValueError(
             f'{run.folder}: no image has a ground truth, so there is nothing '
             'to compare'
         )

@@ -17,16 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hmsa_mmseg.utils.confusion import divide, mean_known
-from hmsa_mmseg.visualization import (
-    Record,
-    class_iou,
-    read_records,
-    scale_class_iou,
-    scale_shares,
-)
-from hmsa_mmseg.visualization import read_run as read_info
-
-from .pages import ReportError
+from hmsa_mmseg.visualization import Record, class_iou
 
 
 @dataclass(frozen=True)
@@ -36,7 +27,7 @@ class Run:
     Attributes:
         name (str): What the page calls it.
         folder (Path): The show-dir.
-        records (list[Record]): One per image, of the same classes and scales.
+        records (list[Record]): One or more, of the same classes and scales.
         info (dict): Of ``run.json``; empty if there is none.
     """
 
@@ -93,40 +84,12 @@ class Scores(NamedTuple):
     aacc: float = np.nan
 
 
-def read_run(folder: Path, name: str) -> Run:
-    """Read a show-dir.
-
-    Args:
-        folder (Path): That holds the folder ``scale_maps``.
-        name (str): What the page shall call the run.
-
-    Returns:
-        Run: With one image or more.
-
-    Raises:
-        ReportError: If there are no records.
-        ValueError: If a file is damaged, or they are of different runs; the
-            message names it.
-    """
-    try:
-        records = read_records(folder)
-    except FileNotFoundError as error:
-        raise ReportError(
-            f'{error}, with ScaleMapsVisualizer and '
-            'ScaleMapsVisualizationHook in the config'
-        ) from error
-    return Run(name, folder, records, read_info(folder) or {})
-
-
 def score(records: Sequence[Record]) -> Scores | None:
     """Scores over the labelled ones of some images; None without any."""
     records = [r for r in records if r.intersect is not None]
     if not records:
         return None
-    hits, labelled = (
-        np.sum([getattr(r, name) for r in records], axis=0)
-        for name in ('intersect', 'labelled')
-    )
+    hits, labelled = _sums(records, 'intersect', 'labelled')
     iou = 100 * class_iou(records)
     return Scores(
         iou,
@@ -139,16 +102,18 @@ def score(records: Sequence[Record]) -> Scores | None:
 def scale_iou(records: Sequence[Record]) -> np.ndarray | None:
     """IoU of each scale alone, (S, K); None where it was not counted."""
     records = [r for r in records if r.scale_intersect is not None]
-    return 100 * scale_class_iou(records) if records else None
+    if not records:
+        return None
+    hits, predicted, labelled = _sums(
+        records, 'scale_intersect', 'scale_predicted', 'labelled'
+    )
+    return 100 * divide(hits, predicted + labelled - hits)
 
 
 def class_shares(run: Run, by: str) -> list[dict[str, Any]] | None:
     """How much each scale counts, first of all pixels, then of each class.
 
-    Args:
-        run (Run): The run.
-        by (str): ``'predicted'`` or ``'labelled'``: which of the classes of a
-            pixel counts.
+    Of the ``'predicted'`` or ``'labelled'`` class of each pixel.
 
     Returns:
         list[dict] | None: ``name`` of the class, number of its ``pixels``,
@@ -158,34 +123,37 @@ def class_shares(run: Run, by: str) -> list[dict[str, Any]] | None:
         pixels, the one that relies on high scales most first; None where it
         was not counted.
     """
-    field, counted = (
-        ('class_pixels', 'class_weights')
-        if by == 'predicted'
-        else ('labelled', 'labelled_weights')
-    )
-    records = [r for r in run.records if getattr(r, counted) is not None]
-    pixels = np.sum([getattr(r, field) for r in records], axis=0)
-    if not records or not pixels.sum():
+    names = ('class_pixels', 'class_weights', 'class_wins')
+    if by == 'labelled':
+        names = ('labelled', 'labelled_weights', 'labelled_wins')
+    records = [r for r in run.records if getattr(r, names[1]) is not None]
+    if not records:
         return None
-    # Those of classes without pixels are nan. One row more is of all.
-    weights, wins = (
-        np.nan_to_num(scale_shares(records, by, is_wins)).T
-        for is_wins in (False, True)
+    # One more is of all classes.
+    pixels, weights, wins = (
+        np.append(counts, counts.sum(axis=-1, keepdims=True), axis=-1)
+        for counts in _sums(records, *names)
     )
-    weights, wins = (
-        np.vstack([shares, pixels @ shares / pixels.sum()])
-        for shares in (weights, wins)
-    )
-    names, pixels = (*run.classes, 'all'), [*pixels, pixels.sum()]
     rows = [
         dict(
             name=name,
             pixels=int(pixels[k]),
-            weights=weights[k].tolist(),
-            wins=wins[k].tolist(),
-            mean_scale=float(2 ** (weights[k] @ np.log2(run.scales))),
+            weights=(weights[:, k] / pixels[k]).tolist(),
+            wins=(wins[:, k] / pixels[k]).tolist(),
+            mean_scale=float(
+                2 ** (np.log2(run.scales) @ weights[:, k] / pixels[k])
+            ),
         )
-        for k, name in enumerate(names)
+        for k, name in enumerate((*run.classes, 'all'))
         if pixels[k]
     ]
+    if not rows:
+        return None
     return [rows[-1], *sorted(rows[:-1], key=lambda row: -row['mean_scale'])]
+
+
+def _sums(records: Sequence[Record], *names: str) -> list[np.ndarray]:
+    return [
+        np.sum([getattr(record, name) for record in records], axis=0)
+        for name in names
+    ]

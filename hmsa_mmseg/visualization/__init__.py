@@ -1,5 +1,4 @@
-from .counts import class_iou, make_record, scale_class_iou, scale_shares
-from .image_names import ImageNames
+from .counts import class_iou, make_record
 from .pictures import draw_pictures
 from .records import (
     FOLDER,
@@ -17,7 +16,6 @@ from .scale_maps_visualizer import ScaleMapsVisualizer
 
 __all__ = [
     'FOLDER',
-    'ImageNames',
     'Record',
     'ScaleMapsVisualizationHook',
     'ScaleMapsVisualizer',
@@ -28,8 +26,6 @@ __all__ = [
     'read_record',
     'read_records',
     'read_run',
-    'scale_class_iou',
-    'scale_shares',
     'write_pictures',
     'write_record',
     'write_run',

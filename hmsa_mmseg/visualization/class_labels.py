@@ -1,8 +1,4 @@
-"""Names of classes on a picture of classes, where there is room for them.
-
-Shape shorthand in this module:
-    H, W: image size, K: classes.
-"""
+"""Names of classes on a picture of classes, where there is room for them."""
 
 from __future__ import annotations
 
@@ -28,10 +24,7 @@ SEARCH_ROWS = 256
 class Text(NamedTuple):
     """How large text is drawn.
 
-    Attributes:
-        scale (float): OpenCV's font scale.
-        thickness (int): Of its lines, px.
-        halo (int): Width of the halo around them, px.
+    ``scale`` is OpenCV's; lines are so thick, with a halo so wide, in px.
     """
 
     scale: float
@@ -96,17 +89,13 @@ def find_place(
 ) -> tuple[int, int, float] | None:
     """Find the middle of the largest rectangle in a class's largest region.
 
-    Args:
-        classes (ndarray): Integers (H, W).
-        index (int): Of the class.
-        aspect (float): Width of the rectangle by its height. Defaults to 1.
+    It is ``aspect`` times as wide as high, and looked for on a grid of about
+    :data:`SEARCH_ROWS` rows, which may miss what is narrower than its steps.
+    Regions are connected along edges and corners.
 
     Returns:
         tuple | None: x and y of a pixel of the class, and about the height of
         a rectangle around it that lies in the region; None if none is found.
-        It is looked for on a grid of about :data:`SEARCH_ROWS` rows, which
-        may miss what is narrower than its steps. Regions are connected along
-        edges and corners.
     """
     height, width = classes.shape
     # A square of this grid is a rectangle of the picture: one search for
@@ -141,14 +130,7 @@ def draw_class_labels(
 
     Letters are black or white, whichever is read more easily on the colour of
     the class, which surrounds them. A class without room for its name gets
-    none.
-
-    Args:
-        picture (ndarray): RGB, uint8 (H, W, 3).
-        classes (ndarray): Integers (H, W); what is no class has no name.
-        names (Sequence[str]): K names. OpenCV draws what is not ASCII as
-            question marks.
-        palette (ndarray): RGB, uint8 (K, 3).
+    none. OpenCV draws what is not ASCII as question marks.
     """
     text = Text.for_image(classes.shape)
     height, width = classes.shape

@@ -22,40 +22,17 @@ WRONG: Colour = (213, 94, 0)
 IGNORED: Colour = (0, 57, 89)
 
 
-def default_palette(num_classes: int) -> list[list[int]]:
-    """Colours for classes that have none, those that mmseg makes.
-
-    The same numbers as ``BaseSegDataset._update_palette`` draws, with a
-    generator of their own.
-
-    Args:
-        num_classes (int): K.
-
-    Returns:
-        list[list[int]]: K colours, RGB, 0 to 254.
-    """
-    rng = np.random.RandomState(42)
-    return rng.randint(0, 255, size=(num_classes, 3)).tolist()
-
-
 def as_palette(
     palette: Sequence[Sequence[int]] | None, num_classes: int
 ) -> np.ndarray:
-    """Check the colours of classes.
+    """Check the colours of classes, RGB, 0 to 255, and make them uint8 (K, 3).
 
-    Args:
-        palette (Sequence, optional): RGB, 0 to 255, one for each class; None
-            or none at all are those of :func:`default_palette`.
-        num_classes (int): K.
-
-    Returns:
-        ndarray: uint8 (K, 3).
-
-    Raises:
-        ValueError: If there are too few or they are no colours.
+    For none at all it makes the same as ``BaseSegDataset._update_palette``.
+    A ValueError is raised if there are too few or they are no colours.
     """
     if palette is None or len(palette) == 0:
-        palette = default_palette(num_classes)
+        rng = np.random.RandomState(42)
+        palette = rng.randint(0, 255, size=(num_classes, 3))
     colours = np.asarray(palette)
     if (
         colours.ndim != 2
@@ -75,12 +52,7 @@ def as_palette(
 def paint(classes: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Give each pixel the colour of its class; those of none are black.
 
-    Args:
-        classes (ndarray): Integers (H, W).
-        palette (ndarray): uint8 (K, 3).
-
-    Returns:
-        ndarray: uint8 (H, W, 3).
+    From integers (H, W) and colours, uint8 (K, 3), to uint8 (H, W, 3).
     """
     none = len(palette)
     colours = np.vstack([palette, np.zeros((max(1, 256 - none), 3), 'u1')])
@@ -93,17 +65,11 @@ def paint(classes: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def heat(values: np.ndarray) -> np.ndarray:
-    """Colour numbers from dark blue (0) to yellow (1).
+    """Colour numbers from dark blue (0) to yellow (1): uint8 (H, W, 3).
 
     In OpenCV's copy of cividis, which looks the same with and without a
     red-green colour blindness and whose lightness grows evenly (Nunez,
     Anderton and Renslow, https://doi.org/10.1371/journal.pone.0199239).
-
-    Args:
-        values (ndarray): Floats in [0, 1], (H, W).
-
-    Returns:
-        ndarray: uint8 (H, W, 3).
     """
     levels = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     colours = cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS)
@@ -111,17 +77,11 @@ def heat(values: np.ndarray) -> np.ndarray:
 
 
 def scale_palette(num_scales: int) -> np.ndarray:
-    """Colours of scales, dark for the lowest, bright for the highest.
+    """Colours of scales, uint8 (S, 3), from dark to bright.
 
     Evenly spaced levels of viridis (https://bids.github.io/colormap/): of
     growing lightness, so that they are told apart, and keep their order, with
     any kind of colour blindness and in grey.
-
-    Args:
-        num_scales (int): S.
-
-    Returns:
-        ndarray: uint8 (S, 3).
     """
     levels = np.rint(np.linspace(0, 255, num_scales)).astype(np.uint8)
     colours = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)

@@ -1,7 +1,7 @@
-"""Counts of one image, and what follows from those of many.
+"""Counts of one image, and the IoU that follows from those of many.
 
 Shape shorthand in this module:
-    H, W: original size of an image, K: classes, S: scales.
+    K: classes.
 """
 
 from __future__ import annotations
@@ -31,36 +31,30 @@ def make_record(
     Args:
         image (str): Path below the images of the data set.
         data_sample (SegDataSample): Result of the image, as in
-            :func:`draw_pictures`.
+            :func:`draw_pictures`, which raises the same errors.
         classes (Sequence[str]): K names.
         palette (Sequence, optional): K colours, as in :func:`draw_pictures`.
         pictures (Mapping[str, str], optional): From :func:`write_pictures`.
-        ignore_index (int): Of the labels. Defaults to 255.
-
-    Returns:
-        Record: Of plain types.
-
-    Raises:
-        ValueError: As :func:`draw_pictures`.
+        ignore_index (int): Of the labels.
     """
     num_classes = len(classes)
     maps = read_sample(data_sample, num_classes, ignore_index)
+    has_scales = maps.scale_weights is not None
     pixels = joint_counts([maps.prediction], [num_classes])
     counts = dict(class_pixels=pixels.tolist())
     if maps.confidence is not None:
         counts['mean_confidence'] = float(maps.confidence.mean(dtype=float))
-    if maps.scale_weights is not None:
+    if has_scales:
         counts.update(_of_scales('class', maps, maps.prediction, num_classes))
     if maps.ground_truth is not None:
         label = maps.ground_truth
+        alone = () if maps.scale_classes is None else maps.scale_classes
         tables = [
             count_confusion(label, guess, num_classes, ignore_index)
-            for guess in (maps.prediction, *_each(maps.scale_classes))
+            for guess in (maps.prediction, *alone)
         ]
-        hits, predicted = (
-            [values.tolist() for values in found]
-            for found in zip(*((np.diag(t), t.sum(0)) for t in tables))
-        )
+        hits = [np.diag(table).tolist() for table in tables]
+        predicted = [table.sum(0).tolist() for table in tables]
         counts.update(
             intersect=hits[0],
             predicted=predicted[0],
@@ -69,7 +63,7 @@ def make_record(
         if maps.scale_classes is not None:
             counts.update(scale_intersect=hits[1:])
             counts.update(scale_predicted=predicted[1:])
-        if maps.scale_weights is not None:
+        if has_scales:
             label = np.where(label == ignore_index, num_classes, label)
             counts.update(_of_scales('labelled', maps, label, num_classes))
     return Record(
@@ -84,51 +78,17 @@ def make_record(
 
 
 def class_iou(records: Sequence[Record]) -> np.ndarray:
-    """IoU of each class over all labelled images, as ``IoUMetric``.
-
-    Args:
-        records (Sequence[Record]): Of one run.
+    """IoU of each class over images that are labelled, as ``IoUMetric``.
 
     Returns:
         ndarray: float64 (K,), 0 to 1; nan where a class is in neither
-        prediction nor labels, or nothing is labelled.
+        prediction nor labels.
     """
-    return _iou(records, '')
-
-
-def scale_class_iou(records: Sequence[Record]) -> np.ndarray:
-    """IoU of each scale alone, float64 (S, K), as :func:`class_iou`."""
-    return _iou(records, 'scale_')
-
-
-def scale_shares(
-    records: Sequence[Record], by: str = 'predicted', wins: bool = False
-) -> np.ndarray:
-    """Part of each scale in the result, by class.
-
-    Args:
-        records (Sequence[Record]): Of one run.
-        by (str): ``'predicted'`` or ``'labelled'``, which of the classes of a
-            pixel. Defaults to 'predicted'.
-        wins (bool): The part of the pixels in which a scale has the largest
-            weight, instead of its mean weight. Defaults to False.
-
-    Returns:
-        ndarray: float64 (S, K), 0 to 1, sum 1 over the scales, or, of wins,
-        less where several scales have the largest weight; nan for a class
-        without pixels; (0, K) without maps of scales.
-
-    Raises:
-        ValueError: If ``by`` is something else.
-    """
-    if by not in ('predicted', 'labelled'):
-        raise ValueError(f"by must be 'predicted' or 'labelled', got {by!r}")
-    prefix = 'class' if by == 'predicted' else by
-    name = f'{prefix}_wins' if wins else f'{prefix}_weights'
-    # Only images of which both are known.
-    records = [r for r in records if getattr(r, name) is not None] or records
-    pixels = 'class_pixels' if by == 'predicted' else 'labelled'
-    return divide(_total(records, name), _total(records, pixels))
+    intersect, predicted, labelled = (
+        np.sum([getattr(record, name) for record in records], axis=0)
+        for name in ('intersect', 'predicted', 'labelled')
+    )
+    return divide(intersect, predicted + labelled - intersect)
 
 
 def _of_scales(
@@ -149,29 +109,3 @@ def _of_scales(
         f'{name}_weights': weights,
         f'{name}_wins': wins[:-1, :-1].tolist(),
     }
-
-
-def _each(stack: np.ndarray | None) -> Sequence[np.ndarray]:
-    return () if stack is None else stack
-
-
-def _total(records: Sequence[Record], name: str) -> np.ndarray:
-    """Sum of a count over the records that have it, float64."""
-    found = [getattr(record, name) for record in records]
-    found = [np.asarray(count, float) for count in found if count is not None]
-    if found:
-        return np.sum(found, axis=0)
-    is_per_scale = name.startswith('scale_') or name.endswith(
-        ('_weights', '_wins')
-    )
-    num_classes = len(records[0].classes)
-    num_scales = len(records[0].scales)
-    return np.zeros((num_scales, num_classes) if is_per_scale else num_classes)
-
-
-def _iou(records: Sequence[Record], prefix: str) -> np.ndarray:
-    intersect, predicted, labelled = (
-        _total(records, name)
-        for name in (f'{prefix}intersect', f'{prefix}predicted', 'labelled')
-    )
-    return divide(intersect, predicted + labelled - intersect)

@@ -10,16 +10,7 @@ from PIL import Image
 
 
 def data_uri(image: Image.Image, format: str = 'PNG', **options: Any) -> str:
-    """Encode a picture for the ``src`` of an ``img``.
-
-    Args:
-        image (Image.Image): The picture.
-        format (str): As Pillow calls it: ``'PNG'``, ``'WEBP'``, ...
-        **options: Of Pillow's writer, such as ``quality``.
-
-    Returns:
-        str: ``data:image/...;base64,...``.
-    """
+    """Encode a picture for an ``img``, with options of Pillow's writer."""
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     text = base64.b64encode(buffer.getvalue()).decode()

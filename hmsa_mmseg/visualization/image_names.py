@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Sequence
 from contextlib import suppress
 
 from hmsa_mmseg.datasets import leaf_datasets
@@ -13,12 +12,16 @@ from hmsa_mmseg.datasets import leaf_datasets
 class ImageNames:
     """Names that do not collide, whatever folders images lie in.
 
-    Args:
-        roots (Sequence[str]): Folders of images. Of several, names begin at
-            the folder that holds all of them.
+    Of a data set of mmseg, also a wrapped one. If it has several folders of
+    images, names begin at the folder that holds all of them.
     """
 
-    def __init__(self, roots: Sequence[str]) -> None:
+    def __init__(self, dataset: object) -> None:
+        prefixes = [
+            getattr(leaf, 'data_prefix', None) or {}
+            for leaf in leaf_datasets(dataset)
+        ]
+        roots = [prefix.get('img_path') for prefix in prefixes]
         roots = sorted({_normalized(root) for root in roots if root})
         self.root = roots[0] if len(roots) == 1 else ''
         # Of URLs and paths, or of drives, no folder holds all.
@@ -26,24 +29,11 @@ class ImageNames:
             with suppress(ValueError):
                 self.root = posixpath.commonpath(roots)
 
-    @classmethod
-    def of_dataset(cls, dataset: object) -> ImageNames:
-        """Names of the images of a data set of mmseg, also a wrapped one."""
-        prefixes = [
-            getattr(leaf, 'data_prefix', None) or {}
-            for leaf in leaf_datasets(dataset)
-        ]
-        return cls([prefix.get('img_path') or '' for prefix in prefixes])
-
     def __call__(self, path: str) -> str:
-        """Name an image.
+        """Give the path of an image below the root, with ``/``.
 
-        Args:
-            path (str): Of its file.
-
-        Returns:
-            str: The path below the root, with ``/``; the whole path, without
-            the first ``/``, of an image that is not below it.
+        Of an image that is not below it, it is the whole path, without the
+        first ``/``.
         """
         path = _normalized(path)
         start = self.root.rstrip('/') + '/'

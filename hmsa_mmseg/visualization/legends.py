@@ -1,8 +1,4 @@
-"""Strips below a picture that say what its colours mean.
-
-Shape shorthand in this module:
-    H, W: image size, T: height of a strip.
-"""
+"""Strips below a picture, RGB uint8 (H, W, 3), that explain its colours."""
 
 from __future__ import annotations
 
@@ -17,15 +13,9 @@ from .colours import BLACK, WHITE, heat
 def with_legend(
     picture: np.ndarray, entries: Sequence[tuple[str, Sequence[int]]]
 ) -> np.ndarray:
-    """Put a legend below a picture.
+    """Put texts and their colours below a picture.
 
-    Args:
-        picture (ndarray): RGB, uint8 (H, W, 3).
-        entries (Sequence[tuple]): Texts and their colours.
-
-    Returns:
-        ndarray: uint8 (H + T, W, 3); the first H rows are the picture. An
-        entry that has no room in a row begins another.
+    An entry that has no room in a row begins another.
     """
     text, size, margin, blank = _strip(picture)
     width, left, strips = picture.shape[1], margin, [blank.copy()]
@@ -42,14 +32,7 @@ def with_legend(
 
 
 def with_colour_bar(picture: np.ndarray) -> np.ndarray:
-    """Put the colours of :func:`heat` from 0 to 1 below a picture.
-
-    Args:
-        picture (ndarray): RGB, uint8 (H, W, 3).
-
-    Returns:
-        ndarray: uint8 (H + T, W, 3); the first H rows are the picture.
-    """
+    """Put the colours of :func:`heat` from 0 to 1 below a picture."""
     text, size, margin, strip = _strip(picture)
     digit, width = text.size('0')[0], picture.shape[1]
     bar = strip[margin : margin + size, digit + 2 * margin :]

@@ -1,8 +1,7 @@
 """Pictures of one result: what the model says, and why.
 
 Shape shorthand in this module:
-    H, W: original size of the image, K: classes, S: scales, T: height of a
-    legend.
+    H, W: original size of the image, K: classes, T: height of a legend.
 """
 
 from __future__ import annotations
@@ -37,8 +36,6 @@ def draw_pictures(
     palette: Sequence[Sequence[int]] | None = None,
     ignore_index: int = 255,
     alpha: float = 0.5,
-    with_labels: bool = True,
-    legends: bool = True,
 ) -> dict[str, np.ndarray]:
     """Draw all that a result holds.
 
@@ -49,13 +46,8 @@ def draw_pictures(
         classes (Sequence[str]): K names; ('0', '1') of a binary head.
         palette (Sequence, optional): K colours, RGB, 0 to 255; by default
             mmseg's for a data set that has none.
-        ignore_index (int): Of the labels. Defaults to 255.
+        ignore_index (int): Of the labels.
         alpha (float): Part of the class colours in the overlay, 0 to 1.
-            Defaults to 0.5.
-        with_labels (bool): Whether names of classes are written on the
-            overlay. Defaults to True.
-        legends (bool): Whether pictures whose colours are no class colours
-            say below them what they mean. Defaults to True.
 
     Returns:
         dict[str, ndarray]: RGB, uint8 (H, W, 3); with a legend (H + T, W, 3):
@@ -76,30 +68,32 @@ def draw_pictures(
     """
     colours = as_palette(palette, len(classes))
     maps = read_sample(data_sample, len(classes), ignore_index)
-    name = data_sample.get('img_path') or 'an image'
-    _check_image(image, maps.size, name)
+    if image.dtype != np.uint8 or image.shape != (*maps.size, 3):
+        raise ValueError(
+            f'{data_sample.get("img_path") or "an image"}: expected uint8 RGB '
+            f'of {maps.size} (height, width), as the prediction is; got '
+            f'{image.dtype} of shape {image.shape}'
+        )
     # OpenCV cannot read an image whose channels were turned in place.
     image = np.ascontiguousarray(image)
     pictures = {
         'input': image,
         'overlay': draw_overlay(
-            image, maps.prediction, classes, colours, alpha, with_labels
+            image, maps.prediction, classes, colours, alpha
         ),
         'prediction': paint(maps.prediction, colours),
     }
-    bar = with_colour_bar if legends else _as_it_is
-    legend = with_legend if legends else _as_it_is
     if maps.ground_truth is not None:
         pictures['ground_truth'] = paint(maps.ground_truth, colours)
         error = cv2.convertScaleAbs(image, alpha=DIMMED)
         error[maps.prediction != maps.ground_truth] = WRONG
         error[maps.ground_truth == ignore_index] = IGNORED
-        pictures['error'] = legend(
+        pictures['error'] = with_legend(
             error, [('wrong', WRONG), ('ignored', IGNORED)]
         )
     if maps.confidence is not None:
-        pictures['confidence'] = bar(heat(maps.confidence))
-    pictures.update(_draw_scales(maps, colours, bar, legend))
+        pictures['confidence'] = with_colour_bar(heat(maps.confidence))
+    pictures.update(_draw_scales(maps, colours))
     return pictures
 
 
@@ -111,19 +105,9 @@ def draw_overlay(
     alpha: float = 0.5,
     with_labels: bool = True,
 ) -> np.ndarray:
-    """Lay the colours of classes over an image.
+    """Lay the colours of classes (H, W), uint8 (K, 3), over an image.
 
-    Args:
-        image (ndarray): RGB, uint8 (H, W, 3).
-        prediction (ndarray): Integers (H, W); what is no class leaves the
-            image as it is.
-        classes (Sequence[str]): K names.
-        palette (ndarray): uint8 (K, 3).
-        alpha (float): Part of the colours. Defaults to 0.5.
-        with_labels (bool): Whether names are written. Defaults to True.
-
-    Returns:
-        ndarray: uint8 (H, W, 3).
+    What is no class leaves the image, RGB, uint8 (H, W, 3), as it is.
     """
     colours = paint(prediction, palette)
     overlay = cv2.addWeighted(image, 1 - alpha, colours, alpha, 0)
@@ -134,7 +118,9 @@ def draw_overlay(
     return overlay
 
 
-def _draw_scales(maps: SampleMaps, colours, bar, legend) -> dict:
+def _draw_scales(
+    maps: SampleMaps, colours: np.ndarray
+) -> dict[str, np.ndarray]:
     """Pictures of single scales; none if the maps are not there."""
     pictures = {}
     names = [f'{scale:g}' for scale in maps.scales]
@@ -146,7 +132,9 @@ def _draw_scales(maps: SampleMaps, colours, bar, legend) -> dict:
         # The highest scale has no attention.
         for name, one in zip(names, () if stack is None else stack):
             pictures[f'{prefix}_{name}'] = (
-                paint(one, colours) if prefix == 'scale' else bar(heat(one))
+                paint(one, colours)
+                if prefix == 'scale'
+                else with_colour_bar(heat(one))
             )
     if maps.scale_weights is not None:
         scale_colours = scale_palette(len(names))
@@ -154,19 +142,7 @@ def _draw_scales(maps: SampleMaps, colours, bar, legend) -> dict:
         entries = [(f'scale {n}', c) for n, c in zip(names, scale_colours)]
         if (winner < 0).any():
             entries.append(('several', BLACK))
-        pictures['winning_scale'] = legend(
+        pictures['winning_scale'] = with_legend(
             paint(winner, scale_colours), entries
         )
     return pictures
-
-
-def _as_it_is(picture: np.ndarray, *_: object) -> np.ndarray:
-    return picture
-
-
-def _check_image(image: np.ndarray, size: tuple[int, int], name: str) -> None:
-    if image.dtype != np.uint8 or image.shape != (*size, 3):
-        raise ValueError(
-            f'{name}: expected uint8 RGB of {size} (height, width), as the '
-            f'prediction is; got {image.dtype} of shape {image.shape}'
-        )

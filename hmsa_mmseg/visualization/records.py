@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,6 +37,14 @@ FLAT = ('prediction', 'ground_truth', 'scale_', 'winning_scale')
 JPEG_QUALITY = 92
 #: What may be another in a repeated run, which replaces its pictures.
 _MAY_CHANGE = ('date', 'metrics', 'num_images')
+# Of a record: what is always there, lists over classes, and those of each
+# scale.
+_NEEDED = {'image', 'size', 'scales', 'classes', 'palette', 'class_pixels'}
+_BY_CLASS = ('class_pixels', 'intersect', 'predicted', 'labelled')
+_BY_SCALE = (
+    *('scale_intersect', 'scale_predicted', 'class_weights', 'class_wins'),
+    *('labelled_weights', 'labelled_wins'),
+)
 
 
 @dataclass(frozen=True)
@@ -90,19 +98,13 @@ class Record:
 
 
 def write_run(root: str | os.PathLike, run: Mapping) -> None:
-    """Write ``run.json``.
+    """Write ``run.json``, in plain types.
 
-    Args:
-        root (str | os.PathLike): ``DIR``.
-        run (Mapping): Of plain types. Of ``test.py``: ``mode`` ('test', or
-            'val' within a training), ``config`` (name of its file),
-            ``checkpoint``, ``model`` and ``dataset`` (names of classes),
-            ``tta`` (likewise, or None), ``scales``, ``images`` (their
-            folder), ``iter`` (of the training), ``date`` and, at the end,
-            ``num_images`` and ``metrics``, ``{name: percent}``.
-
-    Raises:
-        OSError: If it cannot be written.
+    Of ``test.py`` it holds ``mode`` ('test', or 'val' within a training),
+    ``config`` (name of its file), ``checkpoint``, ``model`` and ``dataset``
+    (names of classes), ``tta`` (likewise, or None), ``scales``, ``images``
+    (their folder), ``iter`` (of the training), ``date`` and, at the end,
+    ``num_images`` and ``metrics``, ``{name: percent}``.
     """
     path = Path(root, FOLDER, RUN_FILE)
     write_json(path, {'version': VERSION, **run}, indent=None)
@@ -111,22 +113,16 @@ def write_run(root: str | os.PathLike, run: Mapping) -> None:
 def read_run(root: str | os.PathLike) -> dict | None:
     """Read what :func:`write_run` was given, None if there is no file.
 
-    Raises:
-        ValueError: If it is damaged.
+    A ValueError is raised if it is damaged.
     """
     path = Path(root, FOLDER, RUN_FILE)
     return _read(path) if path.exists() else None
 
 
 def check_run(root: str | os.PathLike, run: Mapping) -> None:
-    """Refuse to mix the pictures of two runs in one folder.
+    """Raise a ValueError if a folder has the pictures of another run.
 
-    Args:
-        root (str | os.PathLike): ``DIR``.
-        run (Mapping): What :func:`write_run` will be given.
-
-    Raises:
-        ValueError: If the folder has pictures of another run.
+    ``run`` is what :func:`write_run` will be given.
     """
     other = read_run(root)
     if other is None:
@@ -155,18 +151,9 @@ def stem_of(image: str) -> str:
 def write_pictures(
     root: str | os.PathLike, image: str, pictures: Mapping[str, np.ndarray]
 ) -> dict[str, str]:
-    """Write the pictures of an image.
+    """Write the pictures of an image, RGB uint8; give paths below ``root``.
 
-    Args:
-        root (str | os.PathLike): ``DIR``.
-        image (str): Path below the images of the data set.
-        pictures (Mapping[str, ndarray]): RGB, uint8 (H, W, 3).
-
-    Returns:
-        dict[str, str]: Their paths relative to ``root``.
-
-    Raises:
-        OSError: If one cannot be written.
+    An OSError is raised if one cannot be written.
     """
     paths = {}
     for key, picture in pictures.items():
@@ -185,13 +172,6 @@ def write_pictures(
 
 def write_record(root: str | os.PathLike, record: Record) -> Path:
     """Write the record of an image; one of the same image is replaced.
-
-    Args:
-        root (str | os.PathLike): ``DIR``.
-        record (Record): Of the image.
-
-    Returns:
-        Path: The file.
 
     Raises:
         OSError: If it cannot be written.
@@ -219,28 +199,18 @@ def read_record(path: str | os.PathLike) -> Record:
         ValueError: If it is damaged or no such file; the message names it.
     """
     content = _read(Path(path))
-    known = {f.name for f in fields(Record)}
-    optional = {
-        f.name
-        for f in fields(Record)
-        if f.default is not MISSING or f.default_factory is not MISSING
-    }
-    if not known - optional <= content.keys() <= known:
+    known = {field.name for field in fields(Record)}
+    if not _NEEDED <= content.keys() <= known:
         raise ValueError(
-            f'{path} is no record of an image: expected '
-            f'{sorted(known - optional)} and some of {sorted(optional)}; got '
-            f'{sorted(content)}'
+            f'{path} is no record of an image: expected {sorted(_NEEDED)} and '
+            f'some of {sorted(known - _NEEDED)}; got {sorted(content)}'
         )
-    num_classes, num_scales = len(content['classes']), len(content['scales'])
-    per_class, per_scale = (num_classes,), (num_scales, num_classes)
-    shapes = dict.fromkeys(
-        ('class_pixels', 'intersect', 'predicted', 'labelled'), per_class
-    )
-    for name in ('scale_intersect', 'scale_predicted'):
-        shapes[name] = per_scale
-    for name in ('class', 'labelled'):
-        shapes[f'{name}_weights'] = shapes[f'{name}_wins'] = per_scale
-    shapes['palette'] = (num_classes, 3)
+    num_classes = len(content['classes'])
+    shapes = {
+        'palette': (num_classes, 3),
+        **dict.fromkeys(_BY_CLASS, (num_classes,)),
+        **dict.fromkeys(_BY_SCALE, (len(content['scales']), num_classes)),
+    }
     for name in content.keys() & shapes.keys():
         try:
             found = np.asarray(content[name], dtype=float).shape
@@ -260,12 +230,6 @@ def read_record(path: str | os.PathLike) -> Record:
 def read_records(root: str | os.PathLike) -> list[Record]:
     """Read the records of all images of a run, sorted by path.
 
-    Args:
-        root (str | os.PathLike): ``DIR``.
-
-    Returns:
-        list[Record]: One or more, of the same classes and scales.
-
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If a file is damaged, no record, or of other classes or
@@ -277,7 +241,8 @@ def read_records(root: str | os.PathLike) -> list[Record]:
     if not paths:
         raise FileNotFoundError(
             f'no records of images in {folder}; expected what test.py '
-            '--show-dir writes there'
+            '--show-dir writes there, with ScaleMapsVisualizer and '
+            'ScaleMapsVisualizationHook in the config'
         )
     records = [read_record(path) for path in paths]
     for path, record in zip(paths, records):

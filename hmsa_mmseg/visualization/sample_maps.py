@@ -1,7 +1,7 @@
 """The maps of one result as arrays, checked against each other.
 
 Shape shorthand in this module:
-    H, W: original size of the image, K: classes, S: scales.
+    H, W: original size of the image, S: scales.
 """
 
 from __future__ import annotations
@@ -57,20 +57,11 @@ def read_sample(
     num_classes: int,
     ignore_index: int = 255,
 ) -> SampleMaps:
-    """Take the maps out of a result.
+    """Take the maps out of a result; all but ``pred_sem_seg`` are optional.
 
-    Args:
-        data_sample (SegDataSample): With ``pred_sem_seg``; the rest that
-            :class:`SampleMaps` lists is optional.
-        num_classes (int): K, 2 for a head with a single channel.
-        ignore_index (int): Of the ground truth. Defaults to 255.
-
-    Returns:
-        SampleMaps: On the CPU.
-
-    Raises:
-        ValueError: If a map is of another size than the prediction, or holds
-            what is no class. The message names the image.
+    A head with a single channel has two classes. A ValueError, which names
+    the image, is raised if a map is of another size than the prediction, or
+    holds what is no class.
     """
     where = data_sample.get('img_path') or 'an image'
     if 'pred_sem_seg' not in data_sample:
@@ -123,8 +114,6 @@ def _classes(
 ) -> np.ndarray:
     # mmseg gives the classes of a head with a single channel as floats.
     array = array.astype(np.int32)
-    if array.min() >= 0 and array.max() < num_classes:
-        return array
     wrong = (array < 0) | (array >= num_classes)
     ignored = ''
     if ignore_index is not None:

@@ -45,13 +45,7 @@ def predict_with_maps(
     ``AccumulatingTTAModel`` keeps no view: there the first one is predicted
     once more for its maps, and ``confidence`` is of what it averages.
 
-    Args:
-        model (nn.Module): Of the runner.
-        predict (Callable): Its ``val_step`` or ``test_step``.
-        data (Mapping): A batch of the data loader.
-
-    Returns:
-        list[SegDataSample]: What ``predict`` returns.
+    ``predict`` is the ``val_step`` or ``test_step`` of the runner's model.
     """
     outer, segmentor = unwrapped(model), segmentor_of(model)
     is_accumulating = isinstance(outer, AccumulatingTTAModel)
@@ -75,12 +69,10 @@ def predict_with_maps(
 
 
 def add_confidence(result: SegDataSample, views: SampleList) -> None:
-    """Add the mean probability of the class given.
+    """Add the mean probability of the class given, float32 (1, h, w).
 
-    Args:
-        result (SegDataSample): It gets ``confidence``, float32 (1, h, w).
-        views (list[SegDataSample]): With ``seg_logits``, as mmseg gives them;
-            for a result without augmentation the result itself.
+    Views have ``seg_logits``, as mmseg gives them; for a result without
+    augmentation the view is the result itself.
     """
     classes = result.pred_sem_seg.data
     maps = [confidence_of(view.seg_logits.data, classes) for view in views]

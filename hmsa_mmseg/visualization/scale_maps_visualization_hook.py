@@ -44,19 +44,17 @@ class ScaleMapsVisualizationHook(Hook):
     :class:`ScaleMapsVisualizer`.
 
     Args:
-        draw (bool): Whether to draw. Defaults to False.
-        interval (int): Every how many images of a test are drawn. Defaults
-            to 1.
+        draw (bool): Whether to draw.
+        interval (int): Every how many images of a test are drawn.
         val_images (int): At most how many images of a validation are drawn,
-            evenly spaced, of all processes together. Defaults to 8.
+            evenly spaced, of all processes together.
         backend_images (int): At most how many images of a run go to back
             ends such as TensorBoard and Weights & Biases too, from the first
-            process. Defaults to 20.
-        show (bool): Whether to show each overlay in a window. Defaults to
-            False.
-        wait_time (float): Seconds it is shown. Defaults to 0, until a key.
-        backend_args (dict, optional): To read images with. Defaults to None,
-            those of the data set.
+            process.
+        show (bool): Whether to show each overlay in a window.
+        wait_time (float): Seconds it is shown; 0: until a key.
+        backend_args (dict, optional): To read images with; None: those of
+            the data set.
 
     Raises:
         ValueError: If a number makes no sense.
@@ -86,7 +84,6 @@ class ScaleMapsVisualizationHook(Hook):
         self.backend_args = backend_args
 
     def _before_epoch(self, runner, mode: str = 'train') -> None:
-        """Begin to draw a test or validation; check that it can be."""
         if not self.draw or mode == 'train':
             return
         visualizer = runner.visualizer
@@ -106,7 +103,7 @@ class ScaleMapsVisualizationHook(Hook):
             self._every = -(-len(dataset) // self.val_images)
         self._num_images = len(dataset)
         self._seen = self._drawn = 0
-        self._names = ImageNames.of_dataset(dataset)
+        self._names = ImageNames(dataset)
         leaf = next(leaf_datasets(dataset))
         self._draw_args = dict(
             dataset_meta=dataset.metainfo,
@@ -188,7 +185,6 @@ class ScaleMapsVisualizationHook(Hook):
         outputs=None,
         mode: str = 'train',
     ) -> None:
-        """Draw what was predicted."""
         if not self.draw or mode == 'train':
             return
         for output in outputs:

@@ -29,12 +29,11 @@ class ScaleMapsVisualizer(SegLocalVisualizer):
     overlays then have the labels of :mod:`.class_labels`.
 
     Args:
-        name (str): As in mmengine. Defaults to 'visualizer'.
+        name (str): As in mmengine.
         save_dir (str, optional): Likewise.
         alpha (float): Part of the class colours in overlays, 0 to 1.
-            Defaults to 0.5.
         classes (Sequence[str], optional): Names, where neither a runner nor
-            ``MMSegInferencer`` sets them. Defaults to None, Cityscapes'.
+            ``MMSegInferencer`` sets them; None: Cityscapes'.
         palette (Sequence, optional): Colours likewise, RGB, 0 to 255.
         **kwargs: As in mmseg's ``SegLocalVisualizer``.
     """
@@ -77,17 +76,13 @@ class ScaleMapsVisualizer(SegLocalVisualizer):
         Args:
             name (str): Path of the image below those of its data set.
             image (ndarray): RGB, uint8 (H, W, 3).
-            data_sample (SegDataSample): Its result; see
-                :func:`draw_pictures`.
+            data_sample (SegDataSample): Its result.
             dataset_meta (Mapping): With ``classes`` and ``palette``.
             root (str | os.PathLike): Folder of the run; see :mod:`.records`.
-            ignore_index (int): Of the labels. Defaults to 255.
-            tag (str): First part of names in back ends. Defaults to 'test'.
-            step (int): Of the training, for the back ends. Defaults to 0.
-            to_backends (bool): Whether they take it. Defaults to True.
-
-        Returns:
-            Record: What was written.
+            ignore_index (int): Of the labels.
+            tag (str): First part of names in back ends.
+            step (int): Of the training, for the back ends.
+            to_backends (bool): Whether they take it.
 
         Raises:
             OSError: If a file cannot be written.
@@ -120,12 +115,7 @@ class ScaleMapsVisualizer(SegLocalVisualizer):
     ) -> None:
         """Show labels and prediction in a window, and write nothing.
 
-        Args:
-            name (str): Of the window.
-            image (ndarray): RGB, uint8 (H, W, 3).
-            data_sample (SegDataSample): Its result.
-            wait_time (float): Seconds it is shown. Defaults to 0, until a
-                key.
+        For so many seconds; 0: until a key.
         """
         drawn = self._side_by_side(image, data_sample)
         self.show(drawn, win_name=name, wait_time=wait_time)

@@ -1,51 +1,40 @@
 """Exported files against the model, run without this package."""
 
+import copy
+import json
+
 import pytest
 import torch
+from mmengine.config import ConfigDict
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from torch import nn
 
 from hmsa_mmseg.export import (
     FORMATS,
     ExportError,
-    ExportSettings,
+    exporting,
     read_metadata,
 )
-from hmsa_mmseg.export import exporting as exporting_module
-from hmsa_mmseg.export.exporting import describe
-from hmsa_mmseg.export.graph import ExportGraph
+from hmsa_mmseg.export.graph import ExportGraph, Normalise
+from hmsa_mmseg.models import prepare_for_inference
+
+from .conftest import assert_same, logits_of, run_file
 
 # At scale 0.5 no map of a network with stride 32 is a single pixel.
 SIZE = (136, 200)
-
-
-def logits_of(model, image):
-    with torch.no_grad():
-        return model.encode_decode(image)
-
-
-def assert_same(found, expected):
-    assert found.dtype == torch.float32
-    largest = float(expected.abs().max())
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * largest)
-    top = expected.topk(2, dim=1).values
-    no_tie = top[:, 0] - top[:, 1] > 2e-4 * largest
-    assert no_tie.float().mean() > 0.9
-    classes = expected.argmax(dim=1)
-    assert len(classes.unique()) > 1
-    assert torch.equal(found.argmax(dim=1)[no_tie], classes[no_tie])
+PLAIN = dict(mode='whole', scales=(0.5, 1.0))
+SEG_HEAD = dict(
+    type='FCNHead', in_channels=16, in_index=1, channels=8, num_convs=1
+)
 
 
 @pytest.mark.parametrize(
     'case',
-    [
-        'hrnet_fcn-ocr',
-        'resnet_deeplabv3plus',
-        'resnet_psp',
-        'mit_segformer',
-    ],
+    ['hrnet_fcn-ocr', 'resnet_deeplabv3plus', 'resnet_psp', 'mit_segformer'],
 )
-def test_networks_at_any_size(case, build_case, export, run_file):
-    model = build_case(case, test_cfg=dict(mode='whole', scales=(0.5, 1.0)))
+def test_networks_at_any_size(case, build_case, export):
+    model = build_case(case, test_cfg=PLAIN)
     path, verified = export(model, size=SIZE, dynamic=True)
     assert [(one.batch, one.size) for one in verified] == [
         (1, SIZE),
@@ -68,17 +57,11 @@ def test_networks_at_any_size(case, build_case, export, run_file):
 def test_torch_export(
     case, channels, scales, dynamic, size, build_case, export
 ):
+    aux = dict(SEG_HEAD, in_channels=channels, in_index=0, num_classes=5)
     model = build_case(
         case,
         test_cfg=dict(mode='whole', scales=scales),
-        auxiliary_head=dict(
-            type='FCNHead',
-            in_channels=channels,
-            in_index=0,
-            channels=8,
-            num_convs=1,
-            num_classes=5,
-        ),
+        auxiliary_head=aux,
     )
     path, _ = export(model, 'torch-export', size=size, dynamic=dynamic)
     image = torch.randn(3, 3, *((51, 37) if dynamic else size))
@@ -92,19 +75,13 @@ def test_torch_export(
     assert model.with_auxiliary_head
 
 
-def test_a_newer_opset(build_case, export, run_file):
+def test_a_newer_opset(build_case, export):
     import onnx
 
-    model = build_case(
-        'resnet-stage_fcn', test_cfg=dict(mode='whole', scales=(0.5, 1.0))
-    )
+    model = build_case('resnet-stage_fcn', test_cfg=PLAIN)
     path, _ = export(model, size=(40, 56), opset=21)
-    (opset,) = [
-        entry.version
-        for entry in onnx.load(path).opset_import
-        if entry.domain in ('', 'ai.onnx')
-    ]
-    assert opset == 21
+    opsets = {e.domain: e.version for e in onnx.load(path).opset_import}
+    assert opsets[''] == 21
     image = torch.randn(3, 3, 40, 56)
     assert_same(run_file(path, image), logits_of(model, image))
 
@@ -117,20 +94,16 @@ def test_a_newer_opset(build_case, export, run_file):
         dict(type='MultiScaleAverageHead', attn_channels=None),
     ],
 )
-def test_ways_to_fuse_and_scales(head, tiny_model_cfg, export, run_file):
-    from mmengine.config import ConfigDict
-    from mmseg.registry import MODELS
-
-    scales = (0.25, 0.75, 1.5, 2.0)
+def test_ways_to_fuse_and_scales(head, tiny_model_cfg, export):
     cfg = tiny_model_cfg(
         test_cfg=dict(mode='whole', scales=(1.0,)), decode_head=head
     )
     if cfg['decode_head']['attn_channels'] is None:
         del cfg['decode_head']['attn_channels']
+    scales = (0.25, 0.75, 1.5, 2.0)
     cfg.update(train_cfg=None, test_cfg=dict(mode='whole', scales=scales))
     model = MODELS.build(ConfigDict(cfg)).eval()
     nn.init.normal_(model.decode_head.seg_head.conv_seg.weight)
-    model.test_cfg.scales = scales
     path, _ = export(
         model, size=(96, 128), dynamic=True, scales=(2.0, 0.25, 0.75, 1.5)
     )
@@ -140,19 +113,8 @@ def test_ways_to_fuse_and_scales(head, tiny_model_cfg, export, run_file):
 
 @pytest.mark.parametrize('align_corners', [False, True])
 @pytest.mark.parametrize('opset', [11, 20])
-def test_resizing_convention(
-    align_corners, opset, build_case, export, run_file
-):
-    seg_head = dict(
-        type='FCNHead',
-        in_channels=16,
-        in_index=1,
-        channels=8,
-        num_convs=1,
-        num_classes=5,
-        align_corners=align_corners,
-        loss_decode=dict(type='CrossEntropyLoss'),
-    )
+def test_resizing_convention(align_corners, opset, build_case, export):
+    seg_head = dict(SEG_HEAD, num_classes=5, align_corners=align_corners)
     model = build_case(seg_head=seg_head)
     path, _ = export(model, opset=opset, scales=(0.7, 1.0))
     image = torch.randn(1, 3, 64, 96)
@@ -166,17 +128,13 @@ def test_resizing_convention(
 
 
 @pytest.mark.parametrize('format', FORMATS)
-def test_classes_of_raw_images(format, build_case, export, run_file):
-    model = build_case(test_cfg=dict(mode='whole', scales=(0.5, 1.0)))
+def test_classes_of_raw_images(format, build_case, export):
+    model = build_case(test_cfg=PLAIN)
     path, _ = export(model, format, raw='uint8', classes=True, fold_bn=True)
     images = torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8)
     # mmseg's own preprocessing and results.
-    from mmseg.structures import SegDataSample
-
-    samples = [
-        SegDataSample(metainfo=dict(img_shape=(64, 96), ori_shape=(64, 96)))
-        for _ in images
-    ]
+    meta = dict(img_shape=(64, 96), ori_shape=(64, 96))
+    samples = [SegDataSample(metainfo=meta) for _ in images]
     data = dict(inputs=list(images), data_samples=samples)
     with torch.no_grad():
         results = model.test_step(data)
@@ -188,13 +146,9 @@ def test_classes_of_raw_images(format, build_case, export, run_file):
     assert (found == expected).float().mean() > 0.999
 
 
-def test_one_channel_and_its_threshold(build_case, export, run_file):
+def test_one_channel_and_its_threshold(build_case, export):
     seg_head = dict(
-        type='FCNHead',
-        in_channels=16,
-        in_index=1,
-        channels=8,
-        num_convs=1,
+        SEG_HEAD,
         num_classes=2,
         out_channels=1,
         threshold=0.4,
@@ -216,9 +170,7 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize('format', FORMATS)
-def test_what_was_fixed_is_checked(
-    format, build_case, export, run_file, metadata_of
-):
+def test_what_was_fixed_is_checked(format, build_case, export):
     model = build_case()
     model.dataset_meta = dict(classes=('road', 'sky', 'pole', 'car', 'sign'))
     path, verified = export(model, format, batch=1, scales=(1.0,))
@@ -233,13 +185,20 @@ def test_what_was_fixed_is_checked(
         # Each runtime has errors of its own.
         with pytest.raises(Exception, match=message):
             run_file(path, image)
+    # Its metadata are read without our code as well.
+    if format == 'onnx':
+        import onnxruntime
 
-    found = metadata_of(path)
+        session = onnxruntime.InferenceSession(path)
+        found = session.get_modelmeta().custom_metadata_map
+        found = {key: json.loads(value) for key, value in found.items()}
+    else:
+        files = {'metadata.json': ''}
+        torch.export.load(path, extra_files=files)
+        found = json.loads(files['metadata.json'])
     assert found == read_metadata(path, format)
-    described = describe(
-        model, ExportSettings(format, (64, 96), batch=1, scales=(1.0,))
-    )
-    assert found == described
+    assert found['classes'] == [*model.dataset_meta['classes']]
+    assert (found['size'], found['batch']) == ([64, 96], 1)
 
 
 class _Brighter(ExportGraph):
@@ -247,30 +206,103 @@ class _Brighter(ExportGraph):
         return super().forward(image * 1.1)
 
 
-def test_classes_are_proven_where_there_is_only_one(
-    build_case, export, monkeypatch
-):
+def test_what_is_proven(build_case, export, monkeypatch):
+    def forward(self, image):
+        return (image.float() - self.mean) / self.std
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Normalise, 'forward', forward)
+        with pytest.raises(ExportError, match='does not predict'):
+            export(build_case(), raw='uint8')
+    # Classes where there is only one.
     model = build_case()
     model.decode_head.seg_head.conv_seg.bias.data[2] += 30
     _, verified = export(model, classes=True)
     assert [one.num_found for one in verified] == [1, 1, 1, 1]
     is_logits = [one.difference is not None for one in verified]
     assert is_logits == [True, True, False, False]
-
-    monkeypatch.setattr(exporting_module, 'ExportGraph', _Brighter)
+    monkeypatch.setattr(exporting, 'ExportGraph', _Brighter)
     message = r'100.0000% of pixels .*logits differ .*\(1 class found'
     with pytest.raises(ExportError, match=message):
         export(model, classes=True)
 
 
-def test_the_model_is_left_alone(build_case, export):
-    model = build_case()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    test_cfg = dict(model.test_cfg)
-    export(model, scales=(1.0,), fold_bn=True)
-    assert model.decode_head.fast
-    assert dict(model.test_cfg) == test_cfg
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    after = model.state_dict()
+@pytest.mark.parametrize('fold_bn', [False, True])
+def test_sync_bn(fold_bn, tiny_model_cfg, build_case, export):
+    cfg = tiny_model_cfg()
+    norm = dict(norm_cfg=dict(type='SyncBN', requires_grad=True))
+    model = build_case(
+        backbone={**cfg['backbone'], **norm},
+        seg_head={**cfg['decode_head']['seg_head'], **norm},
+        test_cfg=PLAIN,
+    )
+    assert any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    path, _ = export(model, fold_bn=fold_bn)
+    image = torch.randn(2, 3, 64, 96)
+    assert_same(run_file(path, image), logits_of(model, image))
+
+
+def test_prepared_models_and_settings_for_testing(build_case, export):
+    """Neither is carried over, and the model is left alone."""
+    model = build_case(test_cfg=PLAIN)
+    image = torch.randn(2, 3, 64, 96)
+    expected = logits_of(model, image)
+    prepared = prepare_for_inference(copy.deepcopy(model))
+    prepared.test_cfg.update(dtype='bfloat16', classes_only=True)
+    before = copy.deepcopy(prepared.state_dict())
+    assert before.keys() != model.state_dict().keys()
+    test_cfg = dict(prepared.test_cfg)
+    path, _ = export(prepared)
+    assert_same(run_file(path, image), expected)
+    path, _ = export(model, fold_bn=True)
+    assert_same(run_file(path, image), expected)
+    assert prepared.decode_head.fast
+    assert dict(prepared.test_cfg) == test_cfg
+    assert all(one.requires_grad for one in model.parameters())
+    after = prepared.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_four_channels_and_padding(tiny_model_cfg, build_tiny, export):
+    mean, std = [10.0, 20.0, 30.0, 40.0], [50.0, 60.0, 70.0, 80.0]
+    cfg = tiny_model_cfg()
+    model = build_tiny(
+        backbone=dict(cfg['backbone'], in_channels=4),
+        data_preprocessor=dict(
+            type='SegDataPreProcessor',
+            mean=mean,
+            std=std,
+            bgr_to_rgb=True,
+            test_cfg=dict(size_divisor=32),
+        ),
+        test_cfg=PLAIN,
+    ).eval()
+    nn.init.normal_(model.decode_head.seg_head.conv_seg.weight)
+    path, _ = export(model, size=(40, 56), raw='float32')
+    image = torch.rand(2, 4, 40, 56) * 255
+    # Neither flipped nor padded.
+    mean, std = (torch.tensor(x).view(4, 1, 1) for x in (mean, std))
+    expected = logits_of(model, (image - mean) / std)
+    assert_same(run_file(path, image), expected)
+
+
+def test_swin_at_a_fixed_size(tiny_model_cfg, build_case, export):
+    seg_head = tiny_model_cfg()['decode_head']['seg_head']
+    model = build_case(
+        backbone=dict(
+            type='SwinTransformer',
+            embed_dims=8,
+            depths=(2,),
+            num_heads=(2,),
+            strides=(4,),
+            out_indices=(0,),
+            window_size=4,
+            drop_path_rate=0.0,
+        ),
+        seg_head=dict(seg_head, in_channels=8, in_index=0),
+        test_cfg=PLAIN,
+    )
+    path, _ = export(model, size=(32, 48), batch=1)
+    image = torch.randn(1, 3, 32, 48)
+    assert_same(run_file(path, image), logits_of(model, image))

@@ -24,11 +24,9 @@ class _Model(nn.Module):
 @pytest.mark.parametrize(
     ('kwargs', 'flips'),
     [
-        (dict(**NUMBERS, bgr_to_rgb=True), True),
         (dict(**NUMBERS, rgb_to_bgr=True), True),
         (NUMBERS, False),
         (dict(bgr_to_rgb=True), True),
-        (dict(), False),
         pytest.param(
             dict(**FOUR, bgr_to_rgb=True),
             False,
@@ -78,10 +76,9 @@ def test_a_copy_is_of_what_predicts(build_case):
     )
     model = build_case(auxiliary_head=[aux, aux]).half()
     copied = copy_for_inference(model, (1.0,))
-    names = [name for name, _ in model.named_parameters()]
-    kept = [name for name, _ in copied.named_parameters()]
-    assert kept == [n for n in names if not n.startswith('auxiliary_head')]
-    assert len(kept) < len(names)
+    names = {name for name, _ in model.named_parameters()}
+    gone = names - {name for name, _ in copied.named_parameters()}
+    assert {name.partition('.')[0] for name in gone} == {'auxiliary_head'}
     assert {x.dtype for x in copied.parameters()} == {torch.float32}
     assert {x.dtype for x in model.parameters()} == {torch.float16}
     assert dict(copied.test_cfg) == dict(mode='whole', scales=(1.0,))

@@ -9,8 +9,10 @@ from hmsa_mmseg.export.traceable_layers import (
 )
 
 
-@pytest.mark.parametrize('size', [(1, 1), (2, 3), (7, 11), (12, 5)])
-@pytest.mark.parametrize('bins', [(1, 2), (3, 3), (6, 2), (4, 7)])
+@pytest.mark.parametrize(
+    ('size', 'bins'),
+    [((1, 1), (1, 2)), ((2, 3), (6, 2)), ((7, 11), (3, 3)), ((12, 5), (4, 7))],
+)
 def test_pooling_is_that_of_pytorch(size, bins):
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     found = MatrixAveragePool2d(bins)(x)
@@ -18,8 +20,9 @@ def test_pooling_is_that_of_pytorch(size, bins):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize('batch_first', [False, True])
-@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize(
+    ('batch_first', 'bias'), [(False, True), (True, False)]
+)
 def test_attention_is_that_of_pytorch(batch_first, bias):
     own = nn.MultiheadAttention(
         12, 3, bias=bias, batch_first=batch_first, dtype=torch.float64
@@ -42,8 +45,6 @@ def test_attention_is_that_of_pytorch(batch_first, bias):
     found = plain(query, key, value, attn_mask=mask)[0]
     expected = own(query, key, value, attn_mask=mask)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    unmasked = plain(query, key, value)[0]
-    assert not torch.allclose(found, unmasked)
 
 
 class _PoolSubclass(nn.AdaptiveAvgPool2d):
@@ -64,23 +65,16 @@ def test_what_is_replaced():
         )
     )
     make_traceable(model)
-    replaced = {
-        name: module.output_size
+    found = {
+        name: getattr(module, 'output_size', None)
         for name, module in model.named_modules()
-        if isinstance(module, MatrixAveragePool2d)
+        if isinstance(module, (MatrixAveragePool2d, PlainAttention))
     }
-    assert replaced == {'two': (2, 2), 'pair.0': (1, 3)}
-    plain = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, PlainAttention)
-    ]
-    assert plain == ['attention']
+    assert found == {'two': (2, 2), 'pair.0': (1, 3), 'attention': None}
 
 
-@pytest.mark.parametrize('batch_first', [False, True])
-def test_layers_that_read_their_attention(batch_first):
-    kwargs = dict(batch_first=batch_first, dropout=0)
+def test_layers_that_read_their_attention():
+    kwargs = dict(batch_first=True, dropout=0)
     model = nn.ModuleDict(
         dict(
             encoder=nn.TransformerEncoderLayer(4, 2, 8, **kwargs),

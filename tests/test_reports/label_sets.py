@@ -21,19 +21,14 @@ PALETTE = [[128, 64, 128], [0, 128, 0], [0, 0, 142], [70, 130, 180]]
 LABEL_IDS = [7, 21, 26, 23]
 
 
-def make_meta(**changes):
+def make_meta(**settings):
     """Return metadata of labels of four classes."""
-    settings = dict(
-        scales=[1.0],
-        flip=False,
-        label_format='labelIds',
-        label_ids=LABEL_IDS,
-        prob='floor255',
-        layout='folders',
-        classes=list(CLASSES),
-        palette=PALETTE,
-    )
-    settings.update(changes.pop('settings', {}))
+    settings = {
+        **dict(scales=[1.0], flip=False, label_format='labelIds'),
+        **dict(label_ids=LABEL_IDS, prob='floor255', layout='folders'),
+        **dict(classes=list(CLASSES), palette=PALETTE),
+        **settings,
+    }
     return dict(
         version=1,
         teacher=dict(
@@ -48,7 +43,6 @@ def make_meta(**changes):
         previous=None,
         code_version='0.1.0',
         images=dict(source='images', count=1),
-        **changes,
     )
 
 
@@ -71,12 +65,9 @@ def write_tree(folder, pairs, images=None, meta=None, failures=()):
     lines = []
     for name in sorted(pairs):
         label, confidence = pairs[name]
-        hashes = files.write(
-            name,
-            ids[label],
-            confidence if has_prob else None,
-            identity_of(meta),
-        )
+        if not has_prob:
+            confidence = None
+        hashes = files.write(name, ids[label], confidence, identity_of(meta))
         path = f'{images or "images"}/{name}.png'
         lines.append(manifest_line(name, path, label.shape, hashes, 'whole'))
     write_lines(folder / MANIFEST_FILE, lines)
@@ -86,7 +77,7 @@ def write_tree(folder, pairs, images=None, meta=None, failures=()):
     return folder
 
 
-def fake_pairs(names, seed=0, size=(32, 64), num_classes=4):
+def fake_pairs(names, seed=0, size=(32, 64)):
     """Draw true labels, auto-labels and confidence.
 
     Returns:
@@ -96,12 +87,12 @@ def fake_pairs(names, seed=0, size=(32, 64), num_classes=4):
     pairs, truths = {}, {}
     for i, name in enumerate(names):
         rng = np.random.default_rng([seed, i])
-        truth = rng.integers(0, num_classes, (size[0] // 8, size[1] // 8))
+        truth = rng.integers(0, 4, (size[0] // 8, size[1] // 8))
         truth = truth.repeat(8, 0).repeat(8, 1).astype(np.uint8)
         confidence = rng.integers(0, 256, size, dtype=np.uint8)
         wrong = rng.random(size) > confidence / 255
-        shift = rng.integers(1, num_classes, size)
-        label = np.where(wrong, (truth + shift) % num_classes, truth)
+        shift = rng.integers(1, 4, size)
+        label = np.where(wrong, (truth + shift) % 4, truth)
         truth[rng.random(size) < 0.1] = 255
         pairs[name] = label.astype(np.uint8), confidence
         truths[name] = truth
@@ -119,8 +110,8 @@ def write_truths(root, truths):
             Image.fromarray(pixels).save(path)
 
 
-def config_text(**roots):
-    """Text of a config with a loader of the labels in each folder."""
+def write_config(path, **roots):
+    """Write a config with a loader of the labels in each folder."""
     loaders = [
         f"""
 {name} = dict(
@@ -137,8 +128,9 @@ def config_text(**roots):
 """
         for name, root in roots.items()
     ]
-    return (
+    path.write_text(
         "default_scope = 'mmseg'\n"
         "custom_imports = dict(imports=['hmsa_mmseg'])\n"
         'model = dict()\n' + ''.join(loaders)
     )
+    return str(path)

@@ -9,9 +9,8 @@ import shutil
 
 import pytest
 from test_reports.label_sets import (
-    config_text,
     fake_pairs,
-    make_meta,
+    write_config,
     write_tree,
     write_truths,
 )
@@ -71,20 +70,16 @@ def run_page(tmp_path_factory, tool):
 def label_page(tmp_path_factory):
     root = tmp_path_factory.mktemp('report')
     pairs, truths = fake_pairs(NAMES)
-    meta = make_meta()
     failures = [dict(name='x' * 90, image='x', reason='grey', error='y' * 90)]
-    out = write_tree(root / 'out', pairs, meta=meta, failures=failures)
-    write_tree(out / 'check', pairs, meta=meta)
-    write_tree(root / 'before', fake_pairs(NAMES, 1)[0], meta=meta)
+    out = write_tree(root / 'out', pairs, failures=failures)
+    write_tree(out / 'check', pairs)
+    write_tree(root / 'before', fake_pairs(NAMES, 1)[0])
     write_truths(root / 'val', truths)
-    config = root / 'config.py'
-    config.write_text(config_text(val_dataloader=root / 'val'))
-    key = 'config:val_dataloader'
+    config = write_config(root / 'config.py', val_dataloader=root / 'val')
     options = ReportOptions(
-        *(str(config), key, key, key),
+        *(config, *['config:val_dataloader'] * 3),
         previous=root / 'before',
         workers=0,
-        shows_progress=False,
     )
     return make_report(out, options)
 
@@ -95,14 +90,11 @@ def open_page(browser, run_page):
 
     In the end there must have been no error and no request.
     """
-    contexts, troubles = [], []
+    pages, troubles = [], []
 
     def open_page(viewport=DESKTOP, path=run_page, **kwargs):
-        context = browser.new_context(
-            viewport=viewport, offline=True, **kwargs
-        )
-        contexts.append(context)
-        page = context.new_page()
+        page = browser.new_page(viewport=viewport, offline=True, **kwargs)
+        pages.append(page)
         page.on('console', lambda said: troubles.append(said.text))
         page.on('pageerror', lambda error: troubles.append(str(error)))
         page.on(
@@ -117,8 +109,8 @@ def open_page(browser, run_page):
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert troubles == []
 
 
@@ -145,6 +137,15 @@ def cut(page):
 @pytest.mark.parametrize('kind', ['run', 'label'])
 def test_it_fits_the_window_in_light_and_dark(open_page, request, kind):
     page = open_page(path=request.getfixturevalue(f'{kind}_page'))
+    widths = page.evaluate(
+        """() => Promise.all([...document.querySelectorAll('img')].map(
+          async image => {
+            image.loading = 'eager';
+            await image.decode();
+            return image.naturalWidth;
+          }))"""
+    )
+    assert widths == [64] * 8
     # Whatever is folded counts as well.
     page.evaluate(
         "document.querySelectorAll('details').forEach(d => d.open = true)"
@@ -170,20 +171,6 @@ def test_it_fits_the_window_in_light_and_dark(open_page, request, kind):
         assert (sum(ink) < sum(back)) == (scheme == 'light')
 
 
-@pytest.mark.parametrize(('kind', 'count'), [('run', 8), ('label', 8)])
-def test_all_pictures_are_shown(open_page, request, kind, count):
-    page = open_page(path=request.getfixturevalue(f'{kind}_page'))
-    widths = page.evaluate(
-        """() => Promise.all([...document.querySelectorAll('img')].map(
-          async image => {
-            image.loading = 'eager';
-            await image.decode();
-            return image.naturalWidth;
-          }))"""
-    )
-    assert widths == [64] * count
-
-
 def test_plots_show_the_numbers(open_page, label_page):
     page = open_page(path=label_page)
     # Bars of the reliability diagram reach as high as the table says.
@@ -194,33 +181,9 @@ def test_plots_show_the_numbers(open_page, label_page):
     rows = page.locator('#bins tbody tr td:last-child').all_inner_texts()
     known = [float(text) for text in rows if text != '\N{EN DASH}']
     assert bars == pytest.approx(known, abs=0.1)
-    # The curve of coverage begins at the top and ends below it.
-    ends = page.evaluate(
-        """() => { const path = document.querySelector('path.all');
-          const end = path.getTotalLength();
-          return [0, end].map(at => path.getPointAtLength(at))
-            .map(point => [point.x, point.y]); }"""
-    )
-    assert ends[0] == pytest.approx([44, 12], abs=0.2)
-    assert ends[1][0] == pytest.approx(344, abs=0.2)
-    assert ends[1][1] > 220
-    # No text of a plot is on another.
-    boxes = page.evaluate(
-        """() => [...document.querySelectorAll('svg.plot')].map(
-          plot => [...plot.querySelectorAll('text')].map(text => {
-            const box = text.getBoundingClientRect();
-            return [box.left, box.top, box.right, box.bottom];
-          }))"""
-    )
-    assert [len(plot) for plot in boxes] == [17, 14, 3]
-    for plot in boxes:
-        for i, (left, top, right, bottom) in enumerate(plot):
-            for other in plot[:i]:
-                apart = left >= other[2] or right <= other[0]
-                assert apart or top >= other[3] or bottom <= other[1]
 
 
-def test_the_line_follows_mouse_and_keys(open_page):
+def test_the_line_follows_mouse_keys_and_finger(open_page):
     page = open_page()
     stage = page.locator('.stage').first
     stage.scroll_into_view_if_needed()
@@ -245,8 +208,6 @@ def test_the_line_follows_mouse_and_keys(open_page):
     slider = page.get_by_role('slider').first
     assert slider.get_attribute('aria-valuetext') == '100 percent overlay'
 
-
-def test_the_line_follows_a_finger(open_page):
     page = open_page(PHONE, has_touch=True, is_mobile=True)
     stage = page.locator('.stage').first
     stage.scroll_into_view_if_needed()
@@ -255,33 +216,18 @@ def test_the_line_follows_a_finger(open_page):
         box['x'] + 0.8 * box['width'], box['y'] + box['height'] / 2
     )
     assert cut(page)[1] == pytest.approx(0.8, abs=0.01)
-    assert page.evaluate('document.documentElement.scrollWidth') == 390
-
-
-def test_the_keyboard_reaches_everything_in_a_card(open_page):
-    page = open_page()
-    page.locator('#everywhere').focus()
-    page.keyboard.press('Tab')
-    page.keyboard.press('ArrowLeft')
-    assert cut(page)[2] == pytest.approx(0.49)
-    outline = page.locator('.stage').first.evaluate(
-        'stage => getComputedStyle(stage).outlineStyle'
-    )
-    assert outline == 'solid'
-    # input, overlay, prediction
-    for _ in range(3):
-        page.keyboard.press('Tab')
-    page.keyboard.press('Enter')
-    image = page.locator('.over').first
-    assert image.get_attribute('data-key') == 'overlay'
-    assert image.get_attribute('alt').startswith('prediction of ')
 
 
 def test_buttons_change_the_picture(open_page):
     page = open_page()
+    # The keyboard reaches them: input, overlay, prediction.
+    page.locator('#everywhere').focus()
+    for _ in range(4):
+        page.keyboard.press('Tab')
+    page.keyboard.press('Enter')
     card = page.locator('.card').first
     over, under = card.locator('.over'), card.locator('.under')
-    overlay = over.get_attribute('src')
+    assert over.get_attribute('alt').startswith('prediction of ')
     seen = card.evaluate(
         """async card => {
           const seen = [];
@@ -301,10 +247,9 @@ def test_buttons_change_the_picture(open_page):
         assert (num_pressed, same) == (1, True)
         assert alt.startswith(f'{tag} of ')
     card.get_by_role('button', name='overlay').click()
-    assert over.get_attribute('src') == overlay
     before = under.get_attribute('src')
     card.get_by_label('beside').select_option(label='ground truth')
-    assert under.get_attribute('src') not in (before, overlay)
+    assert under.get_attribute('src') != before
     assert under.get_attribute('alt').startswith('ground truth of ')
     assert card.get_by_role('slider').get_attribute('aria-label') == (
         'Boundary between overlay and ground truth'
@@ -313,29 +258,24 @@ def test_buttons_change_the_picture(open_page):
 
 def test_one_picture_of_all_images(open_page):
     page = open_page()
-    page.get_by_label('In all images show').select_option('winning_scale')
+    everywhere = page.get_by_label('In all images show')
+    everywhere.select_option('winning_scale')
     for card in page.locator('.card').all():
         card.scroll_into_view_if_needed()
         sync_api.expect(card.locator('.tag.left')).to_have_text(
             'winning scale'
         )
     # Only one image has it; the others keep what they show.
-    page.get_by_label('In all images show').select_option(
-        label='prediction of stock'
-    )
-    tags = set()
+    everywhere.select_option(label='prediction of stock')
     for card in page.locator('.card').all():
         card.scroll_into_view_if_needed()
-        if card.get_attribute('data-name') == IMAGES[0]:
-            sync_api.expect(card.locator('.tag.left')).to_have_text(
-                'prediction of stock'
-            )
-        else:
-            tags.add(card.locator('.tag.left').inner_text())
-    assert tags == {'winning scale'}
+        has_it = card.get_attribute('data-name') == IMAGES[0]
+        sync_api.expect(card.locator('.tag.left')).to_have_text(
+            'prediction of stock' if has_it else 'winning scale'
+        )
 
 
-def test_the_order_of_the_images(open_page):
+def test_images_and_their_table_are_sorted(open_page):
     page = open_page()
     worst = names(page)
     assert set(worst) == set(IMAGES)
@@ -348,12 +288,7 @@ def test_the_order_of_the_images(open_page):
     order.select_option(label='most lost against stock')
     # That of which nothing is known comes last.
     assert names(page)[0] == IMAGES[0]
-    order.select_option(label='lowest mIoU first')
-    assert names(page) == worst
 
-
-def test_the_table_is_sorted_by_its_headings(open_page):
-    page = open_page()
     table = page.locator('#images-table')
 
     def column(k):
@@ -367,16 +302,10 @@ def test_the_table_is_sorted_by_its_headings(open_page):
     assert headers.nth(1).get_attribute('aria-sort') == 'descending'
     table.get_by_role('button', name='confidence').click()
     assert column(4) == sorted(column(4), key=float)
-    assert [h.get_attribute('aria-sort') for h in headers.all()] == [
-        *('none', 'none', 'none', 'ascending', 'none'),
-    ]
+    assert headers.nth(1).get_attribute('aria-sort') == 'none'
     table.get_by_role('button', name='image').focus()
     page.keyboard.press('Enter')
     assert column(1)[:2] == ['a/9.png', 'a/10.png']
     table.get_by_role('link').first.click()
-    assert (
-        page.evaluate(
-            """() => document.querySelector(':target').dataset.name"""
-        )
-        == 'a/9.png'
-    )
+    target = page.evaluate("document.querySelector(':target').dataset.name")
+    assert target == 'a/9.png'

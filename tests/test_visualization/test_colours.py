@@ -9,7 +9,6 @@ from mmseg.datasets import BaseSegDataset
 from hmsa_mmseg.visualization.colours import (
     as_palette,
     contrast,
-    default_palette,
     luminance,
     paint,
     scale_palette,
@@ -20,16 +19,13 @@ BYTE = st.integers(0, 255)
 
 
 def test_luminance_and_contrast_of_known_colours():
-    assert luminance((0, 0, 0)) == 0
-    assert luminance((255, 255, 255)) == pytest.approx(1)
     # The coefficients of the primaries.
     assert luminance((255, 0, 0)) == pytest.approx(0.2126)
     assert luminance((0, 255, 0)) == pytest.approx(0.7152)
     assert contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
     # The usual example of the darkest grey of level AA on white.
-    assert contrast((118, 118, 118), (255, 255, 255)) == pytest.approx(
-        4.54, abs=0.005
-    )
+    grey = contrast((118, 118, 118), (255, 255, 255))
+    assert grey == pytest.approx(4.54, abs=0.005)
 
 
 @given(st.tuples(BYTE, BYTE, BYTE))
@@ -38,18 +34,17 @@ def test_text_is_readable_on_any_colour(colour):
 
 
 def test_default_palette_is_that_of_mmseg(tmp_path):
-    names = [f'class {k}' for k in range(65)]
     dataset = BaseSegDataset(
         data_root=str(tmp_path),
-        metainfo=dict(classes=names),
+        metainfo=dict(classes=[f'class {k}' for k in range(65)]),
         lazy_init=True,
-        # Only then does mmseg make colours.
     )
+    # Only then does mmseg make colours.
     dataset._metainfo.update(palette=[])
     dataset.label_map = {}
-    assert default_palette(65) == dataset._update_palette()
-    assert as_palette(None, 65).tolist() == default_palette(65)
-    assert as_palette([], 65).tolist() == default_palette(65)
+    expected = dataset._update_palette()
+    assert as_palette(None, 65).tolist() == expected
+    assert as_palette([], 65).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -61,24 +56,22 @@ def test_what_is_no_palette_is_refused(palette):
         as_palette(palette, 2)
 
 
-@pytest.mark.parametrize('num_classes', [1, 3, 255, 256, 300])
-def test_paint_gives_each_pixel_its_colour(num_classes):
+@pytest.mark.parametrize('num_classes', [1, 255, 256])
+@pytest.mark.parametrize('dtype', [np.int64, np.float64])
+def test_paint_gives_each_pixel_its_colour(num_classes, dtype):
     rng = np.random.default_rng(0)
     palette = rng.integers(1, 256, (num_classes, 3)).astype(np.uint8)
     classes = rng.integers(0, num_classes, (7, 9))
     classes[0, :4] = -1, num_classes, 1 << 20, -(1 << 20)
-    for dtype in (np.int64, np.float64, np.int32):
-        painted = paint(classes.astype(dtype), palette)
-        for pixel, index in zip(painted.reshape(-1, 3), classes.ravel()):
-            is_class = 0 <= index < num_classes
-            expected = palette[index] if is_class else (0, 0, 0)
-            assert pixel.tolist() == list(expected)
+    painted = paint(classes.astype(dtype), palette)
+    assert not painted[0, :4].any()
+    rest = classes.ravel()[4:]
+    np.testing.assert_array_equal(painted.reshape(-1, 3)[4:], palette[rest])
 
 
-@pytest.mark.parametrize('num_scales', [1, 2, 3, 4, 6])
+@pytest.mark.parametrize('num_scales', [1, 2, 6])
 def test_scales_are_told_apart_by_lightness_alone(num_scales):
     colours = scale_palette(num_scales)
     assert colours.shape == (num_scales, 3)
-    ratios = [contrast(a, b) for a, b in zip(colours, colours[1:])]
-    assert all(ratio > 1.25 for ratio in ratios)
+    assert all(contrast(a, b) > 1.25 for a, b in zip(colours, colours[1:]))
     assert np.all(np.diff([luminance(colour) for colour in colours]) > 0)

@@ -65,11 +65,9 @@ def test_files_and_record(build, add, tmp_path, make_sample):
     assert isinstance(visualizer, SegLocalVisualizer)
     record = add(visualizer)
     assert read_records(tmp_path) == [record]
-    expected = make_record(
+    assert record == make_record(
         'city/photo.png', make_sample(), CLASSES, PALETTE, record.pictures
     )
-    assert record == expected
-    assert len(record.pictures) == 15
     # No second copy of them.
     pictures = {tmp_path / path for path in record.pictures.values()}
     found = {path for path in tmp_path.rglob('*.*') if path.suffix != '.json'}
@@ -139,20 +137,17 @@ def test_overlays_in_the_place_of_mmsegs_visualizer(
 
 def test_inferencer_and_pyplot_of_mmseg(tmp_path):
     """On a shipped config but for its size, with random weights."""
-    folder = tmp_path / 'images'
-    folder.mkdir()
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (64, 128, 3), dtype=np.uint8)
-    file = folder / 'photo.png'
+    file = tmp_path / 'photo.png'
     Image.fromarray(pixels).save(file)
     inferencer = MMSegInferencer(str(TINY_CITYSCAPES), device='cpu')
     assert isinstance(inferencer.visualizer, ScaleMapsVisualizer)
     results = inferencer(
         str(file), out_dir=str(tmp_path / 'out'), return_vis=True
     )
-    classes = results['predictions']
-    palette = np.array(get_palette('cityscapes'))
-    expected = 0.2 * pixels + 0.8 * palette[classes]
+    colours = np.array(get_palette('cityscapes'))[results['predictions']]
+    expected = 0.2 * pixels + 0.8 * colours
     drawn = results['visualization']
     # But for the labels.
     same = np.abs(drawn - expected).max(axis=-1) <= 0.5
@@ -160,7 +155,6 @@ def test_inferencer_and_pyplot_of_mmseg(tmp_path):
     written = np.array(Image.open(tmp_path / 'out' / 'vis' / 'photo.png'))
     np.testing.assert_array_equal(written, drawn)
     sample = inferencer([pixels], return_datasamples=True)
-    assert sample.pred_sem_seg.shape == (64, 128)
     drawn = show_result_pyplot(
         inferencer.model, str(file), sample, show=False, save_dir=str(tmp_path)
     )
@@ -178,9 +172,7 @@ def test_classes_and_colours_of_the_config(build, image, tmp_path):
         'a', image, sample, out_file=str(path), with_labels=False
     )
     assert (np.array(Image.open(path)) == PALETTE[1]).all()
-
-
-def test_depth_maps_are_refused(build, image):
+    # Depth maps are refused.
     sample = SegDataSample(pred_depth_map=PixelData(data=torch.zeros(1, 2, 2)))
     with pytest.raises(TypeError, match=r"type='SegLocalVisualizer'"):
-        build().add_datasample('a', image, sample)
+        visualizer.add_datasample('a', image, sample)
