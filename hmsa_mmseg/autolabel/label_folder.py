@@ -26,9 +26,9 @@ from hmsa_mmseg.datasets.autolabel_files import (
 )
 from hmsa_mmseg.prediction.errors import PredictionError
 from hmsa_mmseg.prediction.inputs import Item
-from hmsa_mmseg.prediction.model_options import is_cityscapes, read_label_ids
+from hmsa_mmseg.prediction.journal import refuse_other
+from hmsa_mmseg.prediction.options import is_cityscapes, read_label_ids
 from hmsa_mmseg.prediction.predicting import Predictor
-from hmsa_mmseg.prediction.settings import read_settings, refuse_other
 from hmsa_mmseg.utils.files import part_file, remove_stale_parts_below
 from hmsa_mmseg.version import __version__
 
@@ -110,7 +110,7 @@ def build_meta(
         PredictionError: If the round before is not there or not finished.
         OSError: If the checkpoint cannot be read.
     """
-    settings = read_settings(cfg, args.checkpoint, predictor, args.flip)
+    settings = predictor.settings()
     return dict(
         version=VERSION,
         teacher=dict(

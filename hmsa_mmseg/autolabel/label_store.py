@@ -32,10 +32,10 @@ from hmsa_mmseg.prediction.errors import (
     SpaceError,
 )
 from hmsa_mmseg.prediction.inputs import Item
+from hmsa_mmseg.prediction.journal import Source, is_same
 from hmsa_mmseg.prediction.loading import Loaded
 from hmsa_mmseg.prediction.products import classes_of
 from hmsa_mmseg.prediction.shards import Shard
-from hmsa_mmseg.prediction.sources import Source, is_same
 
 from .json_lines import LineWriter
 from .merging import files_of, manifest_line

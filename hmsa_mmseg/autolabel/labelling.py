@@ -20,20 +20,14 @@ from mmengine.config import Config
 
 from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER, round_folder
 from hmsa_mmseg.datasets.confidence import check_threshold
-from hmsa_mmseg.prediction.errors import PredictionError
+from hmsa_mmseg.prediction.errors import PredictionError, Stopping
 from hmsa_mmseg.prediction.inputs import Item
 from hmsa_mmseg.prediction.loading import Pipeline
 from hmsa_mmseg.prediction.machine import Machine, ahead, find_undone
-from hmsa_mmseg.prediction.model_options import apply_options
+from hmsa_mmseg.prediction.options import apply_options
 from hmsa_mmseg.prediction.predicting import Predictor
 from hmsa_mmseg.prediction.progress import Clock, Progress
-from hmsa_mmseg.prediction.shards import (
-    Shard,
-    find_device,
-    gather,
-    read_shard,
-)
-from hmsa_mmseg.prediction.stopping import Stopping
+from hmsa_mmseg.prediction.shards import Shard, find_device, read_shard
 from hmsa_mmseg.utils.loading import read_config
 
 from .config_datasets import PREFIX
@@ -97,9 +91,8 @@ def run(
         clock.write(Path(args.timing))
     # What follows waits for other processes, or is quickly done again.
     stopping.leave()
-    group = shard.join()
-    failed = sum(gather([failed], group))
-    if shard.count > 1 and group is None:
+    failed = sum(shard.gather(failed))
+    if shard.count > 1 and not shard.joins:
         print(
             f'share {shard} is done; when all are, the same command with '
             '--merge lists the labels and makes the report'
@@ -107,7 +100,7 @@ def run(
         return 1 if failed else 0
     code = _end(args, out, make_report) if shard.index == 0 else 0
     # torchrun ends all as soon as one has failed: all wait for the first.
-    return max(gather([code], group))
+    return max(shard.gather(code))
 
 
 def _find_parts(
@@ -154,7 +147,7 @@ def _label(
         cfg, args.checkpoint, device, flip=args.flip, confidence=True
     )
     machine = Machine(
-        predictor, stopping, clock, writers=args.writers, oom=args.oom
+        predictor, stopping, args.writers, oom=args.oom, clock=clock
     )
     label_format, label_ids = label_ids_of(cfg, predictor, args.label_format)
     meta = build_meta(cfg, args, predictor, label_format, label_ids)

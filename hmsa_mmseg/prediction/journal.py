@@ -8,10 +8,13 @@ names are whole, whatever has killed the run.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hmsa_mmseg.utils.files import (
     remove_stale_parts,
@@ -21,12 +24,25 @@ from hmsa_mmseg.utils.files import (
 
 from .errors import PredictionError
 from .inputs import Item
-from .layout import FINISHED, RECORDS, SETTINGS, is_result_folder
-from .settings import digest, refuse_other
-from .sources import Source, is_same
+from .products import FINISHED, RECORDS, SETTINGS, is_result_folder
 
 #: 1 is that of version 0.1 of this package.
 VERSION = 2
+
+
+class Source(NamedTuple):
+    """What an input file is known by: not its path, as folders are moved.
+
+    Attributes:
+        bytes (int | None): Its length.
+        sha256 (str | None): Of its content.
+
+    None is what an earlier version of this package did not write; it counts
+    as the same.
+    """
+
+    bytes: int | None
+    sha256: str | None = None
 
 
 class Journal:
@@ -143,6 +159,35 @@ class Journal:
                     (self.out / file).unlink(missing_ok=True)
 
 
+def refuse_other(
+    path: Path, differing: Mapping[str, tuple[Any, Any]], cure: str
+) -> None:
+    """Refuse to mix results of different settings.
+
+    Args:
+        path (Path): Of the file that tells what there is.
+        differing (Mapping): What was, and what is asked for, by keys.
+        cure (str): What is expected.
+
+    Raises:
+        PredictionError: If anything differs.
+    """
+    said = ', '.join(
+        f'{key} was {_in_short(before)}, now it is {_in_short(now)}'
+        for key, (before, now) in differing.items()
+    )
+    if said:
+        raise PredictionError(
+            f'{path}: what is there is of another model or other settings: '
+            f'{said}; expected {cure}'
+        )
+
+
+def _in_short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 100 else f'{text[:100]} ...'
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file; of none, or a foreign one, nothing.
 
@@ -153,3 +198,58 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def source_of(path: str | os.PathLike) -> Source:
+    """Read what a file is known by; an OSError says that it cannot."""
+    stat = os.stat(path)
+    return Source(stat.st_size, _digest_of(path, stat.st_size, _changed(stat)))
+
+
+def is_same(path: Path, source: Source, since: int) -> bool:
+    """Whether a file is the one that a result was made from.
+
+    It has as many bytes, and was not touched since; or, where folders have
+    been copied, the same content. What cannot be looked at is not the same.
+
+    Args:
+        path (Path): Of the file.
+        source (Source): As it was noted with the result.
+        since (int): When the result was written, in nanoseconds.
+    """
+    try:
+        stat = path.stat()
+        if source.bytes not in (None, stat.st_size):
+            return False
+        changed = _changed(stat)
+        if changed < since or source.sha256 is None:
+            return True
+        return source.sha256 == _digest_of(path, stat.st_size, changed)
+    except OSError:
+        return False
+
+
+def _changed(stat: os.stat_result) -> int:
+    # The latter also of a file that was moved here.
+    return max(stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@lru_cache(maxsize=2**16)
+def _digest_of(path: str | os.PathLike, size: int, changed: int) -> str:
+    """SHA-256 of a file, read once for each change: videos are large."""
+    return file_digest(path)
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file; an OSError says that it cannot be read."""
+    found = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value of nested plain types."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from hmsa_mmseg.utils.loading import find_test_set
 
 from .errors import BadInputError, PredictionError, in_one_line
-from .sources import Source, source_of
+from .journal import Source, source_of
 
 _LABEL_LOADERS = (
     LoadAnnotations,
@@ -79,17 +79,11 @@ class Pipeline:
     def load(self, path: Path) -> Loaded:
         """Load and prepare an image file.
 
-        Args:
-            path (Path): Of the file.
-
-        Returns:
-            Loaded: The image. Where its EXIF data say that the camera was
-            turned, the image is turned, as in training: by the config's
-            loader.
+        Where its EXIF data say that the camera was turned, the image is
+        turned, as in training: by the config's loader.
 
         Raises:
-            BadInputError: If it is damaged or cannot be prepared. The message
-                begins with the path.
+            BadInputError: If it is damaged or cannot be prepared.
         """
         try:
             source = source_of(path)

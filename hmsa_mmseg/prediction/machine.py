@@ -1,7 +1,6 @@
 """The machine that predicts: load, predict, write, image after image.
 
-What an image is, where its results go and when they are finished is told by
-whoever uses it: :mod:`.inferring`, :mod:`.videos`, and
+Used by :mod:`.inferring`, :mod:`.videos`, and
 :mod:`hmsa_mmseg.autolabel.labelling`.
 """
 
@@ -11,17 +10,17 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from mmseg.structures import SegDataSample
 
-from .errors import BadInputError, in_one_line
+from .errors import BadInputError, Stopping, in_one_line
 from .inputs import Item
 from .loading import Loaded
 from .predicting import Predictor
 from .progress import Clock, Progress
-from .stopping import Stopping
 
 # Looking at files waits for the disk, or the network that it is on.
 _LOOKING_THREADS = 4
@@ -35,11 +34,7 @@ S = TypeVar('S')
 def find_undone(
     items: Sequence[Item], is_done: Callable[[Item], bool]
 ) -> list[Item]:
-    """Choose what is not finished, in its order.
-
-    Raises:
-        OSError: If a file that is there cannot be read.
-    """
+    """Choose what is not finished, in its order."""
     with ThreadPoolExecutor(_LOOKING_THREADS) as pool:
         done = pool.map(is_done, items)
         return [item for item, found in zip(items, done) if not found]
@@ -91,36 +86,28 @@ def ahead(
             yield oldest()
 
 
+@dataclass
 class Machine:
     """Predicts rows of images; threads write meanwhile.
 
-    Args:
+    Attributes:
         predictor (Predictor): The model.
         stopping (Stopping): Asked after each batch whether to stop; what is
             predicted is still written.
-        clock (Clock): It measures where the time goes.
+        writers (int): Threads that write.
         batch_size (int): Images that run at once, if they are of one shape:
             none is padded for another. Defaults to 1.
-        writers (int): Threads that write. Defaults to 2.
         oom (str): What to do where memory does not last: ``fail``, ``slide``
             or ``cpu``. Scales are never changed: results would be others.
+        clock (Clock): It measures where the time goes.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        stopping: Stopping,
-        clock: Clock,
-        batch_size: int = 1,
-        writers: int = 2,
-        oom: str = 'fail',
-    ) -> None:
-        self.predictor = predictor
-        self.stopping = stopping
-        self.clock = clock
-        self.batch_size = batch_size
-        self.writers = writers
-        self.oom = oom
+    predictor: Predictor
+    stopping: Stopping
+    writers: int
+    batch_size: int = 1
+    oom: str = 'fail'
+    clock: Clock = field(default_factory=Clock)
 
     def work(
         self,
@@ -144,7 +131,6 @@ class Machine:
 
         Raises:
             Stopped: If a signal has asked for it.
-            BaseException: From ``write`` or ``fail``.
         """
 
         def write_one(outcome: tuple) -> None:
@@ -206,15 +192,14 @@ class Machine:
         if results is None and len(images) > 1:
             return [self._predict([image])[0] for image in images]
         size = images[0].inputs.shape[-2:]
-        context = None
-        if is_oom and self.oom == 'slide' and mode != 'slide':
-            mode, context = 'slide', self.predictor.in_windows(size)
-        elif is_oom and self.oom == 'cpu':
-            mode, context = 'cpu', self.predictor.on_cpu()
-        if context is not None:
-            with context:
+        if is_oom and self.oom not in ('fail', mode):
+            mode = self.oom
+            changed = self.predictor.on_cpu()
+            if mode == 'slide':
+                changed = self.predictor.in_windows(size)
+            with changed:
                 results, again, _ = self._try(images)
-            said += f'; with --oom {self.oom}: {again}'
+            said += f'; with --oom {mode}: {again}'
         if results is not None:
             return [
                 _problem_of(image, result) or (result, mode)

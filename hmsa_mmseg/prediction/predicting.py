@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,12 +22,17 @@ from hmsa_mmseg.models.segmentors import (
     AccumulatingTTAModel,
     MultiScaleAttentionSegmentor,
 )
-from hmsa_mmseg.utils.loading import load_model
+from hmsa_mmseg.utils.loading import find_test_set, load_model
 from hmsa_mmseg.visualization.scale_maps_step import add_confidence
 
 from .errors import PredictionError, in_one_line
+from .journal import digest, file_digest
 from .loading import Loaded
 
+# What results hold beside classes, which does not change those.
+_NOT_PREDICTION = ('scale_maps', 'classes_only', 'confidence')
+# Of the model's config, what is of training; test_cfg is looked at alone.
+_NOT_MODEL = ('test_cfg', 'train_cfg', 'pretrained')
 # Of a window, as in mmseg's own configs (769 and 513, 512 and 341).
 _STRIDE = 2 / 3
 
@@ -35,7 +41,7 @@ class Predictor:
     """A loaded model that predicts prepared images.
 
     Args:
-        cfg (Config): With :func:`.model_options.apply_options`.
+        cfg (Config): With :func:`.options.apply_options`.
         checkpoint (str): Path of its weights.
         device (str): Where it runs.
         flip (bool): Whether logits of an image and its mirror image are
@@ -67,17 +73,25 @@ class Predictor:
                 'expected an EncoderDecoder of mmseg or one of its kind'
             )
         _check_finite(checkpoint, model)
+        self.cfg = cfg
+        self.checkpoint = checkpoint
         self.classes, self.palette = _read_classes(cfg, checkpoint, model)
         self.device = device
         self.crop_size = to_2tuple(cfg.get('crop_size'))
         self.model = _prepared(_moved(model, device), cfg)
         self.confidence = confidence
         if isinstance(self.model, MultiScaleAttentionSegmentor):
-            _spare_logits(self.model, confidence)
+            # No logits are made.
+            self._set_test_cfg(classes_only=True, confidence=confidence)
         self.tta = None
         if flip:
             tta = AccumulatingTTAModel(self.model, confidence=confidence)
             self.tta = tta.eval()
+
+    def _set_test_cfg(self, **changed: Any) -> None:
+        cfg = self.model.test_cfg
+        # A copy: it may be shared with the config of the run.
+        self.model.test_cfg = type(cfg)({**cfg, **changed})
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -101,8 +115,7 @@ class Predictor:
             for half, limit in zip(halves, self.crop_size)
         )
         stride = tuple(max(1, int(side * _STRIDE)) for side in crop)
-        changed = dict(mode='slide', crop_size=crop, stride=stride)
-        self.model.test_cfg = type(cfg)({**cfg, **changed})
+        self._set_test_cfg(mode='slide', crop_size=crop, stride=stride)
         try:
             yield
         finally:
@@ -118,11 +131,7 @@ class Predictor:
             self.model.to(self.device)
 
     def check_attention(self) -> None:
-        """Refuse ``--save attention`` of a head that has none.
-
-        Raises:
-            PredictionError: If there is none.
-        """
+        """Refuse ``--save attention`` of a head that has none."""
         head = self.model.decode_head
         is_hierarchical = isinstance(head, HierarchicalMSAttentionHead)
         if not is_hierarchical or len(self.scales) < 2:
@@ -133,16 +142,52 @@ class Predictor:
                 'more; --save weights shows the part of each scale'
             )
 
+    def settings(self) -> dict[str, Any]:
+        """Collect what predictions depend on, in types that JSON has.
+
+        Names of files, the device, threads, the number of images in a batch
+        and what to do where memory is short are not among it: they change
+        nothing, or only roundings.
+
+        Raises:
+            OSError: If the checkpoint cannot be read.
+        """
+        cfg = self.cfg
+        test_cfg = {
+            key: value
+            for key, value in (cfg.model.get('test_cfg') or {}).items()
+            # None is the default of each.
+            if key not in _NOT_PREDICTION and value is not None
+        }
+        parts = dict(
+            model={k: v for k, v in cfg.model.items() if k not in _NOT_MODEL},
+            test_cfg=test_cfg,
+            pipeline=find_test_set(cfg).get('pipeline')
+            or cfg.get('test_pipeline'),
+            custom_hooks=cfg.get('custom_hooks'),
+        )
+        is_slide = test_cfg.get('mode') == 'slide'
+        settings = dict(
+            checkpoint_sha256=file_digest(self.checkpoint),
+            config_sha256=digest(parts),
+            scales=self.scales or [1.0],
+            flip=self.tta is not None,
+            dtype=test_cfg.get('dtype') or 'float32',
+            mode=test_cfg.get('mode', 'whole'),
+            crop_size=test_cfg.get('crop_size') if is_slide else None,
+            stride=test_cfg.get('stride') if is_slide else None,
+            classes=self.classes,
+            palette=self.palette,
+        )
+        # As they are read back.
+        return json.loads(json.dumps(settings, sort_keys=True, default=str))
+
     @torch.no_grad()
     def __call__(self, batch: Sequence[Loaded]) -> list[SegDataSample]:
         """Predict images of one shape.
 
-        Args:
-            batch (Sequence[Loaded]): The images.
-
-        Returns:
-            list[SegDataSample]: On the CPU, at each image's original size,
-            without logits.
+        Results are on the CPU, at each image's original size, without
+        logits.
         """
         inputs = [loaded.inputs for loaded in batch]
         samples = [loaded.data_sample.clone() for loaded in batch]
@@ -166,16 +211,6 @@ class Predictor:
             if 'seg_logits' in result:
                 del result.seg_logits
         return [result.cpu() for result in results]
-
-
-def _spare_logits(
-    model: MultiScaleAttentionSegmentor, confidence: bool
-) -> None:
-    cfg = model.test_cfg
-    # A copy: it may be shared with the config of the run.
-    model.test_cfg = type(cfg)(
-        {**cfg, 'classes_only': True, 'confidence': confidence}
-    )
 
 
 def _read_classes(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from rich import progress as bars
 from rich.console import Console
@@ -60,7 +59,6 @@ class Progress:
             disable=not (self.shows and self.console.is_terminal),
         )
         self._task = self._bar.add_task(str(self), total=total)
-        self._bar.start()
 
     def update(self, failed: bool = False) -> None:
         """Count an image; threads may call it."""
@@ -72,27 +70,19 @@ class Progress:
                 self._shown = time.monotonic()
                 self._print()
 
-    def close(self) -> None:
-        """Show the end."""
-        self._bar.stop()
-        self._print()
-
     def _print(self) -> None:
         if self.shows and not self.console.is_terminal:
             self.console.print(str(self), highlight=False)
 
     def __enter__(self) -> Progress:
         """Begin."""
+        self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind, error, trace) -> None:
         """End; see the class."""
-        self.close()
+        self._bar.stop()
+        self._print()
         if isinstance(error, OSError) and is_full(error):
             raise SpaceError(
                 f'{error.filename or self.title}: {error.strerror}: '

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path, PurePath
 
 import cv2
@@ -22,13 +24,17 @@ from hmsa_mmseg.utils.files import atomic_file, write_json
 
 from .errors import BadInputError
 from .inputs import Item
-from .journal import Journal, read_json
-from .layout import FINISHED
+from .journal import Journal, Source, read_json, source_of
 from .loading import Loaded, Pipeline
 from .machine import Machine
-from .products import Products, classes_of, write_classes
+from .products import (
+    FINISHED,
+    SAVES,
+    Products,
+    classes_of,
+    write_classes,
+)
 from .progress import Progress
-from .sources import Source, source_of
 
 _HEADER = 'video.json'
 # Codecs that every OpenCV has: MPEG-4 with FFmpeg, Motion JPEG without.
@@ -43,7 +49,7 @@ class Videos:
         pipeline (Pipeline): It prepares frames.
         products (Products): It writes results.
         suffix (str, optional): Of videos of overlays, ``.mp4`` or ``.avi``.
-            Defaults to None: overlays are pictures.
+            None: overlays are pictures.
         overwrite (bool): Whether all is done again.
     """
 
@@ -59,10 +65,10 @@ class Videos:
         self.out = journal.out
         self.pipeline = pipeline
         self.suffix = suffix if 'overlay' in products.saves else None
-        self.products = products
-        self.of_frames = products
+        self.products = self.of_frames = products
         if self.suffix is not None:
-            self.of_frames = products.without('overlay')
+            saves = [save for save in products.saves if save != 'overlay']
+            self.of_frames = replace(products, saves=saves)
         self.overwrite = overwrite
 
     def is_done(self, item: Item) -> bool:
@@ -80,16 +86,10 @@ class Videos:
     def do(self, item: Item, machine: Machine, progress: Progress) -> None:
         """Predict a video and write what is asked for.
 
-        Args:
-            item (Item): The video.
-            machine (Machine): It predicts frames.
-            progress (Progress): Told of each frame.
-
         Raises:
             BadInputError: If it cannot be read to its end or cannot be
                 predicted. In the former case there are results of the frames
                 that can be read.
-            PredictionError, OSError: As :meth:`.Machine.work`.
         """
         with _open(item.path) as reader:
             if self.suffix is not None:
@@ -125,9 +125,8 @@ class Videos:
     def _start(self, item: Item, source: Source) -> Path:
         """Go on with the frames of an interrupted run, if they are good."""
         folder = self.out / FINISHED / item.name
-        header = dict(
-            self.journal.header(source), saves=list(self.of_frames.saves)
-        )
+        saves = [save for save in SAVES if save in self.of_frames.saves]
+        header = dict(self.journal.header(source), saves=saves)
         if self.overwrite or read_json(folder / _HEADER) != header:
             shutil.rmtree(folder, ignore_errors=True)
             write_json(folder / _HEADER, header, indent=None)
@@ -188,10 +187,9 @@ class Videos:
                 yield self.products.overlay(rgb, classes)
 
         with _open(item.path) as reader:
-            path = self.out / overlay
             # OpenCV tells the format by the suffix, and opens the file itself.
             part = folder / f'overlay{self.suffix}'
-            _write(path, part, frames(reader), reader.fps, count)
+            _write(self.out / overlay, part, frames(reader), reader.fps, count)
 
 
 def count_frames(path: Path) -> int:
@@ -235,46 +233,38 @@ def _check_encoding(path: Path, reader: mmcv.VideoReader) -> None:
 def _write(
     path: Path,
     part: Path,
-    frames: Iterable[np.ndarray],
+    frames: Iterator[np.ndarray],
     fps: float,
     count: int,
 ) -> None:
     """Write a video, RGB uint8 (h, w, 3); it takes its place when whole."""
-    sizes = []
+    first = next(frames)
+    size = first.shape[1::-1]
 
     def check(written: Path) -> None:
         # Read the header back: OpenCV does not tell of a full disk.
         with _open(written) as reader:
             found = reader.frame_cnt, *reader.resolution
-        if found != (count, *sizes[0]):
+        if found != (count, *size):
             raise BadInputError(
                 'preparation',
                 f'{path}: {found[0]} frames of {found[1]}x{found[2]} were '
-                f'written, expected {count} of {sizes[0][0]}x{sizes[0][1]}; '
-                'is the disk full?',
+                f'written, expected {count} of {size[0]}x{size[1]}; is the '
+                'disk full?',
             )
 
-    writer = None
+    codec = _CODECS[path.suffix]
     with atomic_file(path, check=check, part=part):
-        for frame in frames:
-            if writer is None:
-                sizes.append(frame.shape[1::-1])
-                writer = _open_writer(path, part, fps, sizes[0])
+        writer = cv2.VideoWriter(
+            str(part), cv2.VideoWriter_fourcc(*codec), fps, size
+        )
+        if not writer.isOpened():
+            raise BadInputError(
+                'preparation',
+                f'{path}: this OpenCV cannot write {codec} at '
+                f'{size[0]}x{size[1]} and {fps:g} frames per second; '
+                'expected another --video-format, or --frames',
+            )
+        for frame in chain([first], frames):
             writer.write(np.ascontiguousarray(frame[..., ::-1]))
         writer.release()
-
-
-def _open_writer(
-    path: Path, part: Path, fps: float, size: tuple[int, int]
-) -> cv2.VideoWriter:
-    codec = _CODECS[path.suffix]
-    code = cv2.VideoWriter_fourcc(*codec)
-    writer = cv2.VideoWriter(str(part), code, fps, size)
-    if not writer.isOpened():
-        raise BadInputError(
-            'preparation',
-            f'{path}: this OpenCV cannot write {codec} at {size[0]}x{size[1]} '
-            f'and {fps:g} frames per second; expected another '
-            '--video-format, or --frames',
-        )
-    return writer

@@ -11,10 +11,10 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+from hmsa_mmseg.prediction.inferring import parse_args
 from hmsa_mmseg.prediction.inputs import IMAGE_SUFFIXES
 from hmsa_mmseg.prediction.loading import Pipeline
-from hmsa_mmseg.prediction.model_options import apply_options
-from hmsa_mmseg.prediction.options import parse_args
+from hmsa_mmseg.prediction.options import apply_options
 from hmsa_mmseg.prediction.predicting import Predictor
 
 PIPELINE = 'test_dataloader.dataset.pipeline.0.type'

@@ -16,13 +16,15 @@ from hmsa_mmseg.prediction.errors import (
     BadInputError,
     PredictionError,
     SpaceError,
+    Stopped,
+    Stopping,
+    run_to_end,
 )
+from hmsa_mmseg.prediction.journal import Source, is_same, source_of
 from hmsa_mmseg.prediction.machine import ahead, is_out_of_memory
 from hmsa_mmseg.prediction.predicting import Predictor
 from hmsa_mmseg.prediction.progress import Progress
 from hmsa_mmseg.prediction.shards import Shard, read_shard
-from hmsa_mmseg.prediction.sources import Source, is_same, source_of
-from hmsa_mmseg.prediction.stopping import Stopped, Stopping, run_to_end
 
 # What torch says on a GPU, and on a CPU (c10/core/impl/alloc_cpu.cpp).
 MEMORY = [
