@@ -13,15 +13,7 @@ from hmsa_mmseg.utils import atomic_file
 
 
 class LineWriter:
-    """Adds lines to a file, from several threads.
-
-    Args:
-        path (Path): Of the file. Its folder is made if it does not exist.
-            What stands there stays.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Adds lines to a file, which need not exist, from several threads."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,11 +22,7 @@ class LineWriter:
         self._is_torn = _ends_torn(path)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Write a line.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Write a line."""
         text = json.dumps(line).encode() + b'\n'
         with self._lock:
             # Its rest is lost; the next one begins anew.
@@ -45,11 +33,7 @@ class LineWriter:
             self._is_torn = False
 
     def close(self) -> None:
-        """Bring all lines to the disk and close the file.
-
-        Raises:
-            OSError: If they cannot be written.
-        """
+        """Bring all lines to the disk and close the file."""
         with self._lock:
             if self._file.closed:
                 return
@@ -69,11 +53,7 @@ def _ends_torn(path: Path) -> bool:
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write a file whole or not at all."""
     with atomic_file(path) as file:
         for line in lines:
             file.write(json.dumps(line).encode() + b'\n')

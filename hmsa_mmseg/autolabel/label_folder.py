@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,7 @@ from .meta import (
     read_meta,
     write_meta,
 )
-from .seen_images import SEEN_FILE, write_seen
-from .teacher import Training
+from .teacher_record import SEEN_FILE, Training, write_seen
 
 # 255 marks pixels without a label, in files as in training.
 _MAX_VALUE = 254
@@ -51,29 +50,22 @@ _OF_RUNS = re.compile(rf'\..*|round_\d+|{CHECK_FOLDER}')
 
 
 def label_ids_of(
-    cfg: Config, predictor: Predictor, label_format: str | None
+    cfg: Config, classes: Sequence[str], label_format: str | None
 ) -> tuple[str, np.ndarray]:
-    """Find the numbers that stand for classes in the files.
+    """Find the format, and the numbers that stand for classes in the files.
 
-    Args:
-        cfg (Config): Its test set is looked at.
-        predictor (Predictor): Of the run.
-        label_format (str, optional): ``labelIds`` or ``trainIds``. Defaults
-            to None: the former for the 19 classes of Cityscapes, as the
-            authors' program, else the latter.
-
-    Returns:
-        tuple[str, np.ndarray]: The format, and int64 (K,).
+    The format is by default ``labelIds`` for the 19 classes of Cityscapes,
+    as of the authors' program, else ``trainIds``; numbers are int64 (K,).
 
     Raises:
         PredictionError: If they are not known or do not fit into eight bits.
     """
-    count = len(predictor.classes)
+    count = len(classes)
     if count == 1:
         raise PredictionError(
-            f'the model has one class, {predictor.classes[0]}: its labels '
-            'would say nothing; expected two or more (mmseg: num_classes=2, '
-            'also with out_channels=1)'
+            f'the model has one class, {classes[0]}: its labels would say '
+            'nothing; expected two or more (mmseg: num_classes=2, also with '
+            'out_channels=1)'
         )
     if label_format is None:
         of_cityscapes = count == 19 and is_cityscapes(cfg)
@@ -91,25 +83,17 @@ def label_ids_of(
 
 
 def build_meta(
-    cfg: Config,
-    args: argparse.Namespace,
-    predictor: Predictor,
-    label_format: str,
-    label_ids: Sequence[int],
+    cfg: Config, args: argparse.Namespace, predictor: Predictor
 ) -> dict[str, Any]:
     """Collect what labels depend on: the metadata but for their images.
 
-    Args:
-        cfg (Config): With the options of the run.
-        args (Namespace): Of the command line.
-        predictor (Predictor): Of the run.
-        label_format (str): From :func:`label_ids_of`.
-        label_ids (Sequence[int]): Likewise.
-
     Raises:
-        PredictionError: If the round before is not there or not finished.
-        OSError: If the checkpoint cannot be read.
+        PredictionError: If numbers of classes are not known, or the round
+            before is not there or not finished.
     """
+    label_format, label_ids = label_ids_of(
+        cfg, predictor.classes, args.label_format
+    )
     settings = predictor.settings()
     return dict(
         version=VERSION,
@@ -122,7 +106,7 @@ def build_meta(
         settings=dict(
             settings,
             label_format=label_format,
-            label_ids=[int(value) for value in label_ids],
+            label_ids=label_ids.tolist(),
             prob=args.prob,
             layout=args.layout,
         ),
@@ -159,10 +143,10 @@ def open_folder(
     meta: dict[str, Any],
     items: Sequence[Item],
     training: Training,
-    overwrite: bool = False,
-    allow_mixed: bool = False,
+    overwrite: bool,
+    allow_mixed: bool,
 ) -> dict[str, Any]:
-    """Claim a folder for labels, or refuse it.
+    """Claim a folder for labels of all these images, or refuse it.
 
     Args:
         out (Path): The folder; made if it does not exist.
@@ -178,7 +162,6 @@ def open_folder(
     Raises:
         PredictionError: If it holds labels of another identity, or files that
             are not known to be labels.
-        OSError: If it cannot be written.
     """
     _check_writable(out)
     # Before the metadata are looked for: other processes of this run write
@@ -206,23 +189,27 @@ def open_folder(
         if differing:
             forget_failures(out)
     elif differing:
-        _check_mixed(out / META_FILE, differing, allow_mixed)
+        # What the files mean cannot be mixed, only who made them.
+        if not allow_mixed or {*differing} & MEANING:
+            hint = (
+                '' if allow_mixed else ' (--allow-mixed keeps what is there)'
+            )
+            cure = f'the same, another folder, or --overwrite{hint}'
+            refuse_other(out / META_FILE, differing, cure)
         meta = {**meta, 'mixed': mixed_with(meta, found)}
     elif found is not None and found.get('mixed'):
         meta = {**meta, 'mixed': found['mixed']}
     remove_stale_parts_below(out)
     write_meta(out, meta)
-    write_lines(
-        out / IMAGES_FILE,
-        (
-            dict(name=item.name, image=os.path.abspath(item.path))
-            for item in items
-        ),
-    )
-    if training.images is None:
-        (out / SEEN_FILE).unlink(missing_ok=True)
-    else:
+    lines = [
+        dict(name=item.name, image=os.path.abspath(item.path))
+        for item in items
+    ]
+    write_lines(out / IMAGES_FILE, lines)
+    if training.images:
         write_seen(out / SEEN_FILE, training.images)
+    else:
+        (out / SEEN_FILE).unlink(missing_ok=True)
     return meta
 
 
@@ -241,14 +228,3 @@ def _check_writable(out: Path) -> None:
             f'{out} cannot be written: {error.strerror}; expected a folder '
             'that labels can be written to',
         ) from error
-
-
-def _check_mixed(
-    path: Path, differing: Mapping[str, tuple[Any, Any]], allow_mixed: bool
-) -> None:
-    """Refuse labels beside others, unless only their teacher differs."""
-    meaning = {f'settings.{key}' for key in MEANING}
-    if not allow_mixed or {*differing} & meaning:
-        hint = '' if allow_mixed else ' (--allow-mixed keeps what is there)'
-        cure = f'the same, another folder, or --overwrite{hint}'
-        refuse_other(path, differing, cure)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,13 +27,13 @@ from hmsa_mmseg.prediction.loading import Pipeline
 from hmsa_mmseg.prediction.machine import Machine, ahead, find_undone
 from hmsa_mmseg.prediction.options import apply_options
 from hmsa_mmseg.prediction.predicting import Predictor
-from hmsa_mmseg.prediction.progress import Clock, Progress
+from hmsa_mmseg.prediction.progress import Progress
 from hmsa_mmseg.prediction.shards import Shard, find_device, read_shard
 from hmsa_mmseg.utils.loading import read_config
 
 from .config_datasets import PREFIX
-from .label_folder import build_meta, label_ids_of, open_folder
-from .label_images import ImageLoader, check_names, find_images
+from .label_folder import build_meta, open_folder
+from .label_images import check_names, find_images, load_image
 from .label_store import LabelStore
 from .merging import merge
 from .pairs import PairFiles
@@ -40,14 +41,7 @@ from .teacher import describe_training
 
 
 class Part(NamedTuple):
-    """Images that are labelled into one folder.
-
-    Attributes:
-        title (str): For progress.
-        folder (Path): Of the labels.
-        source (str): Where the images are from.
-        items (list[Item]): All of them, sorted by name.
-    """
+    """Images, of some source, that are labelled into one folder."""
 
     title: str
     folder: Path
@@ -70,12 +64,6 @@ def run(
 
     Returns:
         int: 0, or 1 if images could not be labelled or are missing.
-
-    Raises:
-        Stopped: If a signal has asked for it.
-        PredictionError: If it cannot be done.
-        OSError: If a file cannot be read or written.
-        ValueError: If config or checkpoint cannot be used.
     """
     check_threshold(args.threshold)
     out = round_folder(args.out, args.round)
@@ -84,11 +72,7 @@ def run(
     shard = read_shard(args.shard)
     cfg = read_config(args.config, args.cfg_options)
     parts = _find_parts(args, cfg, out)
-    clock = Clock()
-    failed = _label(args, cfg, parts, shard, clock, stopping)
-    print(clock)
-    if args.timing:
-        clock.write(Path(args.timing))
+    failed = _label(args, cfg, parts, shard, stopping)
     # What follows waits for other processes, or is quickly done again.
     stopping.leave()
     failed = sum(shard.gather(failed))
@@ -130,7 +114,6 @@ def _label(
     cfg: Config,
     parts: Sequence[Part],
     shard: Shard,
-    clock: Clock,
     stopping: Stopping,
 ) -> int:
     """Label the share of this process; return how many images failed."""
@@ -141,65 +124,54 @@ def _label(
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     # First: it changes the config where that is old.
-    loader = ImageLoader(Pipeline(cfg), args.allow)
+    pipeline = Pipeline(cfg)
     device = find_device(args.device)
     predictor = Predictor(
         cfg, args.checkpoint, device, flip=args.flip, confidence=True
     )
-    machine = Machine(
-        predictor, stopping, args.writers, oom=args.oom, clock=clock
-    )
-    label_format, label_ids = label_ids_of(cfg, predictor, args.label_format)
-    meta = build_meta(cfg, args, predictor, label_format, label_ids)
+    machine = Machine(predictor, stopping, args.writers, oom=args.oom)
+    meta = build_meta(cfg, args, predictor)
     training = describe_training(args.checkpoint, cfg, args.saw)
     metas = [
         open_folder(
             part.folder,
             {
                 **meta,
-                'trained_on': training.sets,
+                'trained_on': training.sets or None,
                 'trained_on_note': training.note,
                 'images': dict(source=part.source, count=len(part.items)),
             },
             part.items,
             training,
-            overwrite=args.overwrite,
-            allow_mixed=args.allow_mixed,
+            args.overwrite,
+            args.allow_mixed,
         )
         # A folder of labels before the one in it.
         for part in reversed(parts)
     ]
+    load = partial(load_image, pipeline=pipeline, allowed=args.allow)
     failed = 0
     for part, of_part in zip(parts, reversed(metas)):
         left = args.max_errors - failed
-        store = LabelStore(part.folder, of_part, label_ids, shard, left)
-        _do(args, part, store, loader, machine, shard)
+        store = LabelStore(part.folder, of_part, shard, left)
+        own = shard.share(part.items)
+        todo = own if args.overwrite else find_undone(own, store.is_done)
+        if not args.ignore_space:
+            store.expected = len(todo)
+        title = part.title if shard.count == 1 else f'{part.title} {shard}'
+        progress = Progress(title, len(todo), shard.shows)
+        with progress, closing(store):
+            loaded = ahead(load, todo, args.threads)
+            machine.work(loaded, store.write, store.fail, progress)
+        print(
+            f'{title}: {store.written} labelled, {len(own) - len(todo)} had '
+            f'been before, {store.failed} failed: {part.folder}'
+        )
         failed += store.failed
+    print(machine.clock)
+    if args.timing:
+        machine.clock.write(Path(args.timing))
     return failed
-
-
-def _do(
-    args: argparse.Namespace,
-    part: Part,
-    store: LabelStore,
-    loader: ImageLoader,
-    machine: Machine,
-    shard: Shard,
-) -> None:
-    """Label the images of a part that are not finished."""
-    own = shard.share(part.items)
-    todo = own if args.overwrite else find_undone(own, store.is_done)
-    if not args.ignore_space:
-        store.watch_space(len(todo))
-    title = part.title if shard.count == 1 else f'{part.title} {shard}'
-    progress = Progress(title, len(todo), shard.shows)
-    with progress, closing(store):
-        loaded = ahead(loader.load, todo, args.threads)
-        machine.work(loaded, store.write, store.fail, progress)
-    print(
-        f'{title}: {store.written} labelled, {len(own) - len(todo)} had been '
-        f'before, {store.failed} failed: {part.folder}'
-    )
 
 
 def _end(

@@ -18,11 +18,13 @@ import numpy as np
 
 from hmsa_mmseg.datasets.autolabel_files import label_file, prob_file
 from hmsa_mmseg.datasets.png_files import encode_grey, is_intact, read_header
+from hmsa_mmseg.prediction.journal import Source
 from hmsa_mmseg.utils import atomic_file
 
-#: How labels can be made: as asked for; in windows or on the CPU, where
-#: memory did not last otherwise.
-MODES = ('whole', 'slide', 'cpu')
+#: Of labels that do not say what their image is known by.
+NO_SOURCE = Source(None)
+# Bytes that file systems give at a time.
+_BLOCK = 4096
 _IDENTITY = 'autolabel-identity'
 _MODE = 'autolabel-mode'
 _IMAGE_BYTES = 'autolabel-image-bytes'
@@ -35,16 +37,15 @@ class Pair(NamedTuple):
     Attributes:
         size (tuple[int, int]): Height and width of both.
         identity (str): Of teacher and settings, see :mod:`.meta`.
-        mode (str): One of :data:`MODES`.
-        image_bytes (int | None): Of the image's file; None if not known.
-        image_sha256 (str | None): Likewise.
+        mode (str): How it was made: as asked for (``whole``); in windows
+            (``slide``) or on the ``cpu``, where memory did not last.
+        source (Source): Of the image's file, as far as it is known.
     """
 
     size: tuple[int, int]
     identity: str
     mode: str
-    image_bytes: int | None = None
-    image_sha256: str | None = None
+    source: Source
 
 
 class Hashes(NamedTuple):
@@ -55,13 +56,7 @@ class Hashes(NamedTuple):
 
 
 class PairFiles:
-    """Where the files of images are.
-
-    Args:
-        folder (str | Path): Of all labels.
-        layout (str): One of :data:`LAYOUTS`.
-        has_prob (bool): Whether there is confidence.
-    """
+    """Where the files of images are, in the folder of all labels."""
 
     def __init__(
         self,
@@ -89,15 +84,7 @@ class PairFiles:
     def find(self, name: str) -> Pair | None:
         """Look for the whole label of an image.
 
-        Args:
-            name (str): Of the image.
-
-        Returns:
-            Pair | None: None unless all files are there, have a head and an
-            end, and are of one size.
-
-        Raises:
-            OSError: If a file that is there cannot be read.
+        All files must be there, have a head and an end, and be of one size.
         """
         headers = [read_header(path) for path in self.paths(name)]
         if None in headers or len({header.size for header in headers}) > 1:
@@ -108,8 +95,10 @@ class PairFiles:
             label.size,
             label.text.get(_IDENTITY, ''),
             label.text.get(_MODE, 'whole'),
-            int(length) if length.isdecimal() else None,
-            label.text.get(_IMAGE_SHA256),
+            Source(
+                int(length) if length.isdecimal() else None,
+                label.text.get(_IMAGE_SHA256),
+            ),
         )
 
     def write(
@@ -119,34 +108,20 @@ class PairFiles:
         prob: np.ndarray | None,
         identity: str,
         mode: str = 'whole',
-        image_bytes: int | None = None,
-        image_sha256: str | None = None,
+        source: Source = NO_SOURCE,
     ) -> Hashes:
-        """Write label and confidence of an image.
+        """Write label and confidence of an image, uint8 (h, w).
 
-        Args:
-            name (str): Of the image.
-            label (np.ndarray): uint8 (h, w), as the files have them.
-            prob (np.ndarray, optional): Likewise.
-            identity (str): Of teacher and settings.
-            mode (str): One of :data:`MODES`.
-            image_bytes (int, optional): Of the image's file.
-            image_sha256 (str, optional): Likewise.
-
-        Returns:
-            Hashes: Of the files.
-
-        Raises:
-            OSError: If one cannot be written. What stood there before is gone
-                then, but nothing is half written.
+        See :class:`Pair`. If it fails, what stood there before is gone, but
+        nothing is half written.
         """
         text = {_IDENTITY: identity}
         if mode != 'whole':
             text[_MODE] = mode
-        if image_bytes is not None:
-            text[_IMAGE_BYTES] = str(image_bytes)
-        if image_sha256 is not None:
-            text[_IMAGE_SHA256] = image_sha256
+        if source.bytes is not None:
+            text[_IMAGE_BYTES] = str(source.bytes)
+        if source.sha256 is not None:
+            text[_IMAGE_SHA256] = source.sha256
         contents = [encode_grey(label, text)]
         if self.has_prob:
             contents.insert(0, encode_grey(prob))
@@ -165,18 +140,9 @@ class PairFiles:
     def hashes(
         self, name: str, known: Collection[Hashes] = ()
     ) -> Hashes | None:
-        """Read the files of an image to the end.
+        """Read the files of an image that was found to their end.
 
-        Args:
-            name (str): Of an image that :meth:`find` has found.
-            known (Collection[Hashes]): What they may be without another
-                look.
-
-        Returns:
-            Hashes | None: None if a file is damaged.
-
-        Raises:
-            OSError: If one cannot be read.
+        Gives None if one is damaged; those that are known are not looked at.
         """
         contents = [path.read_bytes() for path in self.paths(name)]
         found = _hashes(contents)
@@ -184,10 +150,10 @@ class PairFiles:
             return found
         return None
 
-    def bytes_on_disk(self, name: str, block: int = 4096) -> int:
+    def bytes_on_disk(self, name: str) -> int:
         """Bytes that the files of an image take, in whole blocks."""
         sizes = [os.path.getsize(path) for path in self.paths(name)]
-        return sum(-(-size // block) * block for size in sizes)
+        return sum(-(-size // _BLOCK) * _BLOCK for size in sizes)
 
 
 def _write(path: Path, content: bytes) -> None:

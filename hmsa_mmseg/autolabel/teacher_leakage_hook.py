@@ -11,8 +11,7 @@ from mmseg.registry import HOOKS
 from hmsa_mmseg.visualization import leaf_datasets
 
 from .config_datasets import leaf_configs
-from .seen_images import count_seen
-from .teacher_record import labels_root, read_teacher
+from .teacher_record import count_seen, labels_root, read_teacher
 from .training_sets import list_images
 
 #: Beside mIoU in the logs of train.py and in the result of test.py.
@@ -27,7 +26,7 @@ class TeacherLeakageHook(Hook):
     images that the teacher was trained on; its score on those is not one on
     unseen images. Before a validation or test its images are compared with
     those, by base name and size in bytes, see
-    :func:`hmsa_mmseg.autolabel.seen_images.count_seen`. A warning says how
+    :func:`hmsa_mmseg.autolabel.teacher_record.count_seen`. A warning says how
     many were seen, once for each data set, and so does ``teacher_saw_images``
     among the metrics: null if it is not known, where a warning says why. A
     run is never stopped. Each process looks for itself; only the first logs.
@@ -108,7 +107,7 @@ class TeacherLeakageHook(Hook):
         for folder in folders or ():
             record = read_teacher(folder)
             images += record.images
-            problems += [record.problem] if record.problem else []
+            problems += record.notes
         for dataset in self.saw:
             for leaf in leaf_configs(dataset):
                 found, problem = list_images(leaf)

@@ -89,19 +89,7 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, stopping: Stopping) -> int:
-    """Do what the command line asks for.
-
-    Args:
-        args (Namespace): From :func:`parse_args`.
-        stopping (Stopping): Takes signals.
-
-    Returns:
-        int: 0, or 1 if files were skipped.
-
-    Raises:
-        Stopped: If a signal has asked for it.
-        OSError, ValueError: If it cannot be done.
-    """
+    """Do what the command line asks for; return 1 if files were skipped."""
     shard = read_shard(args.shard)
     items = shard.share(find_items(args.inputs)[: args.limit])
     job = Inferring(args, stopping)
@@ -172,11 +160,7 @@ class Inferring:
             self.predictor, stopping, args.writers, args.batch_size
         )
         self.videos = Videos(
-            self.journal,
-            self.pipeline,
-            self.products,
-            None if args.frames else f'.{args.video_format}',
-            args.overwrite,
+            args, self.journal, self.pipeline, self.products, self.machine
         )
 
     def describe(self) -> None:
@@ -195,15 +179,7 @@ class Inferring:
         )
 
     def do(self, items: Sequence[Item], shows: bool) -> tuple[int, int]:
-        """Predict what is not finished.
-
-        Args:
-            items (Sequence[Item]): Images and videos of this process.
-            shows (bool): Whether progress is shown.
-
-        Returns:
-            tuple[int, int]: How many are done now, and were before.
-        """
+        """Predict what is not finished; return how many, and how many are."""
         todo = [*items]
         if not self.args.overwrite:
             todo = find_undone(items, self._is_done)
@@ -219,7 +195,7 @@ class Inferring:
             for item in todo:
                 if item.is_video:
                     try:
-                        self.videos.do(item, self.machine, progress)
+                        self.videos.do(item, progress)
                     except BadInputError as error:
                         self._fail(item, error)
         return len(todo) - len(self.skipped), len(items) - len(todo)

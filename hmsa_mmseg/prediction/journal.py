@@ -33,10 +33,6 @@ VERSION = 2
 class Source(NamedTuple):
     """What an input file is known by: not its path, as folders are moved.
 
-    Attributes:
-        bytes (int | None): Its length.
-        sha256 (str | None): Of its content.
-
     None is what an earlier version of this package did not write; it counts
     as the same.
     """
@@ -46,12 +42,7 @@ class Source(NamedTuple):
 
 
 class Journal:
-    """What is finished in an output folder.
-
-    Args:
-        out (Path): The folder.
-        settings (Mapping): Of this run: what results depend on.
-    """
+    """What is finished in an output folder, by settings of this run."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self.out = out
@@ -59,16 +50,11 @@ class Journal:
         self.digest = digest(self.settings)[:16]
 
     def open(self, overwrite: bool, **described: Any) -> None:
-        """Refuse a folder with other results, else write the settings there.
-
-        Args:
-            overwrite (bool): Whether other results may be replaced.
-            **described: What else the file tells its reader.
+        """Write the settings, and what else is described, into the folder.
 
         Raises:
             PredictionError: If the folder holds results of other settings,
                 or files that are not known to be results.
-            OSError: If it cannot be written.
         """
         path = self.out / SETTINGS
         # Before the file is looked for: other processes of this run write it
@@ -166,11 +152,9 @@ def refuse_other(
 
     Args:
         path (Path): Of the file that tells what there is.
-        differing (Mapping): What was, and what is asked for, by keys.
+        differing (Mapping): What was, and what is asked for, by keys; if it
+            is empty, nothing is refused.
         cure (str): What is expected.
-
-    Raises:
-        PredictionError: If anything differs.
     """
     said = ', '.join(
         f'{key} was {_in_short(before)}, now it is {_in_short(now)}'
@@ -209,13 +193,9 @@ def source_of(path: str | os.PathLike) -> Source:
 def is_same(path: Path, source: Source, since: int) -> bool:
     """Whether a file is the one that a result was made from.
 
-    It has as many bytes, and was not touched since; or, where folders have
-    been copied, the same content. What cannot be looked at is not the same.
-
-    Args:
-        path (Path): Of the file.
-        source (Source): As it was noted with the result.
-        since (int): When the result was written, in nanoseconds.
+    It has as many bytes, and was not touched since the result was written, in
+    nanoseconds; or, where folders have been copied, the same content. What
+    cannot be looked at is not the same.
     """
     try:
         stat = path.stat()

@@ -48,11 +48,8 @@ class Loaded(NamedTuple):
 class Pipeline:
     """The test pipeline of a config, without its loaders of labels.
 
-    Args:
-        cfg (Config): Of a training or test run.
-
     Raises:
-        PredictionError: If it has no pipeline that begins with an image file.
+        PredictionError: If it has none that begins with an image file.
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -65,16 +62,16 @@ class Pipeline:
                 'says how images are prepared; expected the config of a '
                 'training or test run'
             )
-        steps = [TRANSFORMS.build(step) for step in pipeline]
-        steps = [
+        steps = map(TRANSFORMS.build, pipeline)
+        self.loader, *self.steps = (
             step for step in steps if not isinstance(step, _LABEL_LOADERS)
-        ]
-        if not isinstance(steps[0], LoadImageFromFile):
+        )
+        if not isinstance(self.loader, LoadImageFromFile):
             raise PredictionError(
                 f'{cfg.filename}: test_dataloader.dataset.pipeline begins '
-                f'with {type(steps[0]).__name__}; expected LoadImageFromFile'
+                f'with {type(self.loader).__name__}; expected '
+                'LoadImageFromFile'
             )
-        self.loader, *self.steps = steps
 
     def load(self, path: Path) -> Loaded:
         """Load and prepare an image file.
@@ -105,16 +102,13 @@ class Pipeline:
         if self.loader.to_float32:
             frame = frame.astype(np.float32)
         size = frame.shape[:2]
-        return self._prepare(
-            path,
-            dict(
-                img=frame, img_shape=size, ori_shape=size, img_path=str(path)
-            ),
-        )
+        results = dict(img=frame, img_shape=size, ori_shape=size)
+        return self._prepare(path, dict(results, img_path=str(path)))
 
     def _prepare(self, path: Path, results: dict | None) -> Loaded:
         try:
-            image = None if results is None else _as_rgb(results['img'])
+            if results is not None:
+                image = _as_rgb(results['img'])
             for step in self.steps:
                 results = None if results is None else step(results)
             if results is None:
@@ -148,8 +142,7 @@ def _check_whole(path: Path) -> None:
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:
     """Copy an image as it was loaded, BGR or grey, to RGB uint8."""
-    if image.ndim == 2:
-        image = image[..., None]
+    image = np.atleast_3d(image)
     if image.shape[2] == 1:
         image = image.repeat(3, axis=2)
     if image.shape[2] != 3:

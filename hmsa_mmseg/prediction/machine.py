@@ -45,15 +45,10 @@ def ahead(
 ) -> Iterator[tuple[T, S | BadInputError]]:
     """Apply a function in threads, some values ahead, and keep the order.
 
-    Args:
-        function (Callable): It may raise :class:`BadInputError`. After any
-            other error values that wait are dropped; after one of ``values``
-            they are still worked off.
-        values (Iterable): Its arguments.
-        threads (int): 0 applies it when a result is asked for.
-
-    Yields:
-        tuple: The argument, and the result or the error.
+    Yields each value and its result, or its :class:`BadInputError`. After
+    any other error of the function values that wait are dropped; after one
+    of ``values`` they are still worked off. No threads apply it when a
+    result is asked for.
     """
 
     def safe(value: T) -> S | BadInputError:

@@ -47,8 +47,7 @@ class Predictor:
         flip (bool): Whether logits of an image and its mirror image are
             averaged.
         confidence (bool): Whether results hold ``confidence``, also of a
-            stock model. Of a :class:`MultiScaleAttentionSegmentor` no
-            logits are made for it.
+            stock model.
 
     Raises:
         PredictionError: If classes are not known, or cannot be those of the

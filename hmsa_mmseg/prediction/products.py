@@ -126,9 +126,6 @@ class Products:
 
         Returns:
             list[str]: The files, relative to ``out``.
-
-        Raises:
-            OSError: If one cannot be written.
         """
         keys, files = self.keys(), self.files(name)
         classes = classes_of(result)

@@ -23,19 +23,9 @@ _PAUSE = 30.0
 class Progress:
     """A bar on a terminal, a line now and then in a log, for a ``with``.
 
-    An error that says that the disk is full leaves the ``with`` as a
-    :class:`SpaceError`, which tells what was done.
-
-    Args:
-        title (str): What is done.
-        total (int): Images that are to be done now.
-        shows (bool): Whether anything is shown.
-        console (Console, optional): Where. Defaults to None, the standard
-            error.
-
-    Attributes:
-        done (int): Images that are done, or failed.
-        failed (int): Those that failed.
+    ``done`` counts images that are done, or ``failed``. An error that says
+    that the disk is full leaves the ``with`` as a :class:`SpaceError`, which
+    tells what was done.
     """
 
     def __init__(
@@ -124,15 +114,14 @@ class Clock:
     @property
     def outside(self) -> float:
         """float: Share of the time in which the model did not run."""
-        total = self.seconds['total']
-        return 1 - self.seconds['model'] / total if total else 0.0
+        return 1 - self.seconds['model'] / max(self.seconds['total'], 1e-9)
 
     def __str__(self) -> str:
         """One line."""
         total = self.seconds['total']
         return (
             f'{self.images} images in {total:.1f} s, '
-            f'{self.images / total if total else 0:.2f} images/s; time '
+            f'{self.images / max(total, 1e-9):.2f} images/s; time '
             f'outside the model: {100 * self.outside:.1f} %'
         )
 

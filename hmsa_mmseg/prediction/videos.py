@@ -7,12 +7,13 @@ are done.
 
 from __future__ import annotations
 
+import argparse
 import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import cv2
 import mmcv
@@ -42,48 +43,40 @@ _CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG'}
 
 
 class Videos:
-    """Predicts videos.
-
-    Args:
-        journal (Journal): It knows what is finished.
-        pipeline (Pipeline): It prepares frames.
-        products (Products): It writes results.
-        suffix (str, optional): Of videos of overlays, ``.mp4`` or ``.avi``.
-            None: overlays are pictures.
-        overwrite (bool): Whether all is done again.
-    """
+    """Predicts videos, with what else a run predicts images with."""
 
     def __init__(
         self,
+        args: argparse.Namespace,
         journal: Journal,
         pipeline: Pipeline,
         products: Products,
-        suffix: str | None,
-        overwrite: bool,
+        machine: Machine,
     ) -> None:
+        self.overwrite = args.overwrite
         self.journal = journal
         self.out = journal.out
         self.pipeline = pipeline
-        self.suffix = suffix if 'overlay' in products.saves else None
+        self.machine = machine
         self.products = self.of_frames = products
-        if self.suffix is not None:
-            saves = [save for save in products.saves if save != 'overlay']
+        # Of videos of overlays; None: they are pictures.
+        self.suffix = None
+        if 'overlay' in args.save and not args.frames:
+            self.suffix = f'.{args.video_format}'
+            saves = [save for save in args.save if save != 'overlay']
             self.of_frames = replace(products, saves=saves)
-        self.overwrite = overwrite
 
     def is_done(self, item: Item) -> bool:
         """Whether all files of a video are there and good."""
         good = self.journal.files(item)
         if good != self.journal.recorded(item):
             return False
-        folders = {PurePath(file).parent.as_posix() for file in good}
-        wanted = self.of_frames.files(f'{item.name}/0')
-        overlay = self._overlay(item)
-        return {PurePath(f).parent.as_posix() for f in wanted} <= folders and (
-            overlay is None or overlay in good
-        )
+        wanted = self.of_frames.files(f'{item.name}/000000')
+        if self.suffix is not None:
+            wanted.append(self._overlay(item))
+        return good.issuperset(wanted)
 
-    def do(self, item: Item, machine: Machine, progress: Progress) -> None:
+    def do(self, item: Item, progress: Progress) -> None:
         """Predict a video and write what is asked for.
 
         Raises:
@@ -95,20 +88,16 @@ class Videos:
             if self.suffix is not None:
                 _check_encoding(item.path, reader)
             source = source_of(item.path)
-            kept = self.journal.clear(item)
+            files = self.journal.clear(item)
             folder = self._start(item, source)
-            count = self._do_frames(item, reader, folder, machine, progress)
+            count = self._do_frames(item, reader, folder, progress)
             expected = reader.frame_cnt
-        files = [
-            file
-            for index in range(count)
-            for file in self.of_frames.files(f'{item.name}/{index:06d}')
-        ]
-        overlay = self._overlay(item)
-        if overlay is not None:
-            files.append(overlay)
-            self._do_overlays(item, overlay, folder, count)
-        self.journal.write(item, source, kept.union(files))
+        for index in range(count):
+            files.update(self.of_frames.files(f'{item.name}/{index:06d}'))
+        if self.suffix is not None:
+            files.add(self._overlay(item))
+            self._do_overlays(item, folder, count)
+        self.journal.write(item, source, files)
         shutil.rmtree(folder)
         if count < expected:
             raise BadInputError(
@@ -117,9 +106,7 @@ class Videos:
                 f'promises {expected}; there are results of those {count}',
             )
 
-    def _overlay(self, item: Item) -> str | None:
-        if self.suffix is None:
-            return None
+    def _overlay(self, item: Item) -> str:
         return f'overlay/{item.name}{self.suffix}'
 
     def _start(self, item: Item, source: Source) -> Path:
@@ -137,7 +124,6 @@ class Videos:
         item: Item,
         reader: mmcv.VideoReader,
         folder: Path,
-        machine: Machine,
         progress: Progress,
     ) -> int:
         """Predict the frames that are not done; return how many there are."""
@@ -164,19 +150,16 @@ class Videos:
             write_classes(folder / f'{index:06d}.png', classes_of(result))
 
         def fail(index: int, error: BadInputError) -> None:
-            # A video is whole or not done.
-            raise error
+            raise error  # a video is whole or not done
 
-        machine.work(undone(), write, fail, progress)
+        self.machine.work(undone(), write, fail, progress)
         if not count:
             raise BadInputError(
                 'undecodable', f'{item.path}: no frame can be read'
             )
         return count
 
-    def _do_overlays(
-        self, item: Item, overlay: str, folder: Path, count: int
-    ) -> None:
+    def _do_overlays(self, item: Item, folder: Path, count: int) -> None:
         """Make the video of overlays from the classes of the frames."""
 
         def frames(reader: mmcv.VideoReader) -> Iterator[np.ndarray]:
@@ -189,7 +172,8 @@ class Videos:
         with _open(item.path) as reader:
             # OpenCV tells the format by the suffix, and opens the file itself.
             part = folder / f'overlay{self.suffix}'
-            _write(self.out / overlay, part, frames(reader), reader.fps, count)
+            path = self.out / self._overlay(item)
+            _write(path, part, frames(reader), reader.fps, count)
 
 
 def count_frames(path: Path) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hmsa_mmseg.autolabel.json_lines import LineWriter, write_lines
-from hmsa_mmseg.autolabel.pairs import Hashes, PairFiles
+from hmsa_mmseg.autolabel.pairs import NO_SOURCE, Hashes, PairFiles
 from hmsa_mmseg.datasets.autolabel_files import (
     label_file,
     prob_file,
@@ -15,6 +15,7 @@ from hmsa_mmseg.datasets.autolabel_files import (
     round_folder,
     shard_file,
 )
+from hmsa_mmseg.prediction.journal import Source
 
 
 @pytest.fixture
@@ -38,19 +39,19 @@ def test_a_pair(tmp_path, pixels):
     files = PairFiles(tmp_path)
     assert files.find('a/1') is None
     hashes = files.write('a/1', pixels, pixels + 1, 'me')
-    assert files.find('a/1') == ((31, 50), 'me', 'whole', None, None)
+    assert files.find('a/1') == ((31, 50), 'me', 'whole', NO_SOURCE)
     assert files.hashes('a/1') == hashes
     assert hashes.label != hashes.prob
     files.write('a/2', pixels, pixels, 'me', 'cpu')
     assert files.find('a/2').mode == 'cpu'
-    source = dict(image_bytes=1234, image_sha256='ab')
-    files.write('a/2', pixels, pixels, 'me', **source)
-    assert files.find('a/2') == ((31, 50), 'me', 'whole', 1234, 'ab')
+    source = Source(1234, 'ab')
+    files.write('a/2', pixels, pixels, 'me', source=source)
+    assert files.find('a/2') == ((31, 50), 'me', 'whole', source)
     assert files.bytes_on_disk('a/1') == 8192
     files.prob('a/1').unlink()
     assert files.find('a/1') is None
     bare = PairFiles(tmp_path, has_prob=False)
-    assert bare.find('a/1') == ((31, 50), 'me', 'whole', None, None)
+    assert bare.find('a/1') == ((31, 50), 'me', 'whole', NO_SOURCE)
     assert bare.hashes('a/1') == Hashes(hashes.label, None)
     files.remove('a/1')
     assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == [

@@ -9,14 +9,14 @@ import torch
 from mmengine.config import Config
 from mmseg.registry import DATASETS
 
-from hmsa_mmseg.autolabel.seen_images import (
+from hmsa_mmseg.autolabel.teacher import describe_training, literal_settings
+from hmsa_mmseg.autolabel.teacher_record import (
     SEEN_FILE,
     count_seen,
+    labels_root,
     read_seen,
     write_seen,
 )
-from hmsa_mmseg.autolabel.teacher import describe_training, literal_settings
-from hmsa_mmseg.autolabel.teacher_record import labels_root
 from hmsa_mmseg.datasets.autolabel_files import META_FILE
 
 
@@ -203,14 +203,14 @@ def test_weights_alone_are_a_checkpoint_too(tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save(dict(w=torch.ones(2)), path)
     found = describe_training(str(path), NOTHING)
-    assert (found.sets, found.images) == (None, None)
+    assert (found.sets, found.images) == ([], [])
     assert 'weights.pth holds no config' in found.note
 
 
 def test_a_config_that_is_not_understood_is_unknown(make_set, save):
     given = config_of(make_set('given', ['0.png']))
     found = describe_training(save('train_dataloader = make()'), given)
-    assert (found.sets, found.images) == (None, None)
+    assert (found.sets, found.images) == ([], [])
     assert (
         'what teacher.pth was trained on is unknown: train_dataloader of its '
         'config: line 1: malformed node' in found.note
@@ -312,8 +312,8 @@ def test_mmengine_would_call_it(calls):
 def test_what_is_no_config_is_no_error(save, dataset):
     text = f'train_dataloader = {dict(dataset=dataset)!r}'
     found = describe_training(save(text), NOTHING)
-    assert found.images is None
-    assert [one['images'] for one in found.sets or ()] in ([], [None])
+    assert found.images == []
+    assert [one['images'] for one in found.sets] in ([], [None])
     assert 'not ' in found.note or 'no data to train on' in found.note
 
 
@@ -323,7 +323,7 @@ def test_a_foreign_checkpoint_asks_no_server(make_set, save, monkeypatch):
         'urllib.request.urlopen', lambda *_: pytest.fail('asked')
     )
     found = describe_training(save(config_of(dataset)), NOTHING)
-    assert found.images is None
+    assert found.images == []
     assert 'it is not on this machine' in found.note
 
 

@@ -9,7 +9,7 @@ from mmengine.config import ConfigDict
 from mmseg.registry import DATASETS
 
 from hmsa_mmseg.autolabel import TeacherLeakageHook
-from hmsa_mmseg.autolabel.seen_images import SEEN_FILE, write_seen
+from hmsa_mmseg.autolabel.teacher_record import SEEN_FILE, write_seen
 from hmsa_mmseg.datasets.autolabel_files import META_FILE
 
 

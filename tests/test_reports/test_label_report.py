@@ -22,7 +22,7 @@ from test_reports.label_sets import (
 
 from hmsa_mmseg.autolabel.json_lines import write_lines
 from hmsa_mmseg.autolabel.meta import link_to
-from hmsa_mmseg.autolabel.seen_images import write_seen
+from hmsa_mmseg.autolabel.teacher_record import write_seen
 from hmsa_mmseg.datasets.autolabel_files import read_lines
 from hmsa_mmseg.reports import (
     ReportOptions,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hmsa_mmseg.autolabel.seen_images import SEEN_FILE, write_seen
+from hmsa_mmseg.autolabel.teacher_record import SEEN_FILE, write_seen
 from hmsa_mmseg.datasets.autolabel_files import META_FILE
 
 
