@@ -19,11 +19,9 @@ PREFIX = 'config:'
 class Image(NamedTuple):
     """An image of a data set.
 
-    Attributes:
-        path (str): Of the file.
-        name (str): Path relative to the data set's folder of images, with
-            ``/``, without the suffix: what its label is called.
-        index (int): Number in its data set.
+    ``name`` is its path relative to the data set's folder of images, with
+    ``/``, without the suffix: what its label is called; ``index`` is its
+    number in its data set.
     """
 
     path: str

@@ -32,7 +32,6 @@ from hmsa_mmseg.prediction.predicting import Predictor
 from hmsa_mmseg.utils.files import part_file, remove_stale_parts_below
 from hmsa_mmseg.version import __version__
 
-from .json_lines import write_lines
 from .merging import forget_failures, merge
 from .meta import (
     MEANING,
@@ -40,6 +39,7 @@ from .meta import (
     link_to,
     mixed_with,
     read_meta,
+    write_lines,
     write_meta,
 )
 from .teacher_record import SEEN_FILE, Training, write_seen

@@ -10,6 +10,7 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -37,12 +38,46 @@ from hmsa_mmseg.prediction.loading import Loaded
 from hmsa_mmseg.prediction.products import classes_of
 from hmsa_mmseg.prediction.shards import Shard
 
-from .json_lines import LineWriter
 from .merging import files_of, manifest_line
 from .meta import identities_in, identity_of
 
 #: Images whose mean tells how much the others will take.
 SAMPLE = 20
+
+
+class LineWriter:
+    """Adds lines to a file, which need not exist, from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._file = path.open('ab+')
+        self._is_torn = False
+        if self._file.tell():
+            self._file.seek(-1, os.SEEK_END)
+            self._is_torn = self._file.read() != b'\n'
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Write a line."""
+        text = json.dumps(line).encode() + b'\n'
+        with self._lock:
+            # Its rest is lost; the next one begins anew.
+            start = b'\n' if self._is_torn else b''
+            self._is_torn = True
+            self._file.write(start + text)
+            self._file.flush()
+            self._is_torn = False
+
+    def close(self) -> None:
+        """Bring all lines to the disk and close the file."""
+        with self._lock:
+            if self._file.closed:
+                return
+            try:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
 
 
 class LabelStore:

@@ -22,9 +22,8 @@ from hmsa_mmseg.datasets.autolabel_files import (
 )
 from hmsa_mmseg.utils.files import remove_stale_parts
 
-from .json_lines import write_lines
-from .meta import identities_in, identity_of, read_meta
-from .pairs import Hashes, PairFiles
+from .meta import identities_in, identity_of, read_meta, write_lines
+from .pairs import PairFiles
 from .teacher_record import SEEN_FILE
 
 # Files that are of no single image or process.
@@ -58,7 +57,7 @@ def merge(out: str | Path) -> Merged:
     out = Path(out)
     meta = read_meta(out)
     files = files_of(out, meta)
-    listed = {line['name']: line['image'] for line in _listed(out)}
+    listed = _listed(out)
     shards = _shard_files(out, MANIFEST_FILE)
     known = _by_name(out / MANIFEST_FILE, shards)
     # Labels of an earlier run with other images stay.
@@ -67,14 +66,25 @@ def merge(out: str | Path) -> Merged:
     own, accepted = identity_of(meta), identities_in(meta)
 
     def line_of(name: str) -> dict[str, Any] | None:
-        lines = known.get(name, [])
-        return _line_of(files, name, images[name], lines, own, accepted)
+        """Describe the label of an image; None if there is no whole one."""
+        pair = files.find(name)
+        if pair is None or pair.identity not in accepted:
+            return None
+        hashes = files.hashes(name, known.get(name, ()))
+        if hashes is None:
+            # Its head is good: only without it the image is labelled again.
+            files.remove(name)
+            return None
+        line = manifest_line(name, images[name], pair.size, hashes, pair.mode)
+        if pair.identity != own:
+            line['identity'] = pair.identity
+        return line
 
     with ThreadPoolExecutor(_THREADS) as pool:
         lines = [*pool.map(line_of, sorted(images))]
     labelled = [line for line in lines if line is not None]
     done = {line['name'] for line in labelled}
-    wanted = {line['name'] for line in _listed(out)} - done
+    wanted = {*_listed(out)} - done
     failure_shards = _shard_files(out, FAILURES_FILE)
     found = _by_name(out / FAILURES_FILE, failure_shards)
     failures = [found[name][-1] for name in sorted(found) if name in wanted]
@@ -105,8 +115,10 @@ def files_of(out: str | Path, meta: Mapping[str, Any]) -> PairFiles:
     )
 
 
-def _listed(out: Path) -> list[dict[str, Any]]:
-    return read_lines(out / IMAGES_FILE)
+def _listed(out: Path) -> dict[str, str]:
+    """Names of all images to be labelled, and their files."""
+    lines = read_lines(out / IMAGES_FILE)
+    return {line['name']: line['image'] for line in lines}
 
 
 def _shard_files(out: Path, name: str) -> list[Path]:
@@ -127,41 +139,13 @@ def _by_name(
     return lines
 
 
-def _line_of(
-    files: PairFiles,
+def manifest_line(
     name: str,
     image: str,
-    known: list[dict[str, Any]],
-    own: str,
-    accepted: set[str],
-) -> dict[str, Any] | None:
-    """Describe the label of an image; None if there is no whole one."""
-    pair = files.find(name)
-    if pair is None or pair.identity not in accepted:
-        return None
-    hashes = files.hashes(
-        name,
-        {Hashes(k.get('label_sha256'), k.get('prob_sha256')) for k in known},
-    )
-    if hashes is None:
-        # Its head is good: only without it the image is labelled again.
-        files.remove(name)
-        return None
-    line = manifest_line(name, image, pair.size, hashes, pair.mode)
-    if pair.identity != own:
-        line['identity'] = pair.identity
-    return line
-
-
-def manifest_line(
-    name: str, image: str, size: tuple[int, int], hashes: Hashes, mode: str
+    size: tuple[int, int],
+    hashes: Mapping[str, str | None],
+    mode: str,
 ) -> dict[str, Any]:
     """One line of a manifest."""
-    return dict(
-        name=name,
-        image=image,
-        size=list(size),
-        label_sha256=hashes.label,
-        prob_sha256=hashes.prob,
-        mode=mode,
-    )
+    line = dict(name=name, image=image, size=list(size))
+    return {**line, **hashes, 'mode': mode}

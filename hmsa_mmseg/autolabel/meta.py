@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hmsa_mmseg.datasets.autolabel_files import META_FILE, read_meta
 from hmsa_mmseg.prediction.journal import digest
-from hmsa_mmseg.utils.files import write_json
+from hmsa_mmseg.utils.files import atomic_file, write_json
 
 #: What makes the identity. Names of files do not: files are renamed.
 _IDENTITY = (
@@ -35,6 +35,13 @@ MEANING = {
 def write_meta(folder: str | Path, meta: Mapping[str, Any]) -> None:
     """Write the file, whole or not at all."""
     write_json(Path(folder) / META_FILE, meta, indent=1)
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of a JSON object a line, whole or not at all."""
+    with atomic_file(path) as file:
+        for line in lines:
+            file.write(json.dumps(line).encode() + b'\n')
 
 
 def link_to(folder: str | Path, start: str | Path) -> dict[str, str]:

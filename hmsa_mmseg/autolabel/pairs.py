@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,13 +46,6 @@ class Pair(NamedTuple):
     identity: str
     mode: str
     source: Source
-
-
-class Hashes(NamedTuple):
-    """SHA-256 of the two files; ``prob`` is None without confidence."""
-
-    label: str
-    prob: str | None
 
 
 class PairFiles:
@@ -109,11 +102,11 @@ class PairFiles:
         identity: str,
         mode: str = 'whole',
         source: Source = NO_SOURCE,
-    ) -> Hashes:
+    ) -> dict[str, str | None]:
         """Write label and confidence of an image, uint8 (h, w).
 
         See :class:`Pair`. If it fails, what stood there before is gone, but
-        nothing is half written.
+        nothing is half written. SHA-256 of both are returned.
         """
         text = {_IDENTITY: identity}
         if mode != 'whole':
@@ -138,17 +131,16 @@ class PairFiles:
         self.prob(name).unlink(missing_ok=True)
 
     def hashes(
-        self, name: str, known: Collection[Hashes] = ()
-    ) -> Hashes | None:
+        self, name: str, lines: Iterable[Mapping[str, Any]] = ()
+    ) -> dict[str, str | None] | None:
         """Read the files of an image that was found to their end.
 
-        Gives None if one is damaged; those that are known are not looked at.
+        Gives None if one is damaged; those of a line of a manifest are not.
         """
         contents = [path.read_bytes() for path in self.paths(name)]
         found = _hashes(contents)
-        if found in known or all(map(is_intact, contents)):
-            return found
-        return None
+        is_known = any(found.items() <= line.items() for line in lines)
+        return found if is_known or all(map(is_intact, contents)) else None
 
     def bytes_on_disk(self, name: str) -> int:
         """Bytes that the files of an image take, in whole blocks."""
@@ -169,6 +161,6 @@ def _write(path: Path, content: bytes) -> None:
                 raise
 
 
-def _hashes(contents: list[bytes]) -> Hashes:
+def _hashes(contents: list[bytes]) -> dict[str, str | None]:
     *prob, label = (hashlib.sha256(part).hexdigest() for part in contents)
-    return Hashes(label, prob[0] if prob else None)
+    return dict(label_sha256=label, prob_sha256=prob[0] if prob else None)

@@ -43,8 +43,8 @@ def describe_training(
         Training: Images sorted, once each.
 
     Raises:
-        OSError: If the checkpoint or a list cannot be read.
-        ValueError: If it is damaged, or ``cfg`` has no such loader.
+        OSError, ValueError: If the checkpoint or a list cannot be read, or
+            ``cfg`` has no such loader.
     """
     found = _of_checkpoint(checkpoint, cfg)
     for one in saw:
@@ -119,9 +119,6 @@ def literal_settings(text: str) -> tuple[dict, dict[str, str]]:
     mmengine writes ``Config.pretty_text`` into checkpoints: one assignment
     for each setting, of literals and ``dict(name=...)``. A checkpoint may be
     foreign: nothing of it is run, and all else is left unread.
-
-    Args:
-        text (str): Python.
 
     Returns:
         tuple[dict, dict[str, str]]: Settings by their names; and for each

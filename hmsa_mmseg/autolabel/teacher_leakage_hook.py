@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
@@ -77,7 +77,11 @@ class TeacherLeakageHook(Hook):
         if mode in self._found:
             return
         try:
-            paths = _paths(loop.dataloader.dataset)
+            paths = {
+                leaf.get_data_info(index)['img_path']
+                for leaf in leaf_datasets(loop.dataloader.dataset)
+                for index in range(len(leaf))
+            }
             seen, problems = self._known(runner.cfg)
             count = count_seen(paths, seen)
         # Data sets can be of anything, and what is only about a warning must
@@ -88,8 +92,26 @@ class TeacherLeakageHook(Hook):
         # Not an integer: mmengine makes a numpy one of it, and LoggerHook
         # null of that.
         self._found[mode] = None if problems and not count else float(count)
-        if runner.rank == 0:
-            _log(runner.logger, mode, count, len(paths), problems)
+        if runner.rank != 0:
+            return
+        if count:
+            least = 'at least ' if problems else ''
+            runner.logger.warning(
+                f'{least}{count} of {len(paths)} images of the {mode} data '
+                'were in the training set of the teacher whose labels this '
+                'model was trained with: the score is not one on unseen images'
+            )
+        elif problems:
+            runner.logger.warning(
+                f'whether images of the {mode} data were in the training set '
+                'of the teacher whose labels this model was trained with is '
+                f'unknown: {"; ".join(problems)}'
+            )
+        else:
+            runner.logger.info(
+                f'none of {len(paths)} images of the {mode} data was in the '
+                'training set of the teacher'
+            )
 
     def _known(self, cfg: Mapping) -> tuple[list[tuple[int, str]], list[str]]:
         """List the images of the teacher, and what is not known of them."""
@@ -97,7 +119,9 @@ class TeacherLeakageHook(Hook):
         problems: list[str] = []
         folders = self.folders
         if folders is None and not self.saw:
-            folders = sorted({*map(str, _folders_of(cfg))})
+            dataset = (cfg.get('train_dataloader') or {}).get('dataset')
+            roots = map(labels_root, leaf_configs(dataset) if dataset else ())
+            folders = sorted({str(root) for root in roots if root is not None})
             if not folders:
                 problems.append(
                     'no labels of train_dataloader have an '
@@ -118,45 +142,3 @@ class TeacherLeakageHook(Hook):
                         f'({leaf.get("data_root")}) are not listed: {problem}'
                     )
         return images, problems
-
-
-def _folders_of(cfg: Mapping) -> Iterator[object]:
-    """Find the folders of auto-labels among training data."""
-    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
-    for leaf in leaf_configs(dataset) if dataset else ():
-        folder = labels_root(leaf)
-        if folder is not None:
-            yield folder
-
-
-def _paths(dataset: object) -> list[str]:
-    """List the files of the images of a data set, once each."""
-    paths = {
-        leaf.get_data_info(index)['img_path']
-        for leaf in leaf_datasets(dataset)
-        for index in range(len(leaf))
-    }
-    return sorted(paths)
-
-
-def _log(
-    logger, mode: str, count: int, total: int, problems: Sequence[str]
-) -> None:
-    if count:
-        least = 'at least ' if problems else ''
-        logger.warning(
-            f'{least}{count} of {total} images of the {mode} data were in the '
-            'training set of the teacher whose labels this model was trained '
-            'with: the score is not one on unseen images'
-        )
-    elif problems:
-        logger.warning(
-            f'whether images of the {mode} data were in the training set of '
-            'the teacher whose labels this model was trained with is unknown: '
-            + '; '.join(problems)
-        )
-    else:
-        logger.info(
-            f'none of {total} images of the {mode} data was in the training '
-            'set of the teacher'
-        )

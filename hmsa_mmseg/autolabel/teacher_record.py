@@ -52,11 +52,7 @@ class Training(NamedTuple):
 def labels_root(leaf: dict) -> Path | None:
     """Find the folder of all labels of a data set: the one with a meta file.
 
-    Args:
-        leaf (dict): Config of a data set.
-
-    Returns:
-        Path | None: None if no teacher made its labels, or they are not here.
+    None if no teacher made its labels, or they are not here.
     """
     # By name alone: nothing foreign is imported or built.
     name = str(leaf.get('type')).rsplit('.', 1)[-1]
@@ -74,14 +70,10 @@ def labels_root(leaf: dict) -> Path | None:
 
 
 def read_teacher(folder: str | Path) -> Training:
-    """Read what the teacher that made some labels was trained on.
+    """Read what the teacher that made a folder of labels was trained on.
 
-    Args:
-        folder (str | Path): Of all labels, with their meta file.
-
-    Returns:
-        Training: With a single note if not all of it is known, also in the
-        place of any error.
+    It has a single note if not all of it is known, also in the place of any
+    error.
     """
     folder = Path(folder)
     sets: list[dict] = []

@@ -26,15 +26,9 @@ _NOT_GIVEN = ('type', 'pipeline', 'backend_args', 'like')
 def read_training_sets(
     settings: dict, source: str, key: str = 'train_dataloader'
 ) -> Training:
-    """Describe the data sets of a loader.
+    """Describe the data sets of a loader; empty if there is none.
 
-    Args:
-        settings (dict): Of a config, in plain types.
-        source (str): Where they are from.
-        key (str): The loader. Defaults to 'train_dataloader'.
-
-    Returns:
-        Training: Empty if there is no such loader.
+    ``settings`` are of a config, in plain types.
     """
     found = Training([], [], [])
     loader = settings.get(key)

@@ -30,10 +30,8 @@ LIST_SUFFIX = '.txt'
 class Item(NamedTuple):
     """An image or a video.
 
-    Attributes:
-        path (Path): Of the file.
-        name (str): What its results are named after: its path relative to
-            the folder given, with ``/``, without the suffix.
+    Its results are named after its path relative to the folder given, with
+    ``/``, without the suffix.
     """
 
     path: Path

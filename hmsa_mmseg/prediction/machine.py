@@ -86,15 +86,13 @@ class Machine:
     """Predicts rows of images; threads write meanwhile.
 
     Attributes:
-        predictor (Predictor): The model.
         stopping (Stopping): Asked after each batch whether to stop; what is
             predicted is still written.
         writers (int): Threads that write.
         batch_size (int): Images that run at once, if they are of one shape:
-            none is padded for another. Defaults to 1.
+            none is padded for another.
         oom (str): What to do where memory does not last: ``fail``, ``slide``
             or ``cpu``. Scales are never changed: results would be others.
-        clock (Clock): It measures where the time goes.
     """
 
     predictor: Predictor

@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from hmsa_mmseg.autolabel.json_lines import LineWriter, write_lines
-from hmsa_mmseg.autolabel.pairs import NO_SOURCE, Hashes, PairFiles
+from hmsa_mmseg.autolabel.label_store import LineWriter
+from hmsa_mmseg.autolabel.meta import write_lines
+from hmsa_mmseg.autolabel.pairs import NO_SOURCE, PairFiles
 from hmsa_mmseg.datasets.autolabel_files import (
     label_file,
     prob_file,
@@ -41,7 +42,7 @@ def test_a_pair(tmp_path, pixels):
     hashes = files.write('a/1', pixels, pixels + 1, 'me')
     assert files.find('a/1') == ((31, 50), 'me', 'whole', NO_SOURCE)
     assert files.hashes('a/1') == hashes
-    assert hashes.label != hashes.prob
+    assert hashes['label_sha256'] != hashes['prob_sha256']
     files.write('a/2', pixels, pixels, 'me', 'cpu')
     assert files.find('a/2').mode == 'cpu'
     source = Source(1234, 'ab')
@@ -52,7 +53,7 @@ def test_a_pair(tmp_path, pixels):
     assert files.find('a/1') is None
     bare = PairFiles(tmp_path, has_prob=False)
     assert bare.find('a/1') == ((31, 50), 'me', 'whole', NO_SOURCE)
-    assert bare.hashes('a/1') == Hashes(hashes.label, None)
+    assert bare.hashes('a/1') == {**hashes, 'prob_sha256': None}
     files.remove('a/1')
     assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == [
         *('2.png', '2_prob.png')
