@@ -1,7 +1,7 @@
 """Runs of tools/autolabel.py that go on, and folders with other labels."""
 
 import json
-import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,29 +28,27 @@ def without_name(path):
         Image.fromarray(np.array(image)).save(path)
 
 
-#: What is done to which of two files.
-DAMAGE = {
-    'label cut': ('{}.png', cut),
-    'confidence cut': ('{}_prob.png', cut),
-    'label only': ('{}_prob.png', lambda path: path.unlink()),
-    'confidence only': ('{}.png', lambda path: path.unlink()),
-    'label empty': ('{}.png', lambda path: path.write_bytes(b'')),
-    'label no image': ('{}.png', lambda path: path.write_text('no' * 99)),
-    'confidence of another size': ('{}_prob.png', other_size),
-    'of an unknown teacher': ('{}.png', without_name),
-    'nothing': ('{}.png', lambda path: None),
-}
+#: What is done to which file of which image.
+DAMAGE = [
+    ('a/0.png', cut),
+    ('a/1_prob.png', cut),
+    ('b/0_prob.png', Path.unlink),
+    ('b/c/2_prob.png', other_size),
+    ('top.png', without_name),
+]
 
 
-@pytest.mark.parametrize('damage', DAMAGE)
-def test_damaged_labels_are_done_again(
-    label, tmp_path, tree, done, predicted, damage
-):
+def test_damaged_labels_are_done_again(label, tmp_path, tree, done, predicted):
     """And no others; all is as if nothing had been."""
-    pattern, change = DAMAGE[damage]
-    change(tmp_path / 'out' / pattern.format('b/c/2'))
     label()
-    assert predicted == ['2.png'] * (damage != 'nothing')
+    assert predicted == []
+    for name, damage in DAMAGE:
+        damage(tmp_path / 'out' / name)
+    label()
+    assert predicted == ['0.png', '1.png', '0.png', '2.png', 'top.png']
+    (tmp_path / 'out/b/0.png').unlink()
+    label()
+    assert predicted[5:] == ['0.png']
     assert tree(tmp_path / 'out') == done
 
 
@@ -90,16 +88,6 @@ def test_labels_of_version_0_1(label, tmp_path, predicted, done, texts):
         file.write(b'more')
     label()
     assert predicted == ['top.png'] * (texts == 'bytes')
-
-
-def test_limit_then_all(label, tmp_path, tree, done, predicted):
-    shutil.rmtree(tmp_path / 'out')
-    label('--limit', '2')
-    assert read_meta(tmp_path / 'out')['images']['count'] == 2
-    predicted.clear()
-    label()
-    assert predicted == ['0.png', '2.png', 'top.png']
-    assert tree(tmp_path / 'out') == done
 
 
 def test_other_settings_are_refused(label, tmp_path, tree, predicted, done):
