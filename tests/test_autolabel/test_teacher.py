@@ -68,8 +68,6 @@ def save(tmp_path):
 
 NOTHING = Config(dict(model=dict()), cfg_text='#', filename='given.py')
 
-# ------------------------------------------------------------ the text
-
 
 def test_the_text_of_a_config_is_read_as_it_was():
     cfg = Config(
@@ -90,18 +88,13 @@ def test_the_text_of_a_config_is_read_as_it_was():
     'expression',
     [
         '__import__("os").mkdir(PATH)',
-        '[__import__("os").mkdir(PATH)]',
         'dict(a=open(PATH, "w"))',
         'dict(**open(PATH, "w"))',
         'f"{open(PATH, \'w\')}"',
         '{open(PATH, "w"): 1}',
-        'dict(open(PATH, "w"))',
-        '[open(PATH, "w") for _ in "a"]',
         '(lambda: open(PATH, "w"))()',
-        'later',
         'a',
         'dict({**open(PATH, "w")})',
-        '-"a"',
         '{[]: 1}',
         'dict(1)',
     ],
@@ -116,18 +109,10 @@ def test_nothing_is_run(tmp_path, expression):
     assert failed.keys() == {'b', 'c'}
 
 
-def test_the_reason_names_the_line():
-    _, failed = literal_settings('a = 1\n\nb = [\n    open("x"),\n]\n')
-    assert failed['b'].startswith('line 3: malformed node')
-
-
 @pytest.mark.parametrize('text', ['a = ', 'a\0', '(' * 9000 + ')' * 9000])
 def test_text_that_is_no_python(text):
     with pytest.raises(ValueError, match='not the text of a config'):
         literal_settings(text)
-
-
-# ------------------------------------------------------------ checkpoints
 
 
 def test_images_of_all_data_sets_are_listed(make_set, save):
@@ -190,21 +175,17 @@ def test_data_that_are_not_here_are_described(make_set, save):
     )
 
 
-def test_without_a_config_the_given_one_counts(make_set, save):
+def test_without_a_config_the_given_one_counts(make_set, save, tmp_path):
     cfg = config_of(make_set('given', ['0.png']))
     found = describe_training(save(), cfg)
     assert [one['source'] for one in found.sets] == ['config']
     assert found.images == [(101, '0.png')]
     assert 'teacher.pth holds no config' in found.note
     assert 'given.py, which may not be' in found.note
-
-
-def test_weights_alone_are_a_checkpoint_too(tmp_path):
-    path = tmp_path / 'weights.pth'
-    torch.save(dict(w=torch.ones(2)), path)
-    found = describe_training(str(path), NOTHING)
+    # Weights alone are a checkpoint too.
+    torch.save(dict(w=torch.ones(2)), tmp_path / 'weights.pth')
+    found = describe_training(str(tmp_path / 'weights.pth'), NOTHING)
     assert (found.sets, found.images) == ([], [])
-    assert 'weights.pth holds no config' in found.note
 
 
 def test_a_config_that_is_not_understood_is_unknown(make_set, save):
@@ -218,7 +199,7 @@ def test_a_config_that_is_not_understood_is_unknown(make_set, save):
     assert '--saw can tell it' in found.note
 
 
-def test_declared_data_count_too(make_set, save):
+def test_declared_data_count_too(make_set, save, tmp_path):
     cfg = config_of(
         make_set('train', ['0.png']),
         val_dataloader=dict(dataset=make_set('val', ['1.png', '2.png'])),
@@ -230,6 +211,13 @@ def test_declared_data_count_too(make_set, save):
         ValueError, match=r'given\.py: other\.dataset is missing'
     ):
         describe_training(save(cfg), cfg, saw=['config:other'])
+    # Also as a list of images.
+    path = str(tmp_path / 'list.txt')
+    write_seen(path, [(3, 'a/0.png'), (4, '1.png')])
+    found = describe_training(save('x = make()'), NOTHING, [path])
+    assert found.images == [(4, '1.png'), (3, 'a/0.png')]
+    about = dict(type='list', source='declared', path=path, images=2)
+    assert found.sets == [about]
 
 
 def test_where_training_started_is_said(make_set, save):
@@ -240,16 +228,6 @@ def test_where_training_started_is_said(make_set, save):
         'load_from',
     ]
     assert 'what /gone/0.pth, where its training started' in found.note
-
-
-def test_a_list_of_images_may_be_declared(save, tmp_path):
-    images = [(3, 'a/0.png'), (4, '1.png')]
-    write_seen(tmp_path / 'list.txt', images)
-    path = str(tmp_path / 'list.txt')
-    found = describe_training(save('x = make()'), NOTHING, [path])
-    assert found.images == [(4, '1.png'), (3, 'a/0.png')]
-    about = dict(type='list', source='declared', path=path, images=2)
-    assert found.sets == [about]
 
 
 FOREIGN = dict(type='foreign.run')
@@ -270,12 +248,10 @@ def calls(tmp_path, monkeypatch):
     'dataset',
     [
         FOREIGN,
-        dict(type='foreign.run', dataset=None, datasets=[]),
         dict(pipeline=[FOREIGN]),
         dict(backend_args=FOREIGN),
         dict(metainfo=[FOREIGN]),
         dict(type='AutoLabelDataset', like='foreign.run'),
-        dict(type='AutoLabelDataset', like=FOREIGN),
         dict(
             type='AutoLabelDataset',
             like=dict(type='AutoLabelDataset', like=FOREIGN),
@@ -291,9 +267,7 @@ def test_a_foreign_checkpoint_calls_nothing(make_set, save, calls, dataset):
     text = f'train_dataloader = {dict(dataset=dataset)!r}'
     assert len(describe_training(save(text), NOTHING).sets) == 1
     assert calls == []
-
-
-def test_mmengine_would_call_it(calls):
+    # mmengine would.
     DATASETS.build(FOREIGN)
     assert calls == [{}]
 
@@ -302,10 +276,8 @@ def test_mmengine_would_call_it(calls):
     'dataset',
     [
         3,
-        dict(datasets=[3]),
         dict(datasets=3),
         dict(type=['A'], source='x', images=4),
-        dict(type='HMSAFolderDataset', data_prefix=3),
         dict(type='HMSAFolderDataset', data_prefix=dict(seg_map_path=4)),
     ],
 )
@@ -332,9 +304,6 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     path.write_bytes(b'no checkpoint')
     with pytest.raises(ValueError, match=r'cannot load .*damaged\.pth'):
         describe_training(str(path), NOTHING)
-
-
-# ------------------------------------------------------------ rounds
 
 
 @pytest.fixture
@@ -380,7 +349,6 @@ def test_labels_where_they_are_by_default(tmp_path, name, labels):
     [
         ('{"trained_on": null}', 'trained_on is not known'),
         ('{"trained_on": 3}', 'autolabel_meta.json: TypeError'),
-        ('[]', 'autolabel_meta.json: TypeError'),
         ('{"trained', 'autolabel_meta.json: JSONDecodeError'),
         (
             '{"trained_on": [{"type": "A", "images": null}]}',
@@ -423,9 +391,6 @@ def test_auto_labelled_images_are_listed(relabelled, save, like):
     assert 'not listed' not in found.note
 
 
-# ------------------------------------------------------------ lists of images
-
-
 def test_lists_are_read_as_they_were_written(tmp_path):
     images = [(3, 'a b/ü.png'), (0, 'tab\there.png'), (10**12, 'c/d/e.jpg')]
     write_seen(tmp_path / 'new' / SEEN_FILE, images)
@@ -434,7 +399,7 @@ def test_lists_are_read_as_they_were_written(tmp_path):
     assert read_seen(tmp_path / SEEN_FILE) == [(1, 'two lines.png')]
 
 
-@pytest.mark.parametrize('line', ['a.png', 'x\ta.png', '-3\ta.png', '3\t'])
+@pytest.mark.parametrize('line', ['a.png', '-3\ta.png', '3\t'])
 def test_a_line_that_is_no_image(tmp_path, line):
     path = tmp_path / SEEN_FILE
     path.write_text(f'3\ta.png\n{line}\n')
