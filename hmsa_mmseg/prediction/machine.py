@@ -187,10 +187,7 @@ class Machine:
         size = images[0].inputs.shape[-2:]
         if is_oom and self.oom not in ('fail', mode):
             mode = self.oom
-            changed = self.predictor.on_cpu()
-            if mode == 'slide':
-                changed = self.predictor.in_windows(size)
-            with changed:
+            with self.predictor.in_mode(mode, size):
                 results, again, _ = self._try(images)
             said += f'; with --oom {mode}: {again}'
         if results is not None:

@@ -71,13 +71,28 @@ class Predictor:
                 f'{cfg.filename}: model is a {type(model).__name__}; '
                 'expected an EncoderDecoder of mmseg or one of its kind'
             )
-        _check_finite(checkpoint, model)
+        # Buffers may hold infinity on purpose: masks of some backbones.
+        names = nonfinite_names(dict(model.named_parameters()))
+        if names:
+            raise PredictionError(
+                f'{checkpoint}: {names[0]} holds NaN or infinity, as do '
+                f'{len(names) - 1} more of the weights; expected those of a '
+                'training that has not diverged'
+            )
         self.cfg = cfg
         self.checkpoint = checkpoint
         self.classes, self.palette = _read_classes(cfg, checkpoint, model)
         self.device = device
         self.crop_size = to_2tuple(cfg.get('crop_size'))
-        self.model = _prepared(_moved(model, device), cfg)
+        try:
+            model.to(device)
+        # torch has no common type of error for a device that is not there.
+        except (RuntimeError, AssertionError) as error:
+            raise PredictionError(
+                f'--device {device}: {in_one_line(error)}; expected a device '
+                'that this torch can use, such as cpu'
+            ) from error
+        self.model = _prepared(model, cfg)
         self.confidence = confidence
         if isinstance(self.model, MultiScaleAttentionSegmentor):
             # No logits are made.
@@ -105,28 +120,26 @@ class Predictor:
         return self.model.test_cfg.get('mode', 'whole')
 
     @contextmanager
-    def in_windows(self, size: Sequence[int]) -> Iterator[None]:
-        """See windows of at most half the height and width, in a ``with``."""
+    def in_mode(self, mode: str, size: Sequence[int]) -> Iterator[None]:
+        """Run in another way, for a ``with``: ``slide`` or ``cpu``.
+
+        Windows have at most half the height and width of images of a size.
+        """
         cfg = self.model.test_cfg
-        halves = [-(-side // 2) for side in size]
-        crop = tuple(
-            half if limit is None else min(half, limit)
-            for half, limit in zip(halves, self.crop_size)
-        )
-        stride = tuple(max(1, int(side * _STRIDE)) for side in crop)
-        self._set_test_cfg(mode='slide', crop_size=crop, stride=stride)
+        if mode == 'cpu':
+            self.model.cpu()
+        else:
+            halves = [-(-side // 2) for side in size]
+            crop = tuple(
+                half if limit is None else min(half, limit)
+                for half, limit in zip(halves, self.crop_size)
+            )
+            stride = tuple(max(1, int(side * _STRIDE)) for side in crop)
+            self._set_test_cfg(mode='slide', crop_size=crop, stride=stride)
         try:
             yield
         finally:
             self.model.test_cfg = cfg
-
-    @contextmanager
-    def on_cpu(self) -> Iterator[None]:
-        """Run on the CPU, in a ``with``."""
-        self.model.cpu()
-        try:
-            yield
-        finally:
             self.model.to(self.device)
 
     def check_attention(self) -> None:
@@ -190,19 +203,17 @@ class Predictor:
         """
         inputs = [loaded.inputs for loaded in batch]
         samples = [loaded.data_sample.clone() for loaded in batch]
-        if self.tta is None:
-            data = dict(inputs=inputs, data_samples=samples)
-            results = self.model.test_step(data)
-        else:
+        model = self.model
+        if self.tta is not None:
+            model = self.tta
+            inputs = [inputs, [image.flip(-1) for image in inputs]]
             flipped = [sample.clone() for sample in samples]
             for sample in flipped:
                 sample.set_metainfo(
                     dict(flip=True, flip_direction='horizontal')
                 )
-            views = [inputs, [image.flip(-1) for image in inputs]]
-            results = self.tta.test_step(
-                dict(inputs=views, data_samples=[samples, flipped])
-            )
+            samples = [samples, flipped]
+        results = model.test_step(dict(inputs=inputs, data_samples=samples))
         for result in results:
             if self.confidence and 'confidence' not in result:
                 add_confidence(result, [result])
@@ -231,28 +242,6 @@ def _read_classes(
             f'{model.num_classes}; expected as many'
         )
     return tuple(classes), meta.get('palette')
-
-
-def _check_finite(checkpoint: str, model: nn.Module) -> None:
-    # Buffers may hold infinity on purpose: masks of some backbones.
-    names = nonfinite_names(dict(model.named_parameters()))
-    if names:
-        raise PredictionError(
-            f'{checkpoint}: {names[0]} holds NaN or infinity, as do '
-            f'{len(names) - 1} more of the weights; expected those of a '
-            'training that has not diverged'
-        )
-
-
-def _moved(model: nn.Module, device: str) -> nn.Module:
-    try:
-        return model.to(device)
-    # torch has no common type of error for a device that is not there.
-    except (RuntimeError, AssertionError) as error:
-        raise PredictionError(
-            f'--device {device}: {in_one_line(error)}; expected a device '
-            'that this torch can use, such as cpu'
-        ) from error
 
 
 def _prepared(model: nn.Module, cfg: Config) -> nn.Module:
