@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.config import Config
@@ -47,6 +47,15 @@ from .teacher_record import SEEN_FILE, Training, write_seen
 # 255 marks pixels without a label, in files as in training.
 _MAX_VALUE = 254
 _OF_RUNS = re.compile(rf'\..*|round_\d+|{CHECK_FOLDER}')
+
+
+class Part(NamedTuple):
+    """Images, of some source, that are labelled into one folder."""
+
+    title: str
+    folder: Path
+    source: str
+    items: list[Item]
 
 
 def label_ids_of(
@@ -139,22 +148,18 @@ def _previous(out: Path, number: int | None) -> dict[str, str] | None:
 
 
 def open_folder(
-    out: Path,
+    args: argparse.Namespace,
+    part: Part,
     meta: dict[str, Any],
-    items: Sequence[Item],
     training: Training,
-    overwrite: bool,
-    allow_mixed: bool,
 ) -> dict[str, Any]:
-    """Claim a folder for labels of all these images, or refuse it.
+    """Claim a folder, made if it does not exist, for labels, or refuse it.
 
     Args:
-        out (Path): The folder; made if it does not exist.
-        meta (dict): Of this run, whose labels it is to hold.
-        items (Sequence[Item]): All images.
+        args (Namespace): Of the command line.
+        part (Part): The folder and its images.
+        meta (dict): From :func:`build_meta`.
         training (Training): What the teacher was trained on.
-        overwrite (bool): Whether labels of another identity are replaced.
-        allow_mixed (bool): Whether they are kept.
 
     Returns:
         dict[str, Any]: The metadata as written, with what is mixed in.
@@ -163,6 +168,13 @@ def open_folder(
         PredictionError: If it holds labels of another identity, or files that
             are not known to be labels.
     """
+    out = part.folder
+    meta = {
+        **meta,
+        'trained_on': training.sets or None,
+        'trained_on_note': training.note,
+        'images': dict(source=part.source, count=len(part.items)),
+    }
     _check_writable(out)
     # Before the metadata are looked for: other processes of this run write
     # those first, then labels.
@@ -172,10 +184,10 @@ def open_folder(
     except FileNotFoundError:
         found = None
     except ValueError as error:
-        if not overwrite:
+        if not args.overwrite:
             raise PredictionError(f'{error}; or --overwrite') from error
         found = None
-    if found is None and not overwrite:
+    if found is None and not args.overwrite:
         others = [name for name in names if not _OF_RUNS.fullmatch(name)]
         # Unless it was written meanwhile by another process of this run.
         if others and not (out / META_FILE).exists():
@@ -185,25 +197,24 @@ def open_folder(
                 '--overwrite to write there'
             )
     differing = differences(found, meta) if found is not None else {}
-    if overwrite:
+    if args.overwrite:
         if differing:
             forget_failures(out)
-    elif differing:
+    elif found is not None:
         # What the files mean cannot be mixed, only who made them.
-        if not allow_mixed or {*differing} & MEANING:
-            hint = (
-                '' if allow_mixed else ' (--allow-mixed keeps what is there)'
-            )
-            cure = f'the same, another folder, or --overwrite{hint}'
+        if not args.allow_mixed or {*differing} & MEANING:
+            cure = 'the same, another folder, or --overwrite'
+            if not args.allow_mixed:
+                cure += ' (--allow-mixed keeps what is there)'
             refuse_other(out / META_FILE, differing, cure)
-        meta = {**meta, 'mixed': mixed_with(meta, found)}
-    elif found is not None and found.get('mixed'):
-        meta = {**meta, 'mixed': found['mixed']}
+        mixed = mixed_with(meta, found)
+        if mixed:
+            meta['mixed'] = mixed
     remove_stale_parts_below(out)
     write_meta(out, meta)
     lines = [
         dict(name=item.name, image=os.path.abspath(item.path))
-        for item in items
+        for item in part.items
     ]
     write_lines(out / IMAGES_FILE, lines)
     if training.images:

@@ -70,14 +70,9 @@ class LineWriter:
 
     def close(self) -> None:
         """Bring all lines to the disk and close the file."""
-        with self._lock:
-            if self._file.closed:
-                return
-            try:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            finally:
-                self._file.close()
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
 
 class LabelStore:

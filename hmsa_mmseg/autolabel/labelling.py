@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -22,8 +21,6 @@ from mmengine.config import Config
 from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER, round_folder
 from hmsa_mmseg.datasets.confidence import check_threshold
 from hmsa_mmseg.prediction.errors import PredictionError, Stopping
-from hmsa_mmseg.prediction.inputs import Item
-from hmsa_mmseg.prediction.loading import Pipeline
 from hmsa_mmseg.prediction.machine import Machine, ahead, find_undone
 from hmsa_mmseg.prediction.options import apply_options
 from hmsa_mmseg.prediction.predicting import Predictor
@@ -32,21 +29,12 @@ from hmsa_mmseg.prediction.shards import Shard, find_device, read_shard
 from hmsa_mmseg.utils.loading import read_config
 
 from .config_datasets import PREFIX
-from .label_folder import build_meta, open_folder
+from .label_folder import Part, build_meta, open_folder
 from .label_images import check_names, find_images, load_image
 from .label_store import LabelStore
 from .merging import merge
 from .pairs import PairFiles
 from .teacher import describe_training
-
-
-class Part(NamedTuple):
-    """Images, of some source, that are labelled into one folder."""
-
-    title: str
-    folder: Path
-    source: str
-    items: list[Item]
 
 
 def run(
@@ -90,7 +78,7 @@ def run(
 def _find_parts(
     args: argparse.Namespace, cfg: Config, out: Path
 ) -> list[Part]:
-    """List the images; those to check the teacher with come first."""
+    """List the images, and those to check the teacher with."""
     if not (args.check or PREFIX).startswith(PREFIX):
         raise PredictionError(
             f'--check {args.check}: expected a data set of the config, such '
@@ -105,7 +93,7 @@ def _find_parts(
         folder = out / CHECK_FOLDER
         items = find_images(args.check, folder, cfg)
         check_names(items, PairFiles(folder, args.layout), has_check=False)
-        parts.insert(0, Part(CHECK_FOLDER, folder, args.check, items))
+        parts.append(Part(CHECK_FOLDER, folder, args.check, items))
     return parts
 
 
@@ -123,8 +111,6 @@ def _label(
     # The same bytes each time; by default a GPU may choose by the clock.
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    # First: it changes the config where that is old.
-    pipeline = Pipeline(cfg)
     device = find_device(args.device)
     predictor = Predictor(
         cfg, args.checkpoint, device, flip=args.flip, confidence=True
@@ -132,26 +118,11 @@ def _label(
     machine = Machine(predictor, stopping, args.writers, oom=args.oom)
     meta = build_meta(cfg, args, predictor)
     training = describe_training(args.checkpoint, cfg, args.saw)
-    metas = [
-        open_folder(
-            part.folder,
-            {
-                **meta,
-                'trained_on': training.sets or None,
-                'trained_on_note': training.note,
-                'images': dict(source=part.source, count=len(part.items)),
-            },
-            part.items,
-            training,
-            args.overwrite,
-            args.allow_mixed,
-        )
-        # A folder of labels before the one in it.
-        for part in reversed(parts)
-    ]
-    load = partial(load_image, pipeline=pipeline, allowed=args.allow)
+    metas = [open_folder(args, part, meta, training) for part in parts]
+    load = partial(load_image, pipeline=predictor.pipeline, allowed=args.allow)
     failed = 0
-    for part, of_part in zip(parts, reversed(metas)):
+    # Those to check the teacher with come first.
+    for part, of_part in reversed([*zip(parts, metas)]):
         left = args.max_errors - failed
         store = LabelStore(part.folder, of_part, shard, left)
         own = shard.share(part.items)

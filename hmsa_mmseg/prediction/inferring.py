@@ -19,7 +19,7 @@ from hmsa_mmseg.visualization.colours import as_palette
 from .errors import BadInputError, Stopping
 from .inputs import Item, find_items
 from .journal import Journal
-from .loading import Loaded, Pipeline
+from .loading import Loaded
 from .machine import Machine, ahead, find_undone
 from .options import (
     add_prediction,
@@ -125,8 +125,6 @@ class Inferring:
         self.skipped: list[str] = []
         self.cfg = read_config(args.config, args.cfg_options)
         apply_options(self.cfg, args)
-        # First: it changes the config where that is old.
-        self.pipeline = Pipeline(self.cfg)
         self.predictor = Predictor(
             self.cfg,
             args.checkpoint,
@@ -159,9 +157,7 @@ class Inferring:
         self.machine = Machine(
             self.predictor, stopping, args.writers, args.batch_size
         )
-        self.videos = Videos(
-            args, self.journal, self.pipeline, self.products, self.machine
-        )
+        self.videos = Videos(args, self.journal, self.products, self.machine)
 
     def describe(self) -> None:
         """Tell hmsa report about the run."""
@@ -187,7 +183,7 @@ class Inferring:
         images = [item for item in todo if not item.is_video]
         with Progress('infer', total, shows) as progress:
             loaded = ahead(
-                lambda item: self.pipeline.load(item.path),
+                lambda item: self.predictor.pipeline.load(item.path),
                 images,
                 self.args.threads,
             )

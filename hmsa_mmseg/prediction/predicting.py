@@ -1,4 +1,4 @@
-"""A loaded model and its predictions."""
+"""A loaded model, what prepares its images, and its predictions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hmsa_mmseg.visualization.scale_maps_step import add_confidence
 
 from .errors import PredictionError, in_one_line
 from .journal import digest, file_digest
-from .loading import Loaded
+from .loading import Loaded, Pipeline
 
 # What results hold beside classes, which does not change those.
 _NOT_PREDICTION = ('scale_maps', 'classes_only', 'confidence')
@@ -65,6 +65,8 @@ class Predictor:
         flip: bool = False,
         confidence: bool = False,
     ) -> None:
+        # First: it changes the config where that is old.
+        self.pipeline = Pipeline(cfg)
         model = load_model(cfg, checkpoint)
         if not isinstance(model, EncoderDecoder):
             raise PredictionError(

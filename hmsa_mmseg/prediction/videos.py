@@ -26,7 +26,7 @@ from hmsa_mmseg.utils.files import atomic_file, write_json
 from .errors import BadInputError
 from .inputs import Item
 from .journal import Journal, Source, read_json, source_of
-from .loading import Loaded, Pipeline
+from .loading import Loaded
 from .machine import Machine
 from .products import (
     FINISHED,
@@ -49,14 +49,12 @@ class Videos:
         self,
         args: argparse.Namespace,
         journal: Journal,
-        pipeline: Pipeline,
         products: Products,
         machine: Machine,
     ) -> None:
         self.overwrite = args.overwrite
         self.journal = journal
         self.out = journal.out
-        self.pipeline = pipeline
         self.machine = machine
         self.products = self.of_frames = products
         # Of videos of overlays; None: they are pictures.
@@ -128,6 +126,7 @@ class Videos:
     ) -> int:
         """Predict the frames that are not done; return how many there are."""
         count = 0
+        load = self.machine.predictor.pipeline.frame
 
         def undone() -> Iterator[tuple[int, Loaded | BadInputError]]:
             nonlocal count
@@ -137,7 +136,7 @@ class Videos:
                     progress.update()
                     continue
                 try:
-                    yield index, self.pipeline.frame(item.path, frame)
+                    yield index, load(item.path, frame)
                 except BadInputError as error:
                     yield index, error
 

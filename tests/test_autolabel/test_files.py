@@ -84,7 +84,6 @@ def test_lines(tmp_path):
     writer.add(dict(name='a', value=1))
     writer.add(dict(name='b\nü\udcff'))
     writer.close()
-    writer.close()
     assert read_lines(path) == [
         dict(name='a', value=1),
         dict(name='b\nü\udcff'),
