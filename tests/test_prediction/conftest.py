@@ -1,7 +1,6 @@
 """Both tools in this process, and copies of it that can be killed."""
 
 import copy
-import json
 import multiprocessing
 import os
 import shutil
@@ -288,16 +287,6 @@ def read():
             return np.array(image)
 
     return read
-
-
-@pytest.fixture(scope='session')
-def lines():
-    """Return a function that reads a file of JSON objects."""
-
-    def lines(path):
-        return [json.loads(line) for line in path.read_text().splitlines()]
-
-    return lines
 
 
 @pytest.fixture

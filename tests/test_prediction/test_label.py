@@ -13,6 +13,7 @@ from PIL import Image
 
 from hmsa_mmseg.autolabel.label_folder import label_ids_of
 from hmsa_mmseg.autolabel.meta import read_meta
+from hmsa_mmseg.datasets.autolabel_files import read_lines
 from hmsa_mmseg.models.segmentors import MultiScaleAttentionSegmentor
 from hmsa_mmseg.utils.loading import read_config
 
@@ -216,7 +217,7 @@ GOOD = {
 
 
 @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
-def test_images_that_fail(label, tmp_path, lines, draw, tree, read):
+def test_images_that_fail(label, tmp_path, draw, tree, read):
     """All in one run: no output, a line, and the others are done.
 
     Kinds are told from the file, not from what loaders make of it.
@@ -241,7 +242,7 @@ def test_images_that_fail(label, tmp_path, lines, draw, tree, read):
     huge(images / 'png/huge.png')
     names['png/huge'] = 'undecodable'
     said = label(source=images, code=1)
-    failures = lines(tmp_path / 'out/failures.jsonl')
+    failures = read_lines(tmp_path / 'out/failures.jsonl')
     assert {line['name']: line['reason'] for line in failures} == names
     for line in failures:
         assert line['image'].startswith(f'{images}/{line["name"]}.')
@@ -254,7 +255,9 @@ def test_images_that_fail(label, tmp_path, lines, draw, tree, read):
     assert read(tmp_path / 'out/ppm/good_prob.png').shape == (1, 1)
     kinds = ('grey', 'alpha', '16-bit', 'constant')
     label('--allow', *kinds, source=images, code=1)
-    reasons = {x['reason'] for x in lines(tmp_path / 'out/failures.jsonl')}
+    reasons = {
+        x['reason'] for x in read_lines(tmp_path / 'out/failures.jsonl')
+    }
     assert reasons == {'empty', 'truncated', 'undecodable'}
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from hmsa_mmseg.autolabel.meta import identity_of, read_meta
+from hmsa_mmseg.datasets.autolabel_files import read_lines
 
 
 def cut(path):
@@ -107,7 +108,7 @@ def test_other_settings_are_refused(label, tmp_path, tree, predicted, done):
     assert tree(tmp_path / 'out') == tree(tmp_path / 'new')
 
 
-def test_other_teacher(label, tmp_path, tree, lines, predicted, teacher):
+def test_other_teacher(label, tmp_path, tree, predicted, teacher):
     checkpoint = torch.load(teacher.checkpoint, weights_only=True)
     state = checkpoint['state_dict']
     key = next(key for key in state if 'conv_seg.bias' in key)
@@ -130,7 +131,8 @@ def test_other_teacher(label, tmp_path, tree, lines, predicted, teacher):
         assert mixed[key] == before[key]
     old = identity_of(before)
     assert [
-        line.get('identity') for line in lines(tmp_path / 'out/manifest.jsonl')
+        line.get('identity')
+        for line in read_lines(tmp_path / 'out/manifest.jsonl')
     ] == [old, old, old, None, None]
     # Now it is known what the folder holds.
     predicted.clear()

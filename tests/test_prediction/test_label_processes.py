@@ -16,6 +16,7 @@ from PIL import Image
 from hmsa_mmseg.autolabel import label_store, merging
 from hmsa_mmseg.autolabel.merging import merge
 from hmsa_mmseg.autolabel.meta import read_meta
+from hmsa_mmseg.datasets.autolabel_files import read_lines
 
 
 def test_one_shard_is_killed(fork, label, tmp_path, tree, whole):
@@ -81,7 +82,7 @@ def test_failures_of_another_teacher(label, images, tmp_path):
 
 
 @pytest.mark.parametrize('first', ['failures.jsonl', 'failures.0-of-1.jsonl'])
-def test_two_merge_at_once(label, images, tmp_path, lines, monkeypatch, first):
+def test_two_merge_at_once(label, images, tmp_path, monkeypatch, first):
     """While one reads, the other does all of it: no failure is lost."""
     (images / 'a/1.png').write_bytes(b'')
     label('--shard', '0/1', code=1)
@@ -100,7 +101,7 @@ def test_two_merge_at_once(label, images, tmp_path, lines, monkeypatch, first):
 
     monkeypatch.setattr(merging, 'read_lines', reading)
     assert merge(out) == (4, 1, [])
-    assert lines(out / 'failures.jsonl') == [line]
+    assert read_lines(out / 'failures.jsonl') == [line]
 
 
 def test_rounds(label, tmp_path, tree, images):
@@ -140,7 +141,7 @@ def config(make_config, tmp_path, save):
     )
 
 
-def test_check_and_report(label, config, tmp_path, monkeypatch, lines):
+def test_check_and_report(label, config, tmp_path, monkeypatch):
     """The split is labelled beside the images, and the report has scores."""
     # Processes that read are more than a few images need.
     options = partial(autolabel.ReportOptions, workers=0, shows_progress=False)
@@ -153,16 +154,16 @@ def test_check_and_report(label, config, tmp_path, monkeypatch, lines):
     )
     out = tmp_path / 'out'
     assert f'report: {out / "report.html"}' in said
-    assert [line['name'] for line in lines(out / 'check/manifest.jsonl')] == [
-        f'aachen/aachen_00000{k}_000019_leftImg8bit' for k in range(2)
-    ]
+    assert [
+        line['name'] for line in read_lines(out / 'check/manifest.jsonl')
+    ] == [f'aachen/aachen_00000{k}_000019_leftImg8bit' for k in range(2)]
     meta = read_meta(out / 'check')
     assert meta['images'] == dict(source='config:val_dataloader', count=2)
     assert meta['teacher'] == read_meta(out)['teacher']
     report = json.loads((out / 'report.json').read_text())
     assert report['threshold'] == 0.3
     assert report['check'] is not None
-    assert len(lines(out / 'manifest.jsonl')) == 5
+    assert len(read_lines(out / 'manifest.jsonl')) == 5
     # What the checkpoint does not tell.
     found = [s for s in meta['trained_on'] if s['source'] == 'declared']
     assert [s['images'] for s in found] == [2]
@@ -170,7 +171,7 @@ def test_check_and_report(label, config, tmp_path, monkeypatch, lines):
     assert seen.count('aachen_000001_000019_leftImg8bit') == 1
 
 
-def test_three_shards(label, config, tmp_path, tree, lines):
+def test_three_shards(label, config, tmp_path, tree):
     """The same files, to the last bit, when all is listed; also of a check."""
     out = tmp_path / 'out'
     check = ('--check', 'config:val_dataloader')
@@ -179,7 +180,7 @@ def test_three_shards(label, config, tmp_path, tree, lines):
     said = label(*check, '--shard', '1/3', config=config)
     assert 'share 1/3 is done' in said
     assert '--merge' in said
-    found = lines(out / 'manifest.1-of-3.jsonl')
+    found = read_lines(out / 'manifest.1-of-3.jsonl')
     # In the order in which they were written, by several threads.
     assert sorted(line['name'] for line in found) == ['a/1', 'top']
     assert not (out / 'manifest.jsonl').exists()
@@ -187,7 +188,7 @@ def test_three_shards(label, config, tmp_path, tree, lines):
     said = label(*check, '--merge', config=config, code=1)
     assert '1 images are not labelled: aachen/aachen_000000' in said
     assert '3 images are not labelled: a/0, b/0, b/c/2' in said
-    assert len(lines(out / 'manifest.jsonl')) == 2
+    assert len(read_lines(out / 'manifest.jsonl')) == 2
     for share in ('0/3', '2/3'):
         label(*check, '--shard', share, config=config)
     label(*check, '--merge', config=config)
@@ -211,13 +212,13 @@ def test_where_the_time_went(label, tmp_path):
     assert f'time outside the model: {100 * share:.1f} %' in said
 
 
-def test_max_errors(label, images, tmp_path, lines):
+def test_max_errors(label, images, tmp_path):
     for path in images.rglob('*.png'):
         path.write_bytes(b'')
     said = label('--max-errors', '3', '--threads', '0', code=1)
     assert '3 images could not be labelled' in said
     assert '--max-errors above 3' in said
-    assert len(lines(tmp_path / 'out/failures.0-of-1.jsonl')) == 3
+    assert len(read_lines(tmp_path / 'out/failures.0-of-1.jsonl')) == 3
 
 
 def test_a_disk_that_is_full_at_the_report(label, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from hmsa_mmseg.datasets.autolabel_files import read_lines
 from hmsa_mmseg.prediction import progress as progress_module
 from hmsa_mmseg.prediction.errors import (
     PredictionError,
@@ -46,24 +47,24 @@ def failing(monkeypatch, error, when=lambda self: True):
 @pytest.mark.parametrize(
     ('error', 'oom'), [(MEMORY[0], 'slide'), (MEMORY[1], 'fail')]
 )
-def test_out_of_memory(label, monkeypatch, tmp_path, lines, error, oom):
+def test_out_of_memory(label, monkeypatch, tmp_path, error, oom):
     """A line with size and scales; scales are never changed."""
     failing(monkeypatch, error)
     label('--oom', oom, code=1)
-    (line,) = lines(tmp_path / 'out/failures.jsonl')
+    (line,) = read_lines(tmp_path / 'out/failures.jsonl')
     assert line['reason'] == 'out-of-memory'
     assert '32x64 at scales 0.5, 1, 2' in line['error']
     assert ('--oom slide: ' in line['error']) == (oom == 'slide')
     assert not (tmp_path / 'out/b/c/2.png').exists()
-    assert len(lines(tmp_path / 'out/manifest.jsonl')) == 4
+    assert len(read_lines(tmp_path / 'out/manifest.jsonl')) == 4
 
 
-def test_out_of_memory_then_windows(label, monkeypatch, tmp_path, lines, tree):
+def test_out_of_memory_then_windows(label, monkeypatch, tmp_path, tree):
     """The label is that of a run which asks for the same windows."""
     with monkeypatch.context() as patch:
         failing(patch, MEMORY[0], lambda self: self.mode == 'whole')
         label('--oom', 'slide')
-    found = lines(tmp_path / 'out/manifest.jsonl')
+    found = read_lines(tmp_path / 'out/manifest.jsonl')
     assert [line['mode'] for line in found] == [
         *('whole', 'whole', 'whole', 'slide', 'whole')
     ]
@@ -77,12 +78,12 @@ def test_out_of_memory_then_windows(label, monkeypatch, tmp_path, lines, tree):
     assert found == expected != whole
 
 
-def test_out_of_memory_then_cpu(label, monkeypatch, tmp_path, lines, done):
+def test_out_of_memory_then_cpu(label, monkeypatch, tmp_path, done):
     """Once more on the CPU; here that is where it has been."""
     left = [True]
     failing(monkeypatch, MEMORY[0], lambda self: left and left.pop())
     label('--oom', 'cpu', '--overwrite')
-    found = lines(tmp_path / 'out/manifest.jsonl')
+    found = read_lines(tmp_path / 'out/manifest.jsonl')
     assert [line['mode'] for line in found] == [
         *('whole', 'whole', 'whole', 'cpu', 'whole')
     ]
@@ -100,9 +101,7 @@ def test_a_batch_that_the_model_cannot_do(run, monkeypatch, tmp_path, tree):
     assert len(found) == 4
 
 
-def test_numbers_that_are_none(
-    run, label, teacher, monkeypatch, tmp_path, lines
-):
+def test_numbers_that_are_none(run, label, teacher, monkeypatch, tmp_path):
     """NaN in a result, or in the weights, is no class."""
     call = Predictor.__call__
 
@@ -114,7 +113,7 @@ def test_numbers_that_are_none(
 
     monkeypatch.setattr(Predictor, '__call__', poisoned)
     label(code=1)
-    (line,) = lines(tmp_path / 'out/failures.jsonl')
+    (line,) = read_lines(tmp_path / 'out/failures.jsonl')
     assert (line['name'], line['reason']) == ('b/c/2', 'prediction')
     assert not (tmp_path / 'out/b/c/2_prob.png').exists()
     checkpoint = torch.load(teacher.checkpoint, weights_only=True)
