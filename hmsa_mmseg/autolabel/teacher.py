@@ -49,8 +49,8 @@ def describe_training(
     found = _of_checkpoint(checkpoint, cfg)
     for one in saw:
         found.add(_declared(one, cfg))
-    images = sorted({*found.images}, key=lambda image: (image[1], image[0]))
-    return found._replace(images=images)
+    found.images = sorted({*found.images}, key=lambda image: image[::-1])
+    return found
 
 
 def _declared(saw: str, cfg: Config) -> Training:
@@ -58,7 +58,7 @@ def _declared(saw: str, cfg: Config) -> Training:
     if not saw.startswith(PREFIX) and Path(saw).is_file():
         images = read_seen(saw)
         about = dict(type='list', source='declared', path=saw)
-        return Training([{**about, 'images': len(images)}], images, [])
+        return Training([{**about, 'images': len(images)}], images)
     key = saw.removeprefix(PREFIX)
     declared = read_training_sets(cfg.to_dict(), 'declared', key)
     if not declared.sets:
@@ -76,7 +76,7 @@ def _of_checkpoint(checkpoint: str, cfg: Config) -> Training:
     loaded = safe_load(checkpoint, mapped=zipfile.is_zipfile(checkpoint))
     meta = loaded.get('meta') if isinstance(loaded, dict) else None
     text = meta.get('cfg') if isinstance(meta, dict) else None
-    found = Training([], [], [])
+    found = Training()
     if not isinstance(text, str):
         found.notes.append(
             f'{name} holds no config; its data are taken from '

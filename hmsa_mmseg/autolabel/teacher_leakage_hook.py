@@ -11,7 +11,7 @@ from mmseg.registry import HOOKS
 from hmsa_mmseg.visualization import leaf_datasets
 
 from .config_datasets import leaf_configs
-from .teacher_record import count_seen, labels_root, read_teacher
+from .teacher_record import Training, count_seen, labels_root, read_teacher
 from .training_sets import list_images
 
 #: Beside mIoU in the logs of train.py and in the result of test.py.
@@ -82,8 +82,9 @@ class TeacherLeakageHook(Hook):
                 for leaf in leaf_datasets(loop.dataloader.dataset)
                 for index in range(len(leaf))
             }
-            seen, problems = self._known(runner.cfg)
-            count = count_seen(paths, seen)
+            known = self._known(runner.cfg)
+            problems = known.notes
+            count = count_seen(paths, known.images)
         # Data sets can be of anything, and what is only about a warning must
         # not stop a run of days.
         except Exception as error:
@@ -113,32 +114,29 @@ class TeacherLeakageHook(Hook):
                 'training set of the teacher'
             )
 
-    def _known(self, cfg: Mapping) -> tuple[list[tuple[int, str]], list[str]]:
+    def _known(self, cfg: Mapping) -> Training:
         """List the images of the teacher, and what is not known of them."""
-        images: list[tuple[int, str]] = []
-        problems: list[str] = []
+        known = Training()
         folders = self.folders
         if folders is None and not self.saw:
             dataset = (cfg.get('train_dataloader') or {}).get('dataset')
             roots = map(labels_root, leaf_configs(dataset) if dataset else ())
             folders = sorted({str(root) for root in roots if root is not None})
             if not folders:
-                problems.append(
+                known.notes.append(
                     'no labels of train_dataloader have an '
                     'autolabel_meta.json; folders or saw of '
                     'TeacherLeakageHook can say what the teacher has seen'
                 )
         for folder in folders or ():
-            record = read_teacher(folder)
-            images += record.images
-            problems += record.notes
+            known.add(read_teacher(folder))
         for dataset in self.saw:
             for leaf in leaf_configs(dataset):
                 found, problem = list_images(leaf)
-                images += found or []
+                known.images += found or []
                 if problem:
-                    problems.append(
+                    known.notes.append(
                         f'images of saw={leaf.get("type")} '
                         f'({leaf.get("data_root")}) are not listed: {problem}'
                     )
-        return images, problems
+        return known

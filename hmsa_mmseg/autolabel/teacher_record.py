@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from mmseg.registry import DATASETS
 
@@ -17,7 +17,8 @@ from hmsa_mmseg.utils import atomic_file
 SEEN_FILE = 'teacher_images.txt'
 
 
-class Training(NamedTuple):
+@dataclass
+class Training:
     """What a teacher was trained on, as far as it is known.
 
     Attributes:
@@ -34,9 +35,9 @@ class Training(NamedTuple):
         notes (list[str]): Where this is known from, and what is not known.
     """
 
-    sets: list[dict]
-    images: list[tuple[int, str]]
-    notes: list[str]
+    sets: list[dict] = field(default_factory=list)
+    images: list[tuple[int, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def note(self) -> str:
@@ -45,8 +46,9 @@ class Training(NamedTuple):
 
     def add(self, other: Training) -> None:
         """Count what another has as well."""
-        for own, more in zip(self, other):
-            own += more
+        self.sets += other.sets
+        self.images += other.images
+        self.notes += other.notes
 
 
 def labels_root(leaf: dict) -> Path | None:
@@ -76,13 +78,12 @@ def read_teacher(folder: str | Path) -> Training:
     error.
     """
     folder = Path(folder)
-    sets: list[dict] = []
-    images: list[tuple[int, str]] = []
+    found = Training()
     problems = []
     try:
         meta = json.loads((folder / META_FILE).read_text(encoding='utf-8'))
-        sets = [dict(one) for one in meta['trained_on'] or []]
-        if not sets:
+        found.sets = [dict(one) for one in meta['trained_on'] or []]
+        if not found.sets:
             problems.append('trained_on is not known')
         own = (meta.get('teacher') or {}).get('checkpoint_sha256')
         # What those were trained on is not in the folder any more.
@@ -99,22 +100,21 @@ def read_teacher(folder: str | Path) -> Training:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         problems.append(f'{META_FILE}: {type(error).__name__}: {error}')
     try:
-        images = read_seen(folder / SEEN_FILE)
+        found.images = read_seen(folder / SEEN_FILE)
     except FileNotFoundError:
         problems.append(f'there is no {SEEN_FILE}')
     except (OSError, ValueError) as error:
         problems.append(str(error))
-    unlisted = [one for one in sets if one.get('images', 0) is None]
+    unlisted = [one for one in found.sets if one.get('images', 0) is None]
     if unlisted:
         names = ', '.join(str(one.get('type')) for one in unlisted)
         problems.append(f'the images of {names} were not listed')
-    notes = []
     if problems:
-        notes.append(
+        found.notes.append(
             f'not all that the teacher of {folder} was trained on is known: '
             + '; '.join(problems)
         )
-    return Training(sets, images, notes)
+    return found
 
 
 def write_seen(

@@ -30,7 +30,7 @@ def read_training_sets(
 
     ``settings`` are of a config, in plain types.
     """
-    found = Training([], [], [])
+    found = Training()
     loader = settings.get(key)
     dataset = loader.get('dataset') if isinstance(loader, dict) else None
     if dataset is None:
@@ -64,9 +64,9 @@ def read_training_sets(
         record = read_teacher(folder)
         if record.notes:
             record.sets.append(dict(type='unknown', images=None))
-        teacher_of = str(folder)
-        sets = [{**one, 'teacher_of': teacher_of} for one in record.sets]
-        found.add(record._replace(sets=sets))
+        for one in record.sets:
+            one['teacher_of'] = str(folder)
+        found.add(record)
     return found
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-#: Exit status where the disk is full: the number of ENOSPC on Linux.
-DISK_FULL = 28
+# Exit status where the disk is full: the number of ENOSPC on Linux.
+_DISK_FULL = 28
 
 
 class PredictionError(ValueError):
@@ -116,7 +116,7 @@ def run_to_end(run: Callable[[Stopping], int]) -> int:
         no_space = isinstance(error, SpaceError) or any(
             map(is_full, (error, error.__cause__))
         )
-        return DISK_FULL if no_space else 1
+        return _DISK_FULL if no_space else 1
 
 
 def is_full(error: BaseException | None) -> bool:

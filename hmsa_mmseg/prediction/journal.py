@@ -66,7 +66,22 @@ class Journal:
         ]
         exists = path.exists() and not overwrite
         if exists:
-            self._compare(path)
+            found = read_json(path)
+            version = found.get('version')
+            if version != VERSION:
+                raise PredictionError(
+                    f'{path} is damaged, or of another version of this '
+                    f'package (version={version!r}, expected {VERSION}); '
+                    'expected another --out, or --overwrite, which does all '
+                    'again'
+                )
+            differing = {
+                key: (found.get(key), value)
+                for key, value in self.settings.items()
+                if found.get(key) != value
+            }
+            cure = 'the same, another --out or --overwrite'
+            refuse_other(path, differing, cure)
         elif folders and not overwrite:
             raise PredictionError(
                 f'{self.out} has a folder {folders[0].name}, but no '
@@ -78,21 +93,6 @@ class Journal:
             remove_stale_parts_below(folder)
         if not exists:
             write_json(path, {**described, **self.settings}, indent=1)
-
-    def _compare(self, path: Path) -> None:
-        found = read_json(path)
-        if found.get('version') != VERSION:
-            raise PredictionError(
-                f'{path} is damaged, or of another version of this package '
-                f'(version={found.get("version")!r}, expected {VERSION}); '
-                'expected another --out, or --overwrite, which does all again'
-            )
-        differing = {
-            key: (found.get(key), value)
-            for key, value in self.settings.items()
-            if found.get(key) != value
-        }
-        refuse_other(path, differing, 'the same, another --out or --overwrite')
 
     def path(self, item: Item) -> Path:
         """Return the path of an item's file."""

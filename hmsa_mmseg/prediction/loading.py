@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ class Loaded(NamedTuple):
         image (ndarray): As it was loaded: RGB, uint8 (h, w, 3).
         inputs (Tensor): What the model's preprocessor takes, (3, H, W).
         data_sample (SegDataSample): With the meta information.
-        source (Source | None): Of the file; None for a frame of a video.
+        source (Source | None): None for a frame of a video.
     """
 
     image: np.ndarray
@@ -125,19 +126,17 @@ class Pipeline:
 
 def _check_whole(path: Path) -> None:
     """Read a file to its end; raise an error if it has none."""
-    try:
-        with Image.open(path) as image:
-            if image.format not in _CHECKED_FORMATS:
-                return
-            try:
-                image.load()
-            except Exception as error:
-                raise BadInputError(
-                    'truncated', f'{path}: damaged: {in_one_line(error)}'
-                ) from error
     # What only OpenCV knows, or what is larger than Pillow reads.
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        pass
+    unknown = suppress(UnidentifiedImageError, Image.DecompressionBombError)
+    with unknown, Image.open(path) as image:
+        if image.format not in _CHECKED_FORMATS:
+            return
+        try:
+            image.load()
+        except Exception as error:
+            raise BadInputError(
+                'truncated', f'{path}: damaged: {in_one_line(error)}'
+            ) from error
 
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from mmseg.structures import SegDataSample
@@ -27,8 +27,6 @@ _LOOKING_THREADS = 4
 # What torch says where the memory of a CPU does not last (c10,
 # core/impl/alloc_cpu.cpp), and older versions where that of a GPU does not.
 _SAID = ("can't allocate memory", 'not enough memory', 'out of memory')
-T = TypeVar('T')
-S = TypeVar('S')
 
 
 def find_undone(
@@ -41,8 +39,8 @@ def find_undone(
 
 
 def ahead(
-    function: Callable[[T], S], values: Iterable[T], threads: int
-) -> Iterator[tuple[T, S | BadInputError]]:
+    function: Callable[[Any], Any], values: Iterable, threads: int
+) -> Iterator[tuple[Any, Any]]:
     """Apply a function in threads, some values ahead, and keep the order.
 
     Yields each value and its result, or its :class:`BadInputError`. After
@@ -51,7 +49,7 @@ def ahead(
     result is asked for.
     """
 
-    def safe(value: T) -> S | BadInputError:
+    def safe(value: Any) -> Any:
         try:
             return function(value)
         except BadInputError as error:
@@ -63,7 +61,7 @@ def ahead(
         return
     waiting: deque = deque()
 
-    def oldest() -> tuple[T, S | BadInputError]:
+    def oldest() -> tuple[Any, Any]:
         value, future = waiting.popleft()
         try:
             return value, future.result()

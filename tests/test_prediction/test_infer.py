@@ -184,49 +184,41 @@ def test_batches_of_several_sizes(run, images, save, tmp_path, read):
         assert np.mean(one == two) > 0.999
 
 
-def test_pixels_of_all_kinds(run, draw, tmp_path, read):
-    """Each image against the same pixels as a plain PNG of three channels."""
-    folder = tmp_path / 'kinds'
-    folder.mkdir()
-    image = Image.fromarray(draw(0))
-    grey = image.convert('L')
-    deep = Image.fromarray(np.array(grey).astype(np.uint16) * 257)
-    turned = Image.Exif()
-    turned[0x0112] = 6  # taken with the camera turned: rotate by 270 degrees
-    # Name: the file, and its pixels.
-    pairs = {
-        'grey': (grey, grey),
-        'alpha': (image.convert('RGBA'), image),
-        'deep': (deep, grey),
-        'palette': (image.quantize(16), image.quantize(16)),
-    }
-    for name, (file, plain) in pairs.items():
-        file.save(folder / f'{name}.png')
-        plain.convert('RGB').save(folder / f'{name}_plain.png')
-    image.save(folder / 'turned.jpg', exif=turned)
-    image.save(tmp_path / 'turned.jpg')
-    Image.open(tmp_path / 'turned.jpg').transpose(
-        Image.Transpose.ROTATE_270
-    ).save(folder / 'turned_plain.png')
-    run('--save', 'classes', source=folder)
-    for name in (*pairs, 'turned'):
-        found, plain = (
-            read(tmp_path / f'out/classes/{name}{end}.png')
-            for end in ('', '_plain')
-        )
-        assert np.array_equal(found, plain), name
-    assert plain.shape == (64, 32)
+def test_pixels_of_all_kinds(run, draw, save, tmp_path, read):
+    """Each image against the same pixels as a plain PNG of three channels.
 
-
-def test_sizes_and_suffixes(run, draw, save, tmp_path, read):
-    """Whatever is taken for an image by its name can be read."""
+    Whatever is taken for an image by its name can be read.
+    """
     folder = tmp_path / 'kinds'
     sizes = {'1x1': (1, 1), '7x1': (7, 1), '31x33': (31, 33)}
     for name, size in sizes.items():
         save(folder / f'{name}.png', 0, *size)
     pixels = draw(0)
+    image = Image.fromarray(pixels)
+    grey = image.convert('L')
+    turned = Image.Exif()
+    turned[0x0112] = 6  # taken with the camera turned: rotate by 270 degrees
+    image.save(folder / 'turned.jpg', exif=turned)
+    image.save(tmp_path / 'turned.jpg')
+    # Name: the file, and its pixels.
+    pairs = {
+        'grey': (grey, grey),
+        'alpha': (image.convert('RGBA'), image),
+        'deep': (Image.fromarray(np.array(grey).astype('u2') * 257), grey),
+        'palette': (image.quantize(16), image.quantize(16)),
+        'turned': (
+            None,
+            Image.open(tmp_path / 'turned.jpg').transpose(
+                Image.Transpose.ROTATE_270
+            ),
+        ),
+    }
+    for name, (file, plain) in pairs.items():
+        if file is not None:
+            file.save(folder / f'{name}.png')
+        plain.convert('RGB').save(folder / f'{name}_plain.png')
     for suffix in IMAGE_SUFFIXES:
-        path = folder / f'{suffix[1:]}{suffix}'
+        path = folder / f'of_{suffix[1:]}{suffix}'
         kind = pixels[..., 0] if suffix in ('.pbm', '.pgm') else pixels
         try:
             if cv2.imwrite(str(path), kind):
@@ -236,12 +228,14 @@ def test_sizes_and_suffixes(run, draw, save, tmp_path, read):
             path.unlink(missing_ok=True)
     run('--save', 'classes', 'overlay', source=folder)
     found = {
-        path.stem: read(path).shape
-        for path in (tmp_path / 'out/classes').iterdir()
+        path.stem: read(path) for path in (tmp_path / 'out/classes').iterdir()
     }
-    assert found == sizes
-    assert len(found) >= 14
+    assert {name: found[name].shape for name in sizes} == sizes
+    assert len(sizes) >= 14
     assert read(tmp_path / 'out/overlay/1x1.jpg').ndim == 3
+    for name in pairs:
+        assert np.array_equal(found[name], found[f'{name}_plain']), name
+    assert found['turned'].shape == (64, 32)
 
 
 def test_damaged_images(run, images, save, tmp_path, tree):

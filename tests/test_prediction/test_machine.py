@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from hmsa_mmseg.prediction.errors import (
     Stopping,
     run_to_end,
 )
+from hmsa_mmseg.prediction.machine import ahead
 from hmsa_mmseg.prediction.predicting import Predictor
 from hmsa_mmseg.prediction.progress import Progress
 from hmsa_mmseg.prediction.shards import Shard, read_shard
@@ -29,6 +31,33 @@ MEMORY = [
         "can't allocate memory: you tried to allocate 9000000000 bytes."
     ),
 ]
+
+
+def test_ahead():
+    """In order, so many values ahead of results, and none after an error."""
+    taken, called, found = [], [], []
+
+    def values():
+        for value in range(100):
+            taken.append(value)
+            yield value
+
+    def double(value):
+        called.append(value)
+        time.sleep(0.02)
+        if value == 3:
+            raise OSError('three')
+        return 2 * value
+
+    def collect():
+        for outcome in ahead(double, values(), 2):
+            found.append(outcome)
+            assert len(taken) - len(found) <= 5
+
+    with pytest.raises(OSError, match='three'):
+        collect()
+    assert found == [(0, 0), (1, 2), (2, 4)]
+    assert len(called) <= 7
 
 
 def failing(monkeypatch, error, when=lambda self: True):
