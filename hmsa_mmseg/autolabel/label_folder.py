@@ -155,14 +155,8 @@ def open_folder(
 ) -> dict[str, Any]:
     """Claim a folder, made if it does not exist, for labels, or refuse it.
 
-    Args:
-        args (Namespace): Of the command line.
-        part (Part): The folder and its images.
-        meta (dict): From :func:`build_meta`.
-        training (Training): What the teacher was trained on.
-
-    Returns:
-        dict[str, Any]: The metadata as written, with what is mixed in.
+    Its metadata are returned as they are written: those of
+    :func:`build_meta`, with what is mixed in.
 
     Raises:
         PredictionError: If it holds labels of another identity, or files that

@@ -41,14 +41,7 @@ def find_images(
 ) -> list[Item]:
     """List the images of a folder, a list or a data set of the config.
 
-    Args:
-        source (str): From the command line.
-        out (Path): Folder of the labels; it must be another one.
-        cfg (Config): Of a training or test run.
-        root (str, optional): See :func:`.find_items`.
-
-    Returns:
-        list[Item]: Sorted by name, each file once.
+    They are sorted by name, each once; ``out`` must be another folder.
     """
     if source.startswith(PREFIX) and root is None:
         # In test mode labels need not be there.

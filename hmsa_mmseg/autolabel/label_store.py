@@ -78,15 +78,8 @@ class LineWriter:
 class LabelStore:
     """Writes labels of one process, and lists them, from several threads.
 
-    Args:
-        folder (Path): Of the labels.
-        meta (Mapping): Of the folder.
-        shard (Shard): Of this process.
-        max_errors (int): The run stops when so many images have failed.
-
-    Attributes:
-        written (int): Images that were labelled.
-        failed (int): Images that could not be.
+    ``written`` and ``failed`` count images; the run stops at ``max_errors``
+    of the latter.
     """
 
     def __init__(

@@ -42,16 +42,10 @@ def run(
     stopping: Stopping,
     make_report: Callable[..., Path],
 ) -> int:
-    """Do what the command line asks for.
+    """Do what the command line asks for; return 1 if images are missing.
 
-    Args:
-        args (Namespace): From :func:`.label_options.parse_args`.
-        stopping (Stopping): Takes signals.
-        make_report (Callable): Given the folder, and ``config``, ``labelled``
-            and ``threshold`` by name, it writes a page and gives its path.
-
-    Returns:
-        int: 0, or 1 if images could not be labelled or are missing.
+    ``make_report``, given the folder, and ``config``, ``labelled`` and
+    ``threshold`` by name, writes a page and gives its path.
     """
     check_threshold(args.threshold)
     out = round_folder(args.out, args.round)

@@ -85,15 +85,9 @@ def _describe(leaf: dict) -> dict[str, Any]:
 def list_images(
     leaf: dict,
 ) -> tuple[list[tuple[int, str]] | None, str | None]:
-    """List the images of a data set.
+    """List size and relative name of a data set's images, or say why not.
 
-    Args:
-        leaf (dict): Its config, which may be foreign: no transform and no
-            object within it is built.
-
-    Returns:
-        tuple[list[tuple[int, str]] | None, str | None]: Size and relative
-        name of each; without them the reason.
+    Its config may be foreign: no transform and no object within is built.
     """
     known = _dataset_class(leaf.get('type'))
     if known is None:

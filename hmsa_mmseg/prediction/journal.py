@@ -148,12 +148,11 @@ class Journal:
 def refuse_other(
     path: Path, differing: Mapping[str, tuple[Any, Any]], cure: str
 ) -> None:
-    """Refuse to mix results of different settings.
+    """Refuse to mix results of different settings, if anything differs.
 
     Args:
         path (Path): Of the file that tells what there is.
-        differing (Mapping): What was, and what is asked for, by keys; if it
-            is empty, nothing is refused.
+        differing (Mapping): What was, and what is asked for, by keys.
         cure (str): What is expected.
     """
     said = ', '.join(

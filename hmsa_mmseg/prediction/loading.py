@@ -79,9 +79,6 @@ class Pipeline:
 
         Where its EXIF data say that the camera was turned, the image is
         turned, as in training: by the config's loader.
-
-        Raises:
-            BadInputError: If it is damaged or cannot be prepared.
         """
         try:
             source = source_of(path)

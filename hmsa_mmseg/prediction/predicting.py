@@ -50,11 +50,9 @@ class Predictor:
             stock model.
 
     Raises:
-        PredictionError: If classes are not known, or cannot be those of the
-            model, weights are not finite, or the model is none of semantic
-            segmentation.
-        OSError, ValueError: If the checkpoint does not fit, see
-            :func:`hmsa_mmseg.utils.loading.load_model`.
+        OSError, ValueError: If the model is none of semantic segmentation,
+            its weights do not fit or are not finite, or its classes are not
+            known.
     """
 
     def __init__(
@@ -162,9 +160,6 @@ class Predictor:
         Names of files, the device, threads, the number of images in a batch
         and what to do where memory is short are not among it: they change
         nothing, or only roundings.
-
-        Raises:
-            OSError: If the checkpoint cannot be read.
         """
         cfg = self.cfg
         test_cfg = {

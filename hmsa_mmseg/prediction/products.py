@@ -118,14 +118,8 @@ class Products:
     ) -> list[str]:
         """Write the files of an image, each whole or not at all.
 
-        Args:
-            out (Path): Folder of the results.
-            name (str): Of the image.
-            image (ndarray): RGB, uint8 (h, w, 3).
-            result (SegDataSample): Of the image, on the CPU.
-
-        Returns:
-            list[str]: The files, relative to ``out``.
+        The image is RGB, uint8 (h, w, 3), its result on the CPU; names of
+        files are returned, relative to ``out``.
         """
         keys, files = self.keys(), self.files(name)
         classes = classes_of(result)

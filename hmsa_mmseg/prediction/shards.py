@@ -64,14 +64,9 @@ def read_shard(
 ) -> Shard:
     """Find out which share this process has.
 
-    Args:
-        text (str, optional): Of the command line, ``i/n``. Without it
-            torchrun's ``RANK`` and ``WORLD_SIZE`` count, then slurm's
-            ``SLURM_PROCID`` and number of tasks, then there is one share.
-        environ (Mapping): Environment variables.
-
-    Raises:
-        PredictionError: If it makes no sense.
+    Without ``i/n`` of the command line torchrun's ``RANK`` and ``WORLD_SIZE``
+    count, then slurm's ``SLURM_PROCID`` and number of tasks, then there is
+    one share.
     """
     joins = False
     tasks = next((environ[k] for k in _SLURM_COUNTS if k in environ), None)

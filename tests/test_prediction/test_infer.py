@@ -1,6 +1,7 @@
 """What tools/infer.py writes, against other ways to predict."""
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from hmsa_mmseg.prediction.inputs import IMAGE_SUFFIXES
+from hmsa_mmseg.prediction.journal import Journal
 from hmsa_mmseg.prediction.loading import Pipeline
 from hmsa_mmseg.prediction.predicting import Predictor
 from hmsa_mmseg.visualization import read_record, read_records
@@ -349,6 +351,18 @@ def test_goes_on(run, tmp_path, predicted, tree):
     assert len(again('--flip', '--overwrite')) == 5
     # With the color of before, which is of other settings now.
     assert len(again('color', '--flip')) == 5
+
+
+def test_killed_while_results_are_replaced(run, predicted):
+    """What was begun with other settings is not taken for that of before."""
+    run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, 'write', lambda *args: os.listdir('/nowhere'))
+        run('--flip', '--overwrite', '--writers', '1', code=1)
+    run('--overwrite', '--shard', '1/2')
+    predicted.clear()
+    run()
+    assert '0.png' in predicted
 
 
 def test_goes_on_with_a_report(run, images, tmp_path, predicted):

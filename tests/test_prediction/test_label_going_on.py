@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from hmsa_mmseg.autolabel.meta import identity_of, read_meta
 from hmsa_mmseg.datasets.autolabel_files import read_lines
+from hmsa_mmseg.prediction import journal
 
 
 def cut(path):
@@ -53,9 +54,12 @@ def test_damaged_labels_are_done_again(label, tmp_path, tree, done, predicted):
     assert tree(tmp_path / 'out') == done
 
 
-def test_a_look_reads_no_image(label, monkeypatch, done, images):
+def test_a_look_reads_no_image(label, monkeypatch):
     """Of 20,000 that takes longer than to ask the system for their times."""
+    label()
     read = []
+    journal._digest_of.cache_clear()
+    monkeypatch.setattr(journal, 'file_digest', read.append)
     for owner, name in (
         (PngImageFile, 'load'),
         (LoadImageFromFile, '__call__'),
