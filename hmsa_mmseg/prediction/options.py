@@ -176,8 +176,9 @@ def read_label_ids(
     if is_cityscapes(cfg) and num_classes == len(EVALUATED_IDS):
         return np.array(EVALUATED_IDS)
     dataset = find_test_set(cfg)
-    parameters = inspect.signature(_class_of(dataset, DATASETS)).parameters
-    default = getattr(parameters.get('reduce_zero_label'), 'default', False)
+    known = inspect.signature(_class_of(dataset, DATASETS).__init__)
+    parameter = known.parameters.get('reduce_zero_label')
+    default = parameter is not None and parameter.default
     if dataset.get('reduce_zero_label', default) is True:
         return np.arange(num_classes) + 1
     raise PredictionError(
