@@ -108,13 +108,13 @@ class PairFiles:
         See :class:`Pair`. If it fails, what stood there before is gone, but
         nothing is half written. SHA-256 of both are returned.
         """
-        text = {_IDENTITY: identity}
-        if mode != 'whole':
-            text[_MODE] = mode
-        if source.bytes is not None:
-            text[_IMAGE_BYTES] = str(source.bytes)
-        if source.sha256 is not None:
-            text[_IMAGE_SHA256] = source.sha256
+        text = {
+            _IDENTITY: identity,
+            _MODE: mode if mode != 'whole' else None,
+            _IMAGE_BYTES: source.bytes,
+            _IMAGE_SHA256: source.sha256,
+        }
+        text = {k: str(v) for k, v in text.items() if v is not None}
         contents = [encode_grey(label, text)]
         if self.has_prob:
             contents.insert(0, encode_grey(prob))

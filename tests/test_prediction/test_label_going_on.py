@@ -173,10 +173,12 @@ def test_foreign_folders(label, tmp_path):
 def test_failed_images(label, tmp_path, tree, done, images):
     """They lose the label that they have, and are tried again."""
     good = (images / 'b/0.png').read_bytes()
-    (images / 'b/0.png').write_bytes(b'')
-    for _ in range(2):
+    for content, reason in ((b'', 'empty'), (b'no image', 'undecodable')):
+        (images / 'b/0.png').write_bytes(content)
         label(code=1)
         assert not [name for name in tree(tmp_path / 'out') if 'b/0' in name]
+        (line,) = read_lines(tmp_path / 'out/failures.jsonl')
+        assert line['reason'] == reason
     (images / 'b/0.png').write_bytes(good)
     label()
     assert tree(tmp_path / 'out') == done
