@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmseg.registry import DATASETS
 
 from hmsa_mmseg.autolabel.teacher import describe_training, literal_settings
@@ -211,6 +212,15 @@ def test_declared_data_count_too(make_set, save, tmp_path):
 FOREIGN = dict(type='foreign.run')
 
 
+class BuildingDataset(BaseDataset):
+    """As one of another package may be."""
+
+    def __init__(self, part=None, **kwargs):
+        if part is not None:
+            DATASETS.build(part)
+        super().__init__(**kwargs)
+
+
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
     """Return what a module that mmengine can import has been called with."""
@@ -228,6 +238,7 @@ def calls(tmp_path, monkeypatch):
         FOREIGN,
         dict(pipeline=[FOREIGN]),
         dict(backend_args=FOREIGN),
+        dict(type='BuildingDataset', part=dict(FOREIGN)),
         dict(metainfo=[FOREIGN]),
         dict(type='AutoLabelDataset', like='foreign.run'),
         dict(
@@ -240,7 +251,11 @@ def calls(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_a_foreign_checkpoint_calls_nothing(make_set, save, calls, dataset):
+def test_a_foreign_checkpoint_calls_nothing(
+    make_set, save, calls, monkeypatch, dataset
+):
+    known = DATASETS.module_dict
+    monkeypatch.setitem(known, 'BuildingDataset', BuildingDataset)
     dataset = {**make_set('set', ['0.png']), **dataset}
     text = f'train_dataloader = {dict(dataset=dataset)!r}'
     assert len(describe_training(save(text), NOTHING).sets) == 1
