@@ -18,7 +18,7 @@ import hmsa_mmseg  # noqa: F401  (registers the classes)
 
 from hmsa_mmseg.autolabel.label_options import parse_args
 from hmsa_mmseg.autolabel.labelling import run
-from hmsa_mmseg.prediction.stopping import run_to_end
+from hmsa_mmseg.prediction.errors import run_to_end
 from hmsa_mmseg.reports import ReportOptions, make_report
 
 

@@ -15,9 +15,8 @@ import hmsa_mmseg  # noqa: F401  (registers the classes)
 
 # isort: split
 
-from hmsa_mmseg.prediction.inferring import run
-from hmsa_mmseg.prediction.options import parse_args
-from hmsa_mmseg.prediction.stopping import run_to_end
+from hmsa_mmseg.prediction.errors import run_to_end
+from hmsa_mmseg.prediction.inferring import parse_args, run
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -64,11 +64,7 @@ def reliability(hits: np.ndarray, pixels: np.ndarray) -> Reliability:
 
 
 def check_target(target: float) -> None:
-    """Refuse what is no precision to aim at.
-
-    Raises:
-        ValueError: If it is not a number above 0, up to 1.
-    """
+    """Refuse what is no precision to aim at, with a ValueError."""
     if isinstance(target, bool) or not 0 < target <= 1:
         raise ValueError(
             f'target precision {target!r}; expected a number above 0, up to 1'
@@ -85,17 +81,9 @@ def suggest_level(
     stretch, are right in a share of ``target`` or more. A rule for single
     levels would stop at the first that is worse by chance.
 
-    Args:
-        hits (ndarray): (256,).
-        pixels (ndarray): (256,).
-        target (float): Above 0, up to 1.
-
     Returns:
         int | None: Of equally good values the lowest that some pixel has;
         None if there are no pixels, or none are worth it.
-
-    Raises:
-        ValueError: If ``target`` is not in its range.
     """
     check_target(target)
     gain = np.cumsum((hits - target * pixels)[::-1])[::-1]
@@ -108,14 +96,10 @@ def suggest_level(
 
 
 def threshold_of(level: int) -> float:
-    """Write the threshold that keeps from one of 256 values on.
+    """Write the threshold that keeps from a value, 0 to 255, on.
 
-    Args:
-        level (int): 0 to 255.
-
-    Returns:
-        float: Of as few digits as possible, three at most: 0.5 keeps from
-        128 / 255 = 0.50196 on.
+    Of as few digits as possible, three at most: 0.5 keeps from
+    128 / 255 = 0.50196 on.
     """
     for scale in (10, 100, 1000):
         threshold = np.floor(level / 255 * scale) / scale

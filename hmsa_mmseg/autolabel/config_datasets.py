@@ -19,11 +19,9 @@ PREFIX = 'config:'
 class Image(NamedTuple):
     """An image of a data set.
 
-    Attributes:
-        path (str): Of the file.
-        name (str): Path relative to the data set's folder of images, with
-            ``/``, without the suffix: what its label is called.
-        index (int): Number in its data set.
+    ``name`` is its path relative to the data set's folder of images, with
+    ``/``, without the suffix: what its label is called; ``index`` is its
+    number in its data set.
     """
 
     path: str
@@ -41,14 +39,11 @@ def build_leaves(cfg: Config, key: str, **changes) -> list[BaseDataset]:
         **changes: Arguments of each data set to set, such as
             ``test_mode=True``, with which labels need not exist.
 
-    Returns:
-        list[BaseDataset]: With their pipelines, in the order of the config.
-
     Raises:
-        ValueError: If there is no such loader.
-        OSError, ValueError: If files that the data sets need are not there.
+        OSError, ValueError: If there is no such loader, or files that the
+            data sets need are not there.
     """
-    key = key[len(PREFIX) :] if key.startswith(PREFIX) else key
+    key = key.removeprefix(PREFIX)
     loader = cfg.get(key)
     if not isinstance(loader, dict) or not loader.get('dataset'):
         found = [name for name in cfg if name.endswith('_dataloader')]
@@ -75,24 +70,20 @@ def leaf_configs(dataset: dict) -> Iterator[dict]:
 
 
 def images_of(leaf: BaseDataset) -> list[Image]:
-    """List the images of a data set.
-
-    Args:
-        leaf (BaseDataset): From :func:`build_leaves`.
-
-    Returns:
-        list[Image]: In its order.
-    """
+    """List the images of a data set, from :func:`build_leaves`, in order."""
     folder = leaf.data_prefix.get('img_path') or ''
     images = []
     for index in range(len(leaf)):
         path = leaf.get_data_info(index)['img_path']
-        relative = path
-        if folder:
-            relative = os.path.relpath(path, folder)
-        # A list of images may point outside of the folder.
-        if relative.startswith('..') or os.path.isabs(relative):
-            relative = os.path.basename(path)
-        name = PurePath(relative).with_suffix('').as_posix()
-        images.append(Image(path, name, index))
+        name = PurePath(relative_path(path, folder)).with_suffix('')
+        images.append(Image(path, name.as_posix(), index))
     return images
+
+
+def relative_path(path: str, folder: str) -> str:
+    """Path of an image relative to its data set's folder, if there is one."""
+    relative = os.path.relpath(path, folder) if folder else path
+    # A list of images may point outside of the folder.
+    if relative.startswith('..') or os.path.isabs(relative):
+        relative = os.path.basename(path)
+    return PurePath(relative).as_posix()

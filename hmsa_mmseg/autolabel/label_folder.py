@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.config import Config
@@ -26,13 +26,12 @@ from hmsa_mmseg.datasets.autolabel_files import (
 )
 from hmsa_mmseg.prediction.errors import PredictionError
 from hmsa_mmseg.prediction.inputs import Item
-from hmsa_mmseg.prediction.model_options import is_cityscapes, read_label_ids
+from hmsa_mmseg.prediction.journal import refuse_other
+from hmsa_mmseg.prediction.options import is_cityscapes, read_label_ids
 from hmsa_mmseg.prediction.predicting import Predictor
-from hmsa_mmseg.prediction.settings import read_settings, refuse_other
 from hmsa_mmseg.utils.files import part_file, remove_stale_parts_below
 from hmsa_mmseg.version import __version__
 
-from .json_lines import write_lines
 from .merging import forget_failures, merge
 from .meta import (
     MEANING,
@@ -40,40 +39,42 @@ from .meta import (
     link_to,
     mixed_with,
     read_meta,
+    write_lines,
     write_meta,
 )
-from .seen_images import SEEN_FILE, write_seen
-from .teacher import Training
+from .teacher_record import SEEN_FILE, Training, write_seen
 
 # 255 marks pixels without a label, in files as in training.
 _MAX_VALUE = 254
 _OF_RUNS = re.compile(rf'\..*|round_\d+|{CHECK_FOLDER}')
 
 
+class Part(NamedTuple):
+    """Images, of some source, that are labelled into one folder."""
+
+    title: str
+    folder: Path
+    source: str
+    items: list[Item]
+
+
 def label_ids_of(
-    cfg: Config, predictor: Predictor, label_format: str | None
+    cfg: Config, classes: Sequence[str], label_format: str | None
 ) -> tuple[str, np.ndarray]:
-    """Find the numbers that stand for classes in the files.
+    """Find the format, and the numbers that stand for classes in the files.
 
-    Args:
-        cfg (Config): Its test set is looked at.
-        predictor (Predictor): Of the run.
-        label_format (str, optional): ``labelIds`` or ``trainIds``. Defaults
-            to None: the former for the 19 classes of Cityscapes, as the
-            authors' program, else the latter.
-
-    Returns:
-        tuple[str, np.ndarray]: The format, and int64 (K,).
+    The format is by default ``labelIds`` for the 19 classes of Cityscapes,
+    as of the authors' program, else ``trainIds``; numbers are int64 (K,).
 
     Raises:
         PredictionError: If they are not known or do not fit into eight bits.
     """
-    count = len(predictor.classes)
+    count = len(classes)
     if count == 1:
         raise PredictionError(
-            f'the model has one class, {predictor.classes[0]}: its labels '
-            'would say nothing; expected two or more (mmseg: num_classes=2, '
-            'also with out_channels=1)'
+            f'the model has one class, {classes[0]}: its labels would say '
+            'nothing; expected two or more (mmseg: num_classes=2, also with '
+            'out_channels=1)'
         )
     if label_format is None:
         of_cityscapes = count == 19 and is_cityscapes(cfg)
@@ -91,26 +92,18 @@ def label_ids_of(
 
 
 def build_meta(
-    cfg: Config,
-    args: argparse.Namespace,
-    predictor: Predictor,
-    label_format: str,
-    label_ids: Sequence[int],
+    cfg: Config, args: argparse.Namespace, predictor: Predictor
 ) -> dict[str, Any]:
     """Collect what labels depend on: the metadata but for their images.
 
-    Args:
-        cfg (Config): With the options of the run.
-        args (Namespace): Of the command line.
-        predictor (Predictor): Of the run.
-        label_format (str): From :func:`label_ids_of`.
-        label_ids (Sequence[int]): Likewise.
-
     Raises:
-        PredictionError: If the round before is not there or not finished.
-        OSError: If the checkpoint cannot be read.
+        PredictionError: If numbers of classes are not known, or the round
+            before is not there or not finished.
     """
-    settings = read_settings(cfg, args.checkpoint, predictor, args.flip)
+    label_format, label_ids = label_ids_of(
+        cfg, predictor.classes, args.label_format
+    )
+    settings = predictor.settings()
     return dict(
         version=VERSION,
         teacher=dict(
@@ -122,7 +115,7 @@ def build_meta(
         settings=dict(
             settings,
             label_format=label_format,
-            label_ids=[int(value) for value in label_ids],
+            label_ids=label_ids.tolist(),
             prob=args.prob,
             layout=args.layout,
         ),
@@ -155,31 +148,27 @@ def _previous(out: Path, number: int | None) -> dict[str, str] | None:
 
 
 def open_folder(
-    out: Path,
+    args: argparse.Namespace,
+    part: Part,
     meta: dict[str, Any],
-    items: Sequence[Item],
     training: Training,
-    overwrite: bool = False,
-    allow_mixed: bool = False,
 ) -> dict[str, Any]:
-    """Claim a folder for labels, or refuse it.
+    """Claim a folder, made if it does not exist, for labels, or refuse it.
 
-    Args:
-        out (Path): The folder; made if it does not exist.
-        meta (dict): Of this run, whose labels it is to hold.
-        items (Sequence[Item]): All images.
-        training (Training): What the teacher was trained on.
-        overwrite (bool): Whether labels of another identity are replaced.
-        allow_mixed (bool): Whether they are kept.
-
-    Returns:
-        dict[str, Any]: The metadata as written, with what is mixed in.
+    Its metadata are returned as they are written: those of
+    :func:`build_meta`, with what is mixed in.
 
     Raises:
         PredictionError: If it holds labels of another identity, or files that
             are not known to be labels.
-        OSError: If it cannot be written.
     """
+    out = part.folder
+    meta = {
+        **meta,
+        'trained_on': training.sets or None,
+        'trained_on_note': training.note,
+        'images': dict(source=part.source, count=len(part.items)),
+    }
     _check_writable(out)
     # Before the metadata are looked for: other processes of this run write
     # those first, then labels.
@@ -189,10 +178,10 @@ def open_folder(
     except FileNotFoundError:
         found = None
     except ValueError as error:
-        if not overwrite:
+        if not args.overwrite:
             raise PredictionError(f'{error}; or --overwrite') from error
         found = None
-    if found is None and not overwrite:
+    if found is None and not args.overwrite:
         others = [name for name in names if not _OF_RUNS.fullmatch(name)]
         # Unless it was written meanwhile by another process of this run.
         if others and not (out / META_FILE).exists():
@@ -202,27 +191,30 @@ def open_folder(
                 '--overwrite to write there'
             )
     differing = differences(found, meta) if found is not None else {}
-    if overwrite:
+    if args.overwrite:
         if differing:
             forget_failures(out)
-    elif differing:
-        _check_mixed(out / META_FILE, differing, allow_mixed)
-        meta = {**meta, 'mixed': mixed_with(meta, found)}
-    elif found is not None and found.get('mixed'):
-        meta = {**meta, 'mixed': found['mixed']}
+    elif found is not None:
+        # What the files mean cannot be mixed, only who made them.
+        if not args.allow_mixed or {*differing} & MEANING:
+            cure = 'the same, another folder, or --overwrite'
+            if not args.allow_mixed:
+                cure += ' (--allow-mixed keeps what is there)'
+            refuse_other(out / META_FILE, differing, cure)
+        mixed = mixed_with(meta, found)
+        if mixed:
+            meta['mixed'] = mixed
     remove_stale_parts_below(out)
     write_meta(out, meta)
-    write_lines(
-        out / IMAGES_FILE,
-        (
-            dict(name=item.name, image=os.path.abspath(item.path))
-            for item in items
-        ),
-    )
-    if training.images is None:
-        (out / SEEN_FILE).unlink(missing_ok=True)
-    else:
+    lines = [
+        dict(name=item.name, image=os.path.abspath(item.path))
+        for item in part.items
+    ]
+    write_lines(out / IMAGES_FILE, lines)
+    if training.images:
         write_seen(out / SEEN_FILE, training.images)
+    else:
+        (out / SEEN_FILE).unlink(missing_ok=True)
     return meta
 
 
@@ -241,14 +233,3 @@ def _check_writable(out: Path) -> None:
             f'{out} cannot be written: {error.strerror}; expected a folder '
             'that labels can be written to',
         ) from error
-
-
-def _check_mixed(
-    path: Path, differing: Mapping[str, tuple[Any, Any]], allow_mixed: bool
-) -> None:
-    """Refuse labels beside others, unless only their teacher differs."""
-    meaning = {f'settings.{key}' for key in MEANING}
-    if not allow_mixed or {*differing} & meaning:
-        hint = '' if allow_mixed else ' (--allow-mixed keeps what is there)'
-        cure = f'the same, another folder, or --overwrite{hint}'
-        refuse_other(path, differing, cure)

@@ -41,19 +41,7 @@ def find_images(
 ) -> list[Item]:
     """List the images of a folder, a list or a data set of the config.
 
-    Args:
-        source (str): From the command line.
-        out (Path): Folder of the labels; it must be another one.
-        cfg (Config): Of a training or test run.
-        root (str, optional): See :func:`.find_items`.
-
-    Returns:
-        list[Item]: Sorted by name, each file once.
-
-    Raises:
-        PredictionError: As :func:`.find_items`.
-        OSError, ValueError: If the config has no such data set, or its files
-            are not there.
+    They are sorted by name, each once; ``out`` must be another folder.
     """
     if source.startswith(PREFIX) and root is None:
         # In test mode labels need not be there.
@@ -75,17 +63,9 @@ def find_images(
 def check_names(
     items: Sequence[Item], files: PairFiles, has_check: bool
 ) -> None:
-    """Refuse images whose labels would be in the way of something.
+    """Refuse images of which two files of labels would be one, or an image.
 
-    Args:
-        items (Sequence[Item]): All images, with different names.
-        files (PairFiles): Where their labels will be.
-        has_check (bool): Whether the folder of labels has one of a data set
-            to check the teacher with.
-
-    Raises:
-        PredictionError: If two files of labels would be one, or one of them
-            is an image.
+    ``has_check`` says that the folder has one of a data set to check with.
     """
     labels: dict[Path, Item] = {}
     for item in items:
@@ -118,37 +98,28 @@ def check_names(
                 )
 
 
-class ImageLoader:
-    """Loads images as the config's test pipeline does, and looks at them.
+def load_image(
+    item: Item, pipeline: Pipeline, allowed: Collection[str]
+) -> Loaded:
+    """Load an image as the config's test pipeline does, and look at it.
 
-    Args:
-        pipeline (Pipeline): Of the config.
-        allowed (Collection[str]): Which of :data:`KINDS` are labelled.
+    Raises:
+        BadInputError: If it is damaged, or of :data:`KINDS` but not allowed.
     """
-
-    def __init__(self, pipeline: Pipeline, allowed: Collection[str]) -> None:
-        self.pipeline = pipeline
-        self.refused = [kind for kind in KINDS if kind not in allowed]
-
-    def load(self, item: Item) -> Loaded:
-        """Load an image.
-
-        Raises:
-            BadInputError: If it is damaged or of a kind that is not allowed.
-        """
-        # Before the loader makes 8 bits and three channels of it.
-        kinds = _kinds_of_file(item.path)
-        loaded = self.pipeline.load(item.path)
-        if _is_constant(loaded.image):
-            kinds.append('constant')
-        for kind in self.refused:
-            if kind in kinds:
-                raise BadInputError(
-                    kind,
-                    f'{item.path}: {KINDS[kind]}; expected 8-bit RGB, or '
-                    f'--allow {kind}',
-                )
-        return loaded
+    # Before the loader makes 8 bits and three channels of it.
+    kinds = _kinds_of_file(item.path)
+    loaded = pipeline.load(item.path)
+    height, width = loaded.image.shape[:2]
+    # A single pixel says nothing.
+    if height * width > 1 and (loaded.image == loaded.image[:1, :1]).all():
+        kinds.append('constant')
+    for kind, said in KINDS.items():
+        if kind in kinds and kind not in allowed:
+            raise BadInputError(
+                kind,
+                f'{item.path}: {said}; expected 8-bit RGB, or --allow {kind}',
+            )
+    return loaded
 
 
 def _kinds_of_file(path: Path) -> list[str]:
@@ -156,10 +127,13 @@ def _kinds_of_file(path: Path) -> list[str]:
     # Readers raise errors of many types; loading says what is wrong.
     with suppress(Exception), Image.open(path) as image:
         if image.format in _KNOWN_HEADS:
+            with path.open('rb') as file:
+                head = file.read(25)
             mode = image.mode
             found = {
                 'alpha': 'A' in mode.upper() or 'transparency' in image.info,
-                '16-bit': _png_depth(path) == 16,
+                # Of which Pillow keeps eight.
+                '16-bit': head.startswith(b'\x89PNG') and head[24] == 16,
                 'grey': mode in ('1', 'L') or mode.startswith('I'),
             }
             return [kind for kind in found if found[kind]]
@@ -175,16 +149,3 @@ def _kinds_of_file(path: Path) -> list[str]:
             }
             return [kind for kind in found if found[kind]]
     return []
-
-
-def _png_depth(path: Path) -> int | None:
-    """Bits of a channel of a PNG file, of which Pillow keeps eight."""
-    with path.open('rb') as file:
-        head = file.read(25)
-    return head[24] if head.startswith(b'\x89PNG') else None
-
-
-def _is_constant(image: np.ndarray) -> bool:
-    height, width = image.shape[:2]
-    # A single pixel says nothing.
-    return height * width > 1 and bool((image == image[:1, :1]).all())

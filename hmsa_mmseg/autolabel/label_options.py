@@ -7,7 +7,6 @@ import argparse
 from hmsa_mmseg.datasets.autolabel_files import LAYOUTS
 from hmsa_mmseg.datasets.confidence import DEFAULT_THRESHOLD
 from hmsa_mmseg.prediction.options import (
-    add_model,
     add_prediction,
     add_running,
     positive,
@@ -19,7 +18,8 @@ from .label_images import KINDS
 def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=description)
-    add_model(parser)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument('checkpoint', help='checkpoint file path')
     parser.add_argument(
         'images',
         help='folder, list of paths (.txt), or config:LOADER, such as '

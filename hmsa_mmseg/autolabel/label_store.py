@@ -10,6 +10,7 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -32,12 +33,11 @@ from hmsa_mmseg.prediction.errors import (
     SpaceError,
 )
 from hmsa_mmseg.prediction.inputs import Item
+from hmsa_mmseg.prediction.journal import is_same
 from hmsa_mmseg.prediction.loading import Loaded
 from hmsa_mmseg.prediction.products import classes_of
 from hmsa_mmseg.prediction.shards import Shard
-from hmsa_mmseg.prediction.sources import Source, is_same
 
-from .json_lines import LineWriter
 from .merging import files_of, manifest_line
 from .meta import identities_in, identity_of
 
@@ -45,41 +45,61 @@ from .meta import identities_in, identity_of
 SAMPLE = 20
 
 
+class LineWriter:
+    """Adds lines to a file, which need not exist, from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._file = path.open('ab+')
+        self._is_torn = False
+        if self._file.tell():
+            self._file.seek(-1, os.SEEK_END)
+            self._is_torn = self._file.read() != b'\n'
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Write a line."""
+        text = json.dumps(line).encode() + b'\n'
+        with self._lock:
+            # Its rest is lost; the next one begins anew.
+            start = b'\n' if self._is_torn else b''
+            self._is_torn = True
+            self._file.write(start + text)
+            self._file.flush()
+            self._is_torn = False
+
+    def close(self) -> None:
+        """Bring all lines to the disk and close the file."""
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+
 class LabelStore:
     """Writes labels of one process, and lists them, from several threads.
 
-    Args:
-        folder (Path): Of the labels.
-        meta (Mapping): Of the folder.
-        label_ids (np.ndarray): (K,), what stands for each class in the files.
-        shard (Shard): Of this process.
-        max_errors (int): The run stops when so many images have failed.
-
-    Attributes:
-        written (int): Images that were labelled.
-        failed (int): Images that could not be.
-
-    Raises:
-        OSError: If the folder cannot be written to.
+    ``written`` and ``failed`` count images; the run stops at ``max_errors``
+    of the latter.
     """
 
     def __init__(
         self,
         folder: Path,
         meta: Mapping[str, Any],
-        label_ids: np.ndarray,
         shard: Shard,
         max_errors: int,
     ) -> None:
         self.files = files_of(folder, meta)
         self.identity = identity_of(meta)
         self.accepted = identities_in(meta)
-        self.label_ids = label_ids.astype(np.uint8)
+        # (K,), what stands for each class in the files.
+        self.label_ids = np.uint8(meta['settings']['label_ids'])
         self.shard = shard
         self.max_errors = max_errors
         self.written = 0
         self.failed = 0
-        self._space: int | None = None
+        #: Images to be labelled, if space on the disk is to be foreseen.
+        self.expected: int | None = None
         self._sizes: list[int] = []
         self._lock = threading.Lock()
         share = shard.index, shard.count
@@ -89,43 +109,25 @@ class LabelStore:
         )
 
     def is_done(self, item: Item) -> bool:
-        """Whether an image has a whole label, of it and an accepted identity.
-
-        Raises:
-            OSError: If a label that is there cannot be read.
-        """
+        """Whether an image has a whole label, of it and an accepted kind."""
         pair = self.files.find(item.name)
         if pair is None or pair.identity not in self.accepted:
             return False
         since = self.files.label(item.name).stat().st_mtime_ns
-        source = Source(pair.image_bytes, pair.image_sha256)
-        return is_same(item.path, source, since)
-
-    def watch_space(self, images: int) -> None:
-        """Compare what so many images will take with what is free."""
-        self._space = images
+        return is_same(item.path, pair.source, since)
 
     def write(
         self, item: Item, image: Loaded, result: SegDataSample, mode: str
     ) -> None:
         """Write the label of an image, then list it.
 
-        Args:
-            item (Item): The image.
-            image (Loaded): As it was loaded.
-            result (SegDataSample): Of it, with classes and ``confidence``.
-            mode (str): How it was made.
-
         Raises:
             SpaceError: If the rest will not fit on the disk.
-            OSError: If a file cannot be written.
         """
         prob = encode_confidence(result.confidence.data[0].numpy())
         label = self.label_ids[classes_of(result)]
         hashes = self.files.write(
-            *(item.name, label, prob, self.identity, mode),
-            image_bytes=image.source.bytes,
-            image_sha256=image.source.sha256,
+            item.name, label, prob, self.identity, mode, image.source
         )
         path = os.path.abspath(item.path)
         self._manifest.add(
@@ -134,13 +136,13 @@ class LabelStore:
         with self._lock:
             self.written += 1
             self._sizes.append(self.files.bytes_on_disk(item.name))
-            if self._space is not None and len(self._sizes) == SAMPLE:
+            if self.expected is not None and len(self._sizes) == SAMPLE:
                 self._check_space()
 
     def _check_space(self) -> None:
         folder = self.files.folder
         mean = sum(self._sizes) / SAMPLE
-        left = (self._space - SAMPLE) * self.shard.count
+        left = (self.expected - SAMPLE) * self.shard.count
         free = shutil.disk_usage(folder).free
         if mean * left > free:
             raise SpaceError(
@@ -156,7 +158,6 @@ class LabelStore:
 
         Raises:
             PredictionError: If too many have failed.
-            OSError: If it cannot be listed.
         """
         self.files.remove(item.name)
         self._failures.add(
@@ -178,11 +179,7 @@ class LabelStore:
             )
 
     def close(self) -> None:
-        """Bring the lists to the disk.
-
-        Raises:
-            OSError: If they cannot be written.
-        """
+        """Bring the lists to the disk."""
         try:
             self._manifest.close()
         finally:

@@ -12,53 +12,29 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
 
 from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER, round_folder
 from hmsa_mmseg.datasets.confidence import check_threshold
-from hmsa_mmseg.prediction.errors import PredictionError
-from hmsa_mmseg.prediction.inputs import Item
-from hmsa_mmseg.prediction.loading import Pipeline
+from hmsa_mmseg.prediction.errors import PredictionError, Stopping
 from hmsa_mmseg.prediction.machine import Machine, ahead, find_undone
-from hmsa_mmseg.prediction.model_options import apply_options
+from hmsa_mmseg.prediction.options import apply_options
 from hmsa_mmseg.prediction.predicting import Predictor
-from hmsa_mmseg.prediction.progress import Clock, Progress
-from hmsa_mmseg.prediction.shards import (
-    Shard,
-    find_device,
-    gather,
-    read_shard,
-)
-from hmsa_mmseg.prediction.stopping import Stopping
+from hmsa_mmseg.prediction.progress import Progress
+from hmsa_mmseg.prediction.shards import Shard, find_device, read_shard
 from hmsa_mmseg.utils.loading import read_config
 
 from .config_datasets import PREFIX
-from .label_folder import build_meta, label_ids_of, open_folder
-from .label_images import ImageLoader, check_names, find_images
+from .label_folder import Part, build_meta, open_folder
+from .label_images import check_names, find_images, load_image
 from .label_store import LabelStore
 from .merging import merge
 from .pairs import PairFiles
 from .teacher import describe_training
-
-
-class Part(NamedTuple):
-    """Images that are labelled into one folder.
-
-    Attributes:
-        title (str): For progress.
-        folder (Path): Of the labels.
-        source (str): Where the images are from.
-        items (list[Item]): All of them, sorted by name.
-    """
-
-    title: str
-    folder: Path
-    source: str
-    items: list[Item]
 
 
 def run(
@@ -66,22 +42,10 @@ def run(
     stopping: Stopping,
     make_report: Callable[..., Path],
 ) -> int:
-    """Do what the command line asks for.
+    """Do what the command line asks for; return 1 if images are missing.
 
-    Args:
-        args (Namespace): From :func:`.label_options.parse_args`.
-        stopping (Stopping): Takes signals.
-        make_report (Callable): Given the folder, and ``config``, ``labelled``
-            and ``threshold`` by name, it writes a page and gives its path.
-
-    Returns:
-        int: 0, or 1 if images could not be labelled or are missing.
-
-    Raises:
-        Stopped: If a signal has asked for it.
-        PredictionError: If it cannot be done.
-        OSError: If a file cannot be read or written.
-        ValueError: If config or checkpoint cannot be used.
+    ``make_report``, given the folder, and ``config``, ``labelled`` and
+    ``threshold`` by name, writes a page and gives its path.
     """
     check_threshold(args.threshold)
     out = round_folder(args.out, args.round)
@@ -90,16 +54,11 @@ def run(
     shard = read_shard(args.shard)
     cfg = read_config(args.config, args.cfg_options)
     parts = _find_parts(args, cfg, out)
-    clock = Clock()
-    failed = _label(args, cfg, parts, shard, clock, stopping)
-    print(clock)
-    if args.timing:
-        clock.write(Path(args.timing))
+    failed = _label(args, cfg, parts, shard, stopping)
     # What follows waits for other processes, or is quickly done again.
     stopping.leave()
-    group = shard.join()
-    failed = sum(gather([failed], group))
-    if shard.count > 1 and group is None:
+    failed = sum(shard.gather(failed))
+    if shard.count > 1 and not shard.joins:
         print(
             f'share {shard} is done; when all are, the same command with '
             '--merge lists the labels and makes the report'
@@ -107,13 +66,13 @@ def run(
         return 1 if failed else 0
     code = _end(args, out, make_report) if shard.index == 0 else 0
     # torchrun ends all as soon as one has failed: all wait for the first.
-    return max(gather([code], group))
+    return max(shard.gather(code))
 
 
 def _find_parts(
     args: argparse.Namespace, cfg: Config, out: Path
 ) -> list[Part]:
-    """List the images; those to check the teacher with come first."""
+    """List the images, and those to check the teacher with."""
     if not (args.check or PREFIX).startswith(PREFIX):
         raise PredictionError(
             f'--check {args.check}: expected a data set of the config, such '
@@ -128,7 +87,7 @@ def _find_parts(
         folder = out / CHECK_FOLDER
         items = find_images(args.check, folder, cfg)
         check_names(items, PairFiles(folder, args.layout), has_check=False)
-        parts.insert(0, Part(CHECK_FOLDER, folder, args.check, items))
+        parts.append(Part(CHECK_FOLDER, folder, args.check, items))
     return parts
 
 
@@ -137,7 +96,6 @@ def _label(
     cfg: Config,
     parts: Sequence[Part],
     shard: Shard,
-    clock: Clock,
     stopping: Stopping,
 ) -> int:
     """Label the share of this process; return how many images failed."""
@@ -147,66 +105,38 @@ def _label(
     # The same bytes each time; by default a GPU may choose by the clock.
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    # First: it changes the config where that is old.
-    loader = ImageLoader(Pipeline(cfg), args.allow)
     device = find_device(args.device)
     predictor = Predictor(
         cfg, args.checkpoint, device, flip=args.flip, confidence=True
     )
-    machine = Machine(
-        predictor, stopping, clock, writers=args.writers, oom=args.oom
-    )
-    label_format, label_ids = label_ids_of(cfg, predictor, args.label_format)
-    meta = build_meta(cfg, args, predictor, label_format, label_ids)
+    machine = Machine(predictor, stopping, args.writers, oom=args.oom)
+    meta = build_meta(cfg, args, predictor)
     training = describe_training(args.checkpoint, cfg, args.saw)
-    metas = [
-        open_folder(
-            part.folder,
-            {
-                **meta,
-                'trained_on': training.sets,
-                'trained_on_note': training.note,
-                'images': dict(source=part.source, count=len(part.items)),
-            },
-            part.items,
-            training,
-            overwrite=args.overwrite,
-            allow_mixed=args.allow_mixed,
-        )
-        # A folder of labels before the one in it.
-        for part in reversed(parts)
-    ]
+    metas = [open_folder(args, part, meta, training) for part in parts]
+    load = partial(load_image, pipeline=predictor.pipeline, allowed=args.allow)
     failed = 0
-    for part, of_part in zip(parts, reversed(metas)):
+    # Those to check the teacher with come first.
+    for part, of_part in reversed([*zip(parts, metas)]):
         left = args.max_errors - failed
-        store = LabelStore(part.folder, of_part, label_ids, shard, left)
-        _do(args, part, store, loader, machine, shard)
+        store = LabelStore(part.folder, of_part, shard, left)
+        own = shard.share(part.items)
+        todo = own if args.overwrite else find_undone(own, store.is_done)
+        if not args.ignore_space:
+            store.expected = len(todo)
+        title = part.title if shard.count == 1 else f'{part.title} {shard}'
+        progress = Progress(title, len(todo), shard.shows)
+        with progress, closing(store):
+            loaded = ahead(load, todo, args.threads)
+            machine.work(loaded, store.write, store.fail, progress)
+        print(
+            f'{title}: {store.written} labelled, {len(own) - len(todo)} had '
+            f'been before, {store.failed} failed: {part.folder}'
+        )
         failed += store.failed
+    print(machine.clock)
+    if args.timing:
+        machine.clock.write(Path(args.timing))
     return failed
-
-
-def _do(
-    args: argparse.Namespace,
-    part: Part,
-    store: LabelStore,
-    loader: ImageLoader,
-    machine: Machine,
-    shard: Shard,
-) -> None:
-    """Label the images of a part that are not finished."""
-    own = shard.share(part.items)
-    todo = own if args.overwrite else find_undone(own, store.is_done)
-    if not args.ignore_space:
-        store.watch_space(len(todo))
-    title = part.title if shard.count == 1 else f'{part.title} {shard}'
-    progress = Progress(title, len(todo), shard.shows)
-    with progress, closing(store):
-        loaded = ahead(loader.load, todo, args.threads)
-        machine.work(loaded, store.write, store.fail, progress)
-    print(
-        f'{title}: {store.written} labelled, {len(own) - len(todo)} had been '
-        f'before, {store.failed} failed: {part.folder}'
-    )
 
 
 def _end(

@@ -6,7 +6,7 @@ one that tells of an earlier file, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,23 +22,21 @@ from hmsa_mmseg.datasets.autolabel_files import (
 )
 from hmsa_mmseg.utils.files import remove_stale_parts
 
-from .json_lines import write_lines
-from .meta import identities_in, identity_of, read_meta
-from .pairs import Hashes, PairFiles
-from .seen_images import SEEN_FILE
+from .meta import identities_in, identity_of, read_meta, write_lines
+from .pairs import PairFiles
+from .teacher_record import SEEN_FILE
 
+# Files that are of no single image or process.
+_OWN_FILES = (
+    *(META_FILE, IMAGES_FILE, MANIFEST_FILE, FAILURES_FILE, SEEN_FILE),
+    *(REPORT_JSON, REPORT_HTML),
+)
 # Reading and hashing wait for the disk.
 _THREADS = 4
 
 
 class Merged(NamedTuple):
-    """What a folder of auto-labels holds.
-
-    Attributes:
-        labelled (int): Images with a label.
-        failed (int): Images that could not be labelled.
-        missing (list[str]): Names of images that are still to be labelled.
-    """
+    """How many images have a label or cannot, and which are missing."""
 
     labelled: int
     failed: int
@@ -52,12 +50,6 @@ def merge(out: str | Path) -> Merged:
     removed when no image is missing any more. With images missing, what
     there is is listed. Labels whose pixels are damaged are removed.
 
-    Args:
-        out (str | Path): Folder of the labels, or of a round of them.
-
-    Returns:
-        Merged: How many images are done, and which are missing.
-
     Raises:
         OSError: If a file cannot be read or written.
         ValueError: If the folder's metadata are damaged.
@@ -65,23 +57,35 @@ def merge(out: str | Path) -> Merged:
     out = Path(out)
     meta = read_meta(out)
     files = files_of(out, meta)
-    images = {line['name']: line['image'] for line in _listed(out)}
-    shards = [*_shard_files(out, MANIFEST_FILE)]
+    listed = _listed(out)
+    shards = _shard_files(out, MANIFEST_FILE)
     known = _by_name(out / MANIFEST_FILE, shards)
     # Labels of an earlier run with other images stay.
-    images = {**{n: known[n][-1].get('image', '') for n in known}, **images}
+    images = {n: known[n][-1].get('image', '') for n in known}
+    images.update(listed)
     own, accepted = identity_of(meta), identities_in(meta)
 
     def line_of(name: str) -> dict[str, Any] | None:
-        lines = known.get(name, [])
-        return _line_of(files, name, images[name], lines, own, accepted)
+        """Describe the label of an image; None if there is no whole one."""
+        pair = files.find(name)
+        if pair is None or pair.identity not in accepted:
+            return None
+        hashes = files.hashes(name, known.get(name, ()))
+        if hashes is None:
+            # Its head is good: only without it the image is labelled again.
+            files.remove(name)
+            return None
+        line = manifest_line(name, images[name], pair.size, hashes, pair.mode)
+        if pair.identity != own:
+            line['identity'] = pair.identity
+        return line
 
     with ThreadPoolExecutor(_THREADS) as pool:
         lines = [*pool.map(line_of, sorted(images))]
     labelled = [line for line in lines if line is not None]
     done = {line['name'] for line in labelled}
-    wanted = {line['name'] for line in _listed(out)} - done
-    failure_shards = [*_shard_files(out, FAILURES_FILE)]
+    wanted = {*_listed(out)} - done
+    failure_shards = _shard_files(out, FAILURES_FILE)
     found = _by_name(out / FAILURES_FILE, failure_shards)
     failures = [found[name][-1] for name in sorted(found) if name in wanted]
     missing = sorted(wanted - {line['name'] for line in failures})
@@ -90,18 +94,14 @@ def merge(out: str | Path) -> Merged:
     if not missing:
         for path in (*shards, *failure_shards):
             path.unlink(missing_ok=True)
-        remove_stale_parts(own_files(out), shared=True)
+        remove_stale_parts([out / name for name in _OWN_FILES], shared=True)
     return Merged(len(labelled), len(failures), missing)
 
 
 def forget_failures(out: Path) -> None:
-    """Remove the lists of images that could not be labelled.
+    """Remove the lists of images that another teacher could not label.
 
-    Those of another teacher: they are to be tried again, and until then
-    missing.
-
-    Raises:
-        OSError: If one cannot be removed.
+    They are to be tried again, and until then missing.
     """
     for path in (out / FAILURES_FILE, *_shard_files(out, FAILURES_FILE)):
         path.unlink(missing_ok=True)
@@ -115,22 +115,15 @@ def files_of(out: str | Path, meta: Mapping[str, Any]) -> PairFiles:
     )
 
 
-def own_files(out: Path) -> list[Path]:
-    """Paths of the files that are of no single image or process."""
-    names = (
-        *(META_FILE, IMAGES_FILE, MANIFEST_FILE, FAILURES_FILE, SEEN_FILE),
-        *(REPORT_JSON, REPORT_HTML),
-    )
-    return [out / name for name in names]
+def _listed(out: Path) -> dict[str, str]:
+    """Names of all images to be labelled, and their files."""
+    lines = read_lines(out / IMAGES_FILE)
+    return {line['name']: line['image'] for line in lines}
 
 
-def _listed(out: Path) -> list[dict[str, Any]]:
-    return read_lines(out / IMAGES_FILE)
-
-
-def _shard_files(out: Path, name: str) -> Iterator[Path]:
+def _shard_files(out: Path, name: str) -> list[Path]:
     stem, suffix = name.rsplit('.', 1)
-    yield from sorted(out.glob(f'{stem}.*-of-*.{suffix}'))
+    return sorted(out.glob(f'{stem}.*-of-*.{suffix}'))
 
 
 def _by_name(
@@ -146,41 +139,13 @@ def _by_name(
     return lines
 
 
-def _line_of(
-    files: PairFiles,
+def manifest_line(
     name: str,
     image: str,
-    known: list[dict[str, Any]],
-    own: str,
-    accepted: set[str],
-) -> dict[str, Any] | None:
-    """Describe the label of an image; None if there is no whole one."""
-    pair = files.find(name)
-    if pair is None or pair.identity not in accepted:
-        return None
-    hashes = files.hashes(
-        name,
-        {Hashes(k.get('label_sha256'), k.get('prob_sha256')) for k in known},
-    )
-    if hashes is None:
-        # Its head is good: only without it the image is labelled again.
-        files.remove(name)
-        return None
-    line = manifest_line(name, image, pair.size, hashes, pair.mode)
-    if pair.identity != own:
-        line['identity'] = pair.identity
-    return line
-
-
-def manifest_line(
-    name: str, image: str, size: tuple[int, int], hashes: Hashes, mode: str
+    size: tuple[int, int],
+    hashes: Mapping[str, str | None],
+    mode: str,
 ) -> dict[str, Any]:
     """One line of a manifest."""
-    return dict(
-        name=name,
-        image=image,
-        size=list(size),
-        label_sha256=hashes.label,
-        prob_sha256=hashes.prob,
-        mode=mode,
-    )
+    line = dict(name=name, image=image, size=list(size))
+    return {**line, **hashes, 'mode': mode}

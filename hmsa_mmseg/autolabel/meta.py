@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hmsa_mmseg.datasets.autolabel_files import META_FILE, read_meta
-from hmsa_mmseg.utils import atomic_file
+from hmsa_mmseg.prediction.journal import digest
+from hmsa_mmseg.utils.files import atomic_file, write_json
 
 #: What makes the identity. Names of files do not: files are renamed.
 _IDENTITY = (
@@ -25,32 +26,30 @@ _IDENTITY = (
     ('previous', ('identity',)),
 )
 #: Settings that say what the files mean, which is one thing for a folder.
-MEANING = ('label_format', 'label_ids', 'prob', 'layout', 'classes')
+MEANING = {
+    f'settings.{key}'
+    for key in ('label_format', 'label_ids', 'prob', 'layout', 'classes')
+}
 
 
 def write_meta(folder: str | Path, meta: Mapping[str, Any]) -> None:
-    """Write the file, whole or not at all.
+    """Write the file, whole or not at all."""
+    write_json(Path(folder) / META_FILE, meta, indent=1)
 
-    Raises:
-        OSError: If it cannot be written.
-    """
-    with atomic_file(Path(folder) / META_FILE) as file:
-        file.write(json.dumps(meta, indent=1).encode() + b'\n')
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of a JSON object a line, whole or not at all."""
+    with atomic_file(path) as file:
+        for line in lines:
+            file.write(json.dumps(line).encode() + b'\n')
 
 
 def link_to(folder: str | Path, start: str | Path) -> dict[str, str]:
     """Describe the folder of the round before, for ``previous``.
 
     Args:
-        folder (str | Path): With metadata.
+        folder (str | Path): With metadata; see :func:`read_meta`.
         start (str | Path): Folder that refers to it.
-
-    Returns:
-        dict[str, str]: ``folder``, relative to ``start``, ``meta_sha256`` of
-        its file and ``identity``.
-
-    Raises:
-        OSError, ValueError: As :func:`read_meta`.
     """
     content = (Path(folder) / META_FILE).read_bytes()
     return dict(
@@ -62,7 +61,7 @@ def link_to(folder: str | Path, start: str | Path) -> dict[str, str]:
 
 def identity_of(meta: Mapping[str, Any]) -> str:
     """A short name for the identity, which each label carries."""
-    return _digest(_identity(meta))[:16]
+    return digest(_identity(meta))[:16]
 
 
 def identities_in(meta: Mapping[str, Any]) -> set[str]:
@@ -73,11 +72,7 @@ def identities_in(meta: Mapping[str, Any]) -> set[str]:
 def differences(
     found: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-    """Compare two identities.
-
-    Args:
-        found (Mapping): Metadata.
-        expected (Mapping): Other metadata.
+    """Compare the identities in two metadata.
 
     Returns:
         dict[str, tuple]: Both values of what differs, by dotted keys.
@@ -93,15 +88,9 @@ def differences(
 def mixed_with(
     meta: Mapping[str, Any], found: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The identities that a folder holds beside that of ``meta``.
+    """The identities, each once, that a folder holds beside that of ``meta``.
 
-    Args:
-        meta (Mapping): Of what is to be written.
-        found (Mapping): Of what is there.
-
-    Returns:
-        list[dict]: Each with ``teacher``, ``settings``, ``round`` and
-        ``previous``, once.
+    ``found`` are the metadata of what is there.
     """
     others = {}
     for other in (*(found.get('mixed') or ()), found):
@@ -133,9 +122,3 @@ def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True).encode()
-    ).hexdigest()

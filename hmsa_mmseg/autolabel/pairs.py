@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hmsa_mmseg.datasets.autolabel_files import label_file, prob_file
 from hmsa_mmseg.datasets.png_files import encode_grey, is_intact, read_header
+from hmsa_mmseg.prediction.journal import Source
 from hmsa_mmseg.utils import atomic_file
 
-#: How labels can be made: as asked for; in windows or on the CPU, where
-#: memory did not last otherwise.
-MODES = ('whole', 'slide', 'cpu')
+#: Of labels that do not say what their image is known by.
+NO_SOURCE = Source(None)
+# Bytes that file systems give at a time.
+_BLOCK = 4096
 _IDENTITY = 'autolabel-identity'
 _MODE = 'autolabel-mode'
 _IMAGE_BYTES = 'autolabel-image-bytes'
@@ -35,33 +37,19 @@ class Pair(NamedTuple):
     Attributes:
         size (tuple[int, int]): Height and width of both.
         identity (str): Of teacher and settings, see :mod:`.meta`.
-        mode (str): One of :data:`MODES`.
-        image_bytes (int | None): Of the image's file; None if not known.
-        image_sha256 (str | None): Likewise.
+        mode (str): How it was made: as asked for (``whole``); in windows
+            (``slide``) or on the ``cpu``, where memory did not last.
+        source (Source): Of the image's file, as far as it is known.
     """
 
     size: tuple[int, int]
     identity: str
     mode: str
-    image_bytes: int | None = None
-    image_sha256: str | None = None
-
-
-class Hashes(NamedTuple):
-    """SHA-256 of the two files; ``prob`` is None without confidence."""
-
-    label: str
-    prob: str | None
+    source: Source
 
 
 class PairFiles:
-    """Where the files of images are.
-
-    Args:
-        folder (str | Path): Of all labels.
-        layout (str): One of :data:`LAYOUTS`.
-        has_prob (bool): Whether there is confidence.
-    """
+    """Where the files of images are, in the folder of all labels."""
 
     def __init__(
         self,
@@ -89,15 +77,7 @@ class PairFiles:
     def find(self, name: str) -> Pair | None:
         """Look for the whole label of an image.
 
-        Args:
-            name (str): Of the image.
-
-        Returns:
-            Pair | None: None unless all files are there, have a head and an
-            end, and are of one size.
-
-        Raises:
-            OSError: If a file that is there cannot be read.
+        All files must be there, have a head and an end, and be of one size.
         """
         headers = [read_header(path) for path in self.paths(name)]
         if None in headers or len({header.size for header in headers}) > 1:
@@ -108,8 +88,10 @@ class PairFiles:
             label.size,
             label.text.get(_IDENTITY, ''),
             label.text.get(_MODE, 'whole'),
-            int(length) if length.isdecimal() else None,
-            label.text.get(_IMAGE_SHA256),
+            Source(
+                int(length) if length.isdecimal() else None,
+                label.text.get(_IMAGE_SHA256),
+            ),
         )
 
     def write(
@@ -119,34 +101,20 @@ class PairFiles:
         prob: np.ndarray | None,
         identity: str,
         mode: str = 'whole',
-        image_bytes: int | None = None,
-        image_sha256: str | None = None,
-    ) -> Hashes:
-        """Write label and confidence of an image.
+        source: Source = NO_SOURCE,
+    ) -> dict[str, str | None]:
+        """Write label and confidence of an image, uint8 (h, w).
 
-        Args:
-            name (str): Of the image.
-            label (np.ndarray): uint8 (h, w), as the files have them.
-            prob (np.ndarray, optional): Likewise.
-            identity (str): Of teacher and settings.
-            mode (str): One of :data:`MODES`.
-            image_bytes (int, optional): Of the image's file.
-            image_sha256 (str, optional): Likewise.
-
-        Returns:
-            Hashes: Of the files.
-
-        Raises:
-            OSError: If one cannot be written. What stood there before is gone
-                then, but nothing is half written.
+        See :class:`Pair`. If it fails, what stood there before is gone, but
+        nothing is half written. SHA-256 of both are returned.
         """
-        text = {_IDENTITY: identity}
-        if mode != 'whole':
-            text[_MODE] = mode
-        if image_bytes is not None:
-            text[_IMAGE_BYTES] = str(image_bytes)
-        if image_sha256 is not None:
-            text[_IMAGE_SHA256] = image_sha256
+        text = {
+            _IDENTITY: identity,
+            _MODE: mode if mode != 'whole' else None,
+            _IMAGE_BYTES: source.bytes,
+            _IMAGE_SHA256: source.sha256,
+        }
+        text = {k: str(v) for k, v in text.items() if v is not None}
         contents = [encode_grey(label, text)]
         if self.has_prob:
             contents.insert(0, encode_grey(prob))
@@ -163,31 +131,21 @@ class PairFiles:
         self.prob(name).unlink(missing_ok=True)
 
     def hashes(
-        self, name: str, known: Collection[Hashes] = ()
-    ) -> Hashes | None:
-        """Read the files of an image to the end.
+        self, name: str, lines: Iterable[Mapping[str, Any]] = ()
+    ) -> dict[str, str | None] | None:
+        """Read the files of an image that was found to their end.
 
-        Args:
-            name (str): Of an image that :meth:`find` has found.
-            known (Collection[Hashes]): What they may be without another
-                look.
-
-        Returns:
-            Hashes | None: None if a file is damaged.
-
-        Raises:
-            OSError: If one cannot be read.
+        Gives None if one is damaged; those of a line of a manifest are not.
         """
         contents = [path.read_bytes() for path in self.paths(name)]
         found = _hashes(contents)
-        if found in known or all(map(is_intact, contents)):
-            return found
-        return None
+        is_known = any(found.items() <= line.items() for line in lines)
+        return found if is_known or all(map(is_intact, contents)) else None
 
-    def bytes_on_disk(self, name: str, block: int = 4096) -> int:
+    def bytes_on_disk(self, name: str) -> int:
         """Bytes that the files of an image take, in whole blocks."""
         sizes = [os.path.getsize(path) for path in self.paths(name)]
-        return sum(-(-size // block) * block for size in sizes)
+        return sum(-(-size // _BLOCK) * _BLOCK for size in sizes)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -203,6 +161,6 @@ def _write(path: Path, content: bytes) -> None:
                 raise
 
 
-def _hashes(contents: list[bytes]) -> Hashes:
+def _hashes(contents: list[bytes]) -> dict[str, str | None]:
     *prob, label = (hashlib.sha256(part).hexdigest() for part in contents)
-    return Hashes(label, prob[0] if prob else None)
+    return dict(label_sha256=label, prob_sha256=prob[0] if prob else None)

@@ -54,11 +54,7 @@ class TruthCounts(NamedTuple):
         return cls(*(np.zeros(shape, np.int64) for shape in shapes))
 
     def at(self, index: int) -> np.ndarray:
-        """Confusion of the pixels that a threshold keeps, int64 (K, K).
-
-        Args:
-            index (int): Of the threshold.
-        """
+        """Confusion of the pixels that a threshold keeps, int64 (K, K)."""
         return self.confusion[..., index:].sum(-1)
 
 
@@ -110,24 +106,11 @@ def count_against(
 
 
 def kept_counts(counts: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
-    """Sum up what thresholds keep.
-
-    Args:
-        counts (ndarray): (..., 256).
-        thresholds (Sequence[float]): T.
-
-    Returns:
-        ndarray: (..., T), of the type of ``counts``.
-    """
+    """Sum up what thresholds keep of counts (..., 256): (..., T)."""
     keep = np.array([is_kept(t) for t in thresholds], dtype=counts.dtype)
     return counts @ keep.T
 
 
 def coverage(counts: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
-    """Share of the pixels that thresholds keep, float64 (..., T).
-
-    Args:
-        counts (ndarray): (..., 256).
-        thresholds (Sequence[float]): T.
-    """
+    """Share of the pixels that thresholds keep, float64 (..., T)."""
     return divide(kept_counts(counts, thresholds), counts.sum(-1)[..., None])

@@ -11,38 +11,14 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from mmengine.config import Config
 
 from hmsa_mmseg.utils import safe_load
 
 from .config_datasets import PREFIX
-from .seen_images import read_seen
-from .training_sets import TrainingSet, read_training_sets
-
-
-class Training(NamedTuple):
-    """What a teacher was trained on.
-
-    Attributes:
-        sets (list[dict] | None): Its data sets, in plain types: ``type``,
-            ``source`` ('checkpoint', 'config' or 'declared'), arguments such
-            as ``data_root``, ``data_prefix``, ``cv`` and ``cities``, and
-            ``images``, how many there are, None if they cannot be listed
-            here. Data of an earlier teacher, whose labels this one has learnt
-            from, have ``teacher_of``, the folder of those labels. A
-            checkpoint that training started from is an entry of type
-            'load_from' with its ``path``. None if nothing is known.
-        images (list[tuple[int, str]] | None): Size in bytes and relative
-            name of each image that could be listed, sorted, once each. None
-            if none could be.
-        note (str): Where this is known from, and what is not known.
-    """
-
-    sets: list[dict] | None
-    images: list[tuple[int, str]] | None
-    note: str
+from .teacher_record import Training, read_seen
+from .training_sets import read_training_sets
 
 
 def describe_training(
@@ -61,37 +37,31 @@ def describe_training(
             was trained with.
         saw (Sequence[str]): What the teacher has seen too: loaders of
             ``cfg``, such as ``config:val_dataloader``, and lists of images
-            as :func:`.seen_images.write_seen` writes them.
+            as :func:`.write_seen` writes them.
 
     Returns:
-        Training: With what is known.
+        Training: Images sorted, once each.
 
     Raises:
-        OSError: If the checkpoint or a list cannot be read.
-        ValueError: If it is damaged, or ``cfg`` has no such loader.
+        OSError, ValueError: If the checkpoint or a list cannot be read, or
+            ``cfg`` has no such loader.
     """
-    sets, notes = _of_checkpoint(checkpoint, cfg)
+    found = _of_checkpoint(checkpoint, cfg)
     for one in saw:
-        sets += _declared(one, cfg)
-    images = {image for one in sets for image in one.images or ()}
-    for one in sets:
-        notes += one.notes
-    return Training(
-        [one.description for one in sets] or None,
-        sorted(images, key=lambda image: (image[1], image[0])) or None,
-        '; '.join(notes),
-    )
+        found.add(_declared(one, cfg))
+    found.images = sorted({*found.images}, key=lambda image: image[::-1])
+    return found
 
 
-def _declared(saw: str, cfg: Config) -> list[TrainingSet]:
+def _declared(saw: str, cfg: Config) -> Training:
     """What the user says that the teacher has seen."""
     if not saw.startswith(PREFIX) and Path(saw).is_file():
         images = read_seen(saw)
         about = dict(type='list', source='declared', path=saw)
-        return [TrainingSet({**about, 'images': len(images)}, images)]
+        return Training([{**about, 'images': len(images)}], images)
     key = saw.removeprefix(PREFIX)
     declared = read_training_sets(cfg.to_dict(), 'declared', key)
-    if not declared:
+    if not declared.sets:
         raise ValueError(
             f'{cfg.filename}: {key}.dataset is missing; expected the name of '
             'a data loader of the config, or a list of images'
@@ -99,21 +69,22 @@ def _declared(saw: str, cfg: Config) -> list[TrainingSet]:
     return declared
 
 
-def _of_checkpoint(
-    checkpoint: str, cfg: Config
-) -> tuple[list[TrainingSet], list[str]]:
-    """Data sets of the config that a checkpoint holds, and notes."""
+def _of_checkpoint(checkpoint: str, cfg: Config) -> Training:
+    """Data sets of the config that a checkpoint holds."""
     name = os.path.basename(checkpoint)
     # torch cannot map the files of before 1.6, which mmseg's zoo still has.
     loaded = safe_load(checkpoint, mapped=zipfile.is_zipfile(checkpoint))
     meta = loaded.get('meta') if isinstance(loaded, dict) else None
     text = meta.get('cfg') if isinstance(meta, dict) else None
+    found = Training()
     if not isinstance(text, str):
-        return read_training_sets(cfg.to_dict(), 'config'), [
+        found.notes.append(
             f'{name} holds no config; its data are taken from '
             f'{os.path.basename(cfg.filename or "the config")}, which may not '
             'be what it was trained with'
-        ]
+        )
+        found.add(read_training_sets(cfg.to_dict(), 'config'))
+        return found
     try:
         settings, unread = literal_settings(text)
         if 'train_dataloader' in unread:
@@ -121,23 +92,25 @@ def _of_checkpoint(
                 f'train_dataloader of its config: {unread["train_dataloader"]}'
             )
     except ValueError as error:
-        return [], [
+        found.notes.append(
             f'what {name} was trained on is unknown: {error}; '
             '--saw can tell it'
-        ]
-    notes = [f'data sets are read from the config in {name}']
-    sets = read_training_sets(settings, 'checkpoint')
-    if not sets:
-        notes.append(f'the config in {name} has no data to train on')
+        )
+        return found
+    found.notes.append(f'data sets are read from the config in {name}')
+    found.add(read_training_sets(settings, 'checkpoint'))
+    if not found.sets:
+        found.notes.append(f'the config in {name} has no data to train on')
     start = settings.get('load_from')
     if isinstance(start, str) and start:
-        about = dict(type='load_from', source='checkpoint', path=start)
-        sets.append(TrainingSet(about))
-        notes.append(
+        found.sets.append(
+            dict(type='load_from', source='checkpoint', path=start)
+        )
+        found.notes.append(
             f'what {start}, where its training started, was trained on is not '
             'known; --saw can tell it'
         )
-    return sets, notes
+    return found
 
 
 def literal_settings(text: str) -> tuple[dict, dict[str, str]]:
@@ -146,9 +119,6 @@ def literal_settings(text: str) -> tuple[dict, dict[str, str]]:
     mmengine writes ``Config.pretty_text`` into checkpoints: one assignment
     for each setting, of literals and ``dict(name=...)``. A checkpoint may be
     foreign: nothing of it is run, and all else is left unread.
-
-    Args:
-        text (str): Python.
 
     Returns:
         tuple[dict, dict[str, str]]: Settings by their names; and for each

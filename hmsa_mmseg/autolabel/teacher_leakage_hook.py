@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
@@ -11,8 +11,7 @@ from mmseg.registry import HOOKS
 from hmsa_mmseg.datasets import leaf_datasets
 
 from .config_datasets import leaf_configs
-from .seen_images import count_seen
-from .teacher_record import labels_root, read_teacher
+from .teacher_record import Training, count_seen, labels_root, read_teacher
 from .training_sets import list_images
 
 #: Beside mIoU in the logs of train.py and in the result of test.py.
@@ -27,7 +26,7 @@ class TeacherLeakageHook(Hook):
     images that the teacher was trained on; its score on those is not one on
     unseen images. Before a validation or test its images are compared with
     those, by base name and size in bytes, see
-    :func:`hmsa_mmseg.autolabel.seen_images.count_seen`. A warning says how
+    :func:`hmsa_mmseg.autolabel.teacher_record.count_seen`. A warning says how
     many were seen, once for each data set, and so does ``teacher_saw_images``
     among the metrics: null if it is not known, where a warning says why. A
     run is never stopped. Each process looks for itself; only the first logs.
@@ -78,9 +77,14 @@ class TeacherLeakageHook(Hook):
         if mode in self._found:
             return
         try:
-            paths = _paths(loop.dataloader.dataset)
-            seen, problems = self._known(runner.cfg)
-            count = count_seen(paths, seen)
+            paths = {
+                leaf.get_data_info(index)['img_path']
+                for leaf in leaf_datasets(loop.dataloader.dataset)
+                for index in range(len(leaf))
+            }
+            known = self._known(runner.cfg)
+            problems = known.notes
+            count = count_seen(paths, known.images)
         # Data sets can be of anything, and what is only about a warning must
         # not stop a run of days.
         except Exception as error:
@@ -89,75 +93,50 @@ class TeacherLeakageHook(Hook):
         # Not an integer: mmengine makes a numpy one of it, and LoggerHook
         # null of that.
         self._found[mode] = None if problems and not count else float(count)
-        if runner.rank == 0:
-            _log(runner.logger, mode, count, len(paths), problems)
+        if runner.rank != 0:
+            return
+        if count:
+            least = 'at least ' if problems else ''
+            runner.logger.warning(
+                f'{least}{count} of {len(paths)} images of the {mode} data '
+                'were in the training set of the teacher whose labels this '
+                'model was trained with: the score is not one on unseen images'
+            )
+        elif problems:
+            runner.logger.warning(
+                f'whether images of the {mode} data were in the training set '
+                'of the teacher whose labels this model was trained with is '
+                f'unknown: {"; ".join(problems)}'
+            )
+        else:
+            runner.logger.info(
+                f'none of {len(paths)} images of the {mode} data was in the '
+                'training set of the teacher'
+            )
 
-    def _known(self, cfg: Mapping) -> tuple[list[tuple[int, str]], list[str]]:
+    def _known(self, cfg: Mapping) -> Training:
         """List the images of the teacher, and what is not known of them."""
-        images: list[tuple[int, str]] = []
-        problems: list[str] = []
+        known = Training()
         folders = self.folders
         if folders is None and not self.saw:
-            folders = sorted({*map(str, _folders_of(cfg))})
+            dataset = (cfg.get('train_dataloader') or {}).get('dataset')
+            roots = map(labels_root, leaf_configs(dataset) if dataset else ())
+            folders = sorted({str(root) for root in roots if root is not None})
             if not folders:
-                problems.append(
+                known.notes.append(
                     'no labels of train_dataloader have an '
                     'autolabel_meta.json; folders or saw of '
                     'TeacherLeakageHook can say what the teacher has seen'
                 )
         for folder in folders or ():
-            record = read_teacher(folder)
-            images += record.images
-            problems += [record.problem] if record.problem else []
+            known.add(read_teacher(folder))
         for dataset in self.saw:
             for leaf in leaf_configs(dataset):
                 found, problem = list_images(leaf)
-                images += found or []
+                known.images += found or []
                 if problem:
-                    problems.append(
+                    known.notes.append(
                         f'images of saw={leaf.get("type")} '
                         f'({leaf.get("data_root")}) are not listed: {problem}'
                     )
-        return images, problems
-
-
-def _folders_of(cfg: Mapping) -> Iterator[object]:
-    """Find the folders of auto-labels among training data."""
-    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
-    for leaf in leaf_configs(dataset) if dataset else ():
-        folder = labels_root(leaf)
-        if folder is not None:
-            yield folder
-
-
-def _paths(dataset: object) -> list[str]:
-    """List the files of the images of a data set, once each."""
-    paths = {
-        leaf.get_data_info(index)['img_path']
-        for leaf in leaf_datasets(dataset)
-        for index in range(len(leaf))
-    }
-    return sorted(paths)
-
-
-def _log(
-    logger, mode: str, count: int, total: int, problems: Sequence[str]
-) -> None:
-    if count:
-        least = 'at least ' if problems else ''
-        logger.warning(
-            f'{least}{count} of {total} images of the {mode} data were in the '
-            'training set of the teacher whose labels this model was trained '
-            'with: the score is not one on unseen images'
-        )
-    elif problems:
-        logger.warning(
-            f'whether images of the {mode} data were in the training set of '
-            'the teacher whose labels this model was trained with is unknown: '
-            + '; '.join(problems)
-        )
-    else:
-        logger.info(
-            f'none of {total} images of the {mode} data was in the training '
-            'set of the teacher'
-        )
+        return known

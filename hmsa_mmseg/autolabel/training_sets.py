@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
-from .config_datasets import leaf_configs
-from .teacher_record import labels_root, read_teacher
+from .config_datasets import leaf_configs, relative_path
+from .teacher_record import Training, labels_root, read_teacher
 
 #: Arguments that do not say which images are in a data set.
 _NOT_DESCRIBED = (
@@ -22,86 +21,73 @@ _NOT_DESCRIBED = (
 )
 #: Arguments that a data set gets no value of, when it is only listed.
 _NOT_GIVEN = ('type', 'pipeline', 'backend_args', 'like')
-#: What arguments may be made of: all that JSON can hold.
-_PLAIN = (bool, int, float, str, type(None))
-
-
-class TrainingSet(NamedTuple):
-    """A data set of a training run.
-
-    Attributes:
-        description (dict): As in :class:`.teacher.Training`.
-        images (list[tuple[int, str]] | None): Likewise; None if they could
-            not be listed.
-        notes (tuple[str, ...]): What is not known.
-    """
-
-    description: dict
-    images: list[tuple[int, str]] | None = None
-    notes: tuple[str, ...] = ()
 
 
 def read_training_sets(
     settings: dict, source: str, key: str = 'train_dataloader'
-) -> list[TrainingSet]:
-    """Describe the data sets of a loader.
+) -> Training:
+    """Describe the data sets of a loader; empty if there is none.
 
-    Args:
-        settings (dict): Of a config, in plain types.
-        source (str): Where they are from.
-        key (str): The loader. Defaults to 'train_dataloader'.
-
-    Returns:
-        list[TrainingSet]: Empty if there is no such loader.
+    ``settings`` are of a config, in plain types.
     """
+    found = Training()
     loader = settings.get(key)
     dataset = loader.get('dataset') if isinstance(loader, dict) else None
     if dataset is None:
-        return []
+        return found
     try:
         leaves = [*leaf_configs(dataset)]
         # All of them, before images are listed.
-        plain = [_to_json(leaf) for leaf in leaves]
+        described = [_describe(leaf) for leaf in leaves]
     # A config that is none: numbers in the place of data sets.
     except (AttributeError, TypeError, ValueError) as error:
-        unknown = dict(type='unknown', source=source, images=None)
-        note = f'{key} is not understood: {type(error).__name__}: {error}'
-        return [TrainingSet(unknown, None, (note,))]
-    sets: list[TrainingSet] = []
-    for leaf, arguments in zip(leaves, plain):
-        images, problem = list_images(leaf)
-        about = {
-            name: value
-            for name, value in arguments.items()
-            if name not in _NOT_DESCRIBED
-        }
-        description = dict(
-            type=str(leaf.get('type')),
-            source=source,
-            **about,
-            images=None if images is None else len(images),
+        found.sets.append(dict(type='unknown', source=source, images=None))
+        found.notes.append(
+            f'{key} is not understood: {type(error).__name__}: {error}'
         )
-        notes = ()
+        return found
+    for leaf, about in zip(leaves, described):
+        kind = str(leaf.get('type'))
+        images, problem = list_images(leaf)
+        count = None if images is None else len(images)
+        found.sets.append(
+            dict(type=kind, source=source, **about, images=count)
+        )
+        found.images.extend(images or ())
         if images is None:
-            where = f'{leaf.get("type")} ({leaf.get("data_root")})'
-            notes = (f'images of {where} are not listed: {problem}',)
-        sets.append(TrainingSet(description, images, notes))
-        sets += _of_earlier_teacher(leaf)
-    return sets
+            where = f'{kind} ({leaf.get("data_root")})'
+            found.notes.append(f'images of {where} are not listed: {problem}')
+        folder = labels_root(leaf)
+        if folder is None:
+            continue
+        # A teacher has made its labels.
+        record = read_teacher(folder)
+        if record.notes:
+            record.sets.append(dict(type='unknown', images=None))
+        for one in record.sets:
+            one['teacher_of'] = str(folder)
+        found.add(record)
+    return found
+
+
+def _describe(leaf: dict) -> dict[str, Any]:
+    """Arguments that say which images are in a data set, as JSON has them."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, (set, frozenset)):
+            return sorted(map(str, value))
+        return str(value)
+
+    about = {k: v for k, v in leaf.items() if k not in _NOT_DESCRIBED}
+    return json.loads(json.dumps(about, default=plain))
 
 
 def list_images(
     leaf: dict,
 ) -> tuple[list[tuple[int, str]] | None, str | None]:
-    """List the images of a data set.
+    """List size and relative name of a data set's images, or say why not.
 
-    Args:
-        leaf (dict): Its config, which may be foreign: no transform and no
-            object within it is built.
-
-    Returns:
-        tuple[list[tuple[int, str]] | None, str | None]: Size and relative
-        name of each; without them the reason.
+    Its config may be foreign: no transform and no object within is built.
     """
     known = _dataset_class(leaf.get('type'))
     if known is None:
@@ -121,7 +107,7 @@ def list_images(
             for index in range(len(dataset))
         ]
         return [
-            (os.path.getsize(p), _relative(p, folder)) for p in paths
+            (os.path.getsize(p), relative_path(p, folder)) for p in paths
         ], None
     # Constructors of mmseg have errors of many types, assertions among them.
     except Exception as error:
@@ -176,38 +162,4 @@ def _is_harmless(value: object) -> bool:
         return 'type' not in value and all(map(_is_harmless, value.values()))
     if isinstance(value, (list, tuple, set)):
         return all(map(_is_harmless, value))
-    return isinstance(value, _PLAIN)
-
-
-def _relative(path: str, folder: str) -> str:
-    relative = os.path.relpath(path, folder) if folder else path
-    # A list of images may point outside of the folder.
-    if relative.startswith('..') or os.path.isabs(relative):
-        relative = os.path.basename(path)
-    return Path(relative).as_posix()
-
-
-def _to_json(value: object) -> object:
-    """Turn an argument into what JSON can hold."""
-    if isinstance(value, dict):
-        return {str(key): _to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_to_json(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(map(str, value))
-    return value if isinstance(value, _PLAIN) else str(value)
-
-
-def _of_earlier_teacher(leaf: dict) -> Iterator[TrainingSet]:
-    """Describe what made the labels of a data set, if a teacher did."""
-    folder = labels_root(leaf)
-    if folder is None:
-        return
-    sets, known, problem = read_teacher(folder)
-    images = known or None
-    for one in sets:
-        yield TrainingSet({**one, 'teacher_of': str(folder)}, images)
-        images = None  # the list is of all of them together
-    if problem:
-        unknown = dict(type='unknown', teacher_of=str(folder), images=None)
-        yield TrainingSet(unknown, images, (problem,))
+    return isinstance(value, (bool, int, float, str, type(None)))

@@ -7,56 +7,99 @@ import datetime
 import os
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from mmseg.structures import SegDataSample
 
 from hmsa_mmseg.utils.loading import find_test_set, read_config
 from hmsa_mmseg.visualization import write_run
+from hmsa_mmseg.visualization.colours import as_palette
 
-from .errors import BadInputError
+from .errors import BadInputError, Stopping
 from .inputs import Item, find_items
 from .journal import Journal
-from .layout import RECORDS
-from .loading import Loaded, Pipeline
+from .loading import Loaded
 from .machine import Machine, ahead, find_undone
-from .model_options import apply_options, read_label_ids
+from .options import (
+    add_prediction,
+    add_running,
+    apply_options,
+    positive,
+    read_label_ids,
+)
 from .predicting import Predictor
-from .products import OF_LOGITS, Products
-from .progress import Clock, Progress
-from .settings import read_settings
-from .shards import find_device, gather, read_shard
-from .stopping import Stopping
+from .products import DEFAULT_SAVES, OF_LOGITS, RECORDS, SAVES, Products
+from .progress import Progress
+from .shards import find_device, read_shard
 from .videos import Videos, count_frames
 
 
+def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument('checkpoint', help='checkpoint file path')
+    parser.add_argument(
+        'inputs',
+        nargs='+',
+        metavar='input',
+        help='image, video, folder, or list of paths (.txt)',
+    )
+    parser.add_argument('--out', required=True, help='folder of the results')
+    parser.add_argument(
+        '--save',
+        nargs='+',
+        choices=tuple(SAVES),
+        default=DEFAULT_SAVES,
+        help=f'what to write. Default: {" ".join(DEFAULT_SAVES)}',
+    )
+    add_prediction(parser).add_argument(
+        '--label-ids',
+        action='store_true',
+        help="write classes as the data set's own label files number them, "
+        'as the Cityscapes benchmark takes them',
+    )
+    group = add_running(parser)
+    group.add_argument(
+        '--batch-size',
+        type=positive,
+        default=1,
+        help='images of one size that run at once. Default: 1',
+    )
+    group.add_argument(
+        '--on-error',
+        choices=('stop', 'skip'),
+        default='stop',
+        help='what to do with a damaged image or video. Skipped ones are '
+        'listed in the end. Default: stop',
+    )
+    group.add_argument(
+        '--frames',
+        action='store_true',
+        help='write overlays of a video as pictures, not as a video',
+    )
+    group.add_argument(
+        '--video-format',
+        choices=('mp4', 'avi'),
+        default='mp4',
+        help='of overlays of videos: MPEG-4 or Motion JPEG. Default: mp4',
+    )
+    return parser.parse_args(argv)
+
+
 def run(args: argparse.Namespace, stopping: Stopping) -> int:
-    """Do what the command line asks for.
-
-    Args:
-        args (Namespace): From :func:`.options.parse_args`.
-        stopping (Stopping): Takes signals.
-
-    Returns:
-        int: 0, or 1 if files were skipped.
-
-    Raises:
-        Stopped: If a signal has asked for it.
-        PredictionError: If it cannot be done.
-        OSError: If a file cannot be read or written.
-        ValueError: If config or checkpoint cannot be used.
-    """
+    """Do what the command line asks for; return 1 if files were skipped."""
     shard = read_shard(args.shard)
     items = shard.share(find_items(args.inputs)[: args.limit])
     job = Inferring(args, stopping)
     if 'report' in args.save and shard.index == 0:
         job.describe()
-    done, finished = job.do(items, shard.shows)
+    counts = job.do(items, shard.shows)
     # What follows waits for other processes.
     stopping.leave()
-    group = shard.join()
-    skipped = gather(job.skipped, group)
-    done, finished = map(sum, zip(*gather([(done, finished)], group)))
+    skipped = [*chain.from_iterable(shard.gather(job.skipped))]
+    done, finished = map(sum, zip(*shard.gather(counts)))
     if shard.shows:
         if 'report' in args.save:
             job.journal.drop_foreign_records()
@@ -73,10 +116,6 @@ def run(args: argparse.Namespace, stopping: Stopping) -> int:
 class Inferring:
     """What all images and videos of a run have in common.
 
-    Args:
-        args (Namespace): Of the command line.
-        stopping (Stopping): Takes signals.
-
     Attributes:
         skipped (list[str]): What could not be done, and why.
     """
@@ -86,8 +125,6 @@ class Inferring:
         self.skipped: list[str] = []
         self.cfg = read_config(args.config, args.cfg_options)
         apply_options(self.cfg, args)
-        # First: it changes the config where that is old.
-        self.pipeline = Pipeline(self.cfg)
         self.predictor = Predictor(
             self.cfg,
             args.checkpoint,
@@ -97,19 +134,18 @@ class Inferring:
         )
         if 'attention' in args.save:
             self.predictor.check_attention()
+        classes = self.predictor.classes
         label_ids = None
         if args.label_ids:
-            label_ids = read_label_ids(self.cfg, len(self.predictor.classes))
+            label_ids = read_label_ids(self.cfg, len(classes))
         self.products = Products(
             args.save,
-            self.predictor.classes,
-            self.predictor.palette,
+            classes,
+            as_palette(self.predictor.palette, len(classes)),
             self.predictor.scales,
             label_ids,
         )
-        settings = read_settings(
-            self.cfg, args.checkpoint, self.predictor, args.flip
-        )
+        settings = self.predictor.settings()
         self.journal = Journal(
             Path(args.out), dict(settings, label_ids=args.label_ids)
         )
@@ -119,15 +155,9 @@ class Inferring:
             checkpoint=os.path.abspath(args.checkpoint),
         )
         self.machine = Machine(
-            self.predictor, stopping, Clock(), args.batch_size, args.writers
+            self.predictor, stopping, args.writers, args.batch_size
         )
-        self.videos = Videos(
-            self.journal,
-            self.pipeline,
-            self.products,
-            None if args.frames else f'.{args.video_format}',
-            args.overwrite,
-        )
+        self.videos = Videos(args, self.journal, self.products, self.machine)
 
     def describe(self) -> None:
         """Tell hmsa report about the run."""
@@ -145,36 +175,26 @@ class Inferring:
         )
 
     def do(self, items: Sequence[Item], shows: bool) -> tuple[int, int]:
-        """Predict what is not finished.
-
-        Args:
-            items (Sequence[Item]): Images and videos of this process.
-            shows (bool): Whether progress is shown.
-
-        Returns:
-            tuple[int, int]: How many are done now, and were before.
-        """
+        """Predict what is not finished; return how many, and how many are."""
         todo = [*items]
         if not self.args.overwrite:
             todo = find_undone(items, self._is_done)
         total = sum(count_frames(i.path) if i.is_video else 1 for i in todo)
         images = [item for item in todo if not item.is_video]
         with Progress('infer', total, shows) as progress:
-            loaded = ahead(self._load, images, self.args.threads)
+            loaded = ahead(
+                lambda item: self.predictor.pipeline.load(item.path),
+                images,
+                self.args.threads,
+            )
             self.machine.work(loaded, self._write, self._fail, progress)
             for item in todo:
                 if item.is_video:
-                    self._do_video(item, progress)
+                    try:
+                        self.videos.do(item, progress)
+                    except BadInputError as error:
+                        self._fail(item, error)
         return len(todo) - len(self.skipped), len(items) - len(todo)
-
-    def _load(self, item: Item) -> Loaded:
-        return self.pipeline.load(item.path)
-
-    def _do_video(self, item: Item, progress: Progress) -> None:
-        try:
-            self.videos.do(item, self.machine, progress)
-        except BadInputError as error:
-            self._fail(item, error)
 
     def _is_done(self, item: Item) -> bool:
         """Whether all files of an image or a video are there and good."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from hmsa_mmseg.datasets.autolabel_files import META_FILE
 
 from .errors import PredictionError
-from .layout import SETTINGS, is_result_folder
+from .products import SETTINGS, is_result_folder
 
 # What OpenCV decodes to eight bits, by its readers (imgcodecs,
 # ImageDecoder), and mmcv with it.
@@ -30,10 +30,8 @@ LIST_SUFFIX = '.txt'
 class Item(NamedTuple):
     """An image or a video.
 
-    Attributes:
-        path (Path): Of the file.
-        name (str): What its results are named after: its path relative to
-            the folder given, with ``/``, without the suffix.
+    Its results are named after its path relative to the folder given, with
+    ``/``, without the suffix.
     """
 
     path: Path
@@ -65,9 +63,8 @@ def find_items(
         each once.
 
     Raises:
-        PredictionError: If a file or folder is missing or of no known type, a
-            folder holds nothing, or two files would have results of one
-            name.
+        PredictionError: If the inputs make no sense, or two files would have
+            results of one name.
     """
     found: list[Item] = []
     for text in inputs:
@@ -90,11 +87,7 @@ def find_items(
 
 
 def unique(items: Iterable[Item]) -> list[Item]:
-    """Take each file once.
-
-    Raises:
-        PredictionError: If two files have one name.
-    """
+    """Take each file once; refuse two files of one name."""
     found: dict[str, Item] = {}
     for item in items:
         other = found.setdefault(item.name, item)
@@ -123,14 +116,16 @@ def _item(
             f'{source}: {path} is nothing to predict by its name; expected a '
             f'folder, a list ({LIST_SUFFIX}), or one of {" ".join(suffixes)}'
         )
-    return Item(path, PurePath(relative).with_suffix('').as_posix())
+    return Item(path, _name(relative))
+
+
+def _name(relative: str | PurePath) -> str:
+    return PurePath(relative).with_suffix('').as_posix()
 
 
 def _of_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Item]:
-    items = [
-        Item(path, path.relative_to(folder).with_suffix('').as_posix())
-        for path in _walk(folder, suffixes, ())
-    ]
+    paths = _walk(folder, suffixes, ())
+    items = [Item(path, _name(path.relative_to(folder))) for path in paths]
     if not items:
         raise PredictionError(
             f'{folder}: nothing to predict in it, nor in the folders in it; '
@@ -145,11 +140,7 @@ def _walk(
 ) -> Iterator[Path]:
     """Yield files, also behind links, but for results of earlier runs.
 
-    Args:
-        folder (Path): Searched with all folders in it.
-        suffixes (tuple[str]): Of files.
-        passed (tuple[Path]): Folders above, without links: a link may lead
-            up.
+    ``passed`` are the real folders above: a link may lead up.
     """
     real = folder.resolve()
     names = sorted(os.listdir(folder))

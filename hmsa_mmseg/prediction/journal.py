@@ -8,10 +8,13 @@ names are whole, whatever has killed the run.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hmsa_mmseg.utils.files import (
     remove_stale_parts,
@@ -21,21 +24,25 @@ from hmsa_mmseg.utils.files import (
 
 from .errors import PredictionError
 from .inputs import Item
-from .layout import FINISHED, RECORDS, SETTINGS, is_result_folder
-from .settings import digest, refuse_other
-from .sources import Source, is_same
+from .products import FINISHED, RECORDS, SETTINGS, is_result_folder
 
 #: 1 is that of version 0.1 of this package.
 VERSION = 2
 
 
-class Journal:
-    """What is finished in an output folder.
+class Source(NamedTuple):
+    """What an input file is known by: not its path, as folders are moved.
 
-    Args:
-        out (Path): The folder.
-        settings (Mapping): Of this run: what results depend on.
+    None is what an earlier version of this package did not write; it counts
+    as the same.
     """
+
+    bytes: int | None
+    sha256: str | None = None
+
+
+class Journal:
+    """What is finished in an output folder, by settings of this run."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self.out = out
@@ -43,16 +50,11 @@ class Journal:
         self.digest = digest(self.settings)[:16]
 
     def open(self, overwrite: bool, **described: Any) -> None:
-        """Refuse a folder with other results, else write the settings there.
-
-        Args:
-            overwrite (bool): Whether other results may be replaced.
-            **described: What else the file tells its reader.
+        """Write the settings, and what else is described, into the folder.
 
         Raises:
             PredictionError: If the folder holds results of other settings,
                 or files that are not known to be results.
-            OSError: If it cannot be written.
         """
         path = self.out / SETTINGS
         # Before the file is looked for: other processes of this run write it
@@ -64,7 +66,22 @@ class Journal:
         ]
         exists = path.exists() and not overwrite
         if exists:
-            self._compare(path)
+            found = read_json(path)
+            version = found.get('version')
+            if version != VERSION:
+                raise PredictionError(
+                    f'{path} is damaged, or of another version of this '
+                    f'package (version={version!r}, expected {VERSION}); '
+                    'expected another --out, or --overwrite, which does all '
+                    'again'
+                )
+            differing = {
+                key: (found.get(key), value)
+                for key, value in self.settings.items()
+                if found.get(key) != value
+            }
+            cure = 'the same, another --out or --overwrite'
+            refuse_other(path, differing, cure)
         elif folders and not overwrite:
             raise PredictionError(
                 f'{self.out} has a folder {folders[0].name}, but no '
@@ -76,21 +93,6 @@ class Journal:
             remove_stale_parts_below(folder)
         if not exists:
             write_json(path, {**described, **self.settings}, indent=1)
-
-    def _compare(self, path: Path) -> None:
-        found = read_json(path)
-        if found.get('version') != VERSION:
-            raise PredictionError(
-                f'{path} is damaged, or of another version of this package '
-                f'(version={found.get("version")!r}, expected {VERSION}); '
-                'expected another --out, or --overwrite, which does all again'
-            )
-        differing = {
-            key: (found.get(key), value)
-            for key, value in self.settings.items()
-            if found.get(key) != value
-        }
-        refuse_other(path, differing, 'the same, another --out or --overwrite')
 
     def path(self, item: Item) -> Path:
         """Return the path of an item's file."""
@@ -143,6 +145,32 @@ class Journal:
                     (self.out / file).unlink(missing_ok=True)
 
 
+def refuse_other(
+    path: Path, differing: Mapping[str, tuple[Any, Any]], cure: str
+) -> None:
+    """Refuse to mix results of different settings, if anything differs.
+
+    Args:
+        path (Path): Of the file that tells what there is.
+        differing (Mapping): What was, and what is asked for, by keys.
+        cure (str): What is expected.
+    """
+    said = ', '.join(
+        f'{key} was {_in_short(before)}, now it is {_in_short(now)}'
+        for key, (before, now) in differing.items()
+    )
+    if said:
+        raise PredictionError(
+            f'{path}: what is there is of another model or other settings: '
+            f'{said}; expected {cure}'
+        )
+
+
+def _in_short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 100 else f'{text[:100]} ...'
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file; of none, or a foreign one, nothing.
 
@@ -153,3 +181,54 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def source_of(path: str | os.PathLike) -> Source:
+    """Read what a file is known by; an OSError says that it cannot."""
+    stat = os.stat(path)
+    return Source(stat.st_size, _digest_of(path, stat.st_size, _changed(stat)))
+
+
+def is_same(path: Path, source: Source, since: int) -> bool:
+    """Whether a file is the one that a result was made from.
+
+    It has as many bytes, and was not touched since the result was written, in
+    nanoseconds; or, where folders have been copied, the same content. What
+    cannot be looked at is not the same.
+    """
+    try:
+        stat = path.stat()
+        if source.bytes not in (None, stat.st_size):
+            return False
+        changed = _changed(stat)
+        if changed < since or source.sha256 is None:
+            return True
+        return source.sha256 == _digest_of(path, stat.st_size, changed)
+    except OSError:
+        return False
+
+
+def _changed(stat: os.stat_result) -> int:
+    # The latter also of a file that was moved here.
+    return max(stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@lru_cache(maxsize=2**16)
+def _digest_of(path: str | os.PathLike, size: int, changed: int) -> str:
+    """SHA-256 of a file, read once for each change: videos are large."""
+    return file_digest(path)
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file; an OSError says that it cannot be read."""
+    found = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value of nested plain types."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from hmsa_mmseg.utils.loading import find_test_set
 
 from .errors import BadInputError, PredictionError, in_one_line
-from .sources import Source, source_of
+from .journal import Source, source_of
 
 _LABEL_LOADERS = (
     LoadAnnotations,
@@ -36,7 +37,7 @@ class Loaded(NamedTuple):
         image (ndarray): As it was loaded: RGB, uint8 (h, w, 3).
         inputs (Tensor): What the model's preprocessor takes, (3, H, W).
         data_sample (SegDataSample): With the meta information.
-        source (Source | None): Of the file; None for a frame of a video.
+        source (Source | None): None for a frame of a video.
     """
 
     image: np.ndarray
@@ -48,11 +49,8 @@ class Loaded(NamedTuple):
 class Pipeline:
     """The test pipeline of a config, without its loaders of labels.
 
-    Args:
-        cfg (Config): Of a training or test run.
-
     Raises:
-        PredictionError: If it has no pipeline that begins with an image file.
+        PredictionError: If it has none that begins with an image file.
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -65,31 +63,22 @@ class Pipeline:
                 'says how images are prepared; expected the config of a '
                 'training or test run'
             )
-        steps = [TRANSFORMS.build(step) for step in pipeline]
-        steps = [
+        steps = map(TRANSFORMS.build, pipeline)
+        self.loader, *self.steps = (
             step for step in steps if not isinstance(step, _LABEL_LOADERS)
-        ]
-        if not isinstance(steps[0], LoadImageFromFile):
+        )
+        if not isinstance(self.loader, LoadImageFromFile):
             raise PredictionError(
                 f'{cfg.filename}: test_dataloader.dataset.pipeline begins '
-                f'with {type(steps[0]).__name__}; expected LoadImageFromFile'
+                f'with {type(self.loader).__name__}; expected '
+                'LoadImageFromFile'
             )
-        self.loader, *self.steps = steps
 
     def load(self, path: Path) -> Loaded:
         """Load and prepare an image file.
 
-        Args:
-            path (Path): Of the file.
-
-        Returns:
-            Loaded: The image. Where its EXIF data say that the camera was
-            turned, the image is turned, as in training: by the config's
-            loader.
-
-        Raises:
-            BadInputError: If it is damaged or cannot be prepared. The message
-                begins with the path.
+        Where its EXIF data say that the camera was turned, the image is
+        turned, as in training: by the config's loader.
         """
         try:
             source = source_of(path)
@@ -111,16 +100,13 @@ class Pipeline:
         if self.loader.to_float32:
             frame = frame.astype(np.float32)
         size = frame.shape[:2]
-        return self._prepare(
-            path,
-            dict(
-                img=frame, img_shape=size, ori_shape=size, img_path=str(path)
-            ),
-        )
+        results = dict(img=frame, img_shape=size, ori_shape=size)
+        return self._prepare(path, dict(results, img_path=str(path)))
 
     def _prepare(self, path: Path, results: dict | None) -> Loaded:
         try:
-            image = None if results is None else _as_rgb(results['img'])
+            if results is not None:
+                image = _as_rgb(results['img'])
             for step in self.steps:
                 results = None if results is None else step(results)
             if results is None:
@@ -137,25 +123,22 @@ class Pipeline:
 
 def _check_whole(path: Path) -> None:
     """Read a file to its end; raise an error if it has none."""
-    try:
-        with Image.open(path) as image:
-            if image.format not in _CHECKED_FORMATS:
-                return
-            try:
-                image.load()
-            except Exception as error:
-                raise BadInputError(
-                    'truncated', f'{path}: damaged: {in_one_line(error)}'
-                ) from error
     # What only OpenCV knows, or what is larger than Pillow reads.
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        pass
+    unknown = suppress(UnidentifiedImageError, Image.DecompressionBombError)
+    with unknown, Image.open(path) as image:
+        if image.format not in _CHECKED_FORMATS:
+            return
+        try:
+            image.load()
+        except Exception as error:
+            raise BadInputError(
+                'truncated', f'{path}: damaged: {in_one_line(error)}'
+            ) from error
 
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:
     """Copy an image as it was loaded, BGR or grey, to RGB uint8."""
-    if image.ndim == 2:
-        image = image[..., None]
+    image = np.atleast_3d(image)
     if image.shape[2] == 1:
         image = image.repeat(3, axis=2)
     if image.shape[2] != 3:

@@ -1,7 +1,6 @@
 """The machine that predicts: load, predict, write, image after image.
 
-What an image is, where its results go and when they are finished is told by
-whoever uses it: :mod:`.inferring`, :mod:`.videos`, and
+Used by :mod:`.inferring`, :mod:`.videos`, and
 :mod:`hmsa_mmseg.autolabel.labelling`.
 """
 
@@ -11,57 +10,46 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from mmseg.structures import SegDataSample
 
-from .errors import BadInputError, in_one_line
+from .errors import BadInputError, Stopping, in_one_line
 from .inputs import Item
 from .loading import Loaded
 from .predicting import Predictor
 from .progress import Clock, Progress
-from .stopping import Stopping
 
 # Looking at files waits for the disk, or the network that it is on.
 _LOOKING_THREADS = 4
 # What torch says where the memory of a CPU does not last (c10,
 # core/impl/alloc_cpu.cpp), and older versions where that of a GPU does not.
 _SAID = ("can't allocate memory", 'not enough memory', 'out of memory')
-T = TypeVar('T')
-S = TypeVar('S')
 
 
 def find_undone(
     items: Sequence[Item], is_done: Callable[[Item], bool]
 ) -> list[Item]:
-    """Choose what is not finished, in its order.
-
-    Raises:
-        OSError: If a file that is there cannot be read.
-    """
+    """Choose what is not finished, in its order."""
     with ThreadPoolExecutor(_LOOKING_THREADS) as pool:
         done = pool.map(is_done, items)
         return [item for item, found in zip(items, done) if not found]
 
 
 def ahead(
-    function: Callable[[T], S], values: Iterable[T], threads: int
-) -> Iterator[tuple[T, S | BadInputError]]:
+    function: Callable[[Any], Any], values: Iterable, threads: int
+) -> Iterator[tuple[Any, Any]]:
     """Apply a function in threads, some values ahead, and keep the order.
 
-    Args:
-        function (Callable): It may raise :class:`BadInputError`. After any
-            other error values that wait are dropped; after one of ``values``
-            they are still worked off.
-        values (Iterable): Its arguments.
-        threads (int): 0 applies it when a result is asked for.
-
-    Yields:
-        tuple: The argument, and the result or the error.
+    Yields each value and its result, or its :class:`BadInputError`. After
+    any other error of the function values that wait are dropped; after one
+    of ``values`` they are still worked off. No threads apply it when a
+    result is asked for.
     """
 
-    def safe(value: T) -> S | BadInputError:
+    def safe(value: Any) -> Any:
         try:
             return function(value)
         except BadInputError as error:
@@ -73,7 +61,7 @@ def ahead(
         return
     waiting: deque = deque()
 
-    def oldest() -> tuple[T, S | BadInputError]:
+    def oldest() -> tuple[Any, Any]:
         value, future = waiting.popleft()
         try:
             return value, future.result()
@@ -91,36 +79,26 @@ def ahead(
             yield oldest()
 
 
+@dataclass
 class Machine:
     """Predicts rows of images; threads write meanwhile.
 
-    Args:
-        predictor (Predictor): The model.
+    Attributes:
         stopping (Stopping): Asked after each batch whether to stop; what is
             predicted is still written.
-        clock (Clock): It measures where the time goes.
+        writers (int): Threads that write.
         batch_size (int): Images that run at once, if they are of one shape:
-            none is padded for another. Defaults to 1.
-        writers (int): Threads that write. Defaults to 2.
+            none is padded for another.
         oom (str): What to do where memory does not last: ``fail``, ``slide``
             or ``cpu``. Scales are never changed: results would be others.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        stopping: Stopping,
-        clock: Clock,
-        batch_size: int = 1,
-        writers: int = 2,
-        oom: str = 'fail',
-    ) -> None:
-        self.predictor = predictor
-        self.stopping = stopping
-        self.clock = clock
-        self.batch_size = batch_size
-        self.writers = writers
-        self.oom = oom
+    predictor: Predictor
+    stopping: Stopping
+    writers: int
+    batch_size: int = 1
+    oom: str = 'fail'
+    clock: Clock = field(default_factory=Clock)
 
     def work(
         self,
@@ -144,7 +122,6 @@ class Machine:
 
         Raises:
             Stopped: If a signal has asked for it.
-            BaseException: From ``write`` or ``fail``.
         """
 
         def write_one(outcome: tuple) -> None:
@@ -206,15 +183,11 @@ class Machine:
         if results is None and len(images) > 1:
             return [self._predict([image])[0] for image in images]
         size = images[0].inputs.shape[-2:]
-        context = None
-        if is_oom and self.oom == 'slide' and mode != 'slide':
-            mode, context = 'slide', self.predictor.in_windows(size)
-        elif is_oom and self.oom == 'cpu':
-            mode, context = 'cpu', self.predictor.on_cpu()
-        if context is not None:
-            with context:
+        if is_oom and self.oom not in ('fail', mode):
+            mode = self.oom
+            with self.predictor.in_mode(mode, size):
                 results, again, _ = self._try(images)
-            said += f'; with --oom {self.oom}: {again}'
+            said += f'; with --oom {mode}: {again}'
         if results is not None:
             return [
                 _problem_of(image, result) or (result, mode)

@@ -1,74 +1,27 @@
-"""The command line of ``hmsa infer``, and what others share with it."""
+"""Options of ``infer`` and ``label``, and what they do to a config."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
+from collections.abc import Mapping
 
-from mmengine.config import DictAction
+import numpy as np
+from mmengine.config import Config, DictAction
+from mmengine.registry import Registry, init_default_scope
+from mmseg.datasets import CityscapesDataset
+from mmseg.registry import DATASETS, MODELS
 
-from .products import DEFAULT_SAVES, SAVES
+from hmsa_mmseg.datasets.cityscapes import EVALUATED_IDS
+from hmsa_mmseg.models.segmentors import MultiScaleAttentionSegmentor
+from hmsa_mmseg.utils.loading import find_test_set
 
-
-def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=description)
-    add_model(parser)
-    parser.add_argument(
-        'inputs',
-        nargs='+',
-        metavar='input',
-        help='image, video, folder, or list of paths (.txt)',
-    )
-    parser.add_argument('--out', required=True, help='folder of the results')
-    parser.add_argument(
-        '--save',
-        nargs='+',
-        choices=tuple(SAVES),
-        default=DEFAULT_SAVES,
-        help=f'what to write. Default: {" ".join(DEFAULT_SAVES)}',
-    )
-    add_prediction(parser).add_argument(
-        '--label-ids',
-        action='store_true',
-        help="write classes as the data set's own label files number them, "
-        'as the Cityscapes benchmark takes them',
-    )
-    group = add_running(parser)
-    group.add_argument(
-        '--batch-size',
-        type=positive,
-        default=1,
-        help='images of one size that run at once. Default: 1',
-    )
-    group.add_argument(
-        '--on-error',
-        choices=('stop', 'skip'),
-        default='stop',
-        help='what to do with a damaged image or video. Skipped ones are '
-        'listed in the end. Default: stop',
-    )
-    group.add_argument(
-        '--frames',
-        action='store_true',
-        help='write overlays of a video as pictures, not as a video',
-    )
-    group.add_argument(
-        '--video-format',
-        choices=('mp4', 'avi'),
-        default='mp4',
-        help='of overlays of videos: MPEG-4 or Motion JPEG. Default: mp4',
-    )
-    return parser.parse_args(argv)
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add what names the model."""
-    parser.add_argument('config', help='config file path')
-    parser.add_argument('checkpoint', help='checkpoint file path')
+from .errors import PredictionError
+from .products import OF_SCALES
 
 
 def add_prediction(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options that change predictions, see :mod:`.model_options`."""
+    """Add the options that change predictions, see :func:`apply_options`."""
     group = parser.add_argument_group('prediction')
     group.add_argument(
         '--scales',
@@ -162,3 +115,89 @@ def count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f'expected 0 or more, got {text!r}')
     return value
+
+
+def apply_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Put the options that change predictions into a config, in place.
+
+    Raises:
+        PredictionError: If the model has no such option.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    test_cfg = dict(cfg.model.get('test_cfg') or {})
+    saves = [f'--save {save}' for save in args.save if save in OF_SCALES]
+    needing = [*saves]
+    if args.scales is not None:
+        needing.append('--scales')
+        test_cfg['scales'] = args.scales
+    if args.dtype is not None:
+        needing.append('--dtype')
+        test_cfg['dtype'] = None if args.dtype == 'float32' else args.dtype
+    is_multi_scale = issubclass(
+        _class_of(cfg.model, MODELS), MultiScaleAttentionSegmentor
+    )
+    if needing and not is_multi_scale:
+        raise PredictionError(
+            f'{", ".join(needing)}: a model of type '
+            f'{cfg.model.get("type")} has no scales to blend; expected '
+            'MultiScaleAttentionSegmentor. MultiScaleAverageHead runs a '
+            'checkpoint of a stock model at several scales, see '
+            'configs/fusion'
+        )
+    if args.flip and saves:
+        raise PredictionError(
+            '--flip averages the logits of an image and its mirror image, '
+            'and keeps nothing of single scales, which '
+            f'{", ".join(saves)} would show; expected one of them'
+        )
+    # A report shows what there is.
+    shows_scales = saves or ('report' in args.save and not args.flip)
+    if is_multi_scale and shows_scales:
+        test_cfg['scale_maps'] = True
+    if args.slide is not None:
+        crop_size, stride = args.slide
+        test_cfg.update(mode='slide', crop_size=crop_size, stride=stride)
+    cfg.model.test_cfg = test_cfg
+
+
+def read_label_ids(
+    cfg: Config, num_classes: int, option: str = '--label-ids'
+) -> np.ndarray:
+    """Find the numbers that the test set's own label files have for classes.
+
+    Returns:
+        ndarray: int64 (K,). Cityscapes: the label ids of its benchmark
+        (cityscapesScripts, helpers/labels.py); data sets with
+        ``reduce_zero_label``, such as ADE20K: one more than the class.
+
+    Raises:
+        PredictionError: If they are not known.
+    """
+    if is_cityscapes(cfg) and num_classes == len(EVALUATED_IDS):
+        return np.array(EVALUATED_IDS)
+    dataset = find_test_set(cfg)
+    known = inspect.signature(_class_of(dataset, DATASETS).__init__)
+    parameter = known.parameters.get('reduce_zero_label')
+    default = parameter is not None and parameter.default
+    if dataset.get('reduce_zero_label', default) is True:
+        return np.arange(num_classes) + 1
+    raise PredictionError(
+        f'{option}: test_dataloader.dataset is {dataset.get("type")}, the '
+        f'model has {num_classes} classes; expected a Cityscapes data set '
+        'with its 19 classes, or one with reduce_zero_label=True. Of others '
+        'the number of the class is what is known'
+    )
+
+
+def is_cityscapes(cfg: Config) -> bool:
+    """Whether the test set of a config is one of Cityscapes."""
+    return issubclass(
+        _class_of(find_test_set(cfg), DATASETS), CityscapesDataset
+    )
+
+
+def _class_of(cfg: Mapping, registry: Registry) -> type:
+    """Find the class that a ``type`` means; of none that is known object."""
+    known = cfg.get('type')
+    known = registry.get(known) if isinstance(known, str) else known
+    return known if inspect.isclass(known) else object

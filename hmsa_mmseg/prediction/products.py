@@ -1,4 +1,4 @@
-"""The files that are written for an image.
+"""The files that are written for an image, and their names in ``--out``.
 
 Shape shorthand in this module:
     K: classes, h, w: original size of the image.
@@ -6,7 +6,9 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,29 +17,33 @@ from PIL import Image
 
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.visualization import (
+    FOLDER,
     make_record,
     write_pictures,
     write_record,
 )
-from hmsa_mmseg.visualization.colours import as_palette
 from hmsa_mmseg.visualization.pictures import draw_overlay, draw_pictures
-from hmsa_mmseg.visualization.records import JPEG_QUALITY, stem_of
+from hmsa_mmseg.visualization.records import FLAT, JPEG_QUALITY, stem_of
 
-from .layout import RECORDS, file_of
-
-#: What ``--save`` takes, and the pictures of ``draw_pictures`` that it means;
-#: ``<s>`` stands for each scale.
+#: Folder of what is known of finished images, see :mod:`.journal`.
+FINISHED = 'finished'
+#: Folder of records of images, for hmsa report.
+RECORDS = FOLDER
+#: File of the settings of the run, see :mod:`.journal`.
+SETTINGS = 'infer.json'
+#: What ``--save`` takes: the folder of its files, with ``<s>`` for each
+#: scale, and the field of a result that it shows beside the classes.
 SAVES = {
-    'classes': (),
-    'color': (),
-    'overlay': ('overlay',),
-    'confidence': ('confidence',),
-    'attention': ('attn_<s>',),
-    'weights': ('weight_<s>',),
-    'scales': ('scale_<s>',),
-    'winning': ('winning_scale',),
+    'classes': ('classes', None),
+    'color': ('color', None),
+    'overlay': ('overlay', None),
+    'confidence': ('confidence', 'confidence'),
+    'attention': ('attn_<s>', 'scale_attn'),
+    'weights': ('weight_<s>', 'scale_weights'),
+    'scales': ('scale_<s>', 'scale_sem_seg'),
+    'winning': ('winning_scale', 'scale_weights'),
     # All that there is, and counts, for hmsa report.
-    'report': (),
+    'report': (RECORDS, None),
 }
 DEFAULT_SAVES = ('overlay', 'classes')
 #: Those that need ``test_cfg.scale_maps``; 'report' shows them if it can.
@@ -47,51 +53,62 @@ OF_LOGITS = ('confidence', 'report')
 _MAX_PALETTE = 256
 
 
+def is_result_folder(name: str) -> bool:
+    """Whether a folder of this name, in ``--out``, holds results."""
+    folders = [folder for folder, _ in SAVES.values()] + [FINISHED]
+    pattern = '|'.join(folders).replace('<s>', r'\d[\d.e+-]*')
+    return re.fullmatch(pattern, name) is not None
+
+
+def file_of(key: str, name: str) -> str:
+    """Path of a picture of an image, relative to ``--out``.
+
+    Classes are whole numbers, which JPEG would change; other pictures are of
+    the formats that records of images have them in.
+    """
+    is_flat = key.startswith(('classes', 'color', *FLAT))
+    return f'{key}/{name}.{"png" if is_flat else "jpg"}'
+
+
+@dataclass
 class Products:
     """What is written for each image, and how.
 
-    Args:
+    Attributes:
         saves (Sequence[str]): Some of :data:`SAVES`.
         classes (Sequence[str]): K names.
-        palette (Sequence, optional): K colours, RGB; by default mmseg's for
-            a data set that has none.
+        palette (ndarray): K colours, RGB uint8 (K, 3).
         scales (Sequence[float]): Of the model, lowest first; none of a stock
             model.
-        label_ids (ndarray, optional): (K,), what stands for each class in
-            the files of ``classes``. Defaults to None, the class's number.
+        label_ids (ndarray | None): (K,), what stands for each class in the
+            files of ``classes``; None: the class's number.
     """
 
-    def __init__(
-        self,
-        saves: Sequence[str],
-        classes: Sequence[str],
-        palette: Sequence[Sequence[int]] | None,
-        scales: Sequence[float] = (),
-        label_ids: np.ndarray | None = None,
-    ) -> None:
-        self.saves = tuple(name for name in SAVES if name in saves)
-        self.classes = classes
-        self.palette = as_palette(palette, len(classes))
-        self.label_ids = label_ids
-        self._keys = [
-            key
-            for name in self.saves
-            for pattern in SAVES[name]
-            for key in _keys(pattern, scales)
-        ]
+    saves: Sequence[str]
+    classes: Sequence[str]
+    palette: np.ndarray
+    scales: Sequence[float]
+    label_ids: np.ndarray | None = None
 
-    def without(self, name: str) -> Products:
-        """The same without one of :data:`SAVES`."""
-        other = object.__new__(Products)
-        vars(other).update(vars(self))
-        other.saves = tuple(save for save in self.saves if save != name)
-        other._keys = [key for key in self._keys if key not in SAVES[name]]
-        return other
+    def keys(self) -> list[str]:
+        """Folders of the files of an image, but for those of records."""
+        keys = []
+        for save, (folder, _) in SAVES.items():
+            if save not in self.saves or save == 'report':
+                continue
+            if '<s>' not in folder:
+                keys.append(folder)
+                continue
+            scales = self.scales
+            if save == 'attention':
+                # That of the highest is not used, and not computed.
+                scales = scales[:-1]
+            keys += [folder.replace('<s>', f'{scale:g}') for scale in scales]
+        return keys
 
     def files(self, name: str) -> list[str]:
         """List the files of an image of this name, relative to ``--out``."""
-        plain = [save for save in ('classes', 'color') if save in self.saves]
-        files = [file_of(key, name) for key in (*plain, *self._keys)]
+        files = [file_of(key, name) for key in self.keys()]
         if 'report' in self.saves:
             files.append(_record_of(name))
         return files
@@ -101,73 +118,48 @@ class Products:
     ) -> list[str]:
         """Write the files of an image, each whole or not at all.
 
-        Args:
-            out (Path): Folder of the results.
-            name (str): Of the image.
-            image (ndarray): RGB, uint8 (h, w, 3).
-            result (SegDataSample): Of the image, on the CPU.
-
-        Returns:
-            list[str]: The files, relative to ``out``.
-
-        Raises:
-            OSError: If one cannot be written.
+        The image is RGB, uint8 (h, w, 3), its result on the CPU; names of
+        files are returned, relative to ``out``.
         """
+        keys, files = self.keys(), self.files(name)
         classes = classes_of(result)
-        if 'classes' in self.saves:
-            numbers = classes
-            if self.label_ids is not None:
-                numbers = self.label_ids[classes]
-            write_classes(out / file_of('classes', name), numbers)
-        if 'color' in self.saves:
-            self._write_color(out / file_of('color', name), classes)
-        if not self._keys and 'report' not in self.saves:
-            return self.files(name)
-        needed = self._needed(result)
-        pictures = draw_pictures(image, needed, self.classes, self.palette)
-        for key in self._keys:
-            write_picture(out / file_of(key, name), pictures[key])
-        files = self.files(name)
+        shown, pictures = self._shown(result), {}
+        if 'report' in self.saves or {*keys} - {'classes', 'color'}:
+            pictures = draw_pictures(image, shown, self.classes, self.palette)
+        for key in keys:
+            path = out / file_of(key, name)
+            if key == 'classes':
+                ids = self.label_ids
+                write_classes(path, classes if ids is None else ids[classes])
+            elif key == 'color':
+                self._write_color(path, classes)
+            else:
+                write_picture(path, pictures[key])
         if 'report' in self.saves:
-            files += self._write_record(out, name, needed, pictures)
+            # Of a file with another suffix, which is no longer there.
+            (out / _record_of(name)).unlink(missing_ok=True)
+            source = name + Path(result.get('img_path') or '').suffix
+            paths = write_pictures(out, source, pictures)
+            record = make_record(
+                source, shown, self.classes, self.palette, paths
+            )
+            write_record(out, record)
+            files += paths.values()
         return files
 
     def overlay(self, image: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Draw classes (h, w) over an image, RGB uint8 (h, w, 3)."""
         return draw_overlay(image, classes, self.classes, self.palette)
 
-    def _write_record(
-        self,
-        out: Path,
-        name: str,
-        result: SegDataSample,
-        pictures: dict[str, np.ndarray],
-    ) -> list[str]:
-        image = name + Path(result.get('img_path') or '').suffix
-        # Of a file with another suffix, which is no longer there.
-        (out / _record_of(name)).unlink(missing_ok=True)
-        paths = write_pictures(out, image, pictures)
-        write_record(
-            out, make_record(image, result, self.classes, self.palette, paths)
-        )
-        return [*paths.values()]
-
-    def _needed(self, result: SegDataSample) -> SegDataSample:
+    def _shown(self, result: SegDataSample) -> SegDataSample:
         """Leave out what would be drawn for nothing."""
         if 'report' in self.saves:
             return result
-        fields = dict(pred_sem_seg=result.pred_sem_seg)
-        for name, field in (
-            ('attention', 'scale_attn'),
-            ('weights', 'scale_weights'),
-            ('winning', 'scale_weights'),
-            ('scales', 'scale_sem_seg'),
-        ):
-            if name in self.saves:
-                fields[field] = result.get(field)
-        if 'confidence' in self.saves:
-            fields['confidence'] = result.confidence
-        return SegDataSample(metainfo=result.metainfo, **fields)
+        fields = [SAVES[save][1] for save in self.saves]
+        shown = {field: result.get(field) for field in fields if field}
+        return SegDataSample(
+            metainfo=result.metainfo, pred_sem_seg=result.pred_sem_seg, **shown
+        )
 
     def _write_color(self, path: Path, classes: np.ndarray) -> None:
         if len(self.palette) > _MAX_PALETTE:
@@ -179,12 +171,7 @@ class Products:
 
 
 def write_classes(path: Path, classes: np.ndarray) -> None:
-    """Write integers (h, w) as grey PNG of 8 bits or, if needed, 16.
-
-    Args:
-        path (Path): Of the file.
-        classes (ndarray): 0 to 65535.
-    """
+    """Write integers (h, w), 0 to 65535, as grey PNG of 8 or 16 bits."""
     dtype = np.uint8 if classes.max(initial=0) < 256 else np.uint16
     _save(Image.fromarray(classes.astype(dtype)), path)
 
@@ -211,12 +198,3 @@ def classes_of(result: SegDataSample) -> np.ndarray:
 def _record_of(name: str) -> str:
     """Path of the record of an image, relative to ``--out``."""
     return f'{RECORDS}/{stem_of(f"{name}.png")}.json'
-
-
-def _keys(pattern: str, scales: Sequence[float]) -> list[str]:
-    if '<s>' not in pattern:
-        return [pattern]
-    # The highest scale's attention is not used, and not computed.
-    if pattern.startswith('attn'):
-        scales = scales[:-1]
-    return [pattern.replace('<s>', f'{scale:g}') for scale in scales]

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from rich import progress as bars
 from rich.console import Console
@@ -24,19 +23,9 @@ _PAUSE = 30.0
 class Progress:
     """A bar on a terminal, a line now and then in a log, for a ``with``.
 
-    An error that says that the disk is full leaves the ``with`` as a
-    :class:`SpaceError`, which tells what was done.
-
-    Args:
-        title (str): What is done.
-        total (int): Images that are to be done now.
-        shows (bool): Whether anything is shown.
-        console (Console, optional): Where. Defaults to None, the standard
-            error.
-
-    Attributes:
-        done (int): Images that are done, or failed.
-        failed (int): Those that failed.
+    ``done`` counts images that are done, or ``failed``. An error that says
+    that the disk is full leaves the ``with`` as a :class:`SpaceError`, which
+    tells what was done.
     """
 
     def __init__(
@@ -60,7 +49,6 @@ class Progress:
             disable=not (self.shows and self.console.is_terminal),
         )
         self._task = self._bar.add_task(str(self), total=total)
-        self._bar.start()
 
     def update(self, failed: bool = False) -> None:
         """Count an image; threads may call it."""
@@ -72,27 +60,19 @@ class Progress:
                 self._shown = time.monotonic()
                 self._print()
 
-    def close(self) -> None:
-        """Show the end."""
-        self._bar.stop()
-        self._print()
-
     def _print(self) -> None:
         if self.shows and not self.console.is_terminal:
             self.console.print(str(self), highlight=False)
 
     def __enter__(self) -> Progress:
         """Begin."""
+        self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind, error, trace) -> None:
         """End; see the class."""
-        self.close()
+        self._bar.stop()
+        self._print()
         if isinstance(error, OSError) and is_full(error):
             raise SpaceError(
                 f'{error.filename or self.title}: {error.strerror}: '
@@ -134,15 +114,14 @@ class Clock:
     @property
     def outside(self) -> float:
         """float: Share of the time in which the model did not run."""
-        total = self.seconds['total']
-        return 1 - self.seconds['model'] / total if total else 0.0
+        return 1 - self.seconds['model'] / max(self.seconds['total'], 1e-9)
 
     def __str__(self) -> str:
         """One line."""
         total = self.seconds['total']
         return (
             f'{self.images} images in {total:.1f} s, '
-            f'{self.images / total if total else 0:.2f} images/s; time '
+            f'{self.images / max(total, 1e-9):.2f} images/s; time '
             f'outside the model: {100 * self.outside:.1f} %'
         )
 

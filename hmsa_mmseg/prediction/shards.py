@@ -47,13 +47,16 @@ class Shard(NamedTuple):
         """Take the items of this process."""
         return items[self.index :: self.count]
 
-    def join(self) -> Any:
-        """Join the processes of torchrun; return their group, or None."""
+    def gather(self, value: Any) -> list[Any]:
+        """Collect a value of each process that joins, on each of them."""
         if not self.joins:
-            return None
-        # The first to come waits here already, by default for half an hour.
-        dist.init_process_group('gloo', timeout=_PATIENCE)
-        return dist.group.WORLD
+            return [value]
+        if not dist.is_initialized():
+            # The first to come waits here, by default for half an hour.
+            dist.init_process_group('gloo', timeout=_PATIENCE)
+        collected: list[Any] = [None] * self.count
+        dist.all_gather_object(collected, value)
+        return collected
 
 
 def read_shard(
@@ -61,55 +64,39 @@ def read_shard(
 ) -> Shard:
     """Find out which share this process has.
 
-    Args:
-        text (str, optional): Of the command line, ``i/n``. Without it
-            torchrun's ``RANK`` and ``WORLD_SIZE`` count, then slurm's
-            ``SLURM_PROCID`` and number of tasks, then there is one share.
-        environ (Mapping): Environment variables.
-
-    Returns:
-        Shard: The share.
-
-    Raises:
-        PredictionError: If it makes no sense.
+    Without ``i/n`` of the command line torchrun's ``RANK`` and ``WORLD_SIZE``
+    count, then slurm's ``SLURM_PROCID`` and number of tasks, then there is
+    one share.
     """
+    joins = False
+    tasks = next((environ[k] for k in _SLURM_COUNTS if k in environ), None)
     if text is not None:
         index, _, count = text.partition('/')
-        return _checked(
-            index,
-            count,
+        problem = (
             f'--shard {text}: expected I/N with I from 0 to N - 1, such as '
-            '0/3, 1/3 and 2/3 for three processes',
+            '0/3, 1/3 and 2/3 for three processes'
         )
-    if 'RANK' in environ or 'WORLD_SIZE' in environ:
+    elif 'RANK' in environ or 'WORLD_SIZE' in environ:
         index = environ.get('RANK', '0')
         count = environ.get('WORLD_SIZE', '1')
-        shard = _checked(
-            index,
-            count,
+        joins = 'MASTER_ADDR' in environ
+        problem = (
             f'RANK={index!r} and WORLD_SIZE={count!r} in the environment; '
-            'expected integers, RANK from 0 to WORLD_SIZE - 1',
+            'expected integers, RANK from 0 to WORLD_SIZE - 1'
         )
-        joins = shard.count > 1 and 'MASTER_ADDR' in environ
-        return shard._replace(joins=joins)
-    tasks = next((environ[k] for k in _SLURM_COUNTS if k in environ), None)
-    if 'SLURM_PROCID' in environ and tasks is not None:
-        index = environ['SLURM_PROCID']
-        return _checked(
-            index,
-            tasks,
+    elif 'SLURM_PROCID' in environ and tasks is not None:
+        index, count = environ['SLURM_PROCID'], tasks
+        problem = (
             f'SLURM_PROCID={index!r} and {tasks!r} tasks in the environment; '
             'expected integers, the former from 0 on; --shard 0/1 does all '
-            'images in this process',
+            'images in this process'
         )
-    return Shard(0, 1)
-
-
-def _checked(index: str, count: str, problem: str) -> Shard:
+    else:
+        return Shard(0, 1)
     numbers = re.fullmatch(r'\d+ \d+', f'{index} {count}', re.ASCII)
     if numbers is None or int(index) >= int(count):
         raise PredictionError(problem)
-    return Shard(int(index), int(count))
+    return Shard(int(index), int(count), joins and int(count) > 1)
 
 
 def find_device(device: str | None) -> str:
@@ -128,12 +115,3 @@ def find_device(device: str | None) -> str:
     if local_id.isdigit():
         return f'cuda:{int(local_id) % max(1, torch.cuda.device_count())}'
     return device
-
-
-def gather(values: Sequence[Any], group: Any) -> list[Any]:
-    """Collect values of a group of processes, in their order, on each."""
-    if group is None:
-        return list(values)
-    collected: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(collected, list(values), group)
-    return [value for part in collected for value in part]

@@ -7,10 +7,13 @@ are done.
 
 from __future__ import annotations
 
+import argparse
 import math
 import shutil
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePath
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 
 import cv2
 import mmcv
@@ -22,13 +25,17 @@ from hmsa_mmseg.utils.files import atomic_file, write_json
 
 from .errors import BadInputError
 from .inputs import Item
-from .journal import Journal, read_json
-from .layout import FINISHED
-from .loading import Loaded, Pipeline
+from .journal import Journal, Source, read_json, source_of
+from .loading import Loaded
 from .machine import Machine
-from .products import Products, classes_of, write_classes
+from .products import (
+    FINISHED,
+    SAVES,
+    Products,
+    classes_of,
+    write_classes,
+)
 from .progress import Progress
-from .sources import Source, source_of
 
 _HEADER = 'video.json'
 # Codecs that every OpenCV has: MPEG-4 with FFmpeg, Motion JPEG without.
@@ -36,79 +43,59 @@ _CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG'}
 
 
 class Videos:
-    """Predicts videos.
-
-    Args:
-        journal (Journal): It knows what is finished.
-        pipeline (Pipeline): It prepares frames.
-        products (Products): It writes results.
-        suffix (str, optional): Of videos of overlays, ``.mp4`` or ``.avi``.
-            Defaults to None: overlays are pictures.
-        overwrite (bool): Whether all is done again.
-    """
+    """Predicts videos, with what else a run predicts images with."""
 
     def __init__(
         self,
+        args: argparse.Namespace,
         journal: Journal,
-        pipeline: Pipeline,
         products: Products,
-        suffix: str | None,
-        overwrite: bool,
+        machine: Machine,
     ) -> None:
+        self.overwrite = args.overwrite
         self.journal = journal
         self.out = journal.out
-        self.pipeline = pipeline
-        self.suffix = suffix if 'overlay' in products.saves else None
-        self.products = products
-        self.of_frames = products
-        if self.suffix is not None:
-            self.of_frames = products.without('overlay')
-        self.overwrite = overwrite
+        self.machine = machine
+        self.products = self.of_frames = products
+        # Of videos of overlays; None: they are pictures.
+        self.suffix = None
+        if 'overlay' in args.save and not args.frames:
+            self.suffix = f'.{args.video_format}'
+            saves = [save for save in args.save if save != 'overlay']
+            self.of_frames = replace(products, saves=saves)
 
     def is_done(self, item: Item) -> bool:
         """Whether all files of a video are there and good."""
         good = self.journal.files(item)
         if good != self.journal.recorded(item):
             return False
-        folders = {PurePath(file).parent.as_posix() for file in good}
-        wanted = self.of_frames.files(f'{item.name}/0')
-        overlay = self._overlay(item)
-        return {PurePath(f).parent.as_posix() for f in wanted} <= folders and (
-            overlay is None or overlay in good
-        )
+        wanted = self.of_frames.files(f'{item.name}/000000')
+        if self.suffix is not None:
+            wanted.append(self._overlay(item))
+        return good.issuperset(wanted)
 
-    def do(self, item: Item, machine: Machine, progress: Progress) -> None:
+    def do(self, item: Item, progress: Progress) -> None:
         """Predict a video and write what is asked for.
-
-        Args:
-            item (Item): The video.
-            machine (Machine): It predicts frames.
-            progress (Progress): Told of each frame.
 
         Raises:
             BadInputError: If it cannot be read to its end or cannot be
                 predicted. In the former case there are results of the frames
                 that can be read.
-            PredictionError, OSError: As :meth:`.Machine.work`.
         """
         with _open(item.path) as reader:
             if self.suffix is not None:
                 _check_encoding(item.path, reader)
             source = source_of(item.path)
-            kept = self.journal.clear(item)
+            files = self.journal.clear(item)
             folder = self._start(item, source)
-            count = self._do_frames(item, reader, folder, machine, progress)
+            count = self._do_frames(item, reader, folder, progress)
             expected = reader.frame_cnt
-        files = [
-            file
-            for index in range(count)
-            for file in self.of_frames.files(f'{item.name}/{index:06d}')
-        ]
-        overlay = self._overlay(item)
-        if overlay is not None:
-            files.append(overlay)
-            self._do_overlays(item, overlay, folder, count)
-        self.journal.write(item, source, kept.union(files))
+        for index in range(count):
+            files.update(self.of_frames.files(f'{item.name}/{index:06d}'))
+        if self.suffix is not None:
+            files.add(self._overlay(item))
+            self._do_overlays(item, folder, count)
+        self.journal.write(item, source, files)
         shutil.rmtree(folder)
         if count < expected:
             raise BadInputError(
@@ -117,17 +104,14 @@ class Videos:
                 f'promises {expected}; there are results of those {count}',
             )
 
-    def _overlay(self, item: Item) -> str | None:
-        if self.suffix is None:
-            return None
+    def _overlay(self, item: Item) -> str:
         return f'overlay/{item.name}{self.suffix}'
 
     def _start(self, item: Item, source: Source) -> Path:
         """Go on with the frames of an interrupted run, if they are good."""
         folder = self.out / FINISHED / item.name
-        header = dict(
-            self.journal.header(source), saves=list(self.of_frames.saves)
-        )
+        saves = [save for save in SAVES if save in self.of_frames.saves]
+        header = dict(self.journal.header(source), saves=saves)
         if self.overwrite or read_json(folder / _HEADER) != header:
             shutil.rmtree(folder, ignore_errors=True)
             write_json(folder / _HEADER, header, indent=None)
@@ -138,11 +122,11 @@ class Videos:
         item: Item,
         reader: mmcv.VideoReader,
         folder: Path,
-        machine: Machine,
         progress: Progress,
     ) -> int:
         """Predict the frames that are not done; return how many there are."""
         count = 0
+        load = self.machine.predictor.pipeline.frame
 
         def undone() -> Iterator[tuple[int, Loaded | BadInputError]]:
             nonlocal count
@@ -152,7 +136,7 @@ class Videos:
                     progress.update()
                     continue
                 try:
-                    yield index, self.pipeline.frame(item.path, frame)
+                    yield index, load(item.path, frame)
                 except BadInputError as error:
                     yield index, error
 
@@ -165,19 +149,16 @@ class Videos:
             write_classes(folder / f'{index:06d}.png', classes_of(result))
 
         def fail(index: int, error: BadInputError) -> None:
-            # A video is whole or not done.
-            raise error
+            raise error  # a video is whole or not done
 
-        machine.work(undone(), write, fail, progress)
+        self.machine.work(undone(), write, fail, progress)
         if not count:
             raise BadInputError(
                 'undecodable', f'{item.path}: no frame can be read'
             )
         return count
 
-    def _do_overlays(
-        self, item: Item, overlay: str, folder: Path, count: int
-    ) -> None:
+    def _do_overlays(self, item: Item, folder: Path, count: int) -> None:
         """Make the video of overlays from the classes of the frames."""
 
         def frames(reader: mmcv.VideoReader) -> Iterator[np.ndarray]:
@@ -188,9 +169,9 @@ class Videos:
                 yield self.products.overlay(rgb, classes)
 
         with _open(item.path) as reader:
-            path = self.out / overlay
             # OpenCV tells the format by the suffix, and opens the file itself.
             part = folder / f'overlay{self.suffix}'
+            path = self.out / self._overlay(item)
             _write(path, part, frames(reader), reader.fps, count)
 
 
@@ -235,46 +216,38 @@ def _check_encoding(path: Path, reader: mmcv.VideoReader) -> None:
 def _write(
     path: Path,
     part: Path,
-    frames: Iterable[np.ndarray],
+    frames: Iterator[np.ndarray],
     fps: float,
     count: int,
 ) -> None:
     """Write a video, RGB uint8 (h, w, 3); it takes its place when whole."""
-    sizes = []
+    first = next(frames)
+    size = first.shape[1::-1]
 
     def check(written: Path) -> None:
         # Read the header back: OpenCV does not tell of a full disk.
         with _open(written) as reader:
             found = reader.frame_cnt, *reader.resolution
-        if found != (count, *sizes[0]):
+        if found != (count, *size):
             raise BadInputError(
                 'preparation',
                 f'{path}: {found[0]} frames of {found[1]}x{found[2]} were '
-                f'written, expected {count} of {sizes[0][0]}x{sizes[0][1]}; '
-                'is the disk full?',
+                f'written, expected {count} of {size[0]}x{size[1]}; is the '
+                'disk full?',
             )
 
-    writer = None
+    codec = _CODECS[path.suffix]
     with atomic_file(path, check=check, part=part):
-        for frame in frames:
-            if writer is None:
-                sizes.append(frame.shape[1::-1])
-                writer = _open_writer(path, part, fps, sizes[0])
+        writer = cv2.VideoWriter(
+            str(part), cv2.VideoWriter_fourcc(*codec), fps, size
+        )
+        if not writer.isOpened():
+            raise BadInputError(
+                'preparation',
+                f'{path}: this OpenCV cannot write {codec} at '
+                f'{size[0]}x{size[1]} and {fps:g} frames per second; '
+                'expected another --video-format, or --frames',
+            )
+        for frame in chain([first], frames):
             writer.write(np.ascontiguousarray(frame[..., ::-1]))
         writer.release()
-
-
-def _open_writer(
-    path: Path, part: Path, fps: float, size: tuple[int, int]
-) -> cv2.VideoWriter:
-    codec = _CODECS[path.suffix]
-    code = cv2.VideoWriter_fourcc(*codec)
-    writer = cv2.VideoWriter(str(part), code, fps, size)
-    if not writer.isOpened():
-        raise BadInputError(
-            'preparation',
-            f'{path}: this OpenCV cannot write {codec} at {size[0]}x{size[1]} '
-            f'and {fps:g} frames per second; expected another '
-            '--video-format, or --frames',
-        )
-    return writer

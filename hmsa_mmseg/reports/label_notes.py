@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hmsa_mmseg.autolabel.seen_images import count_seen
-from hmsa_mmseg.autolabel.teacher_record import read_teacher
+from hmsa_mmseg.autolabel.teacher_record import count_seen, read_teacher
 from hmsa_mmseg.datasets.autolabel_files import CHECK_FOLDER, META_FILE
 
 from .label_counts import Counts
@@ -31,7 +30,7 @@ def find_seen(folder: Path, truths: Truths, counts: Counts) -> dict[str, Any]:
     record = read_teacher(folder)
     names = [one['name'] for one in counts.images if 'compared' in one]
     paths = [truths.images[i] for i in truths.match(names).values()]
-    seen, problem = None, record.problem
+    seen, problem = None, record.note or None
     if record.images:
         try:
             seen = count_seen(paths, record.images)

@@ -5,16 +5,11 @@ import os
 import numpy as np
 import pytest
 
-from hmsa_mmseg.autolabel.json_lines import LineWriter, write_lines
-from hmsa_mmseg.autolabel.pairs import Hashes, PairFiles
-from hmsa_mmseg.datasets.autolabel_files import (
-    label_file,
-    prob_file,
-    prob_of_label,
-    read_lines,
-    round_folder,
-    shard_file,
-)
+from hmsa_mmseg.autolabel.label_store import LineWriter
+from hmsa_mmseg.autolabel.meta import write_lines
+from hmsa_mmseg.autolabel.pairs import NO_SOURCE, PairFiles
+from hmsa_mmseg.datasets.autolabel_files import read_lines
+from hmsa_mmseg.prediction.journal import Source
 
 
 @pytest.fixture
@@ -22,36 +17,24 @@ def pixels():
     return np.random.default_rng(0).integers(0, 20, (31, 50), np.uint8)
 
 
-def test_names():
-    assert label_file('a/b/1') == 'a/b/1.png'
-    assert prob_file('a/b/1') == 'a/b/1_prob.png'
-    assert label_file('a/b/1', 'authors-flat') == '1.png'
-    assert prob_of_label('x/a.b.png') == 'x/a.b_prob.png'
-    assert round_folder('out', 3).as_posix() == 'out/round_3'
-    assert round_folder('out', None).as_posix() == 'out'
-    assert shard_file('manifest.jsonl', 1, 3) == 'manifest.1-of-3.jsonl'
-    with pytest.raises(ValueError, match="layout='flat'"):
-        label_file('a', 'flat')
-
-
 def test_a_pair(tmp_path, pixels):
     files = PairFiles(tmp_path)
     assert files.find('a/1') is None
     hashes = files.write('a/1', pixels, pixels + 1, 'me')
-    assert files.find('a/1') == ((31, 50), 'me', 'whole', None, None)
+    assert files.find('a/1') == ((31, 50), 'me', 'whole', NO_SOURCE)
     assert files.hashes('a/1') == hashes
-    assert hashes.label != hashes.prob
+    assert hashes['label_sha256'] != hashes['prob_sha256']
     files.write('a/2', pixels, pixels, 'me', 'cpu')
     assert files.find('a/2').mode == 'cpu'
-    source = dict(image_bytes=1234, image_sha256='ab')
-    files.write('a/2', pixels, pixels, 'me', **source)
-    assert files.find('a/2') == ((31, 50), 'me', 'whole', 1234, 'ab')
+    source = Source(1234, 'ab')
+    files.write('a/2', pixels, pixels, 'me', source=source)
+    assert files.find('a/2') == ((31, 50), 'me', 'whole', source)
     assert files.bytes_on_disk('a/1') == 8192
     files.prob('a/1').unlink()
     assert files.find('a/1') is None
     bare = PairFiles(tmp_path, has_prob=False)
-    assert bare.find('a/1') == ((31, 50), 'me', 'whole', None, None)
-    assert bare.hashes('a/1') == Hashes(hashes.label, None)
+    assert bare.find('a/1') is not None
+    assert bare.hashes('a/1') == {**hashes, 'prob_sha256': None}
     files.remove('a/1')
     assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == [
         *('2.png', '2_prob.png')
@@ -100,7 +83,6 @@ def test_lines(tmp_path):
     writer = LineWriter(path)
     writer.add(dict(name='a', value=1))
     writer.add(dict(name='b\nü\udcff'))
-    writer.close()
     writer.close()
     assert read_lines(path) == [
         dict(name='a', value=1),

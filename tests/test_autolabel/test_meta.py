@@ -1,7 +1,6 @@
 """Metadata of folders of auto-labels."""
 
 import copy
-import json
 import os
 
 import pytest
@@ -46,39 +45,28 @@ def changed(meta, *keys, value='other'):
 
 
 @pytest.mark.parametrize(
-    'keys',
+    ('keys', 'is_identity'),
     [
-        ('teacher', 'checkpoint_sha256'),
-        ('teacher', 'config_sha256'),
-        ('settings', 'scales'),
-        ('settings', 'flip'),
-        ('round',),
+        (('teacher', 'checkpoint_sha256'), True),
+        (('teacher', 'config_sha256'), True),
+        (('settings', 'flip'), True),
+        (('round',), True),
+        (('teacher', 'checkpoint'), False),
+        (('settings', 'palette'), False),
+        (('images', 'count'), False),
+        (('code_version',), False),
     ],
 )
-def test_what_is_identity(meta, keys):
+def test_what_is_identity(meta, keys, is_identity):
     other = changed(meta, *keys)
-    assert [*differences(meta, other)] == ['.'.join(keys)]
-    assert identity_of(meta) != identity_of(other)
-
-
-@pytest.mark.parametrize(
-    'keys',
-    [
-        ('teacher', 'checkpoint'),
-        ('teacher', 'config'),
-        ('settings', 'palette'),
-        ('images', 'count'),
-        ('code_version',),
-        ('trained_on',),
-    ],
-)
-def test_what_is_none(meta, keys):
-    other = changed(meta, *keys)
-    assert differences(meta, other) == {}
-    assert identity_of(meta) == identity_of(other)
+    expected = ['.'.join(keys)] if is_identity else []
+    assert [*differences(meta, other)] == expected
+    assert (identity_of(meta) != identity_of(other)) == is_identity
 
 
 def test_it_survives_the_file(meta, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_meta(tmp_path / 'new')
     meta['settings']['scales'] = (0.5, 1.0)
     write_meta(tmp_path / 'new', meta)
     found = read_meta(tmp_path / 'new')
@@ -119,8 +107,6 @@ def test_links(meta, tmp_path):
     [
         ('{', 'is damaged'),
         ('\udcff', 'is damaged'),
-        ('[]', 'is damaged'),
-        ('{"version": 1}', 'is damaged'),
         ('{"version": 1, "teacher": 1, "settings": {}}', 'is damaged'),
         ('{"version": 2, "teacher": {}, "settings": {}}', 'version=2'),
     ],
@@ -129,11 +115,3 @@ def test_damaged_files(tmp_path, text, named):
     (tmp_path / 'autolabel_meta.json').write_bytes(os.fsencode(text))
     with pytest.raises(ValueError, match=named):
         read_meta(tmp_path)
-
-
-def test_the_file(meta, tmp_path):
-    write_meta(tmp_path, meta)
-    text = (tmp_path / 'autolabel_meta.json').read_text()
-    assert json.loads(text) == meta
-    with pytest.raises(FileNotFoundError):
-        read_meta(tmp_path / 'none')

@@ -7,16 +7,17 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmseg.registry import DATASETS
 
-from hmsa_mmseg.autolabel.seen_images import (
+from hmsa_mmseg.autolabel.teacher import describe_training, literal_settings
+from hmsa_mmseg.autolabel.teacher_record import (
     SEEN_FILE,
     count_seen,
+    labels_root,
     read_seen,
     write_seen,
 )
-from hmsa_mmseg.autolabel.teacher import describe_training, literal_settings
-from hmsa_mmseg.autolabel.teacher_record import labels_root
 from hmsa_mmseg.datasets.autolabel_files import META_FILE
 
 
@@ -68,8 +69,6 @@ def save(tmp_path):
 
 NOTHING = Config(dict(model=dict()), cfg_text='#', filename='given.py')
 
-# ------------------------------------------------------------ the text
-
 
 def test_the_text_of_a_config_is_read_as_it_was():
     cfg = Config(
@@ -90,18 +89,13 @@ def test_the_text_of_a_config_is_read_as_it_was():
     'expression',
     [
         '__import__("os").mkdir(PATH)',
-        '[__import__("os").mkdir(PATH)]',
         'dict(a=open(PATH, "w"))',
         'dict(**open(PATH, "w"))',
         'f"{open(PATH, \'w\')}"',
         '{open(PATH, "w"): 1}',
-        'dict(open(PATH, "w"))',
-        '[open(PATH, "w") for _ in "a"]',
         '(lambda: open(PATH, "w"))()',
-        'later',
         'a',
         'dict({**open(PATH, "w")})',
-        '-"a"',
         '{[]: 1}',
         'dict(1)',
     ],
@@ -116,101 +110,77 @@ def test_nothing_is_run(tmp_path, expression):
     assert failed.keys() == {'b', 'c'}
 
 
-def test_the_reason_names_the_line():
-    _, failed = literal_settings('a = 1\n\nb = [\n    open("x"),\n]\n')
-    assert failed['b'].startswith('line 3: malformed node')
-
-
 @pytest.mark.parametrize('text', ['a = ', 'a\0', '(' * 9000 + ')' * 9000])
 def test_text_that_is_no_python(text):
     with pytest.raises(ValueError, match='not the text of a config'):
         literal_settings(text)
 
 
-# ------------------------------------------------------------ checkpoints
-
-
-def test_images_of_all_data_sets_are_listed(make_set, save):
+def test_images_of_all_data_sets_are_listed(make_set, save, tmp_path):
     fine = make_set('fine', ['a/0.png', 'b/0.png'])
-    coarse = make_set('coarse', ['0.jpg'])
-    cfg = config_of(
-        dict(
-            type='ClassUniformDataset',
-            dataset=dict(type='ConcatDataset', datasets=[fine, coarse]),
-        )
-    )
-    found = describe_training(save(cfg), NOTHING)
-    assert found.images == [(101, '0.jpg'), (101, 'a/0.png'), (102, 'b/0.png')]
-    assert found.sets == [
-        dict(
-            type='HMSAFolderDataset',
-            source='checkpoint',
-            data_root=one['data_root'],
-            classes=['road', 'tree'],
-            images=count,
-        )
-        for one, count in ((fine, 2), (coarse, 1))
-    ]
-    assert json.loads(json.dumps(found.sets)) == found.sets
-    assert found.note == 'data sets are read from the config in teacher.pth'
-
-
-def test_split_of_cityscapes(tmp_path, save):
     for city in ('aachen', 'bochum', 'lindau'):
-        folder = tmp_path / 'leftImg8bit' / 'train' / city
+        folder = tmp_path / 'leftImg8bit/train' / city
         folder.mkdir(parents=True)
         (folder / f'{city}_0_leftImg8bit.png').write_bytes(b'1')
-    dataset = dict(
+    city = dict(
         type='HMSACityscapesDataset',
         data_root=str(tmp_path),
         data_prefix=dict(img_path='leftImg8bit', seg_map_path='gtFine'),
         cities={'lindau', 'bochum'},
         pipeline=[],
     )
-    found = describe_training(save(config_of(dataset)), NOTHING)
-    assert found.images == [
-        (1, f'train/{city}/{city}_0_leftImg8bit.png')
-        for city in ('bochum', 'lindau')
-    ]
-    (described,) = found.sets
-    assert described['cities'] == ['bochum', 'lindau']
-    assert described['images'] == 2
-
-
-def test_data_that_are_not_here_are_described(make_set, save):
-    here = make_set('here', ['0.png'])
-    gone = dict(here, data_root='/nowhere/data')
-    cfg = config_of(dict(type='ConcatDataset', datasets=[gone, here]))
-    found = describe_training(save(cfg), NOTHING)
-    assert [one['images'] for one in found.sets] == [None, 1]
-    assert found.images == [(101, '0.png')]
-    assert (
-        'images of HMSAFolderDataset (/nowhere/data) are not listed: '
-        'FileNotFoundError' in found.note
+    gone = dict(fine, data_root='/nowhere')
+    cfg = config_of(
+        dict(
+            type='ClassUniformDataset',
+            dataset=dict(type='ConcatDataset', datasets=[fine, city, gone]),
+        ),
+        load_from='/gone/0.pth',
     )
+    found = describe_training(save(cfg), NOTHING)
+    assert found.images == [
+        *((101, 'a/0.png'), (102, 'b/0.png')),
+        (1, 'train/bochum/bochum_0_leftImg8bit.png'),
+        (1, 'train/lindau/lindau_0_leftImg8bit.png'),
+    ]
+    first, second, third, start = found.sets
+    assert first == dict(
+        type='HMSAFolderDataset',
+        source='checkpoint',
+        data_root=fine['data_root'],
+        classes=['road', 'tree'],
+        images=2,
+    )
+    assert (second['cities'], second['images']) == (['bochum', 'lindau'], 2)
+    assert (third['data_root'], third['images']) == ('/nowhere', None)
+    assert (start['type'], start['path']) == ('load_from', '/gone/0.pth')
+    assert json.loads(json.dumps(found.sets)) == found.sets
+    read, unlisted, started = found.notes
+    assert read == 'data sets are read from the config in teacher.pth'
+    assert (
+        'images of HMSAFolderDataset (/nowhere) are not listed: '
+        'FileNotFoundError' in unlisted
+    )
+    assert 'what /gone/0.pth, where its training started' in started
 
 
-def test_without_a_config_the_given_one_counts(make_set, save):
+def test_without_a_config_the_given_one_counts(make_set, save, tmp_path):
     cfg = config_of(make_set('given', ['0.png']))
     found = describe_training(save(), cfg)
     assert [one['source'] for one in found.sets] == ['config']
     assert found.images == [(101, '0.png')]
     assert 'teacher.pth holds no config' in found.note
     assert 'given.py, which may not be' in found.note
-
-
-def test_weights_alone_are_a_checkpoint_too(tmp_path):
-    path = tmp_path / 'weights.pth'
-    torch.save(dict(w=torch.ones(2)), path)
-    found = describe_training(str(path), NOTHING)
-    assert (found.sets, found.images) == (None, None)
-    assert 'weights.pth holds no config' in found.note
+    # Weights alone are a checkpoint too.
+    torch.save(dict(w=torch.ones(2)), tmp_path / 'weights.pth')
+    found = describe_training(str(tmp_path / 'weights.pth'), NOTHING)
+    assert (found.sets, found.images) == ([], [])
 
 
 def test_a_config_that_is_not_understood_is_unknown(make_set, save):
     given = config_of(make_set('given', ['0.png']))
     found = describe_training(save('train_dataloader = make()'), given)
-    assert (found.sets, found.images) == (None, None)
+    assert (found.sets, found.images) == ([], [])
     assert (
         'what teacher.pth was trained on is unknown: train_dataloader of its '
         'config: line 1: malformed node' in found.note
@@ -218,7 +188,7 @@ def test_a_config_that_is_not_understood_is_unknown(make_set, save):
     assert '--saw can tell it' in found.note
 
 
-def test_declared_data_count_too(make_set, save):
+def test_declared_data_count_too(make_set, save, tmp_path):
     cfg = config_of(
         make_set('train', ['0.png']),
         val_dataloader=dict(dataset=make_set('val', ['1.png', '2.png'])),
@@ -230,22 +200,9 @@ def test_declared_data_count_too(make_set, save):
         ValueError, match=r'given\.py: other\.dataset is missing'
     ):
         describe_training(save(cfg), cfg, saw=['config:other'])
-
-
-def test_where_training_started_is_said(make_set, save):
-    cfg = config_of(make_set('second', ['1.png']), load_from='/gone/0.pth')
-    found = describe_training(save(cfg), NOTHING)
-    assert [one['type'] for one in found.sets] == [
-        'HMSAFolderDataset',
-        'load_from',
-    ]
-    assert 'what /gone/0.pth, where its training started' in found.note
-
-
-def test_a_list_of_images_may_be_declared(save, tmp_path):
-    images = [(3, 'a/0.png'), (4, '1.png')]
-    write_seen(tmp_path / 'list.txt', images)
+    # Also as a list of images.
     path = str(tmp_path / 'list.txt')
+    write_seen(path, [(3, 'a/0.png'), (4, '1.png')])
     found = describe_training(save('x = make()'), NOTHING, [path])
     assert found.images == [(4, '1.png'), (3, 'a/0.png')]
     about = dict(type='list', source='declared', path=path, images=2)
@@ -253,6 +210,15 @@ def test_a_list_of_images_may_be_declared(save, tmp_path):
 
 
 FOREIGN = dict(type='foreign.run')
+
+
+class BuildingDataset(BaseDataset):
+    """As one of another package may be."""
+
+    def __init__(self, part=None, **kwargs):
+        if part is not None:
+            DATASETS.build(part)
+        super().__init__(**kwargs)
 
 
 @pytest.fixture
@@ -270,12 +236,11 @@ def calls(tmp_path, monkeypatch):
     'dataset',
     [
         FOREIGN,
-        dict(type='foreign.run', dataset=None, datasets=[]),
         dict(pipeline=[FOREIGN]),
         dict(backend_args=FOREIGN),
+        dict(type='BuildingDataset', part=dict(FOREIGN)),
         dict(metainfo=[FOREIGN]),
         dict(type='AutoLabelDataset', like='foreign.run'),
-        dict(type='AutoLabelDataset', like=FOREIGN),
         dict(
             type='AutoLabelDataset',
             like=dict(type='AutoLabelDataset', like=FOREIGN),
@@ -286,14 +251,16 @@ def calls(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_a_foreign_checkpoint_calls_nothing(make_set, save, calls, dataset):
+def test_a_foreign_checkpoint_calls_nothing(
+    make_set, save, calls, monkeypatch, dataset
+):
+    known = DATASETS.module_dict
+    monkeypatch.setitem(known, 'BuildingDataset', BuildingDataset)
     dataset = {**make_set('set', ['0.png']), **dataset}
     text = f'train_dataloader = {dict(dataset=dataset)!r}'
     assert len(describe_training(save(text), NOTHING).sets) == 1
     assert calls == []
-
-
-def test_mmengine_would_call_it(calls):
+    # mmengine would.
     DATASETS.build(FOREIGN)
     assert calls == [{}]
 
@@ -302,18 +269,16 @@ def test_mmengine_would_call_it(calls):
     'dataset',
     [
         3,
-        dict(datasets=[3]),
         dict(datasets=3),
         dict(type=['A'], source='x', images=4),
-        dict(type='HMSAFolderDataset', data_prefix=3),
         dict(type='HMSAFolderDataset', data_prefix=dict(seg_map_path=4)),
     ],
 )
 def test_what_is_no_config_is_no_error(save, dataset):
     text = f'train_dataloader = {dict(dataset=dataset)!r}'
     found = describe_training(save(text), NOTHING)
-    assert found.images is None
-    assert [one['images'] for one in found.sets or ()] in ([], [None])
+    assert found.images == []
+    assert [one['images'] for one in found.sets] in ([], [None])
     assert 'not ' in found.note or 'no data to train on' in found.note
 
 
@@ -323,18 +288,8 @@ def test_a_foreign_checkpoint_asks_no_server(make_set, save, monkeypatch):
         'urllib.request.urlopen', lambda *_: pytest.fail('asked')
     )
     found = describe_training(save(config_of(dataset)), NOTHING)
-    assert found.images is None
+    assert found.images == []
     assert 'it is not on this machine' in found.note
-
-
-def test_a_damaged_checkpoint_is_refused(tmp_path):
-    path = tmp_path / 'damaged.pth'
-    path.write_bytes(b'no checkpoint')
-    with pytest.raises(ValueError, match=r'cannot load .*damaged\.pth'):
-        describe_training(str(path), NOTHING)
-
-
-# ------------------------------------------------------------ rounds
 
 
 @pytest.fixture
@@ -380,7 +335,6 @@ def test_labels_where_they_are_by_default(tmp_path, name, labels):
     [
         ('{"trained_on": null}', 'trained_on is not known'),
         ('{"trained_on": 3}', 'autolabel_meta.json: TypeError'),
-        ('[]', 'autolabel_meta.json: TypeError'),
         ('{"trained', 'autolabel_meta.json: JSONDecodeError'),
         (
             '{"trained_on": [{"type": "A", "images": null}]}',
@@ -423,9 +377,6 @@ def test_auto_labelled_images_are_listed(relabelled, save, like):
     assert 'not listed' not in found.note
 
 
-# ------------------------------------------------------------ lists of images
-
-
 def test_lists_are_read_as_they_were_written(tmp_path):
     images = [(3, 'a b/ü.png'), (0, 'tab\there.png'), (10**12, 'c/d/e.jpg')]
     write_seen(tmp_path / 'new' / SEEN_FILE, images)
@@ -434,7 +385,7 @@ def test_lists_are_read_as_they_were_written(tmp_path):
     assert read_seen(tmp_path / SEEN_FILE) == [(1, 'two lines.png')]
 
 
-@pytest.mark.parametrize('line', ['a.png', 'x\ta.png', '-3\ta.png', '3\t'])
+@pytest.mark.parametrize('line', ['a.png', '-3\ta.png', '3\t'])
 def test_a_line_that_is_no_image(tmp_path, line):
     path = tmp_path / SEEN_FILE
     path.write_text(f'3\ta.png\n{line}\n')

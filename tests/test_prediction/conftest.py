@@ -1,13 +1,11 @@
 """Both tools in this process, and copies of it that can be killed."""
 
 import copy
-import json
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,9 +50,10 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def network(teacher):
-    """Return a function for the teacher as mmseg loads it, at some scales.
+    """Return a function that gives the teacher, as mmseg loads it.
 
-    That is a function from RGB, uint8 (h, w, 3), to logits (1, K, h, w).
+    Given scales, it gives a function from RGB, uint8 (h, w, 3), to logits
+    (1, K, h, w).
     """
 
     @cache
@@ -118,19 +117,13 @@ def write_images(folder, save):
     return folder / 'images'
 
 
-@contextmanager
-def one_thread():
+@pytest.fixture(scope='session', autouse=True)
+def _one_thread():
     """Round as copies of this process do."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with one_thread():
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +145,26 @@ def _quick(monkeypatch):
     for module in (inferring, labelling):
         monkeypatch.setattr(module, 'Predictor', load)
         monkeypatch.setattr(module, 'read_config', read)
+
+
+@pytest.fixture
+def make_config(teacher, tmp_path):
+    """Return a function that writes the teacher's config with changes."""
+
+    def make_config(changes):
+        path = tmp_path / 'config.py'
+        path.write_text(f'_base_ = {str(teacher.config)!r}\n{changes}')
+        return path
+
+    return make_config
+
+
+@pytest.fixture
+def heeded():
+    """Tests that run in the background of a script inherit an ignored one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -210,14 +223,13 @@ def runner(tool, argv, capsys):
 
 
 @pytest.fixture(scope='session')
-def whole(teacher, tmp_path_factory, save):
+def whole(teacher, tmp_path_factory, save, _one_thread):
     """The folder of labels of a run that nothing has disturbed."""
     folder = tmp_path_factory.mktemp('whole')
     images = write_images(folder, save)
     argv = [teacher.config, teacher.checkpoint, images, folder / 'out']
     argv += ['--device', 'cpu', '--no-report']
-    with one_thread():
-        assert autolabel.main([str(part) for part in argv]) == 0
+    assert autolabel.main([str(part) for part in argv]) == 0
     return folder / 'out'
 
 
@@ -275,16 +287,6 @@ def read():
             return np.array(image)
 
     return read
-
-
-@pytest.fixture(scope='session')
-def lines():
-    """Return a function that reads a file of JSON objects."""
-
-    def lines(path):
-        return [json.loads(line) for line in path.read_text().splitlines()]
-
-    return lines
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What tools/infer.py writes, against other ways to predict."""
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from mmengine.config import Config
 from PIL import Image
 
 from hmsa_mmseg.prediction.inputs import IMAGE_SUFFIXES
+from hmsa_mmseg.prediction.journal import Journal
 from hmsa_mmseg.prediction.loading import Pipeline
-from hmsa_mmseg.prediction.model_options import apply_options
-from hmsa_mmseg.prediction.options import parse_args
 from hmsa_mmseg.prediction.predicting import Predictor
+from hmsa_mmseg.visualization import read_record, read_records
 
 PIPELINE = 'test_dataloader.dataset.pipeline.0.type'
 # cityscapesScripts, helpers/labels.py: id of each train id, in their order.
@@ -67,23 +68,19 @@ def test_everything_that_can_be_saved(run, tmp_path, read):
     assert record['image'] == 'a/0.png'
     counts = np.bincount(classes.ravel(), minlength=19)
     assert record['class_pixels'] == counts.tolist()
+    assert 'attn_1' in record['pictures']
     assert all((out / path).is_file() for path in record['pictures'].values())
     assert '0 done, 1 had been' in run(*options)
+    # Nothing of single scales is left of flips.
+    run('--limit', '1', '--save', 'report', '--flip', out='flip')
+    record = json.loads((tmp_path / 'flip/scale_maps/a/0.json').read_text())
+    assert 'attn_1' not in record['pictures']
 
 
-@pytest.mark.parametrize('flip', [False, True])
-def test_a_report_of_flips_is_without_scales(teacher, flip):
-    cfg = Config.fromfile(teacher.config)
-    argv = ['config.py', 'a.pth', 'in', '--out', 'out', '--save', 'report']
-    apply_options(cfg, parse_args([*argv, *['--flip'] * flip], ''))
-    assert ('scale_maps' in cfg.model.test_cfg) == (not flip)
-
-
-def test_stock_model(run, teacher, network, draw, tmp_path, read):
+def test_stock_model(run, make_config, network, draw, tmp_path, read):
     """Classes and confidence; what is of scales is refused by name."""
-    config = tmp_path / 'stock.py'
-    config.write_text(
-        f"""_base_ = {str(teacher.config)!r}
+    config = make_config(
+        """
 head = dict(type='FCNHead', in_channels=16, in_index=1, channels=8,
             num_convs=1, num_classes=19, norm_cfg=dict(type='BN'))
 model = dict(type='EncoderDecoder', decode_head=dict(_delete_=True, **head),
@@ -95,14 +92,14 @@ model = dict(type='EncoderDecoder', decode_head=dict(_delete_=True, **head),
     meta = dict(dataset_meta=dict(classes=tuple('abcdefghijklmnopqrs')))
     state = logits.model.state_dict()
     torch.save(dict(state_dict=state, meta=meta), checkpoint)
-    stock = dict(config=config, checkpoint=checkpoint)
-    for options, named in (
-        (['--save', 'attention'], '--save attention'),
-        (['--scales', '0.5,1'], '--scales'),
-        (['--dtype', 'bfloat16'], '--dtype'),
+    run = partial(run, config=config, checkpoint=checkpoint)
+    for options in (
+        ('--save', 'attention'),
+        ('--scales', '0.5,1'),
+        ('--dtype', 'bfloat16'),
     ):
-        error = run(*options, code=1, **stock)
-        assert named in error
+        error = run(*options, code=1)
+        assert options[0] in error
         assert 'MultiScaleAverageHead' in error
     assert not (tmp_path / 'out').exists()
     plain = logits(draw(0))
@@ -113,7 +110,7 @@ model = dict(type='EncoderDecoder', decode_head=dict(_delete_=True, **head),
             (plain + logits(draw(0), flip=True)) / 2,
         ),
     ):
-        run('--limit', '1', *options, **stock)
+        run('--limit', '1', *options)
         record = json.loads((tmp_path / 'out/scale_maps/a/0.json').read_text())
         mean = expected.double().softmax(dim=1).amax(dim=1).mean().item()
         assert record['mean_confidence'] == pytest.approx(mean, rel=1e-5)
@@ -157,12 +154,11 @@ def test_label_ids(run, teacher, tmp_path, read):
     checkpoint['meta'] = dict(dataset_meta=names)
     named = tmp_path / 'named.pth'
     torch.save(checkpoint, named)
-    run = partial(run, checkpoint=named)
+    run = partial(run, '--save', 'classes', '--limit', '1', checkpoint=named)
     dataset = 'test_dataloader.dataset.type='
-    save = ('--save', 'classes', '--limit', '1')
-    run(*save)
-    run(*save, '--label-ids', out='ids')
-    options = (*save, '--label-ids', '--cfg-options')
+    run()
+    run('--label-ids', out='ids')
+    options = ('--label-ids', '--cfg-options')
     run(*options, f'{dataset}ADE20KDataset', out='ade')
     error = run(*options, f'{dataset}PascalVOCDataset', code=1, out='voc')
     assert 'PascalVOCDataset' in error
@@ -190,49 +186,41 @@ def test_batches_of_several_sizes(run, images, save, tmp_path, read):
         assert np.mean(one == two) > 0.999
 
 
-def test_pixels_of_all_kinds(run, draw, tmp_path, read):
-    """Each image against the same pixels as a plain PNG of three channels."""
-    folder = tmp_path / 'kinds'
-    folder.mkdir()
-    image = Image.fromarray(draw(0))
-    grey = image.convert('L')
-    deep = Image.fromarray(np.array(grey).astype(np.uint16) * 257)
-    turned = Image.Exif()
-    turned[0x0112] = 6  # taken with the camera turned: rotate by 270 degrees
-    # Name: the file, and its pixels.
-    pairs = {
-        'grey': (grey, grey.convert('RGB')),
-        'alpha': (image.convert('RGBA'), image),
-        'deep': (deep, grey),
-        'palette': (image.quantize(16), image.quantize(16).convert('RGB')),
-    }
-    for name, (file, plain) in pairs.items():
-        file.save(folder / f'{name}.png')
-        plain.convert('RGB').save(folder / f'{name}_plain.png')
-    image.save(folder / 'turned.jpg', exif=turned)
-    image.save(tmp_path / 'turned.jpg')
-    Image.open(tmp_path / 'turned.jpg').transpose(
-        Image.Transpose.ROTATE_270
-    ).save(folder / 'turned_plain.png')
-    run('--save', 'classes', source=folder)
-    for name in (*pairs, 'turned'):
-        found, plain = (
-            read(tmp_path / f'out/classes/{name}{end}.png')
-            for end in ('', '_plain')
-        )
-        assert np.array_equal(found, plain), name
-    assert plain.shape == (64, 32)
+def test_pixels_of_all_kinds(run, draw, save, tmp_path, read):
+    """Each image against the same pixels as a plain PNG of three channels.
 
-
-def test_sizes_and_suffixes(run, draw, save, tmp_path, read):
-    """Whatever is taken for an image by its name can be read."""
+    Whatever is taken for an image by its name can be read.
+    """
     folder = tmp_path / 'kinds'
-    sizes = {'1x1': (1, 1), '7x1': (7, 1), '50x3': (50, 3), '31x33': (31, 33)}
+    sizes = {'1x1': (1, 1), '7x1': (7, 1), '31x33': (31, 33)}
     for name, size in sizes.items():
         save(folder / f'{name}.png', 0, *size)
     pixels = draw(0)
+    image = Image.fromarray(pixels)
+    grey = image.convert('L')
+    turned = Image.Exif()
+    turned[0x0112] = 6  # taken with the camera turned: rotate by 270 degrees
+    image.save(folder / 'turned.jpg', exif=turned)
+    image.save(tmp_path / 'turned.jpg')
+    # Name: the file, and its pixels.
+    pairs = {
+        'grey': (grey, grey),
+        'alpha': (image.convert('RGBA'), image),
+        'deep': (Image.fromarray(np.array(grey).astype('u2') * 257), grey),
+        'palette': (image.quantize(16), image.quantize(16)),
+        'turned': (
+            None,
+            Image.open(tmp_path / 'turned.jpg').transpose(
+                Image.Transpose.ROTATE_270
+            ),
+        ),
+    }
+    for name, (file, plain) in pairs.items():
+        if file is not None:
+            file.save(folder / f'{name}.png')
+        plain.convert('RGB').save(folder / f'{name}_plain.png')
     for suffix in IMAGE_SUFFIXES:
-        path = folder / f'{suffix[1:]}{suffix}'
+        path = folder / f'of_{suffix[1:]}{suffix}'
         kind = pixels[..., 0] if suffix in ('.pbm', '.pgm') else pixels
         try:
             if cv2.imwrite(str(path), kind):
@@ -242,76 +230,63 @@ def test_sizes_and_suffixes(run, draw, save, tmp_path, read):
             path.unlink(missing_ok=True)
     run('--save', 'classes', 'overlay', source=folder)
     found = {
-        path.stem: read(path).shape
-        for path in (tmp_path / 'out/classes').iterdir()
+        path.stem: read(path) for path in (tmp_path / 'out/classes').iterdir()
     }
-    assert found == sizes
-    assert len(found) >= 14
+    assert {name: found[name].shape for name in sizes} == sizes
+    assert len(sizes) >= 14
     assert read(tmp_path / 'out/overlay/1x1.jpg').ndim == 3
+    for name in pairs:
+        assert np.array_equal(found[name], found[f'{name}_plain']), name
+    assert found['turned'].shape == (64, 32)
 
 
-def test_damaged_images(run, images, draw, tmp_path, tree):
+def test_damaged_images(run, images, save, tmp_path, tree):
     """They stop the run, after those before them; or are listed in the end."""
     bad = {
-        'cut.jpg': 'image file is truncated',
-        'short.png': 'image file is truncated',
-        'empty.png': 'the file is empty',
-        'no.jpg': 'damaged',
+        'cut.jpg': (slice(-100), 'image file is truncated'),
+        'empty.png': (slice(0), 'the file is empty'),
+        'no.jpg': (slice(100, 200), 'damaged'),
+        'short.png': (slice(-100), 'image file is truncated'),
     }
-    for name in bad:
-        Image.fromarray(draw(0)).save(images / 'b' / name)
-        content = (images / 'b' / name).read_bytes()[:-100]
-        content = content if name[:3] in ('cut', 'sho') else b''
-        content = b'no image' if name == 'no.jpg' else content
-        (images / 'b' / name).write_bytes(content)
+    for name, (kept, _) in bad.items():
+        path = save(images / 'b' / name, 0)
+        path.write_bytes(path.read_bytes()[kept])
     error = run('--save', 'classes', code=1)
     assert f'error: {images}/b/cut.jpg: damaged: OSError' in error
-    finished = [x for x in tree(tmp_path / 'out') if x.startswith('finished')]
-    assert len(finished) == 4
+    assert len(tree(tmp_path / 'out/finished')) == 4
     error = run('--save', 'classes', '--on-error', 'skip', code=1)
     assert '1 done, 4 had been finished before, 4 skipped' in error
-    for name, said in bad.items():
+    for name, (_, said) in bad.items():
         assert f'skipped: {images}/b/{name}: ' in error
         assert said in error
-    found = tree(tmp_path / 'out')
-    assert len([x for x in found if x.startswith('finished')]) == 5
-    assert not [
-        x for x in found if Path(x).stem in ('cut', 'short', 'empty', 'no')
-    ]
+    assert len(tree(tmp_path / 'out/finished')) == 5
+    stems = {Path(name).stem for name in tree(tmp_path / 'out')}
+    assert stems.isdisjoint(Path(name).stem for name in bad)
 
 
-@pytest.mark.parametrize('damage', ['missing', 'classes', 'names', 'cut'])
-def test_checkpoints_that_do_not_fit(run, teacher, tmp_path, damage):
+@pytest.mark.parametrize(
+    ('damage', 'named'),
+    [
+        ('weights', '5 classes'),
+        ('names', '2 classes, the model has 19'),
+        ('cut', 'bad.pth'),
+    ],
+)
+def test_checkpoints_that_do_not_fit(run, teacher, tmp_path, damage, named):
     checkpoint = torch.load(teacher.checkpoint, weights_only=True)
     path = tmp_path / 'bad.pth'
     state = checkpoint['state_dict']
-    named = 'bad.pth'
-    if damage == 'missing':
-        named = next(key for key in state if 'scale_attn' in key)
-        del state[named]
-    elif damage == 'classes':
+    if damage == 'weights':
         for key in [key for key in state if 'conv_seg' in key]:
             state[key] = state[key][:5]
-        named = '5 classes'
     elif damage == 'names':
         names = dict(classes=('road', 'sky'))
         checkpoint['meta'] = dict(dataset_meta=names)
-        named = '2 classes, the model has 19'
     torch.save(checkpoint, path)
     if damage == 'cut':
         path.write_bytes(path.read_bytes()[:-100])
     assert named in run(checkpoint=path, code=1)
     assert not (tmp_path / 'out').exists()
-
-
-def test_classes_from_the_config(run, tmp_path):
-    """Where a checkpoint, as one of another program, has no names."""
-    run('--limit', '1')
-    settings = json.loads((tmp_path / 'out/infer.json').read_text())
-    assert settings['classes'][10] == 'sky'
-    option = 'test_dataloader.dataset.type=BaseSegDataset'
-    error = run('--cfg-options', option, code=1, out='none')
-    assert 'test_dataloader.dataset.metainfo.classes' in error
 
 
 @pytest.mark.parametrize(
@@ -324,14 +299,110 @@ def test_classes_from_the_config(run, tmp_path):
             ['--cfg-options', 'model.test_cfg.memory_budget=1e9'],
             'model.test_cfg.memory_budget=1000000000.0',
         ),
-        (['--scales', '1,1'], 'model.test_cfg.scales'),
         (['--device', 'moon'], '--device moon'),
         (
             ['--cfg-options', f'{PIPELINE}=PackSegInputs'],
             'expected LoadImageFromFile',
+        ),
+        # Nobody knows the classes.
+        (
+            [
+                '--cfg-options',
+                'test_dataloader.dataset.type=BaseSegDataset',
+            ],
+            'test_dataloader.dataset.metainfo.classes',
         ),
     ],
 )
 def test_options_that_do_not_go_together(run, tmp_path, options, named):
     assert named in run(*options, code=1)
     assert not (tmp_path / 'out').exists()
+
+
+def test_goes_on(run, tmp_path, predicted, tree):
+    """What is finished, whole and of the same settings is not done again."""
+    out = tmp_path / 'out'
+
+    def again(*saves, **kwargs):
+        predicted.clear()
+        run('--save', 'classes', *saves, **kwargs)
+        return predicted
+
+    said = run('--save', 'classes', '--limit', '3', '--shard', '1/2')
+    assert 'share 1/2: 1 done' in said
+    assert predicted == ['1.png']
+    assert again('--limit', '3') == ['0.png', '0.png']
+    assert again() == ['2.png', 'top.png']
+    assert again() == []
+    (out / 'classes/a/1.png').unlink()
+    assert again() == ['1.png']
+    (out / 'finished/top.json').write_text('{')
+    assert again() == ['top.png']
+    # Something more is saved; what there is stays good.
+    assert len(again('color')) == 5
+    assert again() == []
+    # Other settings.
+    before = tree(out)
+    assert again('--flip', code=1) == []
+    assert again('--scales', '0.5,1', code=1) == []
+    assert tree(out) == before
+    assert len(again('--flip', '--overwrite')) == 5
+    assert again('--flip') == []
+    assert len(again('--flip', '--overwrite')) == 5
+    # With the color of before, which is of other settings now.
+    assert len(again('color', '--flip')) == 5
+
+
+def test_killed_while_results_are_replaced(run, predicted):
+    """What was begun with other settings is not taken for that of before."""
+    run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, 'write', lambda *args: os.listdir('/nowhere'))
+        run('--flip', '--overwrite', '--writers', '1', code=1)
+    run('--overwrite', '--shard', '1/2')
+    predicted.clear()
+    run()
+    assert '0.png' in predicted
+
+
+def test_goes_on_with_a_report(run, images, tmp_path, predicted):
+    def again(*args):
+        predicted.clear()
+        run('--save', 'report', *args)
+        return predicted
+
+    assert len(again()) == 5
+    records = tmp_path / 'out/scale_maps'
+    (records / 'a/1/overlay.jpg').unlink()
+    assert again() == ['1.png']
+    # The same name with another suffix.
+    image = images / 'top.bmp'
+    Image.open(images / 'top.png').save(image)
+    (images / 'top.png').unlink()
+    assert again() == ['top.bmp']
+    assert read_record(records / 'top.json').image == 'top.bmp'
+    assert again() == []
+    # A page of two runs would be of none.
+    again('--scales', '0.5,1', '--overwrite', '--limit', '2')
+    found = read_records(tmp_path / 'out')
+    assert [record.image for record in found] == ['a/0.png', 'a/1.png']
+    assert {record.scales for record in found} == {(0.5, 1.0)}
+
+
+def test_foreign_folders(run, tmp_path):
+    mine = tmp_path / 'out/classes/1.png'
+    mine.parent.mkdir(parents=True)
+    mine.write_text('mine')
+    assert 'was not written by this program' in run(code=1)
+    assert mine.read_text() == 'mine'
+    run('--overwrite', '--limit', '1')
+    settings = tmp_path / 'out/infer.json'
+    # The latter is that of version 0.1 of this package.
+    for content in ([], dict(version=1, test_cfg=dict(memory_budget=1e9))):
+        settings.write_text(json.dumps(content))
+        said = run(code=1)
+        assert 'infer.json is damaged, or of another version' in said
+        assert '--overwrite' in said
+        assert json.loads(settings.read_text()) == content
+    run('--overwrite', '--limit', '1')
+    assert '0 done, 1 had been' in run('--limit', '1')

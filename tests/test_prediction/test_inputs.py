@@ -93,14 +93,12 @@ def test_inputs_that_make_no_sense(images, tmp_path, save, inputs, named):
 
 
 @pytest.fixture
-def config(teacher, tmp_path, save):
+def config(make_config, tmp_path, save):
     """A config whose training set is of two folders."""
     for split, city in (('one', 'aachen'), ('two', 'bochum')):
         name = f'{city}_000000_000019_leftImg8bit.png'
         save(tmp_path / f'data/leftImg8bit/{split}/{city}/{name}', 1)
-    path = tmp_path / 'config.py'
-    path.write_text(
-        f'_base_ = {str(teacher.config)!r}\n'
+    return make_config(
         f'root = {str(tmp_path / "data")!r}\n'
         'def part(split):\n'
         "    return dict(type='HMSACityscapesDataset', data_root=root,\n"
@@ -110,7 +108,6 @@ def config(teacher, tmp_path, save):
         "    type='ConcatDataset', datasets=[part('one'), part('two')]))\n"
         'del part\n'
     )
-    return path
 
 
 def test_data_sets_of_the_config(config, tmp_path):

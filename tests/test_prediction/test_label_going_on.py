@@ -1,7 +1,7 @@
 """Runs of tools/autolabel.py that go on, and folders with other labels."""
 
 import json
-import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from hmsa_mmseg.autolabel.meta import identity_of, read_meta
+from hmsa_mmseg.datasets.autolabel_files import read_lines
+from hmsa_mmseg.prediction import journal
 
 
 def cut(path):
@@ -28,35 +30,36 @@ def without_name(path):
         Image.fromarray(np.array(image)).save(path)
 
 
-#: What is done to which of two files.
-DAMAGE = {
-    'label cut': ('{}.png', cut),
-    'confidence cut': ('{}_prob.png', cut),
-    'label only': ('{}_prob.png', lambda path: path.unlink()),
-    'confidence only': ('{}.png', lambda path: path.unlink()),
-    'label empty': ('{}.png', lambda path: path.write_bytes(b'')),
-    'label no image': ('{}.png', lambda path: path.write_text('no' * 99)),
-    'confidence of another size': ('{}_prob.png', other_size),
-    'of an unknown teacher': ('{}.png', without_name),
-    'nothing': ('{}.png', lambda path: None),
-}
+#: What is done to which file of which image.
+DAMAGE = [
+    ('a/0.png', cut),
+    ('a/1_prob.png', cut),
+    ('b/0_prob.png', Path.unlink),
+    ('b/c/2_prob.png', other_size),
+    ('top.png', without_name),
+]
 
 
-@pytest.mark.parametrize('damage', DAMAGE)
-def test_damaged_labels_are_done_again(
-    label, tmp_path, tree, done, predicted, damage
-):
+def test_damaged_labels_are_done_again(label, tmp_path, tree, done, predicted):
     """And no others; all is as if nothing had been."""
-    pattern, change = DAMAGE[damage]
-    change(tmp_path / 'out' / pattern.format('b/c/2'))
     label()
-    assert predicted == ['2.png'] * (damage != 'nothing')
+    assert predicted == []
+    for name, damage in DAMAGE:
+        damage(tmp_path / 'out' / name)
+    label()
+    assert predicted == ['0.png', '1.png', '0.png', '2.png', 'top.png']
+    (tmp_path / 'out/b/0.png').unlink()
+    label()
+    assert predicted[5:] == ['0.png']
     assert tree(tmp_path / 'out') == done
 
 
-def test_a_look_reads_no_image(label, monkeypatch, done, images):
+def test_a_look_reads_no_image(label, monkeypatch):
     """Of 20,000 that takes longer than to ask the system for their times."""
+    label()
     read = []
+    journal._digest_of.cache_clear()
+    monkeypatch.setattr(journal, 'file_digest', read.append)
     for owner, name in (
         (PngImageFile, 'load'),
         (LoadImageFromFile, '__call__'),
@@ -92,16 +95,6 @@ def test_labels_of_version_0_1(label, tmp_path, predicted, done, texts):
     assert predicted == ['top.png'] * (texts == 'bytes')
 
 
-def test_limit_then_all(label, tmp_path, tree, done, predicted):
-    shutil.rmtree(tmp_path / 'out')
-    label('--limit', '2')
-    assert read_meta(tmp_path / 'out')['images']['count'] == 2
-    predicted.clear()
-    label()
-    assert predicted == ['0.png', '2.png', 'top.png']
-    assert tree(tmp_path / 'out') == done
-
-
 def test_other_settings_are_refused(label, tmp_path, tree, predicted, done):
     before = tree(tmp_path / 'out')
     said = label('--scales', '0.5,1', code=1)
@@ -119,7 +112,7 @@ def test_other_settings_are_refused(label, tmp_path, tree, predicted, done):
     assert tree(tmp_path / 'out') == tree(tmp_path / 'new')
 
 
-def test_other_teacher(label, tmp_path, tree, lines, predicted, teacher):
+def test_other_teacher(label, tmp_path, tree, predicted, teacher):
     checkpoint = torch.load(teacher.checkpoint, weights_only=True)
     state = checkpoint['state_dict']
     key = next(key for key in state if 'conv_seg.bias' in key)
@@ -142,7 +135,8 @@ def test_other_teacher(label, tmp_path, tree, lines, predicted, teacher):
         assert mixed[key] == before[key]
     old = identity_of(before)
     assert [
-        line.get('identity') for line in lines(tmp_path / 'out/manifest.jsonl')
+        line.get('identity')
+        for line in read_lines(tmp_path / 'out/manifest.jsonl')
     ] == [old, old, old, None, None]
     # Now it is known what the folder holds.
     predicted.clear()
@@ -179,10 +173,12 @@ def test_foreign_folders(label, tmp_path):
 def test_failed_images(label, tmp_path, tree, done, images):
     """They lose the label that they have, and are tried again."""
     good = (images / 'b/0.png').read_bytes()
-    (images / 'b/0.png').write_bytes(b'')
-    for _ in range(2):
+    for content, reason in ((b'', 'empty'), (b'no image', 'undecodable')):
+        (images / 'b/0.png').write_bytes(content)
         label(code=1)
         assert not [name for name in tree(tmp_path / 'out') if 'b/0' in name]
+        (line,) = read_lines(tmp_path / 'out/failures.jsonl')
+        assert line['reason'] == reason
     (images / 'b/0.png').write_bytes(good)
     label()
     assert tree(tmp_path / 'out') == done

@@ -16,29 +16,7 @@ from PIL import Image
 from hmsa_mmseg.autolabel import label_store, merging
 from hmsa_mmseg.autolabel.merging import merge
 from hmsa_mmseg.autolabel.meta import read_meta
-
-
-def test_one_and_three_shards(label, tmp_path, tree, whole, lines):
-    """The same files, to the last bit, when all is listed."""
-    out = tmp_path / 'out'
-    said = label('--shard', '1/3')
-    assert 'share 1/3 is done' in said
-    assert '--merge' in said
-    found = lines(out / 'manifest.1-of-3.jsonl')
-    # In the order in which they were written, by several threads.
-    assert sorted(line['name'] for line in found) == ['a/1', 'top']
-    assert not (out / 'manifest.jsonl').exists()
-    # Not all of them are there.
-    said = label('--merge', code=1)
-    assert '3 images are not labelled: a/0, b/0, b/c/2' in said
-    assert len(lines(out / 'manifest.jsonl')) == 2
-    label('--shard', '0/3')
-    label('--shard', '2/3')
-    label('--merge')
-    assert tree(out) == tree(whole)
-    # Once more changes nothing.
-    assert merge(out) == (5, 0, [])
-    assert tree(out) == tree(whole)
+from hmsa_mmseg.datasets.autolabel_files import read_lines
 
 
 def test_one_shard_is_killed(fork, label, tmp_path, tree, whole):
@@ -70,13 +48,23 @@ def test_one_shard_is_killed(fork, label, tmp_path, tree, whole):
     assert tree(out) == tree(whole)
 
 
-def test_lost_lines(label, tmp_path, tree, done):
-    """What a killed process did not list is read from the files."""
+def test_lost_lines_and_flipped_bits(label, tmp_path, tree, done):
+    """What a killed process did not list is read from the files.
+
+    That a bit of one is another nobody sees but the merge; then the same
+    command cures it.
+    """
     out = tmp_path / 'out'
     for content in (b'', b'{"name": "a/0", "ima', b'[]\nnull\n"x"\n{}\n'):
         (out / 'manifest.jsonl').write_bytes(content)
         assert merge(out) == (5, 0, [])
         assert tree(out) == done
+    path = out / 'b/c/2_prob.png'
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    said = label('--merge', code=1)
+    assert '1 images are not labelled: b/c/2; the command' in said
     (out / 'manifest.jsonl').unlink()
     (out / 'manifest.0-of-1.jsonl').write_bytes(b'{"torn')
     label()
@@ -94,7 +82,7 @@ def test_failures_of_another_teacher(label, images, tmp_path):
 
 
 @pytest.mark.parametrize('first', ['failures.jsonl', 'failures.0-of-1.jsonl'])
-def test_two_merge_at_once(label, images, tmp_path, lines, monkeypatch, first):
+def test_two_merge_at_once(label, images, tmp_path, monkeypatch, first):
     """While one reads, the other does all of it: no failure is lost."""
     (images / 'a/1.png').write_bytes(b'')
     label('--shard', '0/1', code=1)
@@ -113,19 +101,7 @@ def test_two_merge_at_once(label, images, tmp_path, lines, monkeypatch, first):
 
     monkeypatch.setattr(merging, 'read_lines', reading)
     assert merge(out) == (4, 1, [])
-    assert lines(out / 'failures.jsonl') == [line]
-
-
-def test_a_flipped_bit(label, tmp_path, tree, done):
-    """Nobody sees it but the merge; then the same command cures it."""
-    path = tmp_path / 'out/b/c/2_prob.png'
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    said = label('--merge', code=1)
-    assert '1 images are not labelled: b/c/2; the command' in said
-    label()
-    assert tree(tmp_path / 'out') == done
+    assert read_lines(out / 'failures.jsonl') == [line]
 
 
 def test_rounds(label, tmp_path, tree, images):
@@ -151,25 +127,21 @@ def test_rounds(label, tmp_path, tree, images):
 
 
 @pytest.fixture
-def config(teacher, tmp_path, save):
+def config(make_config, tmp_path, save):
     """A config with a labelled split of two images."""
     root = tmp_path / 'data'
     for k in range(2):
-        name = f'aachen_{k:06d}_000019'
-        folder = 'val/aachen'
-        save(root / f'leftImg8bit/{folder}/{name}_leftImg8bit.png', k)
-        truth = root / f'gtFine/{folder}/{name}_gtFine_labelTrainIds.png'
+        name = f'val/aachen/aachen_{k:06d}_000019'
+        save(root / f'leftImg8bit/{name}_leftImg8bit.png', k)
+        truth = root / f'gtFine/{name}_gtFine_labelTrainIds.png'
         truth.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((32, 64), k, np.uint8)).save(truth)
-    path = tmp_path / 'config.py'
-    path.write_text(
-        f'_base_ = {str(teacher.config)!r}\n'
+    return make_config(
         f'val_dataloader = dict(dataset=dict(data_root={str(root)!r}))\n'
     )
-    return path
 
 
-def test_check_and_report(label, config, tmp_path, monkeypatch, lines):
+def test_check_and_report(label, config, tmp_path, monkeypatch):
     """The split is labelled beside the images, and the report has scores."""
     # Processes that read are more than a few images need.
     options = partial(autolabel.ReportOptions, workers=0, shows_progress=False)
@@ -182,16 +154,16 @@ def test_check_and_report(label, config, tmp_path, monkeypatch, lines):
     )
     out = tmp_path / 'out'
     assert f'report: {out / "report.html"}' in said
-    assert [line['name'] for line in lines(out / 'check/manifest.jsonl')] == [
-        f'aachen/aachen_00000{k}_000019_leftImg8bit' for k in range(2)
-    ]
+    assert [
+        line['name'] for line in read_lines(out / 'check/manifest.jsonl')
+    ] == [f'aachen/aachen_00000{k}_000019_leftImg8bit' for k in range(2)]
     meta = read_meta(out / 'check')
     assert meta['images'] == dict(source='config:val_dataloader', count=2)
     assert meta['teacher'] == read_meta(out)['teacher']
     report = json.loads((out / 'report.json').read_text())
     assert report['threshold'] == 0.3
     assert report['check'] is not None
-    assert len(lines(out / 'manifest.jsonl')) == 5
+    assert len(read_lines(out / 'manifest.jsonl')) == 5
     # What the checkpoint does not tell.
     found = [s for s in meta['trained_on'] if s['source'] == 'declared']
     assert [s['images'] for s in found] == [2]
@@ -199,25 +171,32 @@ def test_check_and_report(label, config, tmp_path, monkeypatch, lines):
     assert seen.count('aachen_000001_000019_leftImg8bit') == 1
 
 
-def test_shards_of_a_check(label, config, tmp_path, tree):
-    """Each labels its share of both; all is listed in the end."""
+def test_three_shards(label, config, tmp_path, tree):
+    """The same files, to the last bit, when all is listed; also of a check."""
+    out = tmp_path / 'out'
     check = ('--check', 'config:val_dataloader')
-    label(*check, config=config, out='whole')
-    label(*check, '--shard', '1/2', config=config)
+    said = label('--merge', *check, config=config, code=1)
+    assert 'out/check/autolabel_meta.json: there is no such file' in said
+    said = label(*check, '--shard', '1/3', config=config)
+    assert 'share 1/3 is done' in said
+    assert '--merge' in said
+    found = read_lines(out / 'manifest.1-of-3.jsonl')
+    # In the order in which they were written, by several threads.
+    assert sorted(line['name'] for line in found) == ['a/1', 'top']
+    assert not (out / 'manifest.jsonl').exists()
+    # Not all of them are there.
     said = label(*check, '--merge', config=config, code=1)
     assert '1 images are not labelled: aachen/aachen_000000' in said
-    label(*check, '--shard', '0/2', config=config)
+    assert '3 images are not labelled: a/0, b/0, b/c/2' in said
+    assert len(read_lines(out / 'manifest.jsonl')) == 2
+    for share in ('0/3', '2/3'):
+        label(*check, '--shard', share, config=config)
     label(*check, '--merge', config=config)
-    assert tree(tmp_path / 'out') == tree(tmp_path / 'whole')
-
-
-def test_nothing_to_merge(label, tmp_path):
-    path = f'{tmp_path}/out/autolabel_meta.json'
-    assert f'{path}: there is no such file' in label('--merge', code=1)
-    label('--limit', '1')
-    said = label('--merge', '--check', 'config:val_dataloader', code=1)
-    assert 'out/check/autolabel_meta.json: there is no such file' in said
-    assert not (tmp_path / 'out/check').exists()
+    label(*check, config=config, out='whole')
+    assert tree(out) == tree(tmp_path / 'whole')
+    # Once more changes nothing.
+    assert merge(out) == (5, 0, [])
+    assert tree(out) == tree(tmp_path / 'whole')
 
 
 def test_where_the_time_went(label, tmp_path):
@@ -233,13 +212,13 @@ def test_where_the_time_went(label, tmp_path):
     assert f'time outside the model: {100 * share:.1f} %' in said
 
 
-def test_max_errors(label, images, tmp_path, lines):
+def test_max_errors(label, images, tmp_path):
     for path in images.rglob('*.png'):
         path.write_bytes(b'')
     said = label('--max-errors', '3', '--threads', '0', code=1)
     assert '3 images could not be labelled' in said
     assert '--max-errors above 3' in said
-    assert len(lines(tmp_path / 'out/failures.0-of-1.jsonl')) == 3
+    assert len(read_lines(tmp_path / 'out/failures.0-of-1.jsonl')) == 3
 
 
 def test_a_disk_that_is_full_at_the_report(label, monkeypatch):

@@ -1,6 +1,5 @@
 """The machine that both tools share, and its parts."""
 
-import errno
 import io
 import os
 import signal
@@ -11,18 +10,18 @@ import pytest
 import torch
 from rich.console import Console
 
+from hmsa_mmseg.datasets.autolabel_files import read_lines
 from hmsa_mmseg.prediction import progress as progress_module
 from hmsa_mmseg.prediction.errors import (
-    BadInputError,
     PredictionError,
-    SpaceError,
+    Stopped,
+    Stopping,
+    run_to_end,
 )
-from hmsa_mmseg.prediction.machine import ahead, is_out_of_memory
+from hmsa_mmseg.prediction.machine import ahead
 from hmsa_mmseg.prediction.predicting import Predictor
 from hmsa_mmseg.prediction.progress import Progress
 from hmsa_mmseg.prediction.shards import Shard, read_shard
-from hmsa_mmseg.prediction.sources import Source, is_same, source_of
-from hmsa_mmseg.prediction.stopping import Stopped, Stopping, run_to_end
 
 # What torch says on a GPU, and on a CPU (c10/core/impl/alloc_cpu.cpp).
 MEMORY = [
@@ -34,43 +33,31 @@ MEMORY = [
 ]
 
 
-@pytest.mark.parametrize('threads', [0, 1, 3])
-def test_ahead_keeps_the_order(threads):
-    def halve(value):
-        if value % 2:
-            raise BadInputError('odd', str(value))
-        time.sleep(0.01 * (value % 3))
-        return value // 2
+def test_ahead():
+    """In order, so many values ahead of results, and none after an error."""
+    taken, called, found = [], [], []
 
-    found = [*ahead(halve, range(20), threads)]
-    assert [value for value, _ in found] == [*range(20)]
-    assert [result for _, result in found[::2]] == [*range(10)]
-    assert {result.reason for _, result in found[1::2]} == {'odd'}
+    def values():
+        for value in range(100):
+            taken.append(value)
+            yield value
 
-
-def test_ahead_drops_what_waits_after_an_error():
-    called = []
-
-    def fail(value):
+    def double(value):
         called.append(value)
         time.sleep(0.02)
-        raise OSError(value)
+        if value == 3:
+            raise OSError('three')
+        return 2 * value
 
-    with pytest.raises(OSError, match='0'):
-        [*ahead(fail, range(100), 2)]
-    assert len(called) <= 4
+    def collect():
+        for outcome in ahead(double, values(), 2):
+            found.append(outcome)
+            assert len(taken) - len(found) <= 5
 
-
-def test_ahead_works_off_what_waits_at_an_end():
-    def values():
-        yield from range(3)
-        raise PredictionError('enough')
-
-    called = []
-    with pytest.raises(PredictionError):
-        for _ in ahead(called.append, values(), 1):
-            pass
-    assert called == [0, 1, 2]
+    with pytest.raises(OSError, match='three'):
+        collect()
+    assert found == [(0, 0), (1, 2), (2, 4)]
+    assert len(called) <= 7
 
 
 def failing(monkeypatch, error, when=lambda self: True):
@@ -86,33 +73,30 @@ def failing(monkeypatch, error, when=lambda self: True):
     monkeypatch.setattr(Predictor, '__call__', predict)
 
 
-@pytest.mark.parametrize('error', MEMORY)
-def test_out_of_memory(label, monkeypatch, tmp_path, lines, error):
+@pytest.mark.parametrize(
+    ('error', 'oom'), [(MEMORY[0], 'slide'), (MEMORY[1], 'fail')]
+)
+def test_out_of_memory(label, monkeypatch, tmp_path, error, oom):
     """A line with size and scales; scales are never changed."""
     failing(monkeypatch, error)
-    label(code=1)
-    (line,) = lines(tmp_path / 'out/failures.jsonl')
+    label('--oom', oom, code=1)
+    (line,) = read_lines(tmp_path / 'out/failures.jsonl')
     assert line['reason'] == 'out-of-memory'
     assert '32x64 at scales 0.5, 1, 2' in line['error']
+    assert ('--oom slide: ' in line['error']) == (oom == 'slide')
     assert not (tmp_path / 'out/b/c/2.png').exists()
-    assert len(lines(tmp_path / 'out/manifest.jsonl')) == 4
+    assert len(read_lines(tmp_path / 'out/manifest.jsonl')) == 4
 
 
-def test_out_of_memory_then_windows(label, monkeypatch, tmp_path, lines, tree):
+def test_out_of_memory_then_windows(label, monkeypatch, tmp_path, tree):
     """The label is that of a run which asks for the same windows."""
-
-    def is_whole(self):
-        return self.mode == 'whole'
-
     with monkeypatch.context() as patch:
-        failing(patch, MEMORY[0], is_whole)
+        failing(patch, MEMORY[0], lambda self: self.mode == 'whole')
         label('--oom', 'slide')
-    modes = {
-        line['name']: line['mode']
-        for line in lines(tmp_path / 'out/manifest.jsonl')
-    }
-    assert modes.pop('b/c/2') == 'slide'
-    assert {*modes.values()} == {'whole'}
+    found = read_lines(tmp_path / 'out/manifest.jsonl')
+    assert [line['mode'] for line in found] == [
+        *('whole', 'whole', 'whole', 'slide', 'whole')
+    ]
     # crop_size of the config is (16, 24): no more than half of 32 x 64.
     label('--slide', '16,24', '10,16', out='slide')
     label(out='whole')
@@ -123,17 +107,12 @@ def test_out_of_memory_then_windows(label, monkeypatch, tmp_path, lines, tree):
     assert found == expected != whole
 
 
-def test_out_of_memory_then_cpu(label, monkeypatch, tmp_path, lines, done):
+def test_out_of_memory_then_cpu(label, monkeypatch, tmp_path, done):
     """Once more on the CPU; here that is where it has been."""
-    left = [1]
-
-    def first(self):
-        left[0] -= 1
-        return left[0] >= 0
-
-    failing(monkeypatch, MEMORY[0], first)
+    left = [True]
+    failing(monkeypatch, MEMORY[0], lambda self: left and left.pop())
     label('--oom', 'cpu', '--overwrite')
-    found = lines(tmp_path / 'out/manifest.jsonl')
+    found = read_lines(tmp_path / 'out/manifest.jsonl')
     assert [line['mode'] for line in found] == [
         *('whole', 'whole', 'whole', 'cpu', 'whole')
     ]
@@ -141,18 +120,9 @@ def test_out_of_memory_then_cpu(label, monkeypatch, tmp_path, lines, done):
     assert prob == done['b/c/2_prob.png']
 
 
-def test_out_of_memory_again(label, monkeypatch, tmp_path, lines):
-    failing(monkeypatch, MEMORY[0])
-    label('--oom', 'slide', code=1)
-    (line,) = lines(tmp_path / 'out/failures.jsonl')
-    assert line['error'].count('out of memory') == 2
-    assert '--oom slide' in line['error']
-    assert not is_out_of_memory(ValueError('out of memory'))
-
-
 def test_a_batch_that_the_model_cannot_do(run, monkeypatch, tmp_path, tree):
     """The others in it are done alone."""
-    failing(monkeypatch, ValueError('too small\nfor this'))
+    failing(monkeypatch, ValueError('too small\nfor this: out of memory'))
     said = run('--batch-size', '3', '--on-error', 'skip', code=1)
     assert 'b/c/2.png: cannot be predicted for 32x64' in said
     assert 'ValueError: too small for this' in said
@@ -160,9 +130,7 @@ def test_a_batch_that_the_model_cannot_do(run, monkeypatch, tmp_path, tree):
     assert len(found) == 4
 
 
-def test_numbers_that_are_none(
-    run, label, teacher, monkeypatch, tmp_path, lines
-):
+def test_numbers_that_are_none(run, label, teacher, monkeypatch, tmp_path):
     """NaN in a result, or in the weights, is no class."""
     call = Predictor.__call__
 
@@ -174,7 +142,7 @@ def test_numbers_that_are_none(
 
     monkeypatch.setattr(Predictor, '__call__', poisoned)
     label(code=1)
-    (line,) = lines(tmp_path / 'out/failures.jsonl')
+    (line,) = read_lines(tmp_path / 'out/failures.jsonl')
     assert (line['name'], line['reason']) == ('b/c/2', 'prediction')
     assert not (tmp_path / 'out/b/c/2_prob.png').exists()
     checkpoint = torch.load(teacher.checkpoint, weights_only=True)
@@ -185,10 +153,8 @@ def test_numbers_that_are_none(
     assert f'{key} holds NaN' in said
 
 
-def test_a_pipeline_that_resizes(label, teacher, tmp_path, read):
-    config = tmp_path / 'config.py'
-    config.write_text(
-        f'_base_ = {str(teacher.config)!r}\n'
+def test_a_pipeline_that_resizes(label, make_config, tmp_path, read):
+    config = make_config(
         'test_dataloader = dict(dataset=dict(pipeline=[\n'
         "    dict(type='LoadImageFromFile'),\n"
         "    dict(type='Resize', scale=(48, 24)),\n"
@@ -196,14 +162,6 @@ def test_a_pipeline_that_resizes(label, teacher, tmp_path, read):
     )
     label('--limit', '1', config=config)
     assert read(tmp_path / 'out/a/0.png').shape == (32, 64)
-
-
-@pytest.fixture
-def heeded():
-    """Tests that run in the background of a script inherit an ignored one."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures('heeded')
@@ -256,40 +214,6 @@ def test_lines_of_progress(monkeypatch, is_terminal):
     ]
 
 
-@pytest.mark.parametrize(
-    ('number', 'kind', 'said'),
-    [
-        (errno.EDQUOT, SpaceError, r'there: .*: 1 of 3 images'),
-        (errno.EACCES, PermissionError, 'there'),
-    ],
-)
-def test_errors_of_the_disk(number, kind, said):
-    progress = Progress('x', 3, shows=False)
-    progress.update()
-    with pytest.raises(kind, match=said), progress:
-        raise OSError(number, os.strerror(number), 'there')
-
-
-def test_the_same_file(tmp_path):
-    """Its bytes count, whatever its times; a look at those spares reading."""
-    path = tmp_path / 'image.bmp'
-    path.write_bytes(b'one')
-    source = source_of(path)
-    later, earlier = time.time_ns() + 10**12, 0
-    for since in (later, earlier):
-        assert is_same(path, source, since)
-        assert not is_same(path, source._replace(bytes=4), since)
-        # Of labels of version 0.1.
-        assert is_same(path, Source(3), since)
-    # Clocks of file systems tick a few times in a hundredth of a second.
-    time.sleep(0.05)
-    path.write_bytes(b'two')
-    assert not is_same(path, source, earlier)
-    assert is_same(path, Source(3), earlier)
-    path.unlink()
-    assert not is_same(path, source, earlier)
-
-
 SLURM = dict(SLURM_PROCID='3', SLURM_NTASKS='4')
 
 
@@ -305,11 +229,7 @@ SLURM = dict(SLURM_PROCID='3', SLURM_NTASKS='4')
             Shard(1, 2, True),
         ),
         (None, SLURM, Shard(3, 4)),
-        (
-            None,
-            dict(SLURM_PROCID='0', SLURM_NTASKS='4', SLURM_STEP_NUM_TASKS='1'),
-            Shard(0, 1),
-        ),
+        (None, dict(SLURM, SLURM_STEP_NUM_TASKS='5'), Shard(3, 5)),
         (None, dict(SLURM, RANK='0', WORLD_SIZE='1'), Shard(0, 1)),
         ('3/3', {}, 'from 0 to N - 1'),
         ('1', {}, '--shard 1'),

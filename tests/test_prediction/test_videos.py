@@ -39,15 +39,7 @@ def clip(tmp_path, frames):
     return path
 
 
-def names(folder):
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob('*')
-        if path.is_file()
-    )
-
-
-def test_frames_are_those_of_images(run, clip, tmp_path, read):
+def test_frames_are_those_of_images(run, clip, tmp_path, read, tree):
     """Also in batches; a video has the name of its path."""
     folder = tmp_path / 'frames'
     folder.mkdir()
@@ -58,19 +50,22 @@ def test_frames_are_those_of_images(run, clip, tmp_path, read):
     run(*options, source=tmp_path / 'videos')
     expected = tmp_path / 'images_out/classes'
     found = tmp_path / 'out/classes/day/clip'
-    assert names(found) == names(expected)
-    assert len(names(found)) == FRAMES
-    for name in names(found):
+    names = {*tree(found)}
+    assert names == {*tree(expected)}
+    assert len(names) == FRAMES
+    for name in names:
         assert np.mean(read(found / name) == read(expected / name)) > 0.999
-    assert names(tmp_path / 'out/finished') == ['day/clip.json']
+    assert {*tree(tmp_path / 'out/finished')} == {'day/clip.json'}
 
 
 @pytest.mark.parametrize('suffix', ['mp4', 'avi'])
-def test_overlay_is_a_video(run, clip, frames, tmp_path, predicted, suffix):
+def test_overlay_is_a_video(
+    run, clip, frames, tmp_path, predicted, tree, suffix
+):
     run('--video-format', suffix, source=clip)
     path = tmp_path / f'out/overlay/clip.{suffix}'
-    assert names(tmp_path / 'out/overlay') == [path.name]
-    assert len(names(tmp_path / 'out/classes')) == FRAMES
+    assert {*tree(tmp_path / 'out/overlay')} == {path.name}
+    assert len(tree(tmp_path / 'out/classes')) == FRAMES
     reader = mmcv.VideoReader(str(path))
     assert (reader.fps, reader.resolution) == (12.5, (128, 64))
     assert len([*reader]) == reader.frame_cnt == FRAMES
@@ -88,7 +83,7 @@ def test_overlay_is_a_video(run, clip, frames, tmp_path, predicted, suffix):
     assert len(predicted) == 2 * FRAMES
 
 
-def test_goes_on(run, clip, tmp_path, predicted):
+def test_goes_on(run, clip, tmp_path, predicted, tree):
     """Frames that are done stay, those of other settings do not."""
     out = tmp_path / 'out'
     write = videos.write_classes
@@ -103,7 +98,6 @@ def test_goes_on(run, clip, tmp_path, predicted):
             patch.setattr(videos, 'write_classes', failing)
             said = run('--writers', '1', source=clip, code=1)
         assert 'no space left' in said
-        assert 'overlay' not in os.listdir(out) or (out / 'classes').exists()
 
     def again(*args):
         predicted.clear()
@@ -111,11 +105,12 @@ def test_goes_on(run, clip, tmp_path, predicted):
         return len(predicted)
 
     interrupted()
-    assert names(out / 'finished/clip')[:3] == [
+    assert not (out / 'overlay').exists()
+    assert sorted(tree(out / 'finished/clip'))[:3] == [
         *('000000.png', '000001.png', '000002.png')
     ]
     assert again() <= 2
-    assert names(out / 'finished') == ['clip.json']
+    assert {*tree(out / 'finished')} == {'clip.json'}
     assert len([*mmcv.VideoReader(str(out / 'overlay/clip.mp4'))]) == FRAMES
     # A frame is lost.
     (out / 'classes/clip/000001.png').unlink()
@@ -126,7 +121,7 @@ def test_goes_on(run, clip, tmp_path, predicted):
     assert again('--save', 'classes', 'color') == FRAMES
 
 
-def test_killed_while_a_video_is_written(run, clip, tmp_path, fork):
+def test_killed_while_a_video_is_written(run, clip, tmp_path, fork, tree):
     """No part of it takes its name."""
     draw = Products.overlay
 
@@ -145,18 +140,20 @@ def test_killed_while_a_video_is_written(run, clip, tmp_path, fork):
     assert wait() == -signal.SIGKILL
     run(source=clip)
     run(source=clip, out='whole')
-    assert names(tmp_path / 'out') == names(tmp_path / 'whole')
-    for name in names(tmp_path / 'whole'):
-        one, other = (tmp_path / out / name for out in ('out', 'whole'))
-        if name.endswith('mp4'):
-            readers = [mmcv.VideoReader(str(path)) for path in (one, other)]
-            for pair in zip(*readers):
-                assert np.mean(cv2.absdiff(*pair)) < 1
-        else:
-            assert one.read_bytes() == other.read_bytes(), name
+    found, expected = tree(tmp_path / 'out'), tree(tmp_path / 'whole')
+    # Files of a codec need not be the same to the last bit.
+    for files in (found, expected):
+        files.pop('overlay/clip.mp4')
+    assert found == expected
+    readers = [
+        mmcv.VideoReader(str(tmp_path / out / 'overlay/clip.mp4'))
+        for out in ('out', 'whole')
+    ]
+    for one, other in zip(*readers):
+        assert np.mean(cv2.absdiff(one, other)) < 1
 
 
-def test_damaged_videos(run, clip, tmp_path):
+def test_damaged_videos(run, clip, tmp_path, tree):
     whole = clip.read_bytes()
     folder = tmp_path / 'videos'
     (folder / 'none.mp4').write_bytes(b'no video')
@@ -168,10 +165,10 @@ def test_damaged_videos(run, clip, tmp_path):
     # What could be read is there.
     shorter = len([*mmcv.VideoReader(str(folder / 'cut.avi'))])
     assert 0 < shorter < FRAMES
-    assert len(names(tmp_path / 'out/classes/cut')) == shorter
+    assert len(tree(tmp_path / 'out/classes/cut')) == shorter
     overlay = mmcv.VideoReader(str(tmp_path / 'out/overlay/cut.mp4'))
     assert overlay.frame_cnt == shorter
-    assert len(names(tmp_path / 'out/classes/day/clip')) == FRAMES
+    assert len(tree(tmp_path / 'out/classes/day/clip')) == FRAMES
 
 
 def test_odd_sizes(run, frames, tmp_path):

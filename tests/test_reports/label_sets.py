@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hmsa_mmseg.autolabel.json_lines import write_lines
 from hmsa_mmseg.autolabel.merging import manifest_line
-from hmsa_mmseg.autolabel.meta import identity_of, write_meta
+from hmsa_mmseg.autolabel.meta import identity_of, write_lines, write_meta
 from hmsa_mmseg.autolabel.pairs import PairFiles
 from hmsa_mmseg.datasets.autolabel_files import (
     FAILURES_FILE,

@@ -18,9 +18,8 @@ from test_reports.label_sets import (
     write_truths,
 )
 
-from hmsa_mmseg.autolabel.json_lines import write_lines
-from hmsa_mmseg.autolabel.meta import link_to
-from hmsa_mmseg.autolabel.seen_images import write_seen
+from hmsa_mmseg.autolabel.meta import link_to, write_lines
+from hmsa_mmseg.autolabel.teacher_record import write_seen
 from hmsa_mmseg.datasets.autolabel_files import read_lines
 from hmsa_mmseg.reports import ReportOptions, make_report
 from hmsa_mmseg.reports.label_page import DARK

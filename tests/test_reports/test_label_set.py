@@ -9,8 +9,7 @@ from test_reports.label_sets import (
     write_tree,
 )
 
-from hmsa_mmseg.autolabel.json_lines import write_lines
-from hmsa_mmseg.autolabel.meta import write_meta
+from hmsa_mmseg.autolabel.meta import write_lines, write_meta
 from hmsa_mmseg.autolabel.statistics import THRESHOLDS
 from hmsa_mmseg.datasets.autolabel_files import read_lines
 from hmsa_mmseg.reports.label_counts import count_labels
