@@ -6,11 +6,11 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
+from test_models.cases import AUX, FCN, with_cfg
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hmsa_mmseg.models import preparation, prepare_for_inference
 
-SCALES = (0.5, 1.0, 2.0)
 OPTIONS = [
     dict(),
     dict(channels_last=False),
@@ -50,6 +50,18 @@ def test_predictions_are_the_same(options, device, build_lively, make_batch):
             atol=1e-4 if device == 'cuda' else 1e-5,
         )
     assert bool(norms(prepared)) == (options.get('fold_bn') is False)
+    # Half precision and windows find the prepared layers.
+    windows = dict(mode='slide', crop_size=(64, 64), stride=(64, 32))
+    for cfg in (dict(dtype='bfloat16'), windows):
+        with torch.no_grad():
+            found, expected = (
+                with_cfg(one, **cfg).inference(
+                    inputs, [dict(ori_shape=(64, 96))] * 2
+                )
+                for one in (prepared, model)
+            )
+        difference = (found - expected).abs().max()
+        assert difference < 0.05 * expected.abs().max()
     weight = prepared.backbone.layer1[0].conv1.weight
     is_last = weight.is_contiguous(memory_format=torch.channels_last)
     assert is_last == options.get('channels_last', True)
@@ -74,11 +86,7 @@ def test_every_norm_layer_is_folded_at_any_number_of_scales(build_lively):
 
 
 def test_auxiliary_heads_stay(build_lively, monkeypatch):
-    aux = dict(
-        type='FCNHead', in_channels=8, in_index=0, channels=8, num_classes=5
-    )
-    aux.update(norm_cfg=dict(type='BN'), num_convs=1)
-    model = build_lively(auxiliary_head=aux)
+    model = build_lively(auxiliary_head=AUX)
     model.auxiliary_head.add_module('other', torch.nn.GroupNorm(2, 8))
     said = []
     monkeypatch.setattr(
@@ -93,11 +101,7 @@ def test_auxiliary_heads_stay(build_lively, monkeypatch):
 
 
 def test_settings_are_as_before(build_lively, make_batch):
-    model = build_lively(
-        test_cfg=dict(
-            mode='whole', scales=SCALES, dtype='bfloat16', classes_only=True
-        )
-    )
+    model = with_cfg(build_lively(), dtype='bfloat16', classes_only=True)
     cfg = copy.deepcopy(model.test_cfg)
     for fast in (True, False):
         model.decode_head.fast = fast
@@ -108,33 +112,16 @@ def test_settings_are_as_before(build_lively, make_batch):
     assert result.pred_sem_seg.data.dtype == torch.int16
 
 
-@each_device
-@pytest.mark.parametrize('options', OPTIONS)
-def test_with_other_settings(options, device, build_lively, make_batch):
-    """Half precision and windows find the prepared layers."""
-    model = build_lively().to(device)
-    inputs = make_batch(size=(64, 96))[0].to(device)
-    metas = [dict(ori_shape=(64, 96))] * 2
-    windows = dict(mode='slide', crop_size=(64, 64), stride=(64, 32))
-    prepared = prepare_for_inference(copy.deepcopy(model), **options)
-    for cfg in (dict(mode='whole', dtype='bfloat16'), windows):
-        found = []
-        for one in (prepared, model):
-            one.test_cfg = ConfigDict(scales=SCALES, **cfg)
-            with torch.no_grad():
-                found.append(one.inference(inputs, metas))
-        difference = (found[0] - found[1]).abs().max()
-        assert difference < 0.05 * found[1].abs().max()
-
-
 @pytest.mark.needs_torch('compile_module')
 def test_compile_is_of_fixed_sizes(build_lively, monkeypatch):
     model = build_lively()
+    keys = list(model.state_dict())
     seen = []
     monkeypatch.setattr(
         model.backbone, 'compile', lambda **options: seen.append(options)
     )
-    prepare_for_inference(model, compile=True)
+    prepare_for_inference(model, fold_bn=False, compile=True)
+    assert list(model.state_dict()) == keys
     prepare_for_inference(model, compile=dict(mode='max-autotune'))
     assert seen == [
         dict(dynamic=False),
@@ -142,19 +129,11 @@ def test_compile_is_of_fixed_sizes(build_lively, monkeypatch):
     ]
 
 
-@pytest.mark.needs_torch('compile_module')
-def test_state_dict_of_compiled_models_keeps_its_keys(build_lively):
-    model = build_lively()
-    keys = list(model.state_dict())
-    prepare_for_inference(model, fold_bn=False, compile=dict(backend='eager'))
-    assert list(model.state_dict()) == keys
-
-
 def test_a_plain_encoder_decoder(tiny_model_cfg, make_batch):
     cfg = dict(
         type='EncoderDecoder',
         backbone=tiny_model_cfg()['backbone'],
-        decode_head=tiny_model_cfg()['decode_head']['seg_head'],
+        decode_head=FCN,
         test_cfg=dict(mode='whole'),
     )
     model = MODELS.build(ConfigDict(cfg)).eval()

@@ -41,27 +41,13 @@ def pair():
     return stock, ours.eval()
 
 
-def test_state_dict_has_the_keys_of_mmsegs_hrnet(pair):
+@torch.no_grad()
+def test_bit_equal_to_mmseg_at_multiples_of_32(pair):
     stock, ours = pair
     assert list(ours.state_dict()) == list(stock.state_dict())
-
-
-@pytest.mark.parametrize('size', [(64, 96), (32, 160)])
-@torch.no_grad()
-def test_bit_equal_to_mmseg_at_multiples_of_32(pair, size):
-    stock, ours = pair
-    x = torch.randn(2, 3, *size)
+    x = torch.randn(2, 3, 64, 96)
     for mine, theirs in zip(ours(x), stock(x)):
         assert torch.equal(mine, theirs)
-
-
-@torch.no_grad()
-def test_differs_from_mmseg_where_mmseg_resizes_twice(pair):
-    stock, ours = pair
-    x = torch.randn(1, 3, 131, 203)
-    mine, theirs = ours(x), stock(x)
-    assert [m.shape for m in mine] == [t.shape for t in theirs]
-    assert (mine[0] - theirs[0]).abs().max() > 1e-2
 
 
 def conv_bn(x, state, conv, bn, stride=1):
@@ -123,15 +109,3 @@ def test_train_returns_the_module_and_keeps_mmsegs_modes():
     assert not ours.conv1.weight.requires_grad  # frozen_stages
     assert ours.eval() is ours
     assert not ours.training
-
-
-@pytest.mark.parametrize(
-    'norm', [dict(type='SyncBN'), dict(type='GN', num_groups=2)]
-)
-def test_norm_cfg_reaches_the_fuse_layers(norm):
-    cfg = dict(CFG, norm_cfg=norm)
-    ours = MODELS.build(dict(type='SingleResizeHRNet', **cfg))
-    expected = torch.nn.SyncBatchNorm
-    if norm['type'] == 'GN':
-        expected = torch.nn.GroupNorm
-    assert isinstance(ours.stage4[0].fuse_layers[0][3][1], expected)

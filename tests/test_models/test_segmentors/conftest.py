@@ -1,9 +1,7 @@
 """Models of the zoo, small."""
 
 import pytest
-
-BN = dict(type='BN', requires_grad=True)
-NUM_CLASSES = 5
+from test_models.cases import BN
 
 
 def hrnet():
@@ -62,9 +60,7 @@ def mit():
 
 
 def head(**kwargs):
-    return dict(
-        dict(channels=8, num_classes=NUM_CLASSES, norm_cfg=BN), **kwargs
-    )
+    return dict(channels=8, num_classes=5, norm_cfg=BN, **kwargs)
 
 
 PYRAMID = dict(in_index=(0, 1, 2, 3), input_transform='resize_concat')

@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
-from mmseg.registry import MODELS
 from oracles.live_bytes import peak_live_bytes
+from test_models.cases import build_head, learned, step
 
 from hmsa_mmseg.analysis.complexity import count_flops
 
@@ -26,32 +26,19 @@ def build(build_tiny, zoo_case, train_cfg=FROZEN, **decode_head):
     return build_tiny(**zoo_case, train_cfg=train_cfg, decode_head=decode_head)
 
 
-def make_optimizer(model, **optim_wrapper):
-    optimizer = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.1)
-    cfg = dict(type='OptimWrapper', optimizer=optimizer, **optim_wrapper)
-    return build_optim_wrapper(model, ConfigDict(cfg))
-
-
-@pytest.mark.parametrize(
-    'optim_wrapper',
-    [
-        dict(),
-        dict(
-            clip_grad=dict(max_norm=1.0),
-            paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=10.0))),
-        ),
-    ],
-    ids=['plain', 'clip+paramwise'],
-)
 @each_model
-def test_only_attention_changes(
-    zoo_case, optim_wrapper, build_tiny, make_batch
-):
+def test_only_attention_changes(zoo_case, build_tiny, make_batch):
     model = build(build_tiny, zoo_case, loss_scale=LOSS_SCALE)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     inputs, samples = make_batch(size=(64, 96))
     data = dict(inputs=list(inputs), data_samples=samples)
-    wrapper = make_optimizer(model, **optim_wrapper)
+    wrapper = dict(
+        type='OptimWrapper',
+        optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.1),
+        clip_grad=dict(max_norm=1.0),
+        paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=10.0))),
+    )
+    wrapper = build_optim_wrapper(model, ConfigDict(wrapper))
     for _ in range(2):
         model.train().train_step(data, wrapper)
     after = model.state_dict()
@@ -120,44 +107,18 @@ def test_modes(build_tiny):
     assert training() == expected
 
 
-def test_nothing_is_recorded_outside_attention(build_tiny, make_batch):
-    model = build(build_tiny, {}, loss_scale=LOSS_SCALE)
-    needs_grad = {}
-
-    def note(name):
-        def hook(module, args, output):
-            output = output[-1] if isinstance(output, tuple) else output
-            needs_grad.setdefault(name, []).append(output.requires_grad)
-
-        return hook
-
-    for name in ('backbone', 'decode_head.seg_head', 'decode_head.scale_attn'):
-        model.get_submodule(name).register_forward_hook(note(name))
-    model.loss(*make_batch())
-    assert needs_grad == {
-        'backbone': [False, False],
-        'decode_head.seg_head': [False, False],
-        # The highest scale's attention enters no loss.
-        'decode_head.scale_attn': [True, False],
-    }
-
-
 @pytest.mark.needs_torch('freed_storages')
-@each_model
+@pytest.mark.parametrize('zoo_case', NAMES[:2], indirect=True)
 def test_costs_less(zoo_case, build_tiny, make_batch):
     batch = make_batch(size=(64, 64))
-
-    def step(model):
-        total, _ = model.parse_losses(model.loss(*batch))
-        total.backward()
 
     costs = []
     for train_cfg in (FROZEN, dict(scales=(0.5, 1.0))):
         model = build(build_tiny, zoo_case, train_cfg)
         costs.append(
             (
-                count_flops(lambda m=model: step(m)),
-                peak_live_bytes(lambda m=model: step(m)),
+                count_flops(lambda m=model: step(m, batch)),
+                peak_live_bytes(lambda m=model: step(m, batch)),
             )
         )
     (flops, peak), (all_flops, all_peak) = costs
@@ -175,58 +136,10 @@ def test_losses_without_gradients_are_all_there(build_tiny, make_batch):
 
 
 def test_attention_to_scale(tiny_model_cfg, make_batch):
-    cfg = tiny_model_cfg(train_cfg=dict(FROZEN, scales=(0.5, 1.0, 2.0)))
-    cfg['decode_head']['type'] = 'AttentionToScaleHead'
-    model = MODELS.build(ConfigDict(cfg))
-    total, _ = model.parse_losses(model.loss(*make_batch()))
-    total.backward()
-    learned = {n for n, p in model.named_parameters() if p.grad is not None}
-    assert learned == {
-        name for name, _ in model.named_parameters() if ATTN in name
-    }
-
-
-def test_a_head_without_attention_is_refused(tiny_model_cfg):
-    cfg = tiny_model_cfg(train_cfg=FROZEN)
-    cfg['decode_head'].update(type='MultiScaleAverageHead')
-    del cfg['decode_head']['attn_channels']
-    with pytest.raises(
-        ValueError, match='MultiScaleAverageHead has no attention to train'
-    ):
-        MODELS.build(cfg)
-
-
-@pytest.mark.parametrize(
-    ('cfg', 'message'),
-    [
-        (dict(attention_only='no'), "must be True or False, got 'no'"),
-        (dict(attention_only=1), 'must be True or False, got 1'),
-        (dict(FROZEN, checkpoint=('backbone',)), 'has nothing to save'),
-    ],
-)
-def test_bad_settings_are_refused(tiny_model_cfg, cfg, message):
-    cfg = dict(dict(scales=(0.5, 1.0)), **cfg)
-    with pytest.raises(ValueError, match=rf'model\.train_cfg\.\w+.*{message}'):
-        MODELS.build(tiny_model_cfg(train_cfg=cfg))
-
-
-def test_what_is_frozen_is_settled_when_built(tiny_model_cfg):
-    model = MODELS.build(tiny_model_cfg())
-    with pytest.raises(ValueError, match='attention_only=True comes too late'):
-        model.train_cfg = FROZEN
-    model.train_cfg.attention_only = True
-    with pytest.raises(ValueError, match='attention_only=True comes too late'):
-        _ = model.training_settings
-    model = MODELS.build(tiny_model_cfg(train_cfg=FROZEN))
-    with pytest.raises(ValueError, match='attention_only=False comes too'):
-        model.train_cfg = dict(scales=(0.5, 1.0))
-    # Other settings may change.
-    model.train_cfg = dict(FROZEN, scales=(0.25, 1.0))
-    assert model.training_settings.scales == (0.25, 1.0)
-    assert model.attention_only
-
-
-def test_off_changes_nothing(build_tiny):
-    model = build(build_tiny, {}, dict(FROZEN, attention_only=False)).train()
-    assert all(param.requires_grad for param in model.parameters())
-    assert all(module.training for module in model.modules())
+    train_cfg = dict(FROZEN, scales=(0.5, 1.0, 2.0))
+    model = build_head(
+        tiny_model_cfg, 'attention-to-scale', train_cfg=train_cfg
+    )
+    step(model, make_batch())
+    names = {name for name, _ in model.named_parameters()}
+    assert learned(model) == {name for name in names if ATTN in name}

@@ -1,22 +1,19 @@
-"""Under autocast the network runs in half precision, blending does not."""
+"""Backbone and heads run in half precision, blending does not."""
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
 from mmengine.optim import AmpOptimWrapper
+from test_models.cases import build_head, predict, with_cfg
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='needs a GPU'
 )
-needs_float16 = pytest.mark.needs_torch('float16_on_cpu')
-each_case = pytest.mark.parametrize(
-    ('device', 'dtype'),
-    [
-        ('cpu', torch.bfloat16),
-        pytest.param('cpu', torch.float16, marks=needs_float16),
-        pytest.param('cuda', torch.bfloat16, marks=needs_gpu),
-        pytest.param('cuda', torch.float16, marks=needs_gpu),
-    ],
+FLOAT16 = pytest.param(
+    torch.float16, marks=pytest.mark.needs_torch('float16_on_cpu')
+)
+each_dtype = pytest.mark.parametrize('dtype', [torch.bfloat16, FLOAT16])
+each_device = pytest.mark.parametrize(
+    'device', ['cpu', pytest.param('cuda', marks=needs_gpu)]
 )
 LOSS_SCALE = dict(type='CrossEntropyLoss', loss_weight=0.05)
 
@@ -26,40 +23,52 @@ def to_device(batch, device):
     return inputs.to(device), [sample.to(device) for sample in samples]
 
 
-@each_case
-def test_blending_is_in_float32(device, dtype, build_tiny, make_batch):
-    model = build_tiny().eval().to(device)
-    inputs, _ = to_device(make_batch(), device)
-    with torch.no_grad():
-        exact = model.encode_decode(inputs)
-        with torch.autocast(device, dtype=dtype):
-            feats = model.extract_feat(inputs)
-            seg_logits, _, scale_attn = model.decode_head(feats)
-            fused = model.encode_decode(inputs)
-    assert seg_logits.dtype == dtype
-    assert scale_attn.dtype == torch.float32
-    assert fused.dtype == torch.float32
-    assert (fused - exact).abs().max() < 0.05 * exact.abs().max()
+def assert_near(found, exact, dtype):
+    """Compare logits that were blended in float32."""
+    assert found.dtype == torch.float32
+    difference = (found - exact).abs().max()
+    assert 0 < difference < 0.05 * exact.abs().max()
     # Rounded to half precision it would be one of few values.
-    assert not torch.equal(fused.to(dtype).float(), fused)
+    assert not torch.equal(found.to(dtype).float(), found)
 
 
-@each_case
-@pytest.mark.parametrize(
-    'head', ['HierarchicalMSAttentionHead', 'AttentionToScaleHead']
-)
-def test_losses_and_gradients(head, device, dtype, build_tiny, make_batch):
-    train_cfg = dict(scales=(0.5, 1.0))
-    decode_head = dict(type=head, loss_scale=LOSS_SCALE)
-    if head == 'AttentionToScaleHead':
-        decode_head['num_scales'] = 2
+@each_device
+@each_dtype
+def test_dtype_and_autocast(device, dtype, build_lively, make_batch):
+    model = with_cfg(build_lively().to(device))
+    inputs, samples = to_device(make_batch(), device)
+    exact = [one.seg_logits.data for one in predict(model, inputs, samples)]
+    seen = []
+    for module in (model.backbone.conv1, model.decode_head.scale_attn.conv0):
+        module.register_forward_hook(
+            lambda _, args, output: seen.append(output.dtype)
+        )
+
+    def check():
+        found = predict(model, inputs, samples)
+        assert set(seen) == {dtype}
+        seen.clear()
+        for one, other in zip(found, exact):
+            assert_near(one.seg_logits.data, other, dtype)
+
+    with torch.autocast(device, dtype=dtype):
+        check()
+    with_cfg(model, dtype=str(dtype).removeprefix('torch.'))
+    check()
+    # Stronger than the type of a loop (`val_cfg=dict(fp16=True)`).
+    with torch.autocast(device, dtype=torch.bfloat16):
+        check()
+    model.train().loss(inputs, samples)
+    assert set(seen) == {torch.float32}
+
+
+@each_device
+@each_dtype
+@pytest.mark.parametrize('head', ['hierarchical', 'attention-to-scale'])
+def test_losses_and_gradients(head, device, dtype, tiny_model_cfg, make_batch):
     test_cfg = dict(mode='whole', scales=(0.5, 1.0))
     torch.manual_seed(1)
-    model = build_tiny(
-        train_cfg=train_cfg,
-        test_cfg=test_cfg,
-        decode_head=decode_head,
-    ).to(device)
+    model = build_head(tiny_model_cfg, head, test_cfg=test_cfg).to(device)
     batch = to_device(make_batch(), device)
     seen = []
     seg_head = model.decode_head.seg_head
@@ -92,37 +101,27 @@ def test_losses_and_gradients(head, device, dtype, build_tiny, make_batch):
 
 
 @needs_gpu
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@each_dtype
 def test_amp_optim_wrapper_trains(dtype, build_tiny, make_batch):
     model = build_tiny().cuda().train()
     inputs, samples = make_batch()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    data = dict(inputs=list(inputs), data_samples=samples)
     wrapper = AmpOptimWrapper(
-        optimizer=optimizer,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
         dtype=str(dtype).removeprefix('torch.'),
         loss_scale='dynamic',
     )
-    logged = [
-        model.train_step(
-            dict(inputs=list(inputs), data_samples=samples), wrapper
-        )['loss']
-        for _ in range(3)
-    ]
-    assert all(torch.isfinite(loss) for loss in logged)
+    for _ in range(3):
+        assert torch.isfinite(model.train_step(data, wrapper)['loss'])
     assert all(param.dtype == torch.float32 for param in model.parameters())
 
 
-@pytest.mark.parametrize(
-    'dtype',
-    [torch.bfloat16, pytest.param(torch.float16, marks=needs_float16)],
-)
-def test_whole_model_in_half_precision(dtype, build_tiny, make_batch):
+@each_dtype
+def test_whole_model_in_half_precision(dtype, build_lively, make_batch):
     """As `val_cfg=dict(fp16=True)` of older recipes and `model.half()`."""
-    model = build_tiny().eval()
+    model = with_cfg(build_lively())
     inputs, _ = make_batch()
-    model.test_cfg = ConfigDict(mode='whole', scales=(0.5, 1.0, 2.0))
     with torch.no_grad():
         exact = model.encode_decode(inputs)
         fused = model.to(dtype).encode_decode(inputs.to(dtype))
-    assert fused.dtype == torch.float32
-    assert (fused - exact).abs().max() < 0.05 * exact.abs().max()
+    assert_near(fused, exact, dtype)

@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
-from mmseg.registry import MODELS
+from test_models.cases import HEADS, build_head
 from torch import nn
 
 from hmsa_mmseg.models.scale_fusion import resize_image
@@ -21,12 +20,6 @@ with_and_without_checkpoint = pytest.mark.parametrize(
         ),
     ],
 )
-HEADS = {
-    'hierarchical': {},
-    'plain': dict(fast=False),
-    'attention-to-scale': dict(type='AttentionToScaleHead', num_scales=2),
-    'average': dict(type='MultiScaleAverageHead', attn_channels=None),
-}
 
 
 @pytest.fixture
@@ -34,14 +27,14 @@ def build(tiny_model_cfg):
     """Return a function that builds a model for training."""
 
     def make(name, **train_cfg):
-        cfg = tiny_model_cfg(
-            decode_head=HEADS[name], test_cfg=dict(mode='whole', scales=SCALES)
-        )
-        if name == 'average':
-            del cfg['decode_head']['attn_channels']
-        cfg['train_cfg'] = dict(scales=SCALES, **train_cfg)
         torch.manual_seed(0)
-        return MODELS.build(ConfigDict(cfg)).train().double()
+        model = build_head(
+            tiny_model_cfg,
+            name,
+            train_cfg=dict(scales=SCALES, **train_cfg),
+            test_cfg=dict(mode='whole', scales=SCALES),
+        )
+        return model.train().double()
 
     return make
 
@@ -120,16 +113,3 @@ def test_norm_eval(name, checkpoint, build, make_batch):
     model.train()
     assert [module.training for module in model.modules()] == modes
     assert model.training
-
-
-def test_norm_eval_and_other_settings(build):
-    with pytest.raises(ValueError, match=r'stats_scale=1\.0 takes no stat'):
-        build('hierarchical', norm_eval=True, stats_scale=1.0)
-    with pytest.raises(ValueError, match='norm_eval must be True or False'):
-        build('hierarchical', norm_eval='yes')
-
-
-@pytest.mark.parametrize('scale', [2.0, 'top', 0, True])
-def test_another_scale_is_refused(build, scale):
-    with pytest.raises(ValueError, match=r'stats_scale must be one of'):
-        build('hierarchical', stats_scale=scale)

@@ -59,19 +59,6 @@ def test_taps_of_inference_can_be_trained_with():
     assert all(a is b for a, b in zip(taps, bilinear_taps(*args)))
 
 
-def test_takes_few_source_rows():
-    assert source_rows(slice(40, 48), 64, 256, False) == slice(9, 13)
-    assert source_rows(slice(3, 5), 64, 64, False) == slice(3, 5)
-
-
-def test_gradients():
-    def function(x):
-        return resize_rows(x, slice(1, 5), 6, slice(5, 9), (13, 7), False)
-
-    x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(function, x)
-
-
 SIZES = [
     ((16, 32), (64, 128)),
     ((17, 25), (67, 99)),
