@@ -105,15 +105,9 @@ class AttentionToScaleHead(BaseMultiScaleHead):
     ) -> Sequence[Tensor]:
         """Predict how much each scale counts in each pixel.
 
-        Args:
-            scales (Sequence[float]): Relative image sizes, lowest first.
-            classifier_feats (Sequence[Tensor]): Of each scale, what its
-                classifier reads, (N, C, h, w).
-            input_size (Sequence[int]): Size (H, W) of the input image.
-
-        Returns:
-            tuple[Tensor]: A weight in [0, 1] for each scale, (N, 1, H, W),
-            float32 or float64; they add up to 1.
+        From what the classifier of each scale reads, (N, C, h, w), lowest
+        scale first, to a weight in [0, 1] for each, (N, 1, H, W), float32 or
+        float64; they add up to 1.
         """
         pivot = min(range(len(scales)), key=lambda i: abs(scales[i] - 1))
         size = classifier_feats[pivot].shape[2:]

@@ -81,20 +81,12 @@ def build_attention(
 ) -> AttentionBranch:
     """Build a branch that reads what the classifier of a seg head reads.
 
-    Args:
-        branch (type): Class of the branch.
-        seg_head (nn.Module): A decode head of mmseg.
-        attn_channels (int, optional): Width of the branch. None is the
-            authors' proportion, half of the features' channels:
-            ``SEGATTN_BOT_CH`` is 256, for 512 (NVIDIA/semantic-segmentation,
-            config.py), rounded up to full groups of group normalisation.
-        norm_cfg (dict, optional): Norm layers. None is those of the seg
-            head, BN if it has none.
-        num_scales (int): Scales whose features are read at once, each of
-            which gets a map. Defaults to 1.
-
-    Returns:
-        AttentionBranch: The branch.
+    Without ``attn_channels`` it has the authors' proportion, half of the
+    features' channels: ``SEGATTN_BOT_CH`` is 256, for 512
+    (NVIDIA/semantic-segmentation, config.py), rounded up to full groups of
+    group normalisation. Without ``norm_cfg`` it has the norm layers of the seg
+    head, or BN. Features of ``num_scales`` scales are read at once, each of
+    which gets a map.
 
     Raises:
         ValueError: If ``attn_channels`` is below 1 or makes no full groups.
@@ -171,23 +163,6 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
             ScaleAttentionBranch, self.seg_heads[-1], attn_channels, norm_cfg
         )
         self.skip_top_scale_attn = skip_top_scale_attn
-
-    def forward(
-        self, feats: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Decode one scale.
-
-        Args:
-            feats (Sequence[Tensor]): Features of backbone and neck.
-
-        Returns:
-            tuple: Logits of the last seg head (N, K, h, w), those of the one
-            before it in a cascade or None, and the attention of this scale
-            in [0, 1], (N, 1, h, w), float32.
-        """
-        outputs, seg_logits, classifier_feats = self.forward_seg_heads(feats)
-        aux_logits = outputs[-2] if len(outputs) > 1 else None
-        return seg_logits, aux_logits, self.scale_attn(classifier_feats)
 
     @property
     def _attends_to_top(self) -> bool:

@@ -107,17 +107,9 @@ def read_train_cfg(
 ) -> TrainingSettings:
     """Read and check ``train_cfg``.
 
-    Args:
-        cfg (Mapping): The config.
-        decode_head (BaseMultiScaleHead): Of the model.
-        backbone (nn.Module): Of the model.
-
-    Returns:
-        TrainingSettings: What it says, with defaults filled in.
-
     Raises:
-        ValueError: If a key is missing or unknown, a value makes no sense,
-            or it asks for what the model does not have.
+        ValueError: If a key is missing or unknown, a value makes no sense, or
+            it asks for what the model does not have.
     """
     scales = _read_scales(cfg, 'train_cfg', decode_head)
     _refuse_unknown(cfg, 'train_cfg', TrainingSettings._fields)
@@ -176,13 +168,6 @@ def read_test_cfg(
     cfg: Mapping, decode_head: BaseMultiScaleHead
 ) -> InferenceSettings:
     """Read and check ``test_cfg``.
-
-    Args:
-        cfg (Mapping): The config.
-        decode_head (BaseMultiScaleHead): Of the model.
-
-    Returns:
-        InferenceSettings: What it says, with defaults filled in.
 
     Raises:
         ValueError: If a key is missing or unknown or a value makes no sense.
