@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from .utils import is_fixed_batch_norm, is_untouched
+from .utils.execution import is_fixed_batch_norm, is_untouched
 
 # Their subclasses may compute weights of their own.
 _CONVS = (nn.Conv2d, WrappedConv2d)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ..scale_fusion import in_float32
 from ..tiled.logit_rows import LogitRows, WholeLogits
-from ..utils import FrozenStatistics, is_tracing
+from ..utils.checkpointing import FrozenStatistics
+from ..utils.execution import is_tracing
 from .combining import (
     at_input_size,
     combine_outputs,

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..losses import ClassWeightedCrossEntropyLoss, RMILoss
 from ..tiled.logit_rows import LogitRows
 from ..tiled.loss_walk import EPS, Accuracy, TileLoss, loss_in_tiles
-from ..utils import has_float64, is_untouched
+from ..utils.execution import has_float64, is_untouched
 
 #: CombinedOutput of a seg head, combined over scales, or what to make it of.
 CombinedOutput = Union[LogitRows, Tensor, tuple]

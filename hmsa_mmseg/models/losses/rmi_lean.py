@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tiled.loss_walk import TileLoss
-from ..utils import class_dtype
+from ..utils.execution import class_dtype
 from .rmi_formula import (
     ALPHA,
     CLIP_MIN,

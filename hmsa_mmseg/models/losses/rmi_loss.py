@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..scale_fusion import in_float32
 from ..tiled.logit_rows import LogitRows, WholeLogits
 from ..tiled.loss_walk import loss_in_tiles
-from ..utils import has_float64, is_tracing, no_autocast
+from ..utils.execution import has_float64, is_tracing, no_autocast
 from . import rmi_formula
 from .rmi_formula import POOL, RADIUS
 from .rmi_lean import RMITiles

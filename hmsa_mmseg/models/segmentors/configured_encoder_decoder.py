@@ -10,7 +10,7 @@ from mmseg.utils import ConfigType
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
-from ..utils import is_tracing
+from ..utils.execution import is_tracing
 from .settings import (
     InferenceSettings,
     TrainingSettings,

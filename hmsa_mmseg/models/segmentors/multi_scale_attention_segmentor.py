@@ -13,7 +13,7 @@ from torch import Tensor
 from ..decode_heads.base_multi_scale_head import ScaleFeats
 from ..scale_fusion import resize_image
 from ..tiled.logit_rows import LogitRows, WholeLogits
-from ..utils import (
+from ..utils.checkpointing import (
     FrozenStatistics,
     checkpoint_modules,
     checkpointable_blocks,

@@ -22,7 +22,7 @@ from ..scale_fusion import in_float32
 from ..tiled.decisions import Decision, decide
 from ..tiled.logit_rows import LogitRows, WholeLogits
 from ..tiled.restored_logits import RestoredLogits
-from ..utils import class_dtype
+from ..utils.execution import class_dtype
 
 
 def at_original_size(

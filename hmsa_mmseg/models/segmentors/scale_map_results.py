@@ -32,7 +32,7 @@ from torch import Tensor
 from ..decode_heads.scale_maps import ScaleMaps
 from ..tiled.decisions import decide
 from ..tiled.logit_rows import WholeLogits
-from ..utils import class_dtype
+from ..utils.execution import class_dtype
 from .results import at_original_size, make_results
 from .settings import InferenceSettings
 from .slide import mean_over_windows

@@ -13,7 +13,8 @@ from hmsa_mmseg.compat import autocast, torch_has, torch_needed
 
 from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
 from ..scale_fusion import Size, check_scales
-from ..utils import checkpointable_blocks, is_tracing
+from ..utils.checkpointing import checkpointable_blocks
+from ..utils.execution import is_tracing
 
 _CHECKPOINT = ('scales', 'backbone')
 _DTYPES = {

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..scale_fusion import blend_size, in_float32, scaled_size
-from ..utils import row_tiles
+from ..utils.execution import row_tiles
 from .row_resize import resize_chain, resize_rows, source_rows
 
 #: Gives rows of a map by the map's number, (N, any, rows, any).

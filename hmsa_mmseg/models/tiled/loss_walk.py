@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..utils import no_autocast, refuse_create_graph, scaled_or_nan
+from ..utils.execution import no_autocast
 from .logit_rows import LogitRows
 
 # mmseg adds it to divisors (models/losses/utils.py, accuracy.py).
@@ -124,13 +124,19 @@ class _TiledLoss(Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Add up the gradients of all tiles."""
-        refuse_create_graph('a loss in tiles')
+        if torch.is_grad_enabled():
+            # `once_differentiable` would take what it cannot see for constant.
+            raise RuntimeError(
+                'the gradient of a loss in tiles cannot be differentiated: '
+                'expected backward without create_graph=True'
+            )
         value, *maps = ctx.saved_tensors
         grads = [
             torch.zeros_like(x) if wanted else None
             for x, wanted in zip(maps, ctx.needs_input_grad[3:])
         ]
-        scale = scaled_or_nan(grad_loss, value)
+        # NaN if the loss is not finite: a GradScaler looks at gradients alone.
+        scale = grad_loss + (0 * value).to(grad_loss.dtype)
         with no_autocast(grad_loss.device):
             for rows in ctx.logits.tiles(ctx.loss.pool, ctx.loss.offset):
                 _add_gradient(ctx.loss, ctx.logits, rows, maps, scale, grads)

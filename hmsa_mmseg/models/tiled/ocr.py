@@ -34,7 +34,7 @@ from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import FCNHead, OCRHead
 from torch import Tensor, nn
 
-from ..utils import is_fixed_batch_norm, is_tracing, is_untouched
+from ..utils.execution import is_fixed_batch_norm, is_tracing, is_untouched
 from .pyramid_conv import conv_of_levels
 
 #: Rows that are computed at once: at scale 2 of 1024 x 2048, 168 MB of 512

@@ -1,11 +1,11 @@
-"""Autocast, sizes of tiles, tracing, gradients, and what modules do."""
+"""Autocast, sizes of tiles, tracing, and what modules do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hmsa_mmseg.compat import torch_has
@@ -80,26 +80,6 @@ def class_dtype(num_classes: int) -> torch.dtype:
 def has_float64(device: torch.device) -> bool:
     """Whether tensors on a device can be float64; Apple's GPUs have none."""
     return device.type in ('cpu', 'cuda', 'meta')
-
-
-def refuse_create_graph(name: str) -> None:
-    """Raise an error in a backward that is to be differentiated again.
-
-    ``once_differentiable`` would take what it cannot see for a constant.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f'the gradient of {name} cannot be differentiated: expected '
-            'backward without create_graph=True'
-        )
-
-
-def scaled_or_nan(grad_loss: Tensor, value: Tensor) -> Tensor:
-    """Gradient of a loss; NaN if its value is not finite.
-
-    A GradScaler looks at gradients alone.
-    """
-    return grad_loss + (0 * value).to(grad_loss.dtype)
 
 
 def is_untouched(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from hmsa_mmseg.analysis.complexity import count_flops
 from hmsa_mmseg.models.scale_fusion import resize_image
-from hmsa_mmseg.models.utils import FrozenStatistics
+from hmsa_mmseg.models.utils.checkpointing import FrozenStatistics
 
 ATTN = 'decode_head.scale_attn.'
 LOSS_SCALE = dict(CE, loss_weight=0.05)
