@@ -1,6 +1,5 @@
 """The baselines: attention to scale, and the mean of the scales."""
 
-import copy
 import math
 
 import pytest
@@ -38,32 +37,11 @@ def up(x, size):
     return F.interpolate(x, size, mode='bilinear', align_corners=False)
 
 
-def as_in_mmseg(seg_head):
-    """The same head, with the classifier that `head` calls in its place."""
-    plain = copy.copy(seg_head)
-    vars(plain).pop('cls_seg', None)
-    return plain
-
-
-def classifier_input(head, feats):
-    """What a head's conv_seg reads, and what it gives, by hand."""
-    seen = []
-    last = head.seg_heads[-1]
-    with last.conv_seg.register_forward_pre_hook(
-        lambda _, args: seen.append(args[0])
-    ):
-        stages = []
-        for seg_head in head.seg_heads:
-            plain = as_in_mmseg(seg_head)
-            stages.append(plain(feats, *stages[-1:]))
-    return seen[0], stages
-
-
 def written_out(head, inputs, size):
     """Chen et al.'s blend of every seg head's logits, step by step."""
     features, logits = {}, {}
     for scale, feats in inputs:
-        features[scale], logits[scale] = classifier_input(head, feats)
+        logits[scale], _, features[scale] = head.forward_seg_heads(feats)
     like = features[1.0].shape[2:]
     x = torch.cat([up(features[s], like) for s in sorted(features)], dim=1)
     branch = head.scale_attn

@@ -1,7 +1,7 @@
 """Losses in tiles of rows against those of whole logits.
 
 Every case is compared with the plain way, mmseg's own ``loss_by_feat`` on
-what ``fuse_scales`` gives: values, accuracies, gradients of all maps.
+what ``fuse_scales`` gives: values, accuracies, gradients of all parameters.
 """
 
 import math
@@ -10,25 +10,17 @@ from unittest import mock
 
 import pytest
 import torch
-from mmengine.structures import PixelData
 from mmseg.models.losses import accuracy
 from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
 from oracles.live_bytes import peak_live_bytes
-from test_models.cases import BN, CE, RMI, WEIGHTED, WEIGHTS
-from test_models.cases import MEAN as MEAN_ALONE
+from test_models.cases import BCE, CE, MEAN, RMI, WEIGHTED, WEIGHTS, cascade
 
 from hmsa_mmseg.models.decode_heads import tile_losses
-from hmsa_mmseg.models.decode_heads.seg_heads import SegHeadOutputs
-from hmsa_mmseg.models.scale_fusion import scaled_size
 from hmsa_mmseg.models.tiled.logit_rows import FusedLogits
 from hmsa_mmseg.models.tiled.loss_walk import Accuracy
 from hmsa_mmseg.models.utils import execution
 
-K = 5
 SIZE = (67, 99)
-MEAN = dict(MEAN_ALONE, loss_weight=0.4)
-BCE = dict(RMI, with_rmi=False, loss_weight=0.3)
 ALL = [CE, MEAN, WEIGHTED, RMI, BCE, [MEAN, RMI, dict(MEAN, loss_weight=0.1)]]
 HARD = dict(type='OHEMPixelSampler', thresh=0.3, min_kept=100)
 main_losses = pytest.mark.parametrize('loss', [MEAN, RMI, BCE])
@@ -41,131 +33,90 @@ def _small_tiles(monkeypatch):
     monkeypatch.setattr(execution, 'MIN_ROWS', 12)
 
 
-def build(loss=MEAN, sampler=None, scale_loss=None, align_corners=False):
-    """Build a head that hands on the maps it is given."""
-    common = dict(
-        in_channels=8,
-        channels=8,
-        num_classes=K,
-        norm_cfg=BN,
-        align_corners=align_corners,
-    )
-    aux = dict(type='FCNHead', num_convs=1, loss_decode=dict(BCE), **common)
-    main = dict(
-        type='OCRHead',
-        ocr_channels=4,
-        loss_decode=loss,
-        sampler=sampler,
-        **common,
-    )
-    head = MODELS.build(
-        dict(
-            type='HierarchicalMSAttentionHead',
-            seg_head=[aux, main],
-            attn_channels=4,
-            loss_scale=scale_loss,
+@pytest.fixture
+def build(build_tiny):
+    """Return a function that builds a model around two heads."""
+
+    def build(loss=MEAN, loss_scale=None, scales=(0.5, 1.0), **main):
+        aux, last = cascade(dict(BCE, loss_weight=0.3), loss_decode=loss)
+        aux['align_corners'] = main.get('align_corners', False)
+        model = build_tiny(
+            [aux, {**last, **main}],
+            train_scales=scales,
+            decode_head=dict(loss_scale=loss_scale),
         )
-    )
-    head.forward_seg_heads = lambda maps, **_: SegHeadOutputs(
-        (maps[1], maps[0]), maps[0], maps[2]
-    )
-    head.scale_attn = torch.nn.Sigmoid()
-    return head
+        return model.train().double()
+
+    return build
 
 
-def make_maps(size, scales=(0.5, 1.0), dtype=torch.float64, batch=2):
-    """Main and auxiliary logits and attention of each scale, at stride 4."""
-    generator = torch.Generator().manual_seed(3)
-    found = []
-    for scale in scales:
-        grid = [math.ceil(s / 4) for s in scaled_size(size, scale)]
-        for k in (K, K, 1):
-            shape = batch, k, *grid
-            x = torch.randn(shape, generator=generator, dtype=torch.float64)
-            found.append(x.to(dtype).requires_grad_())
-    return found
+@pytest.fixture
+def batch_of(make_batch):
+    """Return a function that makes images, and labels without one class."""
+
+    def make(size=SIZE):
+        inputs, samples = make_batch(size=size)
+        label = samples[0].gt_sem_seg.data
+        label[label == 3] = 4
+        return inputs.double(), samples
+
+    return make
 
 
-def make_samples(size, batch=2, ignored=0.2):
-    generator = torch.Generator().manual_seed(4)
-    grid = [batch, *(math.ceil(s / 6) for s in size)]
-    label = torch.randint(K, grid, generator=generator)
-    label[torch.rand(grid, generator=generator) < ignored] = 255
-    label[0][label[0] == 3] = 4  # one class is absent
-    label = label.repeat_interleave(6, 1).repeat_interleave(6, 2)
-    return [
-        SegDataSample(gt_sem_seg=PixelData(data=one[None]))
-        for one in label[:, : size[0], : size[1]].clone()
-    ]
-
-
-def losses_of(head, maps, size, samples, fast, scales=(0.5, 1.0)):
-    head.fast = fast
-    inputs = [
-        (scale, maps[3 * i : 3 * i + 3]) for i, scale in enumerate(scales)
-    ]
-    return head.loss(inputs, size, samples)
-
-
-def run(head, maps, size, samples, fast, scales=(0.5, 1.0)):
+def run(model, batch, fast):
     """Losses, and the gradients of their weighted sum."""
-    losses = losses_of(head, maps, size, samples, fast, scales)
+    model.decode_head.fast = fast
+    model.zero_grad()
+    losses = model.loss(*batch)
     # What comes from above differs from loss to loss.
-    total = sum(
+    sum(
         (i + 0.5) * value
         for i, (key, value) in enumerate(losses.items())
         if 'loss' in key
-    )
-    if not total.requires_grad:
-        return losses, None
-    return losses, torch.autograd.grad(total, maps, allow_unused=True)
+    ).backward()
+    return losses, {n: p.grad for n, p in model.named_parameters()}
 
 
-def main_loss(losses):
-    """The first loss of the last seg head."""
-    return losses[next(key for key in losses if 'decode.loss' in key)]
+def assert_near(found, expected, rtol):
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    error = (found - expected).abs().max()
+    assert error <= rtol * expected.abs().max().clamp_min(1e-12)
 
 
-def assert_equal(head, maps, size, samples, scales=(0.5, 1.0), rtol=1e-9):
+def assert_equal(model, batch, rtol=1e-9):
     """Compare what both ways give, and return the losses."""
-    plain, expected = run(head, maps, size, samples, False, scales)
+    plain, expected = run(model, batch, False)
     # Nothing may be made as a whole.
     with mock.patch.object(
         tile_losses, 'make_whole', side_effect=AssertionError
     ):
-        found, grads = run(head, maps, size, samples, True, scales)
+        found, grads = run(model, batch, True)
     assert list(found) == list(plain)
     for key, value in plain.items():
-        assert found[key].shape == value.shape, key
-        assert found[key].dtype == value.dtype, key
-        torch.testing.assert_close(
-            found[key], value, rtol=max(rtol, 1e-6), atol=1e-9
-        )
-    for grad, other in zip(grads, expected):
-        if other is None:
-            assert grad is None
-            continue
-        assert grad.dtype == other.dtype
-        error = (grad - other).abs().max()
-        assert error <= rtol * other.abs().max().clamp_min(1e-12)
+        assert_near(found[key], value, max(rtol, 1e-6))
+    for key, value in expected.items():
+        assert_near(grads[key], value, rtol)
     return found
 
 
 @pytest.mark.parametrize(
-    ('loss', 'size'),
-    [*zip(ALL, [(64, 96), SIZE, (33, 47)] * 2), (RMI, SIZE)],
+    ('loss', 'size'), [*zip(ALL, [(64, 96), SIZE, (33, 47)] * 2), (RMI, SIZE)]
 )
-def test_equals_the_plain_way(loss, size):
-    head = build(loss, scale_loss=[dict(BCE), dict(MEAN)])
-    samples = make_samples(size)
-    found = assert_equal(head, make_maps(size), size, samples)
+def test_equals_the_plain_way(loss, size, build, batch_of):
+    model = build(loss, [dict(BCE), dict(MEAN, loss_weight=0.4)])
+    inputs, samples = batch = batch_of(size)
+    found = assert_equal(model, batch)
     assert {'aux.loss_bce', 'aux.acc_seg', 'decode.acc_seg'} < found.keys()
     assert {'scale_0.5.loss_bce', 'scale_1.loss_ce'} < found.keys()
-    maps = make_maps(size, dtype=torch.float32)
-    assert_equal(head, maps, size, samples, rtol=2e-5)
-    # No pixel has a label.
-    samples = make_samples(size, ignored=2)
-    assert_equal(build(loss), make_maps(size), size, samples)
+    with torch.no_grad():
+        without = model.loss(*batch)
+    for key, value in found.items():
+        torch.testing.assert_close(without[key], value.detach())
+    assert_equal(model.float(), (inputs.float(), samples), rtol=1e-3)
+    for one in samples:  # no pixel has a label
+        one.gt_sem_seg.data.fill_(255)
+    assert_equal(model.double(), batch)
 
 
 @pytest.mark.parametrize(
@@ -177,80 +128,29 @@ def test_equals_the_plain_way(loss, size):
         ((1.0, 2.0), False),
     ],
 )
-def test_other_scales(scales, align_corners):
-    size = (45, 61)
-    head = build(RMI, scale_loss=MEAN, align_corners=align_corners)
-    samples = make_samples(size)
-    assert_equal(head, make_maps(size, scales), size, samples, scales)
-
-
-@pytest.mark.parametrize('loss', ALL[1:4])
-def test_autocast_and_half_precision_maps(loss):
-    """The loss is that of the same values in float32."""
-    head = build(loss)
-    maps = make_maps(SIZE, dtype=torch.bfloat16)
-    head.scale_attn = torch.nn.Identity()
-    for attn in maps[2::3]:
-        attn.data.sigmoid_()
-    wide = [x.detach().float().requires_grad_() for x in maps]
-    samples = make_samples(SIZE)
-    expected, expected_grads = run(head, wide, SIZE, samples, True)
-    with torch.autocast('cpu', torch.bfloat16):
-        found, grads = run(head, maps, SIZE, samples, True)
-    with torch.no_grad():
-        without, _ = run(head, wide, SIZE, samples, True)
-    for key, value in expected.items():
-        torch.testing.assert_close(without[key], value.detach())
-        assert found[key].dtype == torch.float32
-        assert torch.equal(found[key], value), key
-    for grad, other in zip(grads, expected_grads):
-        if other is not None:
-            assert grad.dtype == torch.bfloat16
-            error = (grad.float() - other).abs().max()
-            assert error <= 2**-7 * other.abs().max()  # that of bfloat16
-
-
-@main_losses
-def test_gradient_of_the_attention_alone(loss):
-    """As when all but the attention is frozen."""
-    size = (45, 61)
-    maps = make_maps(size)
-    for x in (*maps[::3], *maps[1::3]):
-        x.requires_grad_(False)
-    head, samples = build(loss), make_samples(size)
-    grads = []
-    for fast in (False, True):
-        total = main_loss(losses_of(head, maps, size, samples, fast))
-        grads.append(torch.autograd.grad(total, maps[2])[0])
-    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
-    assert grads[0].abs().max() > 0
-
-
-def test_tiles_do_not_matter(monkeypatch):
-    size = (67, 99)
-    head, samples = build(RMI, scale_loss=MEAN), make_samples(size)
-    maps = make_maps(size)
-    _, expected = run(head, maps, size, samples, True)
-    for rows in (4, 20, 1000):
+def test_other_scales_and_tiles(
+    scales, align_corners, build, batch_of, monkeypatch
+):
+    model = build(RMI, MEAN, scales, align_corners=align_corners)
+    for rows in (4, 20):
         monkeypatch.setattr(execution, 'MIN_ROWS', rows)
-        _, grads = run(head, maps, size, samples, True)
-        for grad, other in zip(grads, expected):
-            torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-12)
+        assert_equal(model, batch_of((45, 61)))
 
 
 @main_losses
-def test_not_finite_or_differentiated_twice(loss):
-    size = (33, 47)
-    head, samples = build(loss), make_samples(size)
-    maps = make_maps(size)
-    value = main_loss(losses_of(head, maps, size, samples, True))
+def test_not_finite_or_differentiated_twice(loss, build, batch_of):
+    model, batch = build(loss), batch_of((33, 47))
+    bias = model.decode_head.seg_heads[-1].conv_seg.bias
+    losses = model.loss(*batch)
+    key = next(key for key in losses if 'decode.loss' in key)
     with pytest.raises(RuntimeError, match='without create_graph=True'):
-        torch.autograd.grad(value, maps[0], create_graph=True)
+        torch.autograd.grad(losses[key], bias, create_graph=True)
     for number in (math.nan, math.inf):
-        maps[3].data[1, 2, 5, 5] = number
-        losses, grads = run(head, maps, size, samples, True)
-        assert not main_loss(losses).isfinite()
-        assert grads[3].isnan().any()
+        bias.data[2] = number
+        losses, grads = run(model, batch, True)
+        assert not losses[key].isfinite()
+        name = 'decode_head.seg_head.1.conv_seg.bias'
+        assert grads[name].isnan().any()
 
 
 # ------------------------------------------- where tiles are not possible
@@ -269,72 +169,72 @@ def said(monkeypatch):
 
 
 PLAIN = [
-    (dict(type='DiceLoss'), None, 0.2, 'DiceLoss'),
-    (dict(CE, use_sigmoid=True), None, 0.2, 'CrossEntropyLoss with a sigmoid'),
-    (dict(CE, reduction='sum'), None, 0.2, 'a reduction other than mean'),
-    (dict(CE, class_weight=WEIGHTS), None, 0, 'with class_weight'),
-    (MEAN, HARD, 0.2, 'the sampler OHEMPixelSampler'),
+    (dict(type='DiceLoss'), None, 'DiceLoss'),
+    (dict(CE, use_sigmoid=True), None, 'CrossEntropyLoss with a sigmoid'),
+    (dict(CE, reduction='sum'), None, 'a reduction other than mean'),
+    (dict(CE, class_weight=WEIGHTS), None, 'with class_weight'),
+    (MEAN, HARD, 'the sampler OHEMPixelSampler'),
 ]
 
 
-@pytest.mark.parametrize(('loss', 'sampler', 'ignored', 'reason'), PLAIN)
+@pytest.mark.parametrize(('loss', 'sampler', 'reason'), PLAIN)
 def test_other_losses_take_the_plain_way_and_say_so_once(
-    loss, sampler, ignored, reason, said
+    loss, sampler, reason, said, build, batch_of
 ):
-    size = (33, 47)
-    head, maps = build(loss, sampler), make_maps(size, dtype=torch.float32)
-    samples = make_samples(size, ignored=ignored)
-    run(head, maps, size, samples, True)
-    found, grads = run(head, maps, size, samples, True)
+    model, batch = build(loss, sampler=sampler), batch_of((33, 47))
+    if 'class_weight' in reason:  # mmseg's cannot index 255
+        for one in batch[1]:
+            one.gt_sem_seg.data.clamp_(max=4)
+    run(model, batch, True)
+    found, grads = run(model, batch, True)
     (text,) = said
     assert reason in text
-    expected, expected_grads = run(head, maps, size, samples, False)
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
+    plain, expected = run(model, batch, False)
+    for key, value in plain.items():
         torch.testing.assert_close(found[key], value)
-    for grad, other in zip(grads, expected_grads):
-        if other is not None:
-            torch.testing.assert_close(grad, other, rtol=1e-4, atol=1e-8)
+    for key, value in expected.items():
+        torch.testing.assert_close(grads[key], value)
 
 
-def test_losses_and_hooks_of_others_are_called():
-    size, calls = (33, 47), []
-    head, samples = build(), make_samples(size)
-    main = head.seg_heads[-1]
+def test_losses_and_hooks_of_others_are_called(build, batch_of):
+    model, batch, calls = build(), batch_of((33, 47)), []
+    main = model.decode_head.seg_heads[-1]
     main.loss_decode.register_forward_hook(lambda *_: calls.append('hook'))
-    run(head, make_maps(size), size, samples, True)
+    model.loss(*batch)
     assert calls == ['hook']
     main.loss_by_feat = lambda x, _: dict(loss_own=x.mean())
-    found, _ = run(head, make_maps(size), size, samples, True)
-    assert {'decode.loss_own', 'aux.loss_bce'} < found.keys()
+    losses = model.loss(*batch)
+    assert {'decode.loss_own', 'aux.loss_bce'} < losses.keys()
 
 
-def test_a_label_that_is_no_class_gives_the_loss_s_own_error():
-    size = (33, 47)
-    samples = make_samples(size)
-    samples[1].gt_sem_seg.data[0, 8, 9] = 7
+def test_a_label_that_is_no_class_gives_the_loss_s_own_error(build, batch_of):
+    model, batch = build(RMI), batch_of()
+    batch[1][1].gt_sem_seg.data[0, 8, 9] = 7
     with pytest.raises(ValueError, match=r'found labels \[7\]'):
-        run(build(RMI), make_maps(size), size, samples, True)
-    head = build()
-    head.seg_heads[0].loss_decode = MODELS.build(CE)
+        model.loss(*batch)
+    model.decode_head.seg_heads[0].loss_decode = MODELS.build(CE)
     with pytest.raises(IndexError, match='Target 7 is out of bounds'):
-        run(head, make_maps(size), size, samples, True)
+        model.loss(*batch)
 
 
-def one_scale(logits, size):
-    return FusedLogits((1.0,), (logits,), (None,), size, False)
+def loss_of(cfg, logits, label):
+    """A loss of two scales' logits, blended half and half."""
+    module = MODELS.build(cfg)
+    attn = torch.full_like(logits[:, :1], 0.5)
+    size = tuple(label.shape[1:])
+    both = (1.0, 0.5), (logits, logits[:, :, ::2, ::2]), (None, attn)
+    rows = FusedLogits(*both, size, False)
+    return tile_losses.loss_of_logits(module, rows, label, 255), module, rows
 
 
 @pytest.mark.parametrize('cfg', [RMI, MEAN])
 def test_under_torch_compile(cfg):
     """Its graphs would leave out what tiles add to a sum."""
-    (logits, *_), module = make_maps((33, 47), (1.0,)), MODELS.build(cfg)
-    label = torch.stack([s.gt_sem_seg.data[0] for s in make_samples((33, 47))])
+    logits = torch.randn(2, 5, 9, 12, dtype=torch.float64, requires_grad=True)
+    label = torch.randint(5, (2, 33, 47))
 
     def loss(x):
-        return tile_losses.loss_of_logits(
-            module, one_scale(x, (33, 47)), label, 255
-        )
+        return loss_of(cfg, x, label)[0]
 
     expected = loss(logits)
     found = torch.compile(loss, backend='aot_eager')(logits)
@@ -344,12 +244,27 @@ def test_under_torch_compile(cfg):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.needs_torch('freed_storages')
+@pytest.mark.parametrize('cfg', [RMI, BCE])
+def test_memory(cfg, monkeypatch):
+    monkeypatch.undo()
+    logits = torch.randn(1, 19, 128, 256, requires_grad=True)
+    label = torch.randint(19, (1, 32, 64))
+    label = label.repeat_interleave(16, 1).repeat_interleave(16, 2)
+
+    def plain():
+        _, module, rows = loss_of(cfg, logits, label)
+        module(rows.all_rows(), label, ignore_index=255).backward()
+
+    tiles = peak_live_bytes(lambda: loss_of(cfg, logits, label)[0].backward())
+    assert tiles * 4 <= peak_live_bytes(plain)
+
+
 def test_devices_without_float64_get_whole_logits():
     module = MODELS.build(BCE)
-    logits = one_scale(make_maps((33, 47), (1.0,))[0], (33, 47))
-    assert tile_losses._why_not(module, logits) is None
-    logits = SimpleNamespace(device=torch.device('mps'))
-    assert 'type mps' in tile_losses._why_not(module, logits)
+    device = torch.device('mps')
+    reason = tile_losses._why_not(module, SimpleNamespace(device=device))
+    assert 'type mps' in reason
 
 
 def test_accuracy_of_a_single_channel():
@@ -361,21 +276,3 @@ def test_accuracy_of_a_single_channel():
     expected = accuracy(logits, label, ignore_index=255)
     torch.testing.assert_close(found.percent(), expected)
     assert found.percent() == 100
-
-
-@pytest.mark.needs_torch('freed_storages')
-def test_memory(monkeypatch):
-    """Of the authors' losses, at 512 x 1024 and with 19 classes."""
-    monkeypatch.undo()
-    monkeypatch.setitem(globals(), 'K', 19)
-    size = (512, 1024)
-    head = build(RMI, scale_loss=dict(BCE, loss_weight=0.05))
-    maps, samples = (
-        make_maps(size, dtype=torch.float32, batch=1),
-        make_samples(size, 1),
-    )
-    tiles, plain = (
-        peak_live_bytes(lambda f=fast: run(head, maps, size, samples, f))
-        for fast in (True, False)
-    )
-    assert tiles * 6 <= plain
