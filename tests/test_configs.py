@@ -1,5 +1,6 @@
 """Every config parses, builds, and says what its name, row and zoo say."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 import yaml
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from mmseg.registry import (
@@ -42,8 +44,8 @@ each_config = pytest.mark.parametrize(
 )
 
 
-def build_model(cfg):
-    """Build a model without downloads, and without making the values."""
+def build_model(cfg, device='meta'):
+    """Build a model without downloads; on `meta` without values either."""
     model = cfg.model.copy()
     model.pretrained = None
     model.backbone.pop('init_cfg', None)
@@ -51,7 +53,7 @@ def build_model(cfg):
         pytest.importorskip('timm')
     # The constructor of MiT reads values, which `meta` does not have.
     is_mit = model.backbone.type == 'MixVisionTransformer'
-    with torch.device('cpu' if is_mit else 'meta'):
+    with torch.device('cpu' if is_mit else device):
         return MODELS.build(model)
 
 
@@ -133,6 +135,33 @@ def test_data_and_model(path):
     # mmseg's inference API reads the variable, its test.py the data loader.
     assert cfg.test_pipeline == cfg.test_dataloader.dataset.pipeline
     assert build_model(cfg).num_classes == len(metainfos[0]['classes']) > 1
+
+
+def distinct_models():
+    """One config of each model, those of variants being the same."""
+    found = {}
+    for path in CONFIGS:
+        model = Config.fromfile(path).model.to_dict()
+        model['data_preprocessor'] = None
+        found.setdefault(json.dumps(model, sort_keys=True), path)
+    return sorted(found.values())
+
+
+@pytest.mark.parametrize('path', distinct_models(), ids=lambda path: path.stem)
+def test_no_parameter_of_a_config_goes_unused(path, make_batch):
+    """DDP would need `find_unused_parameters`, which costs time."""
+    cfg = Config.fromfile(path)
+    assert not cfg.get('find_unused_parameters')
+    model = revert_sync_batchnorm(build_model(cfg, 'cpu')).train()
+    inputs, samples = make_batch(num_classes=model.num_classes)
+    total, _ = model.parse_losses(model.loss(inputs, samples))
+    total.backward()
+    unused = {
+        name
+        for name, param in model.named_parameters()
+        if param.requires_grad and param.grad is None
+    }
+    assert unused == set()
 
 
 @pytest.mark.parametrize(

@@ -113,24 +113,6 @@ def sample(size, **meta):
     return SegDataSample(metainfo={**shape, **meta})
 
 
-def mixed_samples(size):
-    """Samples that were padded and flipped, for inputs of one size."""
-    height, width = size
-    cut = (height - 5, width - 3)
-    return [
-        sample(cut, padding_size=[1, 2, 0, 5]),
-        sample(cut, padding_size=[3, 0, 5, 0]),
-        sample(size, flip=True, flip_direction='horizontal'),
-        sample(
-            cut,
-            img_padding_size=[0, 3, 2, 3],
-            padding_size=[9, 9, 9, 9],
-            flip=True,
-            flip_direction='vertical',
-        ),
-    ]
-
-
 @torch.no_grad()
 def predict(model, inputs, samples=None):
     return model.predict(inputs, copy.deepcopy(samples))

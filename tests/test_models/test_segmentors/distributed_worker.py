@@ -49,9 +49,6 @@ def ddp(rank, folder):
         job = torch.load(folder / f'{name}.pth')
         model = MODELS.build(ConfigDict(cfg)).train()
         model.load_state_dict(job['state_dict'])
-        for layer in model.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d) and job['fixed_bn']:
-                layer.eval()
         half = slice(2 * rank, 2 * rank + 2)
         inputs, samples = (
             job['inputs'][half],

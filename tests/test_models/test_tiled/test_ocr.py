@@ -5,11 +5,9 @@ import copy
 import pytest
 import torch
 from mmseg.registry import MODELS
-from oracles.live_bytes import peak_live_bytes
 from test_models.cases import BN
 from torch import nn
 
-from hmsa_mmseg.compat import flop_counter
 from hmsa_mmseg.models.tiled import ocr
 from hmsa_mmseg.models.tiled.ocr import tiled_heads
 
@@ -253,58 +251,3 @@ def test_other_heads_are_called():
     last = head.seg_heads[-1]
     last.__class__ = type('Other', (type(last),), {})
     assert tiled_heads(head.seg_heads) is None
-
-
-@pytest.fixture
-def true_size(monkeypatch):
-    """OCRNet-W48's heads at 1024x2048, on a device that only counts."""
-    monkeypatch.undo()
-    wide = dict(in_channels=[48, 96, 192, 384])
-    first, second = ocr_cfgs()
-    seg_head = [
-        {**first, **wide, 'channels': 720},
-        {**second, **wide, 'channels': 512, 'ocr_channels': 256},
-    ]
-    with torch.device('meta'):
-        head = build(seg_head, torch.float32).eval()
-
-    def feats(scale):
-        return [
-            torch.empty(
-                1, c, *(int(s * scale) >> i for s in (256, 512)), device='meta'
-            )
-            for i, c in enumerate(wide['in_channels'])
-        ]
-
-    return head, feats
-
-
-@pytest.mark.needs_torch('flop_counter')
-@torch.no_grad()
-def test_operations_at_true_size(true_size):
-    """0.5, 1 and 2 take less than 0.7 of the authors' 16063 GFLOP.
-
-    Of these the backbone takes 1355.5 and the attention 463.9 at each unit
-    of area; the attention of the scale 2 is not computed. The heads take the
-    same at each unit of area, up to rows and columns at the borders.
-    """
-    head, feats = true_size
-    with flop_counter(display=False) as counter:
-        head.forward_seg_heads(feats(1), with_classifier_feats=False)
-    heads = counter.get_total_flops() / 1e9
-    area = 0.5**2 + 1**2 + 2**2
-    total = area * (1355.5 + heads) + (0.5**2 + 1) * 463.9
-    assert total < 0.70 * 16063
-
-
-@pytest.mark.needs_torch('freed_storages')
-@torch.no_grad()
-def test_memory_at_true_size(true_size):
-    """With the features not much more than the backbone takes, 1.85 GB."""
-    head, feats = true_size
-    inputs = feats(2)
-    held = sum(x.nbytes for x in inputs)
-    peak = peak_live_bytes(
-        lambda: head.forward_seg_heads(inputs, with_classifier_feats=False)
-    )
-    assert held + peak < 2.3e9
