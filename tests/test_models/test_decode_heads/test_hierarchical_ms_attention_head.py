@@ -122,8 +122,19 @@ def test_several_outputs_are_blended_each(make_batch):
         for key in ('loss_ce', 'acc_seg')
     }
     encnet = dict(common, type='EncHead', in_channels=[16], in_index=[1])
-    losses = build(dict(encnet, num_codes=4)).loss(feats_of(), SIZE, samples)
+    head, inputs, seen = (
+        build(dict(encnet, num_codes=4)).eval(),
+        feats_of(),
+        [],
+    )
+    compute = head.seg_head.loss_by_feat
+    head.seg_head.loss_by_feat = lambda output, samples: (
+        seen.append(output[1]) or compute(output, samples)
+    )
+    losses = head.loss(inputs, SIZE, samples)
     assert {'decode.loss_ce', 'decode.loss_se'} <= losses.keys()
+    vectors = [head.forward_seg_heads(f).outputs[0][1] for _, f in inputs]
+    torch.testing.assert_close(seen[0], sum(vectors) / 2)
 
 
 def test_the_classifier_s_output_is_the_main_one():

@@ -139,7 +139,7 @@ def test_types():
     inputs = feats_of()
     seen = []
     head.scale_attn.conv0.register_forward_hook(
-        lambda _, args, output: seen.append(output.dtype)
+        lambda _, args, output: seen.append(args[0].dtype)
     )
     single = head.predict(highest_first(inputs), SIZE)
     with torch.autocast('cpu', torch.bfloat16):

@@ -149,8 +149,8 @@ def test_without_logits_as_with_them(
     model = build_head(tiny_model_cfg, head, seg_head, train_scales=SCALES)
     predict_all_classes(model, inputs)
     samples = [
-        restored((35, 61), flip='vertical'),
-        restored((77, 121)),
+        restored((35, 61)),
+        restored((77, 121), flip='vertical'),
         restored((23, 19), [0] * 4, flip='horizontal'),
     ]
     with torch.no_grad():
