@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import set_random_seed
 from mmseg.registry import DATASETS, MODELS
 from PIL import Image
 
@@ -86,13 +87,6 @@ def test_network_and_losses(name, num_classes, scale_weights):
     assert model.num_classes == num_classes
 
 
-def test_evaluates_weights_of_65_classes():
-    cfg = load(RECIPE)
-    cfg.merge_from_dict({'model.decode_head.num_classes': 65})
-    heads = build(cfg).decode_head.seg_heads
-    assert [head.conv_seg.out_channels for head in heads] == [65, 65]
-
-
 @pytest.mark.parametrize(
     ('name', 'epochs', 'power', 'lr'),
     [
@@ -125,23 +119,17 @@ def test_learning_rate_of_each_epoch(name, epochs, power, lr):
         scheduler.step()
 
 
-def test_one_gpu_scales_the_learning_rate_with_the_batch():
+def test_variants_of_the_recipe():
     recipe, one = load(RECIPE), load(ONE_GPU)
     per_image = recipe.optim_wrapper.optimizer.lr / 8
     assert one.train_dataloader.batch_size == 2
     assert one.optim_wrapper.optimizer.lr == pytest.approx(2 * per_image)
     assert one.train_dataloader.drop_last
-
-
-@pytest.mark.parametrize('name', [PRETRAINED, SOTA, CLEAN, TEACHER])
-def test_pretrained_start(name):
-    cfg = load(name)
-    assert cfg.load_from.endswith('.pth')
-    assert cfg.model.pretrained is None
-    assert cfg.model.decode_head.reinit_classifier
-
-
-def test_cross_validation_split():
+    for name in (PRETRAINED, SOTA, CLEAN, TEACHER):
+        cfg = load(name)
+        assert cfg.load_from.endswith('.pth')
+        assert cfg.model.pretrained is None
+        assert cfg.model.decode_head.reinit_classifier
     cfg = load(CV)
     cfg.merge_from_dict({'train_dataloader.dataset.dataset.cv': 2})
     train = cfg.train_dataloader.dataset.dataset
@@ -218,20 +206,15 @@ def test_the_clean_recipe_differs_in_labels_and_in_what_watches_them():
     assert sota == clean
 
 
-def test_the_teacher_is_trained_without_val():
+def test_the_teacher_has_not_seen_val_but_the_published_labels_have():
     teacher, sota = load(TEACHER), load(SOTA)
     assert teacher.model == sota.model
     paths = str([*leaf_configs(teacher.train_dataloader.dataset)])
     assert 'gtCoarse/train_extra' in paths
     assert 'val' not in paths
-
-
-def test_the_published_labels_are_known_to_be_of_val(tmp_path):
-    hook = load(SOTA).custom_hooks[-1]
-    assert hook.type == 'TeacherLeakageHook'
+    hook, val = sota.custom_hooks[-1], sota.val_dataloader.dataset
     prefixes = [one.data_prefix.img_path for one in hook.saw]
     assert prefixes == ['leftImg8bit/train', 'leftImg8bit/val']
-    val = load(SOTA).val_dataloader.dataset
     assert hook.saw[1].data_root == val.data_root
     assert hook.saw[1].data_prefix == val.data_prefix
 
@@ -246,7 +229,9 @@ def test_cross_validation_with_auto_labels():
     options = dict(
         word.split('=', 1) for word in block.split() if '_dataloader.' in word
     )
-    cfg.merge_from_dict({k: ast_value(v) for k, v in options.items()})
+    cfg.merge_from_dict(
+        {k: int(v) if v.isdecimal() else v for k, v in options.items()}
+    )
     fine, auto = leaf_configs(cfg.train_dataloader.dataset)
     assert (fine['cv'], fine['data_prefix']['img_path']) == (1, 'leftImg8bit')
     assert fine.get('split', 'train') == 'train'
@@ -255,10 +240,6 @@ def test_cross_validation_with_auto_labels():
         (scored,) = leaf_configs(cfg[f'{split}_dataloader'].dataset)
         assert (scored['cv'], scored['split']) == (1, 'val')
         assert scored['data_prefix'] == fine['data_prefix']
-
-
-def ast_value(text):
-    return int(text) if text.isdecimal() else text
 
 
 # ------------------------------------------------------------ on images
@@ -321,10 +302,6 @@ def make_data(tmp_path):
     return make
 
 
-def innermost(dataset):
-    return innermost(dataset.dataset) if 'dataset' in dataset else dataset
-
-
 def label_of(size, other=13):
     """One quarter unlabelled, one of class 0, the others of another one."""
     label = np.full(size, other, np.uint8)
@@ -336,6 +313,7 @@ def label_of(size, other=13):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_pipelines_on_images(path, make_data):
+    set_random_seed(0)  # a crop may hold the unlabelled quarter alone
     cfg = Config.fromfile(path)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
     for split in ('train', 'val'):
@@ -367,26 +345,6 @@ def test_pipelines_on_images(path, make_data):
                 assert set(found.unique().tolist()) == {*classes, 255}
 
 
-@pytest.mark.parametrize('name', [RECIPE, MAPILLARY])
-def test_flips_when_testing(name, make_data):
-    cfg = load(name)
-    dataset = cfg.val_dataloader.dataset
-    make_data(dataset, label_of((60, 80)), (60, 80))
-    dataset = DATASETS.build(dataset)
-    plain = dataset[0]
-    info = dataset.get_data_info(0)
-    info.setdefault('seg_fields', [])
-    views = Compose(cfg.tta_pipeline)(info)
-    assert torch.equal(views['inputs'][0], plain['inputs'])
-    assert torch.equal(views['inputs'][1].flip(-1), plain['inputs'])
-    # What is scored is the label of the first view.
-    first = views['data_samples'][0]
-    assert first.ori_shape == plain['data_samples'].ori_shape
-    assert torch.equal(
-        first.gt_sem_seg.data, plain['data_samples'].gt_sem_seg.data
-    )
-
-
 @pytest.mark.parametrize(
     'path',
     [path for path in CONFIGS if path.stem.endswith('mapillary-1024x1024')],
@@ -412,11 +370,3 @@ def test_mapillary_at_the_size_of_the_files(path, make_data):
         assert max(inputs.shape) == 2177
         assert found.ori_shape == (60, 80)
         np.testing.assert_array_equal(found.gt_sem_seg.data[0], label)
-
-
-@pytest.mark.parametrize('name', [RECIPE, MAPILLARY])
-def test_bad_label_stops_training(name, make_data):
-    dataset = innermost(load(name).train_dataloader.dataset)
-    make_data(dataset, np.full((60, 80), 66, np.uint8), (60, 80))
-    with pytest.raises(ValueError, match=r'no class: 66 \(4800 px\)'):
-        DATASETS.build(dataset)[0]

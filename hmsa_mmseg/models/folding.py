@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from .utils import is_fixed_batch_norm, is_untouched
+from .utils.execution import is_fixed_batch_norm, is_untouched
 
 # Their subclasses may compute weights of their own.
 _CONVS = (nn.Conv2d, WrappedConv2d)
@@ -66,14 +66,13 @@ def fold_batch_norm(
 ) -> list[tuple[str, str]]:
     """Fold norm layers into the convolutions whose results they alone read.
 
-    The result is the same up to rounding. Layers that ``run`` does not call
-    stay as they are, as do other norm layers, layers of other classes or with
-    hooks, and layers that are used in different ways.
+    In place; the result is the same up to rounding. Layers that ``run`` does
+    not call stay as they are, as do other norm layers, layers of other classes
+    or with hooks, and layers that are used in different ways.
 
     Args:
-        model (nn.Module): In evaluation mode; changed in place.
-        run (Callable): Runs the model on some small input, plainly: all
-            layers are called as modules.
+        model (nn.Module): In evaluation mode.
+        run (Callable): Runs it on some input, all layers called as modules.
 
     Returns:
         list[tuple[str, str]]: Names of convolutions and their norm layers.

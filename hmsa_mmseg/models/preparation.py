@@ -92,14 +92,7 @@ def prepare_for_inference(
 
 
 def input_channels(model: EncoderDecoder) -> int:
-    """Channels of a model's images: as many as their mean has, else 3.
-
-    Args:
-        model (EncoderDecoder): Its ``data_preprocessor`` is read.
-
-    Returns:
-        int: The number.
-    """
+    """Channels of a model's images: as many as their mean has, else 3."""
     mean = getattr(model.data_preprocessor, 'mean', None)
     return 3 if mean is None else len(mean)
 

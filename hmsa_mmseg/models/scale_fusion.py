@@ -30,17 +30,8 @@ Size = tuple[int, int]
 def check_scales(scales: object, key: str, min_scales: int = 1) -> tuple:
     """Check a list of scales and return it in ascending order.
 
-    Args:
-        scales (Sequence[float]): Relative image sizes, positive and finite,
-            in any order, without duplicates.
-        key (str): The config key they come from, for the error message.
-        min_scales (int): The least number of scales that makes sense.
-
-    Returns:
-        tuple[float, ...]: The scales, lowest first.
-
-    Raises:
-        ValueError: If ``scales`` is anything else.
+    A ValueError, which names ``key``, says if these are not ``min_scales`` or
+    more different positive finite numbers.
     """
     expected = (
         f'{key} must be a list of {min_scales} or more different positive '
@@ -61,17 +52,11 @@ def check_scales(scales: object, key: str, min_scales: int = 1) -> tuple:
 
 
 def exact_ratio(scale: float) -> tuple[int, int] | None:
-    """Write a scale as numerator / denominator, if both are small.
+    """Write a scale as numerator / denominator, if both are small, else None.
 
     Then ``size * numerator // denominator`` is ``int(size * scale)``, as the
     product is exact in float64, and a graph of integers can hold it. So it is
     for 0.25, 0.5, 1.75; not for 0.7, which float64 rounds.
-
-    Args:
-        scale (float): Relative size, positive.
-
-    Returns:
-        tuple[int, int] | None: The ratio, or None if there is none.
     """
     numerator, denominator = float(scale).as_integer_ratio()
     is_small = max(numerator, denominator) <= 1 << 16
@@ -108,17 +93,10 @@ def in_float32(x: Tensor) -> Tensor:
 
 
 def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Resize a map bilinearly, in float32 or better.
+    """Resize a map (N, C, h, w) bilinearly, in float32 or better.
 
-    Args:
-        x (Tensor): Any map, shape (N, C, h, w).
-        size (Sequence[int]): The target (H, W).
-        align_corners (bool): As in ``F.interpolate``.
-
-    Returns:
-        Tensor: Shape (N, C, H, W); float64 stays, all else is float32, also
-        under autocast, as in the authors' code, whose upsampling is kept out
-        of half precision.
+    float64 stays, all else is float32, also under autocast, as in the authors'
+    code, whose upsampling is kept out of half precision.
     """
     x = in_float32(x)
     if tuple(x.shape[2:]) == tuple(size):
@@ -129,16 +107,7 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
 
 
 def resize_image(inputs: Tensor, scale: float, align_corners: bool) -> Tensor:
-    """Resize a batch of images by ``scale``.
-
-    Args:
-        inputs (Tensor): Images, shape (N, C, H, W).
-        scale (float): Relative size, positive.
-        align_corners (bool): As in ``F.interpolate``.
-
-    Returns:
-        Tensor: Images of :func:`scaled_size`, of the dtype of ``inputs``.
-    """
+    """Resize images to their :func:`scaled_size`; their dtype stays."""
     size = scaled_size(inputs.shape[2:], scale)
     return resize(inputs, size, align_corners).to(inputs.dtype)
 
@@ -153,18 +122,16 @@ def blend_scale(
 ) -> Tensor:
     """Blend one scale into what the higher scales gave, by its attention.
 
+    ``up(attn * lo) + (1 - up(attn)) * hi``, (N, K, H, W), by way of the size
+    of the image at this scale.
+
     Args:
-        lo_logits (Tensor): Logits of this scale, shape (N, K, h, w).
-        lo_attn (Tensor): Attention of this scale in [0, 1], shape
-            (N, 1, h, w).
-        hi_logits (Tensor): Blended logits of the higher scales, shape
-            (N, K, any, any).
+        lo_logits (Tensor): Logits of this scale, (N, K, h, w).
+        lo_attn (Tensor): Its attention in [0, 1], (N, 1, h, w).
+        hi_logits (Tensor): Blended logits of higher scales, (N, K, any, any).
         scale_size (Sequence[int]): Size of the image at this scale.
         size (Sequence[int]): Size (H, W) of the result.
         align_corners (bool): As in ``F.interpolate``. Defaults to False.
-
-    Returns:
-        Tensor: ``up(attn * lo) + (1 - up(attn)) * hi``, shape (N, K, H, W).
     """
     lo_attn = resize(lo_attn, scale_size, align_corners)
     lo_logits = lo_attn * resize(lo_logits, scale_size, align_corners)

@@ -40,14 +40,7 @@ class AnySizeBEiT(BEiT):
     """
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Compute features.
-
-        Args:
-            inputs (Tensor): Images, shape (N, 3, H, W).
-
-        Returns:
-            tuple[Tensor]: Features (N, C, h, w) of ``out_indices``.
-        """
+        """Map images (N, 3, H, W) to features (N, C, h, w) of some layers."""
         if patch_grid(inputs, self.patch_size) == self.window_size:
             return super().forward(inputs)
         return forward_at_any_size(self, inputs)
@@ -64,13 +57,7 @@ def forward_at_any_size(
 ) -> tuple[Tensor, ...]:
     """Compute what ``BEiT.forward`` does, with biases of the images' size.
 
-    Args:
-        backbone (BEiT): The backbone.
-        inputs (Tensor): Images, shape (N, 3, H, W).
-        pos_embed (Tensor, optional): Added to the tokens, (1, T, C).
-
-    Returns:
-        tuple[Tensor]: Features (N, C, h, w) of ``out_indices``.
+    ``pos_embed`` (1, T, C) is added to the tokens.
     """
     tokens, grid = backbone.patch_embed(inputs)
     cls_token = backbone.cls_token.expand(len(inputs), -1, -1)
@@ -94,20 +81,13 @@ def forward_at_any_size(
 def resized_bias(
     attn: BEiTAttention, grid: PatchGrid, index: Tensor
 ) -> Tensor:
-    """Attention's bias by relative position, for another size.
+    """Attention's bias by relative position, for another size, (A, T, T).
 
-    The table is interpolated, bicubic, between its ends: a position counts
-    as a fraction of the image. mmseg, too, interpolates it when it loads
-    pre-trained weights (``BEiT.resize_rel_pos_embed``), for squares alone
-    and denser in the middle.
-
-    Args:
-        attn (BEiTAttention): With a table for the patches of ``img_size``.
-        grid (tuple[int, int]): Size (h, w) to make it for.
-        index (Tensor): Place in a table for this size, shape (T, T).
-
-    Returns:
-        Tensor: Shape (A, T, T).
+    The table is interpolated, bicubic, between its ends: a position counts as
+    a fraction of the image. mmseg, too, interpolates it when it loads
+    pre-trained weights (``BEiT.resize_rel_pos_embed``), for squares alone and
+    denser in the middle. ``index`` (T, T) is the place in a table for this
+    size.
     """
     table = attn.relative_position_bias_table
     sides = [2 * length - 1 for length in attn.window_size]

@@ -31,14 +31,7 @@ class AnySizeMAE(MAE):
     """
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Compute features.
-
-        Args:
-            inputs (Tensor): Images, shape (N, 3, H, W).
-
-        Returns:
-            tuple[Tensor]: Features (N, C, h, w) of ``out_indices``.
-        """
+        """Map images (N, 3, H, W) to features (N, C, h, w) of some layers."""
         grid = patch_grid(inputs, self.patch_size)
         if grid == self.window_size:
             return super().forward(inputs)

@@ -18,19 +18,7 @@ from torch import Tensor
 from ..scale_fusion import resize
 from .base_multi_scale_head import BaseMultiScaleHead
 from .combining import at_input_size
-from .hierarchical_ms_attention_head import AttentionBranch, build_attention
-
-
-class JointAttentionBranch(AttentionBranch):
-    """Weights of all scales from the features of all scales.
-
-    The softmax is that of Chen et al. (https://arxiv.org/abs/1511.03339); the
-    authors' code leaves it out.
-    """
-
-    def forward(self, feats: Tensor) -> Tensor:
-        """Map (N, S * C, h, w) to weights with sum 1, (N, S, h, w)."""
-        return super().forward(feats).softmax(dim=1)
+from .hierarchical_ms_attention_head import AttentionBranch
 
 
 @MODELS.register_module()
@@ -79,12 +67,8 @@ class AttentionToScaleHead(BaseMultiScaleHead):
                 f'more, got {num_scales!r}'
             )
         super().__init__(seg_head, **kwargs)
-        self.scale_attn = build_attention(
-            JointAttentionBranch,
-            self.seg_heads[-1],
-            attn_channels,
-            norm_cfg,
-            num_scales,
+        self.scale_attn = AttentionBranch(
+            self.seg_heads[-1], attn_channels, norm_cfg, num_scales
         )
         self.num_scales = num_scales
 
@@ -105,15 +89,9 @@ class AttentionToScaleHead(BaseMultiScaleHead):
     ) -> Sequence[Tensor]:
         """Predict how much each scale counts in each pixel.
 
-        Args:
-            scales (Sequence[float]): Relative image sizes, lowest first.
-            classifier_feats (Sequence[Tensor]): Of each scale, what its
-                classifier reads, (N, C, h, w).
-            input_size (Sequence[int]): Size (H, W) of the input image.
-
-        Returns:
-            tuple[Tensor]: A weight in [0, 1] for each scale, (N, 1, H, W),
-            float32 or float64; they add up to 1.
+        From what the classifier of each scale reads, (N, C, h, w), lowest
+        scale first, to a weight in [0, 1] for each, (N, 1, H, W), float32 or
+        float64; they add up to 1.
         """
         pivot = min(range(len(scales)), key=lambda i: abs(scales[i] - 1))
         size = classifier_feats[pivot].shape[2:]

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ..scale_fusion import in_float32
 from ..tiled.logit_rows import LogitRows, WholeLogits
-from ..utils import FrozenStatistics, is_tracing
+from ..utils.checkpointing import FrozenStatistics
+from ..utils.execution import is_tracing
 from .combining import (
     at_input_size,
     combine_outputs,
@@ -97,22 +98,13 @@ class BaseMultiScaleHead(WrappedSegHeads, metaclass=ABCMeta):
         ]
 
     def check_num_scales(self, scales: Sequence[float], key: str) -> None:
-        """Refuse scales that this head cannot combine; here none.
+        """Raise a ValueError if the head is made for other scales; here never.
 
-        Args:
-            scales (Sequence[float]): Relative image sizes, lowest first.
-            key (str): The config key they come from.
-
-        Raises:
-            ValueError: If the head is made for other scales.
+        ``key`` is the config key that the scales, lowest first, come from.
         """
 
     def reads_classifier_feats(self, is_top: bool) -> bool:
-        """Whether :meth:`attend` reads anything at a scale; here it does not.
-
-        Args:
-            is_top (bool): Whether it is the highest scale.
-        """
+        """Whether :meth:`attend` reads anything at a scale; here not."""
         return False
 
     def attend(
@@ -120,13 +112,8 @@ class BaseMultiScaleHead(WrappedSegHeads, metaclass=ABCMeta):
     ) -> Tensor | None:
         """Keep of a scale what the combination needs beside its maps.
 
-        Args:
-            classifier_feats (Tensor, optional): What the last classifier
-                reads, (N, C, h, w).
-            is_top (bool): Whether it is the highest scale.
-
-        Returns:
-            Tensor | None: Attention, or what it is to be made of.
+        Attention, or what it is to be made of, from what the last classifier
+        reads, (N, C, h, w).
         """
         return None
 
@@ -138,18 +125,17 @@ class BaseMultiScaleHead(WrappedSegHeads, metaclass=ABCMeta):
         input_size: Sequence[int],
         as_rows: bool,
     ) -> Callable[[Sequence[Tensor]], Tensor | LogitRows]:
-        """Say how maps of several scales become one.
+        """Say how maps of several scales, lowest first, become one.
+
+        What is returned makes one map (N, K, H, W), or with ``as_rows`` what
+        its rows are to be made of, of those of all scales, (N, K, h, w) each.
+        It is linear in the maps.
 
         Args:
-            scales (Sequence[float]): Relative image sizes, lowest first.
+            scales (Sequence[float]): Relative image sizes.
             attended (Sequence[Tensor | None]): Of each, see :meth:`attend`.
-            input_size (Sequence[int]): Size (H, W) of the input image.
+            input_size (Sequence[int]): H and W.
             as_rows (bool): Whether rows may be made later.
-
-        Returns:
-            Callable: Makes one map (N, K, H, W), or what it is to be made
-            of, of those of all scales, (N, K, h, w) each. It is linear in
-            the maps.
         """
 
     def predict(

@@ -26,20 +26,11 @@ def at_input_size(
     input_size: Sequence[int],
     align_corners: bool,
 ) -> Tensor:
-    """Bring the map of one scale to the size of the input.
+    """Bring the map (N, K, h, w) of one scale to the size of the input.
 
     By way of the size of the image at that scale, as in the authors' code
     (NVIDIA/semantic-segmentation, network/attnscale.py, ``_fwd`` and
-    ``_forward_fused``).
-
-    Args:
-        scale (float): Relative image size.
-        logits (Tensor): Shape (N, K, h, w).
-        input_size (Sequence[int]): Size (H, W) of the input image.
-        align_corners (bool): As in ``F.interpolate``.
-
-    Returns:
-        Tensor: Shape (N, K, H, W), float32 or float64.
+    ``_forward_fused``); float32 or float64.
     """
     return fuse_scales([(scale, logits, None)], input_size, align_corners)
 
@@ -51,16 +42,9 @@ def combine_outputs(
     """For each seg head, combine each of its maps over the scales.
 
     One head after the other: the maps of one may be gone before the next.
-
-    Args:
-        seg_outputs (Sequence[SegHeadOutputs]): One for each scale.
-        combine (Callable): Makes one map (N, K, H, W), or what it is to be
-            made of, of those of all scales, (N, K, h, w) each.
-
-    Yields:
-        Tensor | LogitRows | tuple: Per seg head the structure that its
-        ``forward`` gives. Outputs for the whole image (EncHead's presence
-        of classes) have no pixels to combine and are averaged.
+    Yields the structure that the head's ``forward`` gives. Outputs for the
+    whole image (EncHead's presence of classes) have no pixels to combine and
+    are averaged.
     """
 
     def over_scales(per_scale: Sequence[HeadOutput]) -> CombinedOutput:
@@ -79,20 +63,11 @@ def losses_of_heads(
     batch_data_samples: SampleList,
     fast: bool,
 ) -> dict[str, Tensor]:
-    """Let each seg head compute its own losses on combined outputs.
+    """Let each seg head of a cascade compute its own losses.
 
-    Args:
-        heads (Sequence[nn.Module]): Decode heads of mmseg, a cascade.
-        outputs (Iterable[Tensor | LogitRows | tuple]): For each the structure
-            that its ``forward`` gives, at the input's size, made or, if
-            ``fast``, yet to be made.
-        batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
-        fast (bool): Whether to go through tiles of rows.
-
-    Returns:
-        dict[str, Tensor]: ``decode.*`` for the last seg head, ``aux.*`` for
-        the one before it (``aux_0.*``, ``aux_1.*``, ... if there are
-        several).
+    On combined outputs at the input's size, made or, if ``fast``, yet to be
+    made: ``decode.*`` for the last seg head, ``aux.*`` for the one before it
+    (``aux_0.*``, ``aux_1.*``, ... if there are several).
     """
     prefixes = [f'aux_{i}' for i in range(len(heads) - 1)]
     if len(prefixes) == 1:
@@ -121,21 +96,10 @@ def losses_of_scales(
     ignore_index: int,
     fast: bool,
 ) -> dict[str, Tensor]:
-    """Compute the losses of every single scale.
+    """Compute the losses of every single scale from its logits (N, K, h, w).
 
-    Args:
-        loss_scale (Sequence[nn.Module]): Losses of mmseg.
-        scale_logits (Sequence[tuple]): Scales with their logits (N, K, h, w).
-        input_size (Sequence[int]): Size (H, W) of the input image.
-        batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
-        align_corners (bool): As in ``F.interpolate``.
-        ignore_index (int): Label of pixels that do not count.
-        fast (bool): Whether to go through tiles of rows.
-
-    Returns:
-        dict[str, Tensor]: ``scale_<s>.<loss_name>``; losses of one name add
-        up. Empty in training with frozen seg heads, as they are constants
-        there.
+    ``scale_<s>.<loss_name>``; losses of one name add up. Empty in training
+    with frozen seg heads, as they are constants there.
     """
     is_constant = torch.is_grad_enabled() and not any(
         logits.requires_grad for _, logits in scale_logits

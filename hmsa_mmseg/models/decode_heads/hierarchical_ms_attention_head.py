@@ -23,106 +23,77 @@ from .classifiers import find_classifier
 
 
 class AttentionBranch(nn.Sequential):
-    """3x3-norm-ReLU, 3x3-norm-ReLU, 1x1, to logits of attention.
+    """Attention, in [0, 1], from what the classifier of a seg head reads.
 
-    Without biases and with PyTorch's default initialisation, so that all
-    scales start with about the same weight (NVIDIA/semantic-segmentation,
-    network/utils.py, ``make_attn_head``, whose layer names are kept, and
-    network/attnscale.py, the ``bn_head`` of ``ASDV3P``).
-
-    Args:
-        in_channels (int): Of the features.
-        channels (int): Width of the branch.
-        out_channels (int): Maps of attention.
-        conv_cfg (dict, optional): Convolution layers.
-        norm_cfg (dict): Norm layers.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        out_channels: int,
-        conv_cfg: OptConfigType,
-        norm_cfg: ConfigType,
-    ) -> None:
-        super().__init__()
-        for i, width in enumerate((in_channels, channels)):
-            conv = build_conv_layer(
-                conv_cfg, width, channels, 3, padding=1, bias=False
-            )
-            self.add_module(f'conv{i}', conv)
-            self.add_module(f'bn{i}', build_norm_layer(norm_cfg, channels)[1])
-            self.add_module(f'relu{i}', nn.ReLU(inplace=True))
-        conv = build_conv_layer(
-            conv_cfg, channels, out_channels, 1, bias=False
-        )
-        self.add_module('conv2', conv)
-
-    def forward(self, feats: Tensor) -> Tensor:
-        """Map features to logits, float32 or better; sizes stay."""
-        return in_float32(super().forward(feats))
-
-
-class ScaleAttentionBranch(AttentionBranch):
-    """Attention of one scale from the classifier's features."""
-
-    def forward(self, feats: Tensor) -> Tensor:
-        """Map features (N, C, h, w) to attention in [0, 1], (N, 1, h, w)."""
-        return super().forward(feats).sigmoid()
-
-
-def build_attention(
-    branch: type[AttentionBranch],
-    seg_head: nn.Module,
-    attn_channels: int | None,
-    norm_cfg: OptConfigType,
-    num_scales: int = 1,
-) -> AttentionBranch:
-    """Build a branch that reads what the classifier of a seg head reads.
+    3x3-norm-ReLU, 3x3-norm-ReLU, 1x1, without biases and with PyTorch's
+    default initialisation, so that all scales start with about the same weight
+    (NVIDIA/semantic-segmentation, network/utils.py, ``make_attn_head``, whose
+    layer names are kept, and network/attnscale.py, the ``bn_head`` of
+    ``ASDV3P``). Of one scale a sigmoid is taken. Features of several are read
+    at once, each of which gets a map, and of these a softmax is taken, that of
+    Chen et al. (https://arxiv.org/abs/1511.03339); the authors' code leaves it
+    out.
 
     Args:
-        branch (type): Class of the branch.
         seg_head (nn.Module): A decode head of mmseg.
         attn_channels (int, optional): Width of the branch. None is the
             authors' proportion, half of the features' channels:
-            ``SEGATTN_BOT_CH`` is 256, for 512 (NVIDIA/semantic-segmentation,
-            config.py), rounded up to full groups of group normalisation.
-        norm_cfg (dict, optional): Norm layers. None is those of the seg
-            head, BN if it has none.
-        num_scales (int): Scales whose features are read at once, each of
-            which gets a map. Defaults to 1.
-
-    Returns:
-        AttentionBranch: The branch.
+            ``SEGATTN_BOT_CH`` is 256, for 512 (config.py), rounded up to full
+            groups of group normalisation.
+        norm_cfg (dict, optional): Norm layers. None is those of the seg head,
+            BN if it has none.
+        num_scales (int): Scales whose features are read. Defaults to 1.
 
     Raises:
         ValueError: If ``attn_channels`` is below 1 or makes no full groups.
     """
-    classifier = find_classifier(seg_head)
-    owner, in_channels = classifier.owner, classifier.in_channels
-    norm_cfg = norm_cfg or owner.norm_cfg or dict(type='BN')
-    groups = norm_cfg.get('num_groups', 1)
-    if attn_channels is None:
-        half = max(in_channels // 2, 1)
-        attn_channels = math.ceil(half / groups) * groups
-    if attn_channels % groups:
-        raise ValueError(
-            f'model.decode_head.attn_channels={attn_channels}; expected a '
-            f'multiple of the {groups} groups of its {norm_cfg["type"]} layers'
+
+    def __init__(
+        self,
+        seg_head: nn.Module,
+        attn_channels: int | None,
+        norm_cfg: OptConfigType,
+        num_scales: int = 1,
+    ) -> None:
+        super().__init__()
+        classifier = find_classifier(seg_head)
+        owner, in_channels = classifier.owner, classifier.in_channels
+        norm_cfg = norm_cfg or owner.norm_cfg or dict(type='BN')
+        groups = norm_cfg.get('num_groups', 1)
+        if attn_channels is None:
+            half = max(in_channels // 2, 1)
+            attn_channels = math.ceil(half / groups) * groups
+        if attn_channels % groups:
+            raise ValueError(
+                f'model.decode_head.attn_channels={attn_channels}; expected a '
+                f'multiple of the {groups} groups of its {norm_cfg["type"]} '
+                'layers'
+            )
+        if attn_channels < 1:
+            raise ValueError(
+                f'model.decode_head.attn_channels={attn_channels!r}; expected '
+                '1 or more, or None for half of what the classifier reads'
+            )
+        for i, width in enumerate((num_scales * in_channels, attn_channels)):
+            conv = build_conv_layer(
+                *(owner.conv_cfg, width, attn_channels, 3),
+                padding=1,
+                bias=False,
+            )
+            norm = build_norm_layer(norm_cfg, attn_channels)[1]
+            self.add_module(f'conv{i}', conv)
+            self.add_module(f'bn{i}', norm)
+            self.add_module(f'relu{i}', nn.ReLU(inplace=True))
+        conv = build_conv_layer(
+            owner.conv_cfg, attn_channels, num_scales, 1, bias=False
         )
-    if attn_channels < 1:
-        raise ValueError(
-            f'model.decode_head.attn_channels={attn_channels!r}; expected 1 '
-            'or more, or None for half of what the classifier reads'
-        )
-    return branch(
-        num_scales * in_channels,
-        attn_channels,
-        num_scales,
-        owner.conv_cfg,
-        norm_cfg,
-    )
+        self.add_module('conv2', conv)
+        self.num_scales = num_scales
+
+    def forward(self, feats: Tensor) -> Tensor:
+        """Map (N, S * C, h, w) to (N, S, h, w), float32 or better."""
+        logits = in_float32(super().forward(feats))
+        return logits.sigmoid() if self.num_scales == 1 else logits.softmax(1)
 
 
 @MODELS.register_module()
@@ -167,27 +138,10 @@ class HierarchicalMSAttentionHead(BaseMultiScaleHead):
         **kwargs,
     ) -> None:
         super().__init__(seg_head, **kwargs)
-        self.scale_attn = build_attention(
-            ScaleAttentionBranch, self.seg_heads[-1], attn_channels, norm_cfg
+        self.scale_attn = AttentionBranch(
+            self.seg_heads[-1], attn_channels, norm_cfg
         )
         self.skip_top_scale_attn = skip_top_scale_attn
-
-    def forward(
-        self, feats: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Decode one scale.
-
-        Args:
-            feats (Sequence[Tensor]): Features of backbone and neck.
-
-        Returns:
-            tuple: Logits of the last seg head (N, K, h, w), those of the one
-            before it in a cascade or None, and the attention of this scale
-            in [0, 1], (N, 1, h, w), float32.
-        """
-        outputs, seg_logits, classifier_feats = self.forward_seg_heads(feats)
-        aux_logits = outputs[-2] if len(outputs) > 1 else None
-        return seg_logits, aux_logits, self.scale_attn(classifier_feats)
 
     @property
     def _attends_to_top(self) -> bool:

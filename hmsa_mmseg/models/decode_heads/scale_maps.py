@@ -39,16 +39,7 @@ class ScaleMaps(NamedTuple):
     def unstacked(
         cls, stacked: Tensor, num_scales: int, out_channels: int
     ) -> ScaleMaps:
-        """Undo :meth:`stacked`, whatever became of H and W.
-
-        Args:
-            stacked (Tensor): Shape (N, K + S + A + S * K, H, W).
-            num_scales (int): S.
-            out_channels (int): K.
-
-        Returns:
-            ScaleMaps: Views of it.
-        """
+        """Undo :meth:`stacked`, whatever became of H and W; gives views."""
         sizes = [out_channels, num_scales, 0, num_scales * out_channels]
         sizes[2] = stacked.shape[1] - sum(sizes)
         logits, weights, attn, scale_logits = stacked.split(sizes, dim=1)
@@ -60,14 +51,8 @@ def scale_indicators(maps: list[Tensor]) -> list[Tensor]:
     """Maps that say which scale they are of, to be combined like logits.
 
     As scales are combined linearly, the combination of indicators is the
-    weight of each scale in that of logits.
-
-    Args:
-        maps (list[Tensor]): Of each of S scales, shape (N, any, h, w).
-
-    Returns:
-        list[Tensor]: Of each scale (N, S, h, w), 1 in the channel of that
-        scale, 0 elsewhere.
+    weight of each scale in that of logits. Of maps (N, any, h, w) of S scales
+    each gets one of (N, S, h, w), 1 in the channel of its scale, 0 elsewhere.
     """
     indicators = []
     for i, x in enumerate(maps):

@@ -76,15 +76,12 @@ def _record(layer: nn.Module, args: tuple, output: Tensor) -> None:
 
 
 def end_before_classifier(head: nn.Module) -> None:
-    """Let a head's forward end with what its classifier is to read.
+    """Let a head's forward end with what its classifier is to read, in place.
 
-    Parameters and state-dict keys stay. Heads that do more with their
-    logits than to return them get a forward hook on their classifier
-    instead, which ``torch.compile`` cannot capture: K-Net, Segmenter, and
-    those whose forward is not mmseg's or this package's.
-
-    Args:
-        head (nn.Module): A decode head of mmseg, changed in place.
+    Parameters and state-dict keys stay. Heads that do more with their logits
+    than to return them get a forward hook on their classifier instead, which
+    ``torch.compile`` cannot capture: K-Net, Segmenter, and those whose forward
+    is not mmseg's or this package's.
     """
     classifier = find_classifier(head)
     home = type(head).forward.__module__.split('.')[0]
@@ -103,16 +100,8 @@ def call_seg_heads(
 ) -> SegHeadOutputs:
     """Run the seg heads of a cascade at one scale, each exactly once.
 
-    Args:
-        heads (Sequence[nn.Module]): Decode heads of mmseg, the last one of
-            :func:`end_before_classifier`.
-        feats (Sequence[Tensor]): Features of backbone and neck.
-
-    Returns:
-        SegHeadOutputs: The outputs and the last classifier's input.
-
-    Raises:
-        RuntimeError: If the last seg head does not call its classifier.
+    The last one is of :func:`end_before_classifier`; a RuntimeError says if it
+    does not call its classifier.
     """
     *earlier, last = heads
     outputs: list[HeadOutput] = []
@@ -129,11 +118,7 @@ def call_seg_heads(
 def _classified(
     head: nn.Module, output: Any
 ) -> tuple[HeadOutput, Tensor, Tensor]:
-    """Take the step that a head has left out.
-
-    Returns:
-        tuple: The head's output, its main logits, and what they are of.
-    """
+    """Take the step that was left out: output, main logits, features."""
     is_single = isinstance(output, _Features)
     leaves = [output] if is_single or isinstance(output, Tensor) else output
     for i, leaf in enumerate(leaves):
@@ -187,21 +172,9 @@ def _not_called(head: nn.Module) -> RuntimeError:
 class WrappedSegHeads(BaseModule):
     """Builds, runs and loads the seg heads of a head for several scales.
 
-    The last one ends before its classifier (:func:`end_before_classifier`):
-    by itself it gives no logits.
-
-    Args:
-        seg_head (dict | list[dict]): As in :class:`BaseMultiScaleHead`, as
-            all that follow.
-        num_classes (int, optional): As there.
-        reinit_classifier (bool): As there.
-        fast (bool): As there.
-        init_cfg (dict, optional): As there.
-
-    Raises:
-        TypeError: If ``seg_head`` is neither a dict nor a list of dicts, or
-            a seg head has no classifier (:func:`find_classifier`).
-        ValueError: If the seg heads of a cascade do not fit together.
+    Arguments and errors are those of :class:`BaseMultiScaleHead`. The last
+    head ends before its classifier (:func:`end_before_classifier`): by itself
+    it gives no logits.
     """
 
     def __init__(
@@ -259,9 +232,6 @@ class WrappedSegHeads(BaseModule):
             feats (Sequence[Tensor]): Features of backbone and neck.
             with_classifier_feats (bool): Whether the last classifier's input
                 is wanted. Defaults to True.
-
-        Returns:
-            SegHeadOutputs: The outputs and the last classifier's input.
 
         Raises:
             RuntimeError: If the last seg head does not call its classifier.

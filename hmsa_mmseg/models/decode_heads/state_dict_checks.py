@@ -17,16 +17,11 @@ StateDict = dict[str, Tensor]
 def map_stock_keys(state_dict: StateDict, prefix: str) -> None:
     """Rename, in place, the keys of mmseg's own models.
 
-    There the decode head itself is what is ``seg_head`` here: ``decode_head.
-    conv_seg`` of an EncoderDecoder becomes ``decode_head.seg_head.conv_seg``,
-    ``decode_head.1.conv_seg`` of a CascadeEncoderDecoder
-    ``decode_head.seg_head.1.conv_seg``. A checkpoint that has a ``seg_head``
-    already is left alone.
-
-    Args:
-        state_dict (dict[str, Tensor]): With the keys of the whole model or of
-            the head.
-        prefix (str): What the head's keys begin with.
+    There the decode head itself is what is ``seg_head`` here:
+    ``decode_head.conv_seg`` of an EncoderDecoder becomes
+    ``decode_head.seg_head.conv_seg``, ``decode_head.1.conv_seg`` of a
+    CascadeEncoderDecoder ``decode_head.seg_head.1.conv_seg``. A checkpoint
+    that has a ``seg_head`` already is left alone.
     """
     target = f'{prefix}seg_head.'
     keys = [key for key in state_dict if key.startswith(prefix)]
@@ -49,22 +44,12 @@ def check_num_classes(
     num_classes: int,
     reinit_classifier: bool,
 ) -> None:
-    """Refuse a checkpoint with another number of classes.
+    """Refuse a checkpoint with another number of classes by a ValueError.
 
-    mmengine loads the rest and logs a warning only, and the model goes on
-    with a random classifier. With ``reinit_classifier`` the layers that
-    differ are taken out of the state dict, in place, each with a warning.
-
-    Args:
-        state_dict (dict[str, Tensor]): Of the checkpoint.
-        own (dict[str, Tensor]): Of the head.
-        key (str): Of a weight of a classifier, in both.
-        dim (int): Its dimension for the classes.
-        num_classes (int): Of the head, for the message.
-        reinit_classifier (bool): Whether they may differ.
-
-    Raises:
-        ValueError: If the numbers differ and ``reinit_classifier`` is False.
+    mmengine loads the rest and logs a warning only, and the model goes on with
+    a random classifier. With ``reinit_classifier`` the layers that differ are
+    taken out of the state dict, in place, each with a warning. ``key`` is that
+    of a weight of a classifier, with the classes in dimension ``dim``.
     """
     if key not in state_dict:
         return
@@ -97,18 +82,10 @@ def check_num_classes(
 def check_attn_channels(
     state_dict: StateDict, own: StateDict, key: str
 ) -> None:
-    """Refuse a checkpoint whose attention branch has another width.
+    """Refuse, by a ValueError, an attention branch of another width.
 
-    mmengine loads the rest and logs a warning only, and the model goes on
-    with random attention.
-
-    Args:
-        state_dict (dict[str, Tensor]): Of the checkpoint.
-        own (dict[str, Tensor]): Of the head.
-        key (str): Of the first weight of an attention branch.
-
-    Raises:
-        ValueError: If the widths differ.
+    mmengine loads the rest and logs a warning only, and the model goes on with
+    random attention. ``key`` is that of the branch's first weight.
     """
     found, expected = state_dict.get(key), own.get(key)
     if found is None or expected is None or len(found) == len(expected):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..losses import ClassWeightedCrossEntropyLoss, RMILoss
 from ..tiled.logit_rows import LogitRows
 from ..tiled.loss_walk import EPS, Accuracy, TileLoss, loss_in_tiles
-from ..utils import has_float64, is_untouched
+from ..utils.execution import has_float64, is_untouched
 
 #: CombinedOutput of a seg head, combined over scales, or what to make it of.
 CombinedOutput = Union[LogitRows, Tensor, tuple]
@@ -36,14 +36,7 @@ def losses_of_head(
 ) -> dict[str, Tensor]:
     """Compute the losses of a seg head, in tiles of rows where possible.
 
-    Args:
-        head (nn.Module): A decode head of mmseg.
-        output (LogitRows | Tensor | tuple): Of the structure that its
-            ``forward`` gives.
-        batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
-
-    Returns:
-        dict[str, Tensor]: What ``head.loss_by_feat`` gives for whole logits.
+    What ``head.loss_by_feat`` gives for whole logits.
     """
     if not _is_in_tiles(head, output):
         return head.loss_by_feat(make_whole(output), batch_data_samples)
@@ -65,16 +58,9 @@ def losses_of_head(
 def loss_of_logits(
     module: nn.Module, logits: LogitRows, label: Tensor, ignore_index: int
 ) -> Tensor:
-    """Compute one loss of one map, in tiles of rows where possible.
+    """Compute one loss of one map (N, K, H, W), in tiles where possible.
 
-    Args:
-        module (nn.Module): A loss of mmseg.
-        logits (LogitRows): Shape (N, K, H, W).
-        label (Tensor): Shape (N, H, W), int64.
-        ignore_index (int): Label of pixels that do not count.
-
-    Returns:
-        Tensor: What the loss gives for whole logits.
+    What the loss gives for whole logits; labels are (N, H, W), int64.
     """
     reason = _why_not(module, logits)
     if reason is None:
@@ -151,14 +137,7 @@ def _loss(
 
 
 class _CrossEntropy(TileLoss):
-    """Softmax cross-entropy with the reduction 'mean', as in mmseg.
-
-    Args:
-        module (CrossEntropyLoss): The loss, whose weight is left out.
-        logits (LogitRows): Shape (N, K, H, W).
-        label (Tensor): Classes or ``ignore_index``, (N, H, W), int64.
-        ignore_index (int): Label of pixels that do not count.
-    """
+    """Softmax cross-entropy of mmseg without its weight, reduction 'mean'."""
 
     def __init__(
         self,

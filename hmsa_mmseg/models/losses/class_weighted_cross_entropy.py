@@ -48,20 +48,10 @@ class ClassWeightedCrossEntropyLoss(CrossEntropyLoss):
         ignore_index: int = -100,
         **kwargs,
     ) -> Tensor:
-        """Compute the loss.
+        """Compute the loss of logits (N, K, H, W) and labels (N, H, W).
 
-        Args:
-            cls_score (Tensor): Logits (N, K, H, W).
-            label (Tensor): Classes or ``ignore_index``, (N, H, W).
-            weight (Tensor, optional): Weight of each pixel, (N, H, W).
-            avg_factor (float, optional): Divisor instead of the above.
-            reduction_override (str, optional): 'none', 'mean' or 'sum'.
-                Defaults to None, 'mean'.
-            ignore_index (int): Label of pixels without one.
-            **kwargs: As in mmseg.
-
-        Returns:
-            Tensor: The loss, or (N, H, W) with 'none'.
+        ``weight`` (N, H, W) is that of each pixel, ``avg_factor`` a divisor
+        instead of the above; (N, H, W) with the reduction 'none'.
         """
         if avg_factor is None and reduction_override in (None, 'mean'):
             has_label = label != ignore_index

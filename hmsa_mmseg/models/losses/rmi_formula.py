@@ -37,12 +37,12 @@ def bce_loss(logits: Tensor, label: Tensor) -> Tensor:
 
     Args:
         logits (Tensor): Shape (N, C, H, W), float32 or float64.
-        label (Tensor): Classes in [0, C), negative where ignored, shape
-            (N, H, W), int64.
+        label (Tensor): Classes in [0, C), negative where ignored, shape (N, H,
+            W), int64.
 
     Returns:
-        Tensor: The sum over classes and pixels that count, divided by one
-        more than the number of those pixels; 0 if there is none.
+        Tensor: The sum over classes and pixels that count, divided by one more
+            than the number of those pixels; 0 if there is none.
     """
     one_hot, mask = _one_hot(label, logits)
     entropy = F.binary_cross_entropy_with_logits(
@@ -56,17 +56,10 @@ def rmi_loss(logits: Tensor, label: Tensor) -> Tensor:
 
     The term is half the log-determinant of the covariance of the labels'
     regions given those of the probabilities, ``cov(Y) - cov(Y, P) cov(P)^-1
-    cov(Y, P)^T``, divided by D: the mean over images, the sum over classes.
-    A class that an image does not have adds the constant 0.5 * log(5e-4) =
-    -3.8 to it, and no gradient.
-
-    Args:
-        logits (Tensor): As for :func:`bce_loss`, of at least 8 pixels per
-            side: one region once pooled.
-        label (Tensor): As for :func:`bce_loss`.
-
-    Returns:
-        Tensor: The loss, negative where the prediction is good.
+    cov(Y, P)^T``, divided by D: the mean over images, the sum over classes. A
+    class that an image does not have adds the constant 0.5 * log(5e-4) = -3.8
+    to it, and no gradient. Arguments are those of :func:`bce_loss`, of at
+    least 8 pixels per side: one region once pooled.
     """
     one_hot, mask = _one_hot(label, logits)
     probs = logits.sigmoid() * mask + CLIP_MIN

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tiled.loss_walk import TileLoss
-from ..utils import class_dtype
+from ..utils.execution import class_dtype
 from .rmi_formula import (
     ALPHA,
     CLIP_MIN,
@@ -39,14 +39,8 @@ _REGION_BYTES = {'cpu': 1, 'cuda': 256 << 20}
 class RMITiles(TileLoss):
     """Loss and gradient of logits that come in tiles of rows.
 
-    No pooling window lies in two tiles.
-
-    Args:
-        label (Tensor): Classes in [0, C), negative where ignored, shape
-            (N, H, W), int64.
-        num_classes (int): C.
-        dtype (torch.dtype): Of the logits, float32 or float64.
-        with_rmi (bool): Whether there is an RMI term.
+    Labels are classes in [0, C), negative where ignored, (N, H, W), int64; no
+    pooling window lies in two tiles.
     """
 
     pool, offset = POOL, PADDING
@@ -73,12 +67,7 @@ class RMITiles(TileLoss):
     def value(self, tile: Tensor, rows: slice) -> Tensor:
         """Compute the cross-entropy of a tile, and pool its probabilities.
 
-        Args:
-            tile (Tensor): Logits, shape (N, C, R, W).
-            rows (slice): Which rows these are.
-
-        Returns:
-            Tensor: A scalar, float64; NaN if a logit is not finite.
+        A scalar, float64; NaN if a logit is not finite.
         """
         mask, index = self._mask_and_index(rows)
         if self.probs is not None:
@@ -102,12 +91,7 @@ class RMITiles(TileLoss):
         self.probs[:, :, first : first + pooled.shape[2]] = pooled
 
     def rest(self, need_grad: bool) -> Tensor | float:
-        """Compute the RMI term, and its slope if it is needed.
-
-        Returns:
-            Tensor: The term, a scalar, float64, with its share in the loss;
-            0 if there is none.
-        """
+        """Compute the RMI term, with its share in the loss, and its slope."""
         if self.probs is None:
             return 0.0
         probs, self.probs = self.probs, None
@@ -179,13 +163,8 @@ def _rmi_and_slope(
 ) -> tuple[Tensor, Tensor | None]:
     """Sum half log-determinants over all pairs; float64.
 
-    Args:
-        probs (Tensor): Pooled probabilities, shape (P, h, w).
-        labels (Tensor): Shares of the classes in the same windows, likewise.
-        need_grad (bool): Whether the gradient is needed.
-
-    Returns:
-        tuple[Tensor, Tensor | None]: The sum, and its gradient at ``probs``.
+    From pooled probabilities, (P, h, w), and shares of the classes in the same
+    windows: the sum, and if needed its gradient at the probabilities.
     """
     value = probs.new_zeros((), dtype=torch.float64)
     slope = torch.zeros_like(probs) if need_grad else None
@@ -224,18 +203,13 @@ def _rmi_and_slope(
 
 
 def _half_logdet(cov: Tensor) -> Tensor:
-    """Half the log-determinant of the labels' covariance given the rest.
+    """Half the log-determinant of the labels' covariance given the rest, (P,).
 
     It is that of a Schur complement, which is the lower right corner of a
     Cholesky factor. Unlike the inverse and the difference of the formula, this
-    stays accurate where probabilities and labels agree.
-
-    Args:
-        cov (Tensor): Of the probabilities' regions, then the labels', shape
-            (P, 18, 18), float64.
-
-    Returns:
-        Tensor: Shape (P,); NaN where ``cov`` is not finite.
+    stays accurate where probabilities and labels agree. ``cov``, (P, 18, 18),
+    float64, is that of the probabilities' regions, then the labels'; NaN where
+    it is not finite.
     """
     size = cov.shape[-1]
     alpha = ALPHA * torch.eye(size, dtype=cov.dtype, device=cov.device)

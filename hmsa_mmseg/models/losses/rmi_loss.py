@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..scale_fusion import in_float32
 from ..tiled.logit_rows import LogitRows, WholeLogits
 from ..tiled.loss_walk import loss_in_tiles
-from ..utils import has_float64, is_tracing, no_autocast
+from ..utils.execution import has_float64, is_tracing, no_autocast
 from . import rmi_formula
 from .rmi_formula import POOL, RADIUS
 from .rmi_lean import RMITiles
@@ -127,18 +127,10 @@ class RMILoss(nn.Module):
     def labels_for(
         self, shape: Sequence[int], target: Tensor, ignore_index: int | None
     ) -> Tensor:
-        """Check the labels of logits of some shape.
-
-        Args:
-            shape (Sequence[int]): That of the logits, (N, C, H, W).
-            target (Tensor): As for :meth:`forward`.
-            ignore_index (int, optional): Likewise.
+        """Check the labels of logits (N, C, H, W), as :meth:`forward` says.
 
         Returns:
             Tensor: The labels, -1 where ignored, (N, H, W), int64.
-
-        Raises:
-            ValueError: As :meth:`forward`.
         """
         if len(shape) != 4 or target.shape != (shape[0], *shape[2:]):
             raise ValueError(
@@ -175,9 +167,7 @@ class RMILoss(nn.Module):
     def tile_loss(self, logits: LogitRows, label: Tensor) -> RMITiles:
         """The loss without its weight, for logits that come in tiles.
 
-        Args:
-            logits (LogitRows): Shape (N, C, H, W), float32 or float64.
-            label (Tensor): What :meth:`labels_for` gives.
+        ``label`` is what :meth:`labels_for` gives.
         """
         return RMITiles(label, logits.shape[1], logits.dtype, self.with_rmi)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..tiled.decisions import Decision, decide
 from ..tiled.logit_rows import LogitRows, WholeLogits
-from ..utils import class_dtype
+from ..utils.execution import class_dtype
 from .multi_scale_attention_segmentor import MultiScaleAttentionSegmentor
 from .results import set_decision
 from .view_sum import ViewSum

@@ -10,7 +10,7 @@ from mmseg.utils import ConfigType
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
-from ..utils import is_tracing
+from ..utils.execution import is_tracing
 from .settings import (
     InferenceSettings,
     TrainingSettings,
@@ -22,17 +22,14 @@ from .settings import (
 class ConfiguredEncoderDecoder(EncoderDecoder):
     """Reads ``train_cfg`` and ``test_cfg``; freezes parts of the model.
 
-    Both are read when they are assigned, and again when they have been
-    changed in place.
-
-    Args:
-        *args: As in :class:`MultiScaleAttentionSegmentor`.
-        **kwargs: As in :class:`MultiScaleAttentionSegmentor`.
+    Both are read when they are assigned, and again when they have been changed
+    in place. Arguments are those of :class:`MultiScaleAttentionSegmentor`.
     """
 
-    # The config, what it says, and a copy that tells when it is changed.
-    _train_cfg = _train_settings = _train_cfg_read = None
-    _test_cfg = _test_settings = _test_cfg_read = None
+    # The config, a copy that tells when it is changed, and what it says.
+    _train_cfg = _train_cfg_read = None
+    _train_settings = _UNTRAINED = TrainingSettings(scales=())
+    _test_cfg = _test_cfg_read = _test_settings = None
     _is_built = False
 
     def __init__(self, *args, **kwargs) -> None:
@@ -62,40 +59,30 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
 
     @train_cfg.setter
     def train_cfg(self, cfg: Mapping | None) -> None:
-        cfg, training, copy = _as_config(cfg, 'train_cfg'), None, None
+        cfg, settings = _as_config(cfg, 'train_cfg'), self._UNTRAINED
         if cfg is not None:
-            training = read_train_cfg(cfg, self.decode_head, self.backbone)
-            copy = cfg.to_dict()
-            if (
-                self._is_built
-                and training.attention_only != self.attention_only
-            ):
-                raise ValueError(
-                    'model.train_cfg.attention_only='
-                    f'{training.attention_only} comes too late: what is '
-                    'frozen is settled when the model is built; set it in '
-                    'the config that the model is built from'
-                )
-        norm_eval = self._norm_eval
-        self._train_cfg, self._train_settings = cfg, training
-        self._train_cfg_read = copy
-        self.decode_head.stats_scale = training and training.stats_scale
-        if self._is_built and norm_eval != self._norm_eval:
+            settings = read_train_cfg(cfg, self.decode_head, self.backbone)
+        frozen, before = settings.attention_only, self._train_settings
+        if self._is_built and cfg and frozen != before.attention_only:
+            raise ValueError(
+                f'model.train_cfg.attention_only={frozen} comes too late: '
+                'what is frozen is settled when the model is built; set it '
+                'in the config that the model is built from'
+            )
+        self._train_cfg, self._train_settings = cfg, settings
+        self._train_cfg_read = cfg and cfg.to_dict()
+        self.decode_head.stats_scale = settings.stats_scale
+        if self._is_built and settings.norm_eval != before.norm_eval:
             self.train(self.training)
 
     @property
     def training_settings(self) -> TrainingSettings:
-        """``train_cfg``, checked.
-
-        Raises:
-            ValueError: If there is none, or it has been changed to one that
-                makes no sense.
-        """
+        """``train_cfg``, checked; a ValueError if it is missing or wrong."""
         if not is_tracing() and self._train_cfg != self._train_cfg_read:
             self.train_cfg = self._train_cfg
-        return self._train_settings or read_train_cfg(
-            {}, self.decode_head, self.backbone
-        )
+        if self._train_cfg is None:
+            read_train_cfg({}, self.decode_head, self.backbone)
+        return self._train_settings
 
     @property
     def test_cfg(self) -> ConfigDict | None:
@@ -104,21 +91,15 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
 
     @test_cfg.setter
     def test_cfg(self, cfg: Mapping | None) -> None:
-        cfg, inference, copy = _as_config(cfg, 'test_cfg'), None, None
+        cfg, settings = _as_config(cfg, 'test_cfg'), None
         if cfg is not None:
-            inference = read_test_cfg(cfg, self.decode_head)
-            copy = cfg.to_dict()
-        self._test_cfg, self._test_settings = cfg, inference
-        self._test_cfg_read = copy
+            settings = read_test_cfg(cfg, self.decode_head)
+        self._test_cfg, self._test_settings = cfg, settings
+        self._test_cfg_read = cfg and cfg.to_dict()
 
     @property
     def inference_settings(self) -> InferenceSettings:
-        """``test_cfg``, checked.
-
-        Raises:
-            ValueError: If there is none, or it has been changed to one that
-                makes no sense.
-        """
+        """``test_cfg``, checked; a ValueError if it is missing or wrong."""
         if not is_tracing() and self._test_cfg != self._test_cfg_read:
             self.test_cfg = self._test_cfg
         return self._test_settings or read_test_cfg({}, self.decode_head)
@@ -126,26 +107,18 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
     @property
     def attention_only(self) -> bool:
         """Whether all but the attention of the decode head is frozen."""
-        return (
-            self._train_settings is not None
-            and self._train_settings.attention_only
-        )
-
-    @property
-    def _norm_eval(self) -> bool:
-        return (
-            self._train_settings is not None and self._train_settings.norm_eval
-        )
+        return self._train_settings.attention_only
 
     def train(self, mode: bool = True) -> ConfiguredEncoderDecoder:
         """Set the mode; what is frozen stays in evaluation mode."""
+        norm_eval = self._train_settings.norm_eval
         super().train(mode and not self.attention_only)
         self.training = mode
-        if mode and self._norm_eval:
+        if mode and norm_eval:
             for layer in self.modules():
                 if isinstance(layer, _NormBase):
                     layer.eval()
-        if mode and (self._norm_eval or self.attention_only):
+        if mode and (norm_eval or self.attention_only):
             for part in self.decode_head.attention_modules:
                 part.train()
         return self

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..decode_heads.base_multi_scale_head import ScaleFeats
 from ..scale_fusion import resize_image
 from ..tiled.logit_rows import LogitRows, WholeLogits
-from ..utils import (
+from ..utils.checkpointing import (
     FrozenStatistics,
     checkpoint_modules,
     checkpointable_blocks,
@@ -56,12 +56,7 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
     def extract_scales(
         self, inputs: Tensor, scales: Iterable[float]
     ) -> Iterator[ScaleFeats]:
-        """Yield ``(scale, feats)``, each computed when it is asked for.
-
-        Args:
-            inputs (Tensor): Images, shape (N, 3, H, W).
-            scales (Iterable[float]): Relative image sizes.
-        """
+        """Yield ``(scale, feats)``, each computed when it is asked for."""
         for scale in scales:
             # Nothing is given a name, which would keep it in memory while the
             # head runs.

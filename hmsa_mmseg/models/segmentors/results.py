@@ -22,21 +22,15 @@ from ..scale_fusion import in_float32
 from ..tiled.decisions import Decision, decide
 from ..tiled.logit_rows import LogitRows, WholeLogits
 from ..tiled.restored_logits import RestoredLogits
-from ..utils import class_dtype
+from ..utils.execution import class_dtype
 
 
 def at_original_size(
     seg_logits: Tensor, meta: Mapping, align_corners: bool
 ) -> Tensor:
-    """Bring logits of one image to its original size.
+    """Bring logits (1, K, H, W) of one image to its original size.
 
-    Args:
-        seg_logits (Tensor): Shape (1, K, H, W).
-        meta (Mapping): Of the image.
-        align_corners (bool): As in ``F.interpolate``.
-
-    Returns:
-        Tensor: Shape (1, K, h, w); a view where nothing is to be computed.
+    A view where nothing is to be computed.
     """
     size = meta['ori_shape']
     logits = WholeLogits(in_float32(seg_logits))
@@ -47,8 +41,8 @@ def confidence_of(seg_logits: Tensor, classes: Tensor) -> Tensor:
     """Probability of the class that each pixel is given, rows at a time.
 
     Args:
-        seg_logits (Tensor): As results hold them, shape (K, h, w): logits,
-            or, if K is 1, the probability of the second of two classes.
+        seg_logits (Tensor): As results hold them, shape (K, h, w): logits, or,
+            if K is 1, the probability of the second of two classes.
         classes (Tensor): Shape (1, h, w), of any type; not always those that
             these logits alone would give.
 
@@ -75,8 +69,8 @@ def make_results(
 ) -> SampleList:
     """Make the results of a batch.
 
-    They equal what mmseg gives but for the copy that mmseg makes of a map
-    that has its size already.
+    They equal what mmseg gives but for the copy that mmseg makes of a map that
+    has its size already.
 
     Args:
         seg_logits (LogitRows): Shape (N, K, H, W), made or not.
@@ -90,9 +84,9 @@ def make_results(
 
     Returns:
         list[SegDataSample]: With ``pred_sem_seg`` (1, h, w), of
-        :func:`class_dtype` if there is nothing else, and ``seg_logits``
-        (K, h, w), probabilities if K is 1; if asked for ``confidence``
-        (1, h, w), float32.
+            :func:`class_dtype` if there is nothing else, and ``seg_logits``
+            (K, h, w), probabilities if K is 1; if asked for ``confidence`` (1,
+            h, w), float32.
     """
     num_images, channels, _, _ = seg_logits.shape
     is_binary = channels == 1

@@ -32,7 +32,7 @@ from torch import Tensor
 from ..decode_heads.scale_maps import ScaleMaps
 from ..tiled.decisions import decide
 from ..tiled.logit_rows import WholeLogits
-from ..utils import class_dtype
+from ..utils.execution import class_dtype
 from .results import at_original_size, make_results
 from .settings import InferenceSettings
 from .slide import mean_over_windows
@@ -47,22 +47,11 @@ def results_with_scale_maps(
     align_corners: bool,
     threshold: float | None,
 ) -> SampleList:
-    """Predict, and keep what each scale says.
+    """Predict, and keep what each scale says, in the fields listed above.
 
-    Args:
-        predict (Callable): Gives all maps of images (N, 3, H, W) in one, as
-            :meth:`.ScaleMaps.stacked`.
-        inputs (Tensor): Images, shape (N, 3, H, W).
-        data_samples (list[SegDataSample], optional): Of the images.
-        settings (InferenceSettings): ``test_cfg``.
-        out_channels (int): K.
-        align_corners (bool): As in ``F.interpolate``.
-        threshold (float, optional): Of the probability, read if K is 1.
-
-    Returns:
-        list[SegDataSample]: With the fields that this module lists. Windows
-        of ``slide`` are averaged, each scale's logits and weights as the
-        combined logits are.
+    ``predict`` gives all maps of images (N, 3, H, W) in one, as
+    :meth:`.ScaleMaps.stacked`. Windows of ``slide`` are averaged, each scale's
+    logits and weights as the combined logits are.
     """
     results = data_samples
     if data_samples is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ from hmsa_mmseg.compat import autocast, torch_has, torch_needed
 
 from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
 from ..scale_fusion import Size, check_scales
-from ..utils import checkpointable_blocks, is_tracing
+from ..utils.checkpointing import checkpointable_blocks
+from ..utils.execution import is_tracing
 
 _CHECKPOINT = ('scales', 'backbone')
 _DTYPES = {
@@ -107,20 +108,12 @@ def read_train_cfg(
 ) -> TrainingSettings:
     """Read and check ``train_cfg``.
 
-    Args:
-        cfg (Mapping): The config.
-        decode_head (BaseMultiScaleHead): Of the model.
-        backbone (nn.Module): Of the model.
-
-    Returns:
-        TrainingSettings: What it says, with defaults filled in.
-
     Raises:
-        ValueError: If a key is missing or unknown, a value makes no sense,
-            or it asks for what the model does not have.
+        ValueError: If a key is missing or unknown, a value makes no sense, or
+            it asks for what the model does not have.
     """
     scales = _read_scales(cfg, 'train_cfg', decode_head)
-    _refuse_unknown(cfg, 'train_cfg', TrainingSettings._fields)
+    _check_names_and_flags(cfg, 'train_cfg', TrainingSettings)
     names = cfg.get('checkpoint')
     names = () if names is None else names
     is_list = isinstance(names, (list, tuple))
@@ -131,8 +124,6 @@ def read_train_cfg(
         )
     found = {**cfg, 'scales': scales, 'checkpoint': tuple(names)}
     settings = TrainingSettings(**found)
-    for name in ('attention_only', 'norm_eval'):
-        _check_bool(found.get(name, False), f'model.train_cfg.{name}')
     is_bool = isinstance(settings.stats_scale, bool)
     if is_bool or settings.stats_scale not in (None, *scales):
         raise ValueError(
@@ -177,18 +168,11 @@ def read_test_cfg(
 ) -> InferenceSettings:
     """Read and check ``test_cfg``.
 
-    Args:
-        cfg (Mapping): The config.
-        decode_head (BaseMultiScaleHead): Of the model.
-
-    Returns:
-        InferenceSettings: What it says, with defaults filled in.
-
     Raises:
         ValueError: If a key is missing or unknown or a value makes no sense.
     """
     scales = _read_scales(cfg, 'test_cfg', decode_head)
-    _refuse_unknown(cfg, 'test_cfg', InferenceSettings._fields)
+    _check_names_and_flags(cfg, 'test_cfg', InferenceSettings)
     # mmseg reads the mode without a default.
     found = {'mode': None, 'dtype': None, **cfg, 'scales': scales}
     for name, expected in (('mode', _MODES), ('dtype', tuple(_DTYPES))):
@@ -197,8 +181,6 @@ def read_test_cfg(
                 f'model.test_cfg.{name} must be one of {list(expected)}, got '
                 f'{found[name]!r}'
             )
-    for name in ('classes_only', 'scale_maps', 'confidence'):
-        _check_bool(found.get(name, False), f'model.test_cfg.{name}')
     found['dtype'] = _DTYPES[found['dtype']]
     if found['mode'] == 'slide':
         found.update(_read_windows(found))
@@ -226,26 +208,26 @@ def _read_scales(
     return scales
 
 
-def _refuse_unknown(
-    cfg: Mapping, cfg_name: str, expected: Sequence[str]
-) -> None:
+def _check_names_and_flags(cfg: Mapping, cfg_name: str, kind: type) -> None:
+    """Refuse names that are no field, and what is neither True nor False."""
     for name, instead in _REMOVED.items():
         if name in cfg:
             raise ValueError(
                 f'model.{cfg_name}.{name}={cfg[name]!r} is no setting any '
                 f'more: remove it; {instead}'
             )
-    unknown = sorted(set(cfg) - set(expected), key=str)
+    unknown = sorted(set(cfg) - set(kind._fields), key=str)
     if unknown:
         raise ValueError(
             f'model.{cfg_name} has no setting {unknown}; expected some of '
-            f'{list(expected)}'
+            f'{list(kind._fields)}'
         )
-
-
-def _check_bool(value: object, key: str) -> None:
-    if not isinstance(value, bool):
-        raise ValueError(f'{key} must be True or False, got {value!r}')
+    for name, default in kind._field_defaults.items():
+        value = cfg.get(name, default)
+        if default is False and not isinstance(value, bool):
+            raise ValueError(
+                f'model.{cfg_name}.{name} must be True or False, got {value!r}'
+            )
 
 
 def _read_windows(found: Mapping) -> dict[str, Size]:

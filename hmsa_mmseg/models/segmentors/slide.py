@@ -15,14 +15,8 @@ from torch import Tensor
 def slide_windows(length: int, window: int, stride: int) -> list[slice]:
     """Lay windows over one side of an image, where mmseg lays them.
 
-    Args:
-        length (int): Of the side.
-        window (int): Length of a window, cut to that of the side.
-        stride (int): From one window to the next; the last is moved back to
-            end with the image.
-
-    Returns:
-        list[slice]: The windows.
+    A window is cut to the length of the side; the last is moved back to end
+    with the image.
     """
     count = max(length - window + stride - 1, 0) // stride + 1
     ends = [min(i * stride + window, length) for i in range(count)]
@@ -35,19 +29,11 @@ def mean_over_windows(
     crop_size: Sequence[int],
     stride: Sequence[int],
 ) -> Tensor:
-    """Average the logits of windows, each added where it lies.
+    """Average the logits of windows, each added where it lies, (N, K, H, W).
 
-    mmseg's ``EncoderDecoder.slide_inference`` gives the same, and makes a
-    map of the size of the image of every window.
-
-    Args:
-        predict (Callable): Gives the logits of a window, K channels.
-        inputs (Tensor): Images, shape (N, 3, H, W).
-        crop_size (Sequence[int]): Height and width of a window.
-        stride (Sequence[int]): Its steps.
-
-    Returns:
-        Tensor: Shape (N, K, H, W).
+    mmseg's ``EncoderDecoder.slide_inference`` gives the same, and makes a map
+    of the size of the image of every window. ``predict`` gives the logits of a
+    window.
     """
     size = inputs.shape[2:]
     windows = [slide_windows(*side) for side in zip(size, crop_size, stride)]

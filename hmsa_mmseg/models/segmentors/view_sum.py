@@ -21,14 +21,9 @@ from ..tiled.restored_logits import RestoredLogits, size_without_padding
 class ViewSum:
     """Adds up views, each as soon as it is there.
 
-    Resizing is linear, and mirrors what is mirrored: as long as all views
-    have one size, smaller than the original one, they are added at that size,
-    and only the sum is resized.
-
-    Args:
-        align_corners (bool): As in ``F.interpolate``.
-        as_probabilities (bool): Whether views are turned into probabilities,
-            which is done at the original size.
+    Resizing is linear, and mirrors what is mirrored: as long as all views have
+    one size, smaller than the original one, they are added at that size, and
+    only the sum is resized. Probabilities are made at the original size.
     """
 
     def __init__(self, align_corners: bool, as_probabilities: bool) -> None:
@@ -39,12 +34,7 @@ class ViewSum:
         self._ori_shape: tuple[int, int] | None = None
 
     def add(self, seg_logits: LogitRows, meta: Mapping) -> None:
-        """Add one view.
-
-        Args:
-            seg_logits (LogitRows): Shape (1, K, H, W), made or not.
-            meta (Mapping): Of the view, see :class:`RestoredLogits`.
-        """
+        """Add one view, logits (1, K, H, W), see :class:`RestoredLogits`."""
         self._ori_shape = tuple(meta['ori_shape'])
         size = self._size_for(size_without_padding(seg_logits.shape, meta))
         view = RestoredLogits(seg_logits, meta, size, self.align_corners)

@@ -44,14 +44,9 @@ def decide(
         logits (LogitRows): Shape (N, K, H, W).
         dtype (torch.dtype): Of the classes.
         threshold (float, optional): Of the probability, read if K is 1.
-        with_confidence (bool): Whether it is asked for. Defaults to False.
+        with_confidence (bool): Whether it is asked for.
         are_probabilities (bool): Whether the values are those instead.
-            Defaults to False.
         classes (Tensor, optional): What others have decided, (N, H, W).
-            Defaults to None.
-
-    Returns:
-        Decision: Classes, and confidence or None.
     """
     decided, confidence = [], []
     for rows in logits.tiles():
@@ -76,15 +71,8 @@ def classes_of(
 ) -> Tensor:
     """Classes of logits, as mmseg's ``postprocess_result`` decides them.
 
-    Args:
-        seg_logits (Tensor): Shape (N, K, H, W).
-        threshold (float, optional): Of the probability, read if K is 1;
-            without one the only channel is the only class.
-        are_probabilities (bool): Whether they are those instead. Defaults
-            to False.
-
-    Returns:
-        Tensor: Shape (N, H, W), int64 or, if K is 1, bool.
+    ``threshold`` of the probability is read if K is 1; without one the only
+    channel is the only class. Shape (N, H, W), int64 or, if K is 1, bool.
     """
     if seg_logits.shape[1] == 1 and threshold is not None:
         if not are_probabilities:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..scale_fusion import blend_size, in_float32, scaled_size
-from ..utils import row_tiles
+from ..utils.execution import row_tiles
 from .row_resize import resize_chain, resize_rows, source_rows
 
 #: Gives rows of a map by the map's number, (N, any, rows, any).
@@ -40,15 +40,12 @@ class LogitRows(metaclass=ABCMeta):
 
     @abstractmethod
     def make(self, rows: slice, take: Take) -> Tensor:
-        """Make some rows; differentiable.
+        """Make some rows, (N, K, R, W); differentiable, and may be a view.
 
         Args:
             rows (slice): Not empty, within [0, H).
-            take (Callable): Is asked for the rows of ``maps`` that are
-                needed; these may be views, and of any number of images.
-
-        Returns:
-            Tensor: Shape (N, K, R, W); may be a view of what was taken.
+            take (Callable): Is asked for the rows of ``maps`` that are needed;
+                these may be views, and of any number of images.
         """
 
     def rows(self, rows: slice) -> Tensor:
@@ -105,16 +102,7 @@ class WholeLogits(LogitRows):
 class FusedLogits(LogitRows):
     """What :func:`..scale_fusion.fuse_scales` gives, row by row.
 
-    Args:
-        scales (Sequence[float]): Relative image sizes, highest first.
-        logits (Sequence[Tensor]): Of each scale, (N, K, h, w).
-        attns (Sequence[Tensor | None]): Of each scale, in [0, 1], (N, 1,
-            any, any); that of the first is not read.
-        input_size (Sequence[int]): H and W.
-        align_corners (bool): As in ``F.interpolate``.
-
-    Raises:
-        ValueError: If there is no scale.
+    Scales are highest first; the attention of the first is not read.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..utils import no_autocast, refuse_create_graph, scaled_or_nan
+from ..utils.execution import no_autocast
 from .logit_rows import LogitRows
 
 # mmseg adds it to divisors (models/losses/utils.py, accuracy.py).
@@ -42,22 +42,13 @@ class TileLoss(metaclass=ABCMeta):
 
     @abstractmethod
     def value(self, tile: Tensor, rows: slice) -> Tensor:
-        """Compute the part of a tile.
+        """Compute the part of a tile, a scalar, float64.
 
-        Args:
-            tile (Tensor): Logits, shape (N, K, R, W); not to be written to.
-            rows (slice): Which rows these are.
-
-        Returns:
-            Tensor: A scalar, float64.
+        The logits (N, K, R, W) of these rows are not to be written to.
         """
 
     def rest(self, need_grad: bool) -> Tensor | float:
-        """Compute what all tiles together add to the loss.
-
-        Args:
-            need_grad (bool): Whether :meth:`gradient` may be called.
-        """
+        """Compute what all tiles together add to the loss."""
         return 0.0
 
     def gradient(self, tile: Tensor, rows: slice) -> Tensor:
@@ -69,12 +60,7 @@ class TileLoss(metaclass=ABCMeta):
 
 
 class Accuracy:
-    """Share of the labelled pixels whose highest logit is their label's.
-
-    Args:
-        label (Tensor): Classes or ``ignore_index``, (N, H, W), int64.
-        ignore_index (int): Label of pixels that do not count.
-    """
+    """Share of the labelled pixels whose highest logit is their label's."""
 
     def __init__(self, label: Tensor, ignore_index: int) -> None:
         self.label = label
@@ -96,15 +82,9 @@ class Accuracy:
 def loss_in_tiles(
     loss: TileLoss, logits: LogitRows, accuracy: Accuracy | None = None
 ) -> Tensor:
-    """Compute a loss in tiles of rows; differentiable once.
+    """Compute a loss, which is used up, in tiles of rows; differentiable once.
 
-    Args:
-        loss (TileLoss): What to compute; used up.
-        logits (LogitRows): Shape (N, K, H, W), float32 or float64.
-        accuracy (Accuracy, optional): Shown all tiles. Defaults to None.
-
-    Returns:
-        Tensor: The loss, a scalar of the type of the logits.
+    A scalar of the type of the logits; ``accuracy`` is shown all tiles.
     """
     function = _TiledLoss.apply
     dynamo = sys.modules.get('torch._dynamo')  # slow to import, rarely there
@@ -144,13 +124,19 @@ class _TiledLoss(Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Add up the gradients of all tiles."""
-        refuse_create_graph('a loss in tiles')
+        if torch.is_grad_enabled():
+            # `once_differentiable` would take what it cannot see for constant.
+            raise RuntimeError(
+                'the gradient of a loss in tiles cannot be differentiated: '
+                'expected backward without create_graph=True'
+            )
         value, *maps = ctx.saved_tensors
         grads = [
             torch.zeros_like(x) if wanted else None
             for x, wanted in zip(maps, ctx.needs_input_grad[3:])
         ]
-        scale = scaled_or_nan(grad_loss, value)
+        # NaN if the loss is not finite: a GradScaler looks at gradients alone.
+        scale = grad_loss + (0 * value).to(grad_loss.dtype)
         with no_autocast(grad_loss.device):
             for rows in ctx.logits.tiles(ctx.loss.pool, ctx.loss.offset):
                 _add_gradient(ctx.loss, ctx.logits, rows, maps, scale, grads)
@@ -165,16 +151,9 @@ def _add_gradient(
     scale: Tensor,
     grads: Sequence[Tensor | None],
 ) -> None:
-    """Make a tile, and add its gradient to those of the maps.
+    """Make a tile; add its gradient, times ``scale``, to those of the maps.
 
-    Args:
-        loss (TileLoss): Of which to compute the gradient.
-        logits (LogitRows): What makes the tile.
-        rows (slice): Which rows.
-        maps (Sequence[Tensor]): What to make it of.
-        scale (Tensor): Factor of the gradient, a scalar.
-        grads (Sequence[Tensor | None]): For each map the gradient to add to,
-            None where it is not wanted.
+    ``grads`` holds None where none is wanted.
     """
     leaves, sums = [], []
 

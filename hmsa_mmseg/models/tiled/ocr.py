@@ -34,7 +34,7 @@ from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import FCNHead, OCRHead
 from torch import Tensor, nn
 
-from ..utils import is_fixed_batch_norm, is_tracing, is_untouched
+from ..utils.execution import is_fixed_batch_norm, is_tracing, is_untouched
 from .pyramid_conv import conv_of_levels
 
 #: Rows that are computed at once: at scale 2 of 1024 x 2048, 168 MB of 512
@@ -55,14 +55,10 @@ def tiled_heads(
 ) -> Callable[[Sequence[Tensor], bool], CascadeOutputs] | None:
     """Find a lean way through the seg heads of a cascade.
 
-    Args:
-        heads (Sequence[nn.Module]): The seg heads.
-
-    Returns:
-        Callable | None: Takes the features of the backbone, (N, C, h, w)
-        each, and whether what the last classifier reads is wanted; gives the
-        logits (N, K, h, w) of each head, and that, after dropout, or None.
-        None if these heads are to be called.
+    It takes the features of the backbone, (N, C, h, w) each, and whether what
+    the last classifier reads is wanted; it gives the logits (N, K, h, w) of
+    each head, and that, after dropout, or None. None if these heads are to be
+    called.
     """
     if is_tracing() or not _is_fcn(heads[0]):
         return None
@@ -106,12 +102,7 @@ def _reads_levels(head: nn.Module, kind: type) -> bool:
 
 
 def _is_plain(module: nn.Module, kernel_size: int) -> bool:
-    """Whether a module is a convolution that keeps the size, norm, activation.
-
-    Args:
-        module (nn.Module): Any module, whose convolution is not called.
-        kernel_size (int): What the kernel must be.
-    """
+    """Whether a module is a convolution that keeps the size, norm, act."""
     if type(module) is not ConvModule or type(module.conv) is not nn.Conv2d:
         return False
     conv = module.conv
@@ -232,10 +223,7 @@ def _tiles(
 ) -> list[slice]:
     """Rows that are computed at once: all, if a layer reads all pixels.
 
-    Args:
-        first (Tensor): The first level, (N, C, h, w).
-        stem (ConvModule): What reads all levels; its convolution is ours.
-        *layers (nn.Module | None): All others that tiles run through.
+    The convolution of ``stem``, which reads all levels, is ours.
     """
     height = first.shape[2]
     norm = stem.norm if stem.with_norm else None

@@ -47,10 +47,7 @@ def conv_of_levels(
         weight (Tensor): Shape (O, sum of C, k, k), k odd.
         bias (Tensor, optional): Shape (O,).
         align_corners (bool): As in ``F.interpolate``.
-        rows (slice): Rows of the result, not empty.
-
-    Returns:
-        Tensor: Shape (N, O, R, W).
+        rows (slice): Rows of the result (N, O, R, W), not empty.
     """
     size = tuple(levels[0].shape[2:])
     channels = [x.shape[1] for x in levels]
@@ -119,19 +116,10 @@ def _row_of_taps(
     rows: slice,
     size: tuple[int, int],
 ) -> Tensor | None:
-    """Convolve a level with one row of a kernel and enlarge the products.
+    """Convolve a level with row ``y`` of a kernel and enlarge the products.
 
-    Args:
-        x (Tensor): The level, (N, C, h, w).
-        taps (Tensor): Row ``y`` of the kernel, (O, C, k).
-        y (int): Which row.
-        align_corners (bool): As in ``F.interpolate``.
-        rows (slice): Rows of the result.
-        size (tuple[int, int]): H and W.
-
-    Returns:
-        Tensor | None: What it adds to the result, (N, O, R, W); None if it
-        reads rows outside of the map alone.
+    ``taps`` are (O, C, k). What it adds to the result, (N, O, R, W); None if
+    it reads rows outside of the map alone.
     """
     k = taps.shape[2]
     start, stop = rows.start + y - k // 2, rows.stop + y - k // 2

@@ -18,15 +18,7 @@ from .row_resize import resize_chain
 
 
 def size_without_padding(shape: Sequence[int], meta: Mapping) -> Size:
-    """Size of an image without what the preprocessor has padded.
-
-    Args:
-        shape (Sequence[int]): Of a map of the network's input, (..., H, W).
-        meta (Mapping): Of the image, see :class:`RestoredLogits`.
-
-    Returns:
-        tuple[int, int]: Height and width.
-    """
+    """Size (h, w) of an image (..., H, W) without what has been padded."""
     left, right, top, bottom = _padding_of(meta)
     return shape[-2] - top - bottom, shape[-1] - left - right
 

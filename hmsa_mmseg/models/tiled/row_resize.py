@@ -21,17 +21,7 @@ from ..scale_fusion import Size
 def source_rows(
     rows: slice, height: int, out_height: int, align_corners: bool
 ) -> slice:
-    """Find the source rows that some rows of a resized map depend on.
-
-    Args:
-        rows (slice): Rows of the result, not empty.
-        height (int): h.
-        out_height (int): H.
-        align_corners (bool): As in ``F.interpolate``.
-
-    Returns:
-        slice: Rows of the source, within [0, h).
-    """
+    """Find the source rows, in [0, h), that rows of a result depend on."""
     if height == out_height:
         return rows
 
@@ -56,13 +46,12 @@ def resize_rows(
 ) -> Tensor:
     """Compute some rows of ``F.interpolate(..., mode='bilinear')``.
 
-    Differentiable. The weights are those of PyTorch: float32, float64 for
-    maps of that type.
+    Differentiable. The weights are those of PyTorch: float32, float64 for maps
+    of that type.
 
     Args:
         x (Tensor): Rows ``source`` of the map, shape (N, C, k, w).
-        source (slice): Which rows these are, at least those of
-            :func:`source_rows`.
+        source (slice): Which rows these are, at least :func:`source_rows`.
         height (int): h, the height of the whole map.
         rows (slice): Rows of the result, not empty.
         size (Sequence[int]): Size (H, W) of the whole result.
@@ -127,18 +116,8 @@ def bilinear_taps(
     In the arithmetic of PyTorch's kernels (aten/src/ATen/native/UpSample.h,
     ``area_pixel_compute_scale`` and ``area_pixel_compute_source_index``):
     another rounding of the share would show in the fourth digit at positions
-    of a few thousand.
-
-    Args:
-        length (int): Of the source.
-        out_length (int): Of the result.
-        align_corners (bool): As in ``F.interpolate``.
-        dtype (torch.dtype): Of the shares, float32 or float64.
-        device (torch.device): Of the result.
-
-    Returns:
-        tuple[Tensor, Tensor, Tensor]: Shape (out_length,); int64, int64 and
-        ``dtype``, in [0, 1].
+    of a few thousand. Three of shape (out_length,): int64, int64 and
+    ``dtype``, float32 or float64, in [0, 1].
     """
     index = torch.arange(out_length, dtype=dtype, device='cpu')
     if align_corners:
@@ -155,20 +134,13 @@ def bilinear_taps(
 
 
 def needed_sizes(sizes: Sequence[Size], align_corners: bool) -> list[Size]:
-    """Leave out sizes without which the result of resizes is the same.
+    """Leave out sizes, from the source's on, that change no result.
 
     Beside repeated sizes this is one case: enlarged by a multiple of 4 and
     then halved. Half a pixel apart, the two points that halving averages lie
     between the same two source pixels, where the enlarged map is linear, and
     their middle is the point that a single resize reads; at the borders both
     are the border's value.
-
-    Args:
-        sizes (Sequence[tuple]): (height, width), from the source's on.
-        align_corners (bool): As in ``F.interpolate``.
-
-    Returns:
-        list[tuple]: Those that are needed, at least one.
     """
     needed = [tuple(sizes[0])]
     for size in map(tuple, sizes[1:]):
@@ -193,14 +165,8 @@ def resize_chain(
 ) -> Tensor:
     """Compute some rows of a map that is resized from one size to the next.
 
-    Args:
-        take (Callable): Gives rows of the map, (N, C, k, w).
-        sizes (Sequence[tuple]): (height, width), from the map's on.
-        rows (slice): Rows of the result, not empty.
-        align_corners (bool): As in ``F.interpolate``.
-
-    Returns:
-        Tensor: Shape (N, C, R, W); may be a view.
+    ``take`` gives rows of the map, (N, C, k, w), whose size is the first of
+    ``sizes``. Shape (N, C, R, W); may be a view.
     """
     *before, size = needed_sizes(sizes, align_corners)
     if not before:

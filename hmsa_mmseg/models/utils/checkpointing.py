@@ -24,9 +24,6 @@ class FrozenStatistics(AbstractContextManager):
 
     They still normalise with the statistics of the batch. A class and not a
     generator, because a backward pass with ``retain_graph`` enters it again.
-
-    Args:
-        module (nn.Module): Holds the layers.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -62,21 +59,11 @@ class FrozenStatistics(AbstractContextManager):
 def recompute(module: nn.Module, function: Callable, *args, **kwargs) -> Any:
     """Call a function, and once more in the backward pass.
 
-    Only its arguments and results are kept in between. Results, gradients,
-    running statistics and the state of the random number generators are
-    bit-equal to those of a plain call. Synchronised batch normalisation
-    communicates a second time.
-
-    Args:
-        module (nn.Module): Holds all layers that the function runs.
-        function (Callable): What to run, with tensors or sequences of
-            tensors as results.
-        *args: Its arguments. Lists are copied, so that the function may
-            change them, as HRNet's modules do.
-        **kwargs: Its keyword arguments.
-
-    Returns:
-        Any: What the function returns.
+    Only its arguments and results are kept in between; lists are copied, so
+    that the function may change them, as HRNet's modules do. Results,
+    gradients, running statistics and the state of the random number generators
+    are bit-equal to those of a plain call. Synchronised batch normalisation
+    communicates a second time. ``module`` holds all layers that it runs.
     """
 
     def run(*args, **kwargs) -> Any:
@@ -97,14 +84,7 @@ def checkpointable_blocks(backbone: nn.Module) -> list[nn.Module]:
 
     These are the outermost modules that mmseg itself could checkpoint, which
     it marks by an attribute ``with_cp``: modules of HRNet, blocks of ResNet,
-    layers of transformers.
-
-    Args:
-        backbone (nn.Module): The backbone.
-
-    Returns:
-        list[nn.Module]: The blocks, none of them within another; empty if
-        the backbone has no such modules.
+    layers of transformers. There may be none.
     """
     found = []
     for child in backbone.children():
@@ -117,11 +97,8 @@ def checkpointable_blocks(backbone: nn.Module) -> list[nn.Module]:
 def checkpoint_modules(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Let calls of these modules be recomputed in the backward pass.
 
-    The modules are as before when the context ends; the backward pass may
-    come later.
-
-    Args:
-        modules (Sequence[nn.Module]): Modules, none of them within another.
+    None is within another. They are as before when the context ends; the
+    backward pass may come later.
     """
     own = [vars(module).get('forward') for module in modules]
     for module in modules:

@@ -1,11 +1,11 @@
-"""Autocast, sizes of tiles, tracing, gradients, and what modules do."""
+"""Autocast, sizes of tiles, tracing, and what modules do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hmsa_mmseg.compat import torch_has
@@ -34,15 +34,7 @@ _HOOKS = (
 
 
 def no_autocast(device: torch.device) -> torch.autocast:
-    """Switch autocast off on a device.
-
-    Args:
-        device (torch.device): Of the tensors; `meta`, which autocast does
-            not know, stands for the CPU.
-
-    Returns:
-        torch.autocast: A context manager.
-    """
+    """Switch autocast off; for ``meta``, unknown to it, that of the CPU."""
     kind = 'cpu' if device.type == 'meta' else device.type
     return torch.autocast(kind, enabled=False)
 
@@ -54,19 +46,10 @@ def row_tiles(
     pool: int = 1,
     offset: int = 0,
 ) -> list[slice]:
-    """Split the rows of a map into tiles.
+    """Split the rows of a map into tiles, on ``meta`` as on a GPU.
 
-    Args:
-        height (int): Of the map, 1 or more.
-        row_bytes (int): Bytes of one row.
-        device (torch.device): Where the tiles are made; ``meta`` counts as a
-            GPU.
-        pool (int): Tiles end at multiples of it. Defaults to 1.
-        offset (int): What these multiples are shifted up by: with 4 and 2,
-            tiles begin at rows 0, 4k + 2, ... Defaults to 0.
-
-    Returns:
-        list[slice]: Rows of each tile, from the top.
+    Tiles end at multiples of ``pool``, shifted up by ``offset``: with 4 and 2,
+    they begin at rows 0, 4k + 2, ...
     """
     tile_bytes = TILE_BYTES['cpu' if device.type == 'cpu' else 'cuda']
     step = max(tile_bytes // row_bytes, MIN_ROWS) // pool * pool
@@ -99,33 +82,11 @@ def has_float64(device: torch.device) -> bool:
     return device.type in ('cpu', 'cuda', 'meta')
 
 
-def refuse_create_graph(name: str) -> None:
-    """Raise an error in a backward that is to be differentiated again.
-
-    ``once_differentiable`` would take what it cannot see for a constant.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f'the gradient of {name} cannot be differentiated: expected '
-            'backward without create_graph=True'
-        )
-
-
-def scaled_or_nan(grad_loss: Tensor, value: Tensor) -> Tensor:
-    """Gradient of a loss; NaN if its value is not finite.
-
-    A GradScaler looks at gradients alone.
-    """
-    return grad_loss + (0 * value).to(grad_loss.dtype)
-
-
 def is_untouched(module: nn.Module) -> bool:
     """Whether no hook and no other ``forward`` has been put on a module.
 
-    Whoever does a module's work without calling it would leave them out.
-
-    Args:
-        module (nn.Module): Any module; those within it are not looked at.
+    Whoever does a module's work without calling it would leave them out. Those
+    within it are not looked at.
     """
     return 'forward' not in vars(module) and not any(
         getattr(module, name, None) for name in _HOOKS
@@ -138,12 +99,7 @@ def is_fixed_batch_norm(
     """Whether a module is batch normalisation with fixed statistics.
 
     And nothing else: subclasses may do more, as timm's, which go on with an
-    activation.
-
-    Args:
-        module (nn.Module): Any module.
-        forwards (tuple[Callable]): Methods ``forward`` of subclasses whose
-            surplus the caller knows. Defaults to none.
+    activation; ``forwards`` are those whose surplus the caller knows.
     """
     return (
         isinstance(module, _BatchNorm)

@@ -1,9 +1,7 @@
 """Models of the zoo, small."""
 
 import pytest
-
-BN = dict(type='BN', requires_grad=True)
-NUM_CLASSES = 5
+from test_models.cases import BN
 
 
 def hrnet():
@@ -62,9 +60,7 @@ def mit():
 
 
 def head(**kwargs):
-    return dict(
-        dict(channels=8, num_classes=NUM_CLASSES, norm_cfg=BN), **kwargs
-    )
+    return dict(channels=8, num_classes=5, norm_cfg=BN, **kwargs)
 
 
 PYRAMID = dict(in_index=(0, 1, 2, 3), input_transform='resize_concat')
@@ -97,24 +93,6 @@ CASES = {
             dilations=(1, 2, 3),
             c1_in_channels=8,
             c1_channels=4,
-        ),
-    ),
-    'resnet_psp': (
-        resnet(),
-        head(type='PSPHead', in_channels=64, in_index=3, pool_scales=(1, 2)),
-    ),
-    'resnet_fcn': (resnet(), head(type='FCNHead', in_channels=64, in_index=3)),
-    'resnet_da': (
-        resnet(),
-        head(type='DAHead', in_channels=64, in_index=3, pam_channels=4),
-    ),
-    'resnet_enc': (
-        resnet(),
-        head(
-            type='EncHead',
-            in_channels=[16, 32, 64],
-            in_index=(1, 2, 3),
-            num_codes=4,
         ),
     ),
     'swin_uper': (

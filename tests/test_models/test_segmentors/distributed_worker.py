@@ -16,7 +16,7 @@ from hmsa_mmseg.engine.process_groups import close_gloo  # first of all
 import torch
 import torch.distributed as dist
 from mmengine.config import ConfigDict
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import FlexibleRunner
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
@@ -49,9 +49,6 @@ def ddp(rank, folder):
         job = torch.load(folder / f'{name}.pth')
         model = MODELS.build(ConfigDict(cfg)).train()
         model.load_state_dict(job['state_dict'])
-        for layer in model.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d) and job['fixed_bn']:
-                layer.eval()
         half = slice(2 * rank, 2 * rank + 2)
         inputs, samples = (
             job['inputs'][half],
@@ -72,20 +69,6 @@ def ddp(rank, folder):
             }
             torch.save(gradients, folder / f'{name}_gradients.pth')
 
-    norm = dict(type='SyncBN', requires_grad=True)
-    cfg = json.loads((folder / 'jobs.json').read_text())['gn']
-    cfg['decode_head']['norm_cfg'] = norm
-    model = MODELS.build(ConfigDict(cfg)).train()
-    message = 'none'
-    try:
-        model.loss(inputs, samples)
-    except ValueError as error:
-        message = str(error)
-    losses = revert_sync_batchnorm(model).loss(inputs, samples)
-    is_finite = all(value.isfinite().all() for value in losses.values())
-    if rank == 0:
-        found = dict(message=message, reverted_is_finite=bool(is_finite))
-        (folder / 'sync_bn.json').write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
 

@@ -1,34 +1,39 @@
+"""The whole model: its modes, scales, parts, and types."""
+
 import copy
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper
-from mmseg.models.utils import resize
-from mmseg.registry import MODELS
-
-FCN = dict(
-    type='FCNHead',
-    in_channels=16,
-    in_index=1,
-    channels=8,
-    num_convs=1,
-    dropout_ratio=0,
-    num_classes=5,
-    norm_cfg=dict(type='BN'),
+from test_models.cases import (
+    AUX,
+    BINARY,
+    MEAN,
+    build_head,
+    cascade,
+    learned,
+    predict,
+    step,
+    with_cfg,
 )
-AUX = dict(FCN, in_channels=8, in_index=0)
+
+from hmsa_mmseg.models import prepare_for_inference
+
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason='needs a GPU'
+)
+FLOAT16 = pytest.param(
+    torch.float16, marks=pytest.mark.needs_torch('float16_on_cpu')
+)
+each_dtype = pytest.mark.parametrize('dtype', [torch.bfloat16, FLOAT16])
+each_device = pytest.mark.parametrize(
+    'device', ['cpu', pytest.param('cuda', marks=needs_gpu)]
+)
 
 
-def assert_near(found, expected):
-    """Compare logits up to the rounding of float32."""
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-
-
-def predictions(model, inputs, scales, **test_cfg):
-    model.test_cfg = ConfigDict(dict(mode='whole', scales=scales, **test_cfg))
+def predictions(model, inputs, scales):
     with torch.no_grad():
-        return model.eval().encode_decode(inputs)
+        return with_cfg(model, scales=scales).encode_decode(inputs)
 
 
 def test_all_modes(build_tiny, make_batch):
@@ -53,64 +58,27 @@ def test_all_modes(build_tiny, make_batch):
     assert result.pred_sem_seg.data.shape == (1, 64, 64)
     assert result.seg_logits.data.shape == (5, 64, 64)
     assert logits.shape == (2, 5, 64, 64)
-    # With gradients, the plain fusion runs; without, that in rows.
-    assert_near(logits, model.encode_decode(inputs))
+    # With gradients, the plain fusion runs; without, that in rows. Sizes are
+    # those of the images.
+    wrong = [dict(img_shape=(7, 7), pad_shape=(9, 9), ori_shape=(3, 3))] * 2
+    plain = model.encode_decode(inputs, wrong)
+    torch.testing.assert_close(logits, plain, rtol=0, atol=1e-5)
 
 
-def test_predict_without_samples(build_tiny, make_batch):
-    model = build_tiny().eval()
-    inputs, _ = make_batch(size=(37, 53))
-    with torch.no_grad():
-        results = model.predict(inputs)
-        expected = model.encode_decode(inputs).argmax(dim=1, keepdim=True)
-    assert torch.equal(
-        torch.stack([r.pred_sem_seg.data for r in results]), expected
-    )
-
-
-def test_scale_one_equals_a_plain_encoder_decoder(
-    build_tiny, tiny_model_cfg, make_batch
-):
-    model = build_tiny().eval()
-    cfg = dict(
-        type='EncoderDecoder',
-        backbone=tiny_model_cfg()['backbone'],
-        decode_head=dict(FCN),
-        train_cfg=dict(),
-        test_cfg=dict(mode='whole'),
-    )
-    plain = MODELS.build(ConfigDict(cfg)).eval()
-    state = {
-        key.replace('decode_head.seg_head.', 'decode_head.'): value
-        for key, value in model.state_dict().items()
-        if 'scale_attn' not in key
-    }
-    plain.load_state_dict(state, strict=True)
-    inputs, samples = make_batch(size=(40, 56))
-    metas = [sample.metainfo for sample in samples]
-    with torch.no_grad():
-        expected = plain.encode_decode(inputs, metas)
-    assert_near(predictions(model, inputs, (1.0,)), expected)
-
-
-@pytest.mark.parametrize('size', [(64, 64), (67, 131), (33, 31), (9, 5)])
 @pytest.mark.parametrize(
-    'scales', [(0.5, 1.0, 2.0), (0.25, 0.5, 1.0, 2.0), (0.75, 1.5), (2.0,)]
+    ('size', 'scales'),
+    [
+        ((64, 64), (2.0,)),
+        ((67, 131), (0.25, 0.5, 1.0, 2.0)),
+        ((33, 31), (0.75, 1.5)),
+        ((9, 5), (0.5, 1.0, 2.0)),
+    ],
 )
 def test_any_size_and_scales(build_tiny, make_batch, size, scales):
-    model = build_tiny()
     inputs, _ = make_batch(size=size)
-    logits = predictions(model, inputs, scales)
+    logits = predictions(build_tiny(), inputs, scales)
     assert logits.shape == (2, 5, *size)
     assert logits.isfinite().all()
-
-
-def test_order_of_scales_does_not_matter(build_tiny, make_batch):
-    model = build_tiny()
-    inputs, _ = make_batch()
-    expected = predictions(model, inputs, (0.5, 1.0, 2.0))
-    for scales in ([2, 0.5, 1], (1.0, 2.0, 0.5)):
-        assert torch.equal(predictions(model, inputs, scales), expected)
 
 
 def test_each_scale_runs_once_and_in_the_authors_order(build_tiny, make_batch):
@@ -123,8 +91,10 @@ def test_each_scale_runs_once_and_in_the_authors_order(build_tiny, make_batch):
     model.train().loss(inputs, samples)
     assert sizes == [(32, 48), (64, 96)]
     sizes.clear()
-    predictions(model, inputs, (1.0, 0.5, 2.0))
+    expected = predictions(model, inputs, (1.0, 0.5, 2.0))
     assert sizes == [(128, 192), (64, 96), (32, 48)]
+    found = predictions(model, inputs, [2, 0.5, 1])
+    assert torch.equal(found, expected)
 
 
 def test_more_than_two_training_scales(build_tiny, make_batch):
@@ -133,7 +103,8 @@ def test_more_than_two_training_scales(build_tiny, make_batch):
         decode_head=dict(loss_scale=dict(type='CrossEntropyLoss')),
     )
     inputs, samples = make_batch()
-    losses = model.loss(inputs, samples)
+    # In eval mode the training blend and the test blend are one function.
+    losses = model.eval().loss(inputs, samples)
     assert losses.keys() == {
         'decode.loss_ce',
         'decode.acc_seg',
@@ -141,20 +112,9 @@ def test_more_than_two_training_scales(build_tiny, make_batch):
         'scale_1.loss_ce',
         'scale_1.5.loss_ce',
     }
-    # In eval mode the training blend and the test blend are one function.
-    model.eval()
-    losses = model.loss(inputs, samples)
     logits = predictions(model, inputs, (0.5, 1.0, 1.5))
     expected = model.decode_head.seg_head.loss_by_feat(logits, samples)
     torch.testing.assert_close(losses['decode.loss_ce'], expected['loss_ce'])
-
-
-def test_sizes_come_from_the_input_not_from_metas(build_tiny, make_batch):
-    model = build_tiny()
-    inputs, _ = make_batch(size=(32, 48))
-    expected = predictions(model, inputs, (0.5, 1.0))
-    wrong = [dict(img_shape=(7, 7), pad_shape=(9, 9), ori_shape=(3, 3))] * 2
-    assert_near(model.encode_decode(inputs, wrong), expected)
 
 
 def test_leaves_no_state_behind(build_tiny, make_batch):
@@ -174,183 +134,170 @@ def test_leaves_no_state_behind(build_tiny, make_batch):
     assert names() == before
 
 
-def test_slide_inference(build_tiny, make_batch):
-    model = build_tiny()
-    inputs, samples = make_batch(size=(64, 96))
-    metas = [dict(sample.metainfo) for sample in samples]
-    whole = predictions(model, inputs, (0.5, 1.0))
-    slide = dict(
-        mode='slide', scales=(0.5, 1.0), crop_size=(64, 96), stride=(32, 32)
-    )
-    model.test_cfg = ConfigDict(slide)
-    with torch.no_grad():
-        torch.testing.assert_close(model.inference(inputs, metas), whole)
-        # Two windows side by side, without overlap.
-        model.test_cfg.update(crop_size=(64, 48), stride=(64, 48))
-        halves = [
-            model.encode_decode(half) for half in inputs.split(48, dim=3)
-        ]
-        found = model.inference(inputs, metas)
-    torch.testing.assert_close(found, torch.cat(halves, dim=3))
-
-
-def test_padding_and_flip_are_undone(build_tiny, make_batch):
-    model = build_tiny().eval()
-    inputs, samples = make_batch(batch_size=1, size=(64, 64))
-    samples[0].set_metainfo(
-        dict(
-            padding_size=[0, 16, 0, 32],
-            flip=True,
-            flip_direction='horizontal',
-            img_shape=(32, 48),
-            ori_shape=(64, 96),
-        )
-    )
-    with torch.no_grad():
-        result = model.predict(inputs, samples)[0]
-        logits = model.encode_decode(inputs)[..., :32, :48].flip(3)
-        logits = resize(logits, (64, 96), mode='bilinear')
-    assert result.pred_sem_seg.data.shape == (1, 64, 96)
-    torch.testing.assert_close(result.seg_logits.data, logits[0])
-
-
-def test_binary_with_one_channel(build_tiny, make_batch):
-    seg_head = dict(
-        FCN,
-        num_classes=2,
-        out_channels=1,
-        threshold=0.4,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True),
-    )
-    model = build_tiny(
-        seg_head=seg_head,
-        decode_head=dict(
-            loss_scale=dict(type='CrossEntropyLoss', use_sigmoid=True)
-        ),
-    )
-    inputs, samples = make_batch(num_classes=2)
-    losses = model.train().loss(inputs, samples)
-    assert all(losses[key].isfinite().all() for key in losses)
-    model.eval()
-    with torch.no_grad():
-        results = model.predict(inputs, samples)
-        prob = model.encode_decode(inputs).sigmoid()
-    expected = (prob > 0.4).float()
-    found = torch.stack([r.pred_sem_seg.data for r in results])
-    assert torch.equal(found, expected)
-
-
 def test_auxiliary_heads_read_scale_one(build_tiny, make_batch):
+    batch = make_batch()
     model = build_tiny(auxiliary_head=[AUX, AUX], train_scales=(0.5, 1, 2))
     shapes = []
     for head in model.auxiliary_head:
         head.convs[0].register_forward_pre_hook(
             lambda _, args: shapes.append(tuple(args[0].shape[2:]))
         )
-    inputs, samples = make_batch()
-    losses = model.loss(inputs, samples)
+    losses = model.loss(*batch)
     assert {'aux_0.loss_ce', 'aux_1.loss_ce'} <= losses.keys()
     assert shapes == [(16, 16), (16, 16)]
-
-
-def test_auxiliary_head_beside_a_cascade_loses_no_loss(build_tiny, make_batch):
-    cascade = [
-        dict(FCN),
-        dict(
-            type='OCRHead',
-            in_channels=16,
-            in_index=1,
-            channels=8,
-            ocr_channels=4,
-            num_classes=5,
-            norm_cfg=dict(type='BN'),
-        ),
-    ]
-    model = build_tiny(seg_head=cascade, auxiliary_head=dict(AUX))
-    inputs, samples = make_batch()
-    assert {
-        'decode.loss_ce',
-        'aux.loss_ce',
-        'backbone_aux.loss_ce',
-        'backbone_aux.acc_seg',
-    } <= model.loss(inputs, samples).keys()
+    # Beside a cascade no loss is lost.
+    losses = build_tiny(cascade(), auxiliary_head=AUX).loss(*batch)
+    names = {'decode.loss_ce', 'aux.loss_ce', 'backbone_aux.loss_ce'}
+    assert {*names, 'backbone_aux.acc_seg'} <= losses.keys()
 
 
 def test_neck(build_tiny, make_batch):
-    model = build_tiny(
-        neck=dict(type='FPN', in_channels=[8, 16], out_channels=16, num_outs=2)
-    )
-    inputs, samples = make_batch()
-    loss = model.train().loss(inputs, samples)['decode.loss_ce']
-    loss.backward()
+    neck = dict(type='FPN', in_channels=[8, 16], out_channels=16, num_outs=2)
+    model = build_tiny(neck=neck)
+    batch = make_batch()
+    step(model.train(), batch)
     assert model.neck.fpn_convs[1].conv.weight.grad.abs().sum() > 0
-    assert predictions(model, inputs, (0.5, 1.0)).shape == (2, 5, 64, 64)
+    assert predictions(model, batch[0], (0.5, 1.0)).shape == (2, 5, 64, 64)
 
 
-def test_class_weights_and_ohem_of_the_seg_head(build_tiny, make_batch):
-    seg_head = dict(
-        FCN,
-        sampler=dict(type='OHEMPixelSampler', thresh=0.7, min_kept=100),
-        loss_decode=[
-            dict(type='CrossEntropyLoss', class_weight=[1, 2, 3, 4, 5]),
-            dict(type='LovaszLoss', reduction='none'),
-        ],
-    )
-    model = build_tiny(seg_head=seg_head)
-    inputs, samples = make_batch()
-    for sample in samples:  # mmseg's class weights cannot index 255
-        sample.gt_sem_seg.data[sample.gt_sem_seg.data == 255] = 0
-    losses = model.loss(inputs, samples)
-    assert {'decode.loss_ce', 'decode.loss_lovasz'} <= losses.keys()
-
-
-def test_all_ignored_labels_give_finite_losses(build_tiny, make_batch):
-    model = build_tiny(
-        decode_head=dict(
-            loss_scale=dict(type='CrossEntropyLoss', avg_non_ignore=True)
-        )
-    )
+def test_losses_of_one_channel_and_without_labels(build_tiny, make_batch):
+    scale_loss = dict(loss_scale=dict(BINARY['loss_decode']))
+    model = build_tiny(BINARY, decode_head=scale_loss)
+    _, total = step(model.train(), make_batch(num_classes=2))
+    assert total.isfinite()
+    model = build_tiny(decode_head=dict(loss_scale=MEAN))
     inputs, samples = make_batch()
     for sample in samples:
         sample.gt_sem_seg.data.fill_(255)
-    losses = model.loss(inputs, samples)
-    loss, _ = model.parse_losses(losses)
-    assert loss.item() == 0
-    loss.backward()
+    _, total = step(model, (inputs, samples))
+    assert total == 0
+    assert learned(model) == {name for name, _ in model.named_parameters()}
 
 
-@pytest.mark.parametrize(
-    ('cfg', 'message'),
-    [
-        (dict(train_cfg=dict()), r'model\.train_cfg\.scales is missing'),
-        (dict(test_cfg=dict(mode='whole')), r'model\.test_cfg\.scales is mi'),
-        (dict(train_scales=(1.0,)), r'model\.train_cfg\.scales .* 2 or more'),
-        (dict(train_scales=(0.5, 0.5)), r'model\.train_cfg\.scales must be'),
-        (
-            dict(test_cfg=dict(mode='whole', scales=(0, 1))),
-            r'model\.test_cfg\.scales .* got 0 in \(0, 1\)',
-        ),
-        (
-            dict(test_cfg=dict(mode='whole', scales=())),
-            r'model\.test_cfg\.scales .* got \(\)',
-        ),
-    ],
-)
-def test_bad_scales_are_refused_at_build(tiny_model_cfg, cfg, message):
-    with pytest.raises(ValueError, match=message):
-        MODELS.build(tiny_model_cfg(**cfg))
+def test_models_of_the_zoo(zoo_case, build_tiny, make_batch):
+    model = build_tiny(**zoo_case)
+    inputs, samples = make_batch(size=(64, 96))
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    losses, _ = model.parse_losses(model.train().loss(inputs, samples))
+    wrapper.update_params(losses)
+    changed = {
+        key
+        for key, value in model.named_parameters()
+        if not torch.equal(value, before[key])
+    }
+    is_cascade = isinstance(zoo_case['seg_head'], list)
+    name = 'seg_head.1' if is_cascade else 'seg_head'
+    # Every part learns, the attention branch included.
+    assert any(key.startswith('backbone.') for key in changed)
+    assert 'decode_head.scale_attn.conv0.weight' in changed
+    assert f'decode_head.{name}.conv_seg.weight' in changed
+
+    model.eval()
+    prepared = prepare_for_inference(copy.deepcopy(model))
+    with torch.no_grad():
+        (result, _) = model.predict(inputs, samples)
+        expected, found = (
+            one.encode_decode(inputs) for one in (model, prepared)
+        )
+    assert result.seg_logits.data.shape == (5, 64, 96)
+    assert result.seg_logits.data.isfinite().all()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert any('running_mean' in key for key in model.state_dict())
+    assert not any('running_mean' in key for key in prepared.state_dict())
 
 
-def test_a_plain_decode_head_is_refused(tiny_model_cfg):
-    cfg = tiny_model_cfg()
-    cfg['decode_head'] = dict(FCN)
-    with pytest.raises(TypeError, match='FCNHead does not combine scales'):
-        MODELS.build(cfg)
+# ------------------------------------------------------- half precision
 
 
-def test_train_cfg_may_be_left_out_for_inference(tiny_model_cfg, make_batch):
-    model = MODELS.build({**tiny_model_cfg(), 'train_cfg': None})
-    inputs, samples = make_batch()
-    assert predictions(model, inputs, (0.5, 1.0)).shape == (2, 5, 64, 64)
-    with pytest.raises(ValueError, match=r'model\.train_cfg\.scales is mis'):
-        model.loss(inputs, samples)
+def to_device(batch, device):
+    inputs, samples = batch
+    return inputs.to(device), [sample.to(device) for sample in samples]
+
+
+def assert_near(found, exact, dtype):
+    """Compare logits that were blended in float32."""
+    assert found.dtype == torch.float32
+    difference = (found - exact).abs().max()
+    assert 0 < difference < 0.05 * exact.abs().max()
+    # Rounded to half precision it would be one of few values.
+    assert not torch.equal(found.to(dtype).float(), found)
+
+
+@each_device
+@each_dtype
+def test_dtype_and_autocast(device, dtype, build_lively, make_batch):
+    model = with_cfg(build_lively().to(device))
+    inputs, samples = to_device(make_batch(), device)
+    exact = [one.seg_logits.data for one in predict(model, inputs, samples)]
+    seen = []
+    for module in (model.backbone.conv1, model.decode_head.scale_attn.conv0):
+        module.register_forward_hook(
+            lambda _, args, output: seen.append(output.dtype)
+        )
+
+    def check():
+        found = predict(model, inputs, samples)
+        assert set(seen) == {dtype}
+        seen.clear()
+        for one, other in zip(found, exact):
+            assert_near(one.seg_logits.data, other, dtype)
+
+    with torch.autocast(device, dtype=dtype):
+        check()
+    with_cfg(model, dtype=str(dtype).removeprefix('torch.'))
+    check()
+    # Stronger than the type of a loop (`val_cfg=dict(fp16=True)`).
+    with torch.autocast(device, dtype=torch.bfloat16):
+        check()
+    model.train().loss(inputs, samples)
+    assert set(seen) == {torch.float32}
+
+
+@each_device
+@each_dtype
+@pytest.mark.parametrize('head', ['hierarchical', 'attention-to-scale'])
+def test_losses_and_gradients(head, device, dtype, tiny_model_cfg, make_batch):
+    test_cfg = dict(mode='whole', scales=(0.5, 1.0))
+    torch.manual_seed(1)
+    model = build_head(tiny_model_cfg, head, test_cfg=test_cfg).to(device)
+    batch = to_device(make_batch(), device)
+    seen = []
+    seg_head = model.decode_head.seg_head
+    compute = seg_head.loss_by_feat
+
+    def spy(logits, samples):
+        seen.append(logits.dtype)
+        return compute(logits, samples)
+
+    seg_head.loss_by_feat = spy
+
+    def gradients(enabled):
+        model.zero_grad()
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            losses = model.loss(*batch)
+        assert all(value.dtype == torch.float32 for value in losses.values())
+        total, _ = model.parse_losses(losses)
+        # The backward pass runs outside, as in AmpOptimWrapper.
+        total.backward()
+        grads = [param.grad for param in model.decode_head.parameters()]
+        return total.item(), torch.cat([grad.flatten() for grad in grads])
+
+    exact_loss, exact = gradients(False)
+    loss, found = gradients(True)
+    assert seen == [torch.float32] * 2
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+    assert loss == pytest.approx(exact_loss, rel=0.02)
+    assert (found - exact).norm() < 0.1 * exact.norm()
+
+
+@each_dtype
+def test_whole_model_in_half_precision(dtype, build_lively, make_batch):
+    """As `val_cfg=dict(fp16=True)` of older recipes and `model.half()`."""
+    model = with_cfg(build_lively())
+    inputs, _ = make_batch()
+    with torch.no_grad():
+        exact = model.encode_decode(inputs)
+        fused = model.to(dtype).encode_decode(inputs.to(dtype))
+    assert_near(fused, exact, dtype)

@@ -2,17 +2,29 @@
 
 import copy
 import itertools
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
+from mmseg.evaluation import IoUMetric
+from mmseg.evaluation.metrics import citys_metric
 from mmseg.models.segmentors import EncoderDecoder
-from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
+from mmseg.visualization import SegLocalVisualizer
 from oracles.live_bytes import peak_live_bytes
+from test_models.cases import (
+    BINARY,
+    FCN,
+    SCALES,
+    build_head,
+    predict,
+    predict_all_classes,
+    sample,
+    with_cfg,
+)
 
-from hmsa_mmseg.models import AccumulatingTTAModel
 from hmsa_mmseg.models.segmentors.results import (
     confidence_of,
     make_results,
@@ -21,27 +33,21 @@ from hmsa_mmseg.models.tiled.logit_rows import WholeLogits
 from hmsa_mmseg.models.tiled.restored_logits import RestoredLogits
 from hmsa_mmseg.models.utils import execution
 
-SCALES = (0.5, 1.0, 2.0)
-BINARY = dict(
-    type='FCNHead',
-    in_channels=16,
-    in_index=1,
-    channels=8,
-    num_convs=1,
-    num_classes=2,
-    out_channels=1,
-    threshold=0.45,
-    loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True),
-)
-HEADS = (
-    'HierarchicalMSAttentionHead',
-    'MultiScaleAverageHead',
-    'AttentionToScaleHead',
-)
 # Odd, enlarged, reduced, one side each, and kept.
 ORI_SHAPES = [(77, 121), (23, 19), (40, 130), (11, 64), (35, 61)]
-PADDING = [1, 2, 0, 5]
 FLIPS = [None, 'horizontal', 'vertical']
+SLIDE = dict(mode='slide', crop_size=(32, 32), stride=(20, 24))
+
+
+def restored(ori_shape, padding=(1, 2, 0, 5), flip=None):
+    """A sample of a result that is to be restored."""
+    return sample(
+        ori_shape,
+        img_padding_size=padding,
+        padding_size=[9, 9, 9, 9],
+        flip=flip is not None,
+        flip_direction=flip,
+    )
 
 
 class CountedLogits(WholeLogits):
@@ -71,30 +77,6 @@ def limit_tiles(monkeypatch):
     return limit
 
 
-def sample(ori_shape, padding=PADDING, flip=None):
-    return SegDataSample(
-        metainfo=dict(
-            ori_shape=ori_shape,
-            img_padding_size=padding,
-            padding_size=[9, 9, 9, 9],
-            flip=flip is not None,
-            flip_direction=flip,
-        )
-    )
-
-
-def with_cfg(model, **test_cfg):
-    model.test_cfg = ConfigDict(
-        dict(dict(mode='whole', scales=SCALES), **test_cfg)
-    )
-    return model.eval()
-
-
-@torch.no_grad()
-def predict(model, inputs, samples):
-    return model.predict(inputs, copy.deepcopy(samples))
-
-
 def check(result, expected, threshold):
     """Against mmseg's result, with logits or probabilities.
 
@@ -119,9 +101,10 @@ def check(result, expected, threshold):
     )
 
 
-@pytest.mark.parametrize('tile_bytes', [1, 6000, None])
-@pytest.mark.parametrize('align_corners', [False, True])
-@pytest.mark.parametrize('num_classes', [1, 5])
+@pytest.mark.parametrize(
+    ('num_classes', 'align_corners', 'tile_bytes'),
+    [(1, False, 6000), (5, True, 1), (5, False, None)],
+)
 def test_rows_equal_mmsegs_results(
     num_classes, align_corners, tile_bytes, limit_tiles
 ):
@@ -132,7 +115,7 @@ def test_rows_equal_mmsegs_results(
         align_corners=align_corners, decode_head=dict(threshold=0.3)
     )
     for ori_shape, flip in itertools.product(ORI_SHAPES, FLIPS):
-        one = sample(ori_shape, flip=flip)
+        one = restored(ori_shape, flip=flip)
         [expected] = EncoderDecoder.postprocess_result(
             fake, logits.clone(), [one.clone()]
         )
@@ -149,19 +132,26 @@ def test_rows_equal_mmsegs_results(
             assert source.made.max() == 1
 
 
-@pytest.mark.parametrize('dtype', [None, 'bfloat16'])
-@pytest.mark.parametrize('seg_head', [None, BINARY], ids=['5', 'binary'])
-@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize(
+    ('head', 'seg_head', 'dtype'),
+    [
+        ('hierarchical', FCN, 'bfloat16'),
+        ('hierarchical', BINARY, None),
+        ('average', BINARY, 'bfloat16'),
+        ('attention-to-scale', FCN, None),
+    ],
+)
 def test_without_logits_as_with_them(
     head, seg_head, dtype, tiny_model_cfg, make_batch
 ):
     """Also where backbone and heads compute in fewer bits."""
     inputs, _ = make_batch(batch_size=3, size=(40, 64))
-    model = build_head(tiny_model_cfg, inputs, head, seg_head)
+    model = build_head(tiny_model_cfg, head, seg_head, train_scales=SCALES)
+    predict_all_classes(model, inputs)
     samples = [
-        sample((35, 61), flip='vertical'),
-        sample((77, 121)),
-        sample((23, 19), [0] * 4, flip='horizontal'),
+        restored((35, 61)),
+        restored((77, 121), flip='vertical'),
+        restored((23, 19), [0] * 4, flip='horizontal'),
     ]
     with torch.no_grad():
         expected = EncoderDecoder.predict(
@@ -175,37 +165,112 @@ def test_without_logits_as_with_them(
         torch.testing.assert_close(
             one.seg_logits.data, theirs.seg_logits.data, rtol=0, atol=1e-4
         )
+        assert one.pred_sem_seg.data.dtype == theirs.pred_sem_seg.data.dtype
+        # Saved, a view would take the memory of the whole batch along.
+        held = one.seg_logits.data.untyped_storage().nbytes()
+        assert held == one.seg_logits.data.numel() * 4
         del one.seg_logits
         check(one, theirs, 0.45)
-
-
-@torch.no_grad()
-def build_head(tiny_model_cfg, inputs, head=HEADS[0], seg_head=None):
-    """Build a model with another head that predicts all classes."""
-    cfg = tiny_model_cfg(seg_head=seg_head, train_scales=SCALES)
-    seg_head = cfg['decode_head']['seg_head']
-    cfg['decode_head'] = dict(type=head, seg_head=seg_head)
-    model = MODELS.build(ConfigDict(cfg)).eval()
-    classifier = model.decode_head.seg_head.conv_seg
-    torch.nn.init.normal_(classifier.weight)
-    logits = model.encode_decode(inputs)
-    classifier.bias -= logits.mean(dim=(0, 2, 3))
-    return model
 
 
 def test_slide_and_scale_maps(build_lively, make_batch):
     model = build_lively()
     inputs, _ = make_batch(batch_size=1, size=(40, 64))
-    samples = [sample((77, 121))]
-    windows = dict(mode='slide', crop_size=(32, 32), stride=(20, 24))
+    samples = [restored((77, 121))]
     with torch.no_grad():
         expected = EncoderDecoder.predict(
-            with_cfg(model, **windows), inputs, copy.deepcopy(samples)
+            with_cfg(model, **SLIDE), inputs, copy.deepcopy(samples)
         )
     for more in (dict(confidence=True), dict(scale_maps=True)):
-        with_cfg(model, classes_only=True, **more, **windows)
+        with_cfg(model, classes_only=True, **more, **SLIDE)
         [found] = predict(model, inputs, samples)
         check(found, expected[0], None)
+
+
+def test_labels_stay_with_the_results(build_lively, make_batch):
+    model = with_cfg(build_lively(), classes_only=True)
+    inputs, samples = make_batch()
+    results = predict(model, inputs, samples)
+    alone = predict(model, inputs)
+    for result, given, other in zip(results, samples, alone):
+        assert torch.equal(result.gt_sem_seg.data, given.gt_sem_seg.data)
+        assert torch.equal(result.pred_sem_seg.data, other.pred_sem_seg.data)
+
+
+def test_mmseg_takes_the_classes(build_lively, make_batch, monkeypatch):
+    """Metrics and pictures are those of the classes that mmseg makes."""
+    model = build_lively()
+    inputs, samples = make_batch()
+    for one in samples:
+        # An index that no uint8 holds, and one that a cast must not move.
+        one.gt_sem_seg.data[:, 5:9] = -1
+        one.set_metainfo(dict(img_path='image.png'))
+    labels = {i: SimpleNamespace(id=i + 7) for i in range(5)}
+    labels[-1], labels[255] = SimpleNamespace(id=-1), SimpleNamespace(id=0)
+    stand_in = SimpleNamespace(trainId2label=labels)
+    monkeypatch.setattr(citys_metric, 'CSLabels', stand_in)
+    to_ids = citys_metric.CityscapesMetric._convert_to_label_id
+    draw = SegLocalVisualizer(vis_backends=[])._draw_sem_seg
+    black, palette = np.zeros((64, 64, 3), np.uint8), np.eye(5, 3) * 200
+    found = []
+    for classes_only in (False, True):
+        with_cfg(model, classes_only=classes_only)
+        results = predict(model, inputs, samples)
+        metric = IoUMetric(ignore_index=-1)
+        metric.dataset_meta = dict(classes=list('abcde'))
+        metric.process({}, [result.to_dict() for result in results])
+        classes = results[0].pred_sem_seg
+        picture = draw(black, classes, list('abcde'), palette.tolist())
+        assert np.ptp(picture) > 0
+        ids = to_ids(classes.data[0].numpy())
+        areas = [area.numpy() for one in metric.results for area in one]
+        found.append([picture, ids, *areas])
+    for one, other in zip(*found):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ('size', 'crop_size', 'stride'),
+    [
+        ((64, 96), (32, 48), (32, 48)),
+        ((41, 67), (32, 32), (20, 24)),
+        ((20, 90), (99, 99), (7, 50)),
+        ((20, 90), (32, 32), (20, 24)),
+    ],
+)
+def test_slide_equals_mmsegs(
+    crop_size, stride, size, build_lively, make_batch
+):
+    model = with_cfg(
+        build_lively(), mode='slide', crop_size=crop_size, stride=stride
+    )
+    inputs, _ = make_batch(size=size)
+    with torch.no_grad():
+        found = model.slide_inference(inputs, [{}, {}])
+        expected = EncoderDecoder.slide_inference(model, inputs, [{}, {}])
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.needs_torch('freed_storages')
+def test_slide_takes_less_memory(build_lively, make_batch):
+    model = with_cfg(
+        build_lively(seg_head=dict(BINARY, num_classes=50, out_channels=50)),
+        mode='slide',
+        crop_size=(32, 32),
+        stride=(32, 32),
+    )
+    inputs, _ = make_batch(batch_size=1, size=(128, 128))
+    logits = 50 * 128 * 128 * 4
+    with torch.no_grad():
+        ours, mmsegs = (
+            peak_live_bytes(lambda way=way: way(model, inputs, [{}]))
+            for way in (
+                type(model).slide_inference,
+                EncoderDecoder.slide_inference,
+            )
+        )
+    assert ours < 1.4 * logits
+    assert mmsegs > 2 * logits
 
 
 @pytest.mark.needs_torch('freed_storages')
@@ -214,13 +279,12 @@ def test_no_logits_are_made(
     ori_shape, tiny_model_cfg, make_batch, limit_tiles
 ):
     """Neither at the size of the input nor at that of the file."""
-    fcn = dict(BINARY, num_classes=200, out_channels=200)
-    fcn.pop('loss_decode')
+    fcn = dict(FCN, num_classes=200)
     inputs, _ = make_batch(batch_size=1, size=(64, 96))
-    model = build_head(tiny_model_cfg, inputs, seg_head=fcn)
+    model = build_head(tiny_model_cfg, seg_head=fcn)
     logits = 200 * 4 * 64 * 96
     at_file = 200 * 4 * ori_shape[0] * ori_shape[1]
-    samples = [sample(ori_shape, [0] * 4)]
+    samples = [restored(ori_shape, [0] * 4)]
     with_cfg(model)
     full = peak_live_bytes(lambda: predict(model, inputs, samples))
     with_cfg(model, classes_only=True, confidence=True)
@@ -229,117 +293,6 @@ def test_no_logits_are_made(
     lean = peak_live_bytes(lambda: predict(model, inputs, samples))
     assert full > at_file
     assert lean < 0.8 * logits
-
-
-def views_of(images, ori_shape, flips):
-    dims = dict(horizontal=(2,), vertical=(1,))
-    return dict(
-        inputs=[[x.flip(dims.get(f, ())) for x in images] for f in flips],
-        data_samples=[
-            [
-                SegDataSample(
-                    metainfo=dict(
-                        ori_shape=ori_shape,
-                        img_shape=tuple(x.shape[1:]),
-                        flip=f is not None,
-                        flip_direction=f,
-                    )
-                )
-                for x in images
-            ]
-            for f in flips
-        ],
-    )
-
-
-def mean_of_views(module, data, average):
-    """The definition: every view restored as a whole, by mmseg."""
-    total = 0
-    for inputs, samples in zip(data['inputs'], data['data_samples']):
-        batch = module.data_preprocessor(
-            dict(inputs=inputs, data_samples=copy.deepcopy(samples))
-        )
-        with torch.no_grad():
-            results = EncoderDecoder.postprocess_result(
-                module,
-                module.encode_decode(batch['inputs']),
-                batch['data_samples'],
-            )
-        logits = torch.stack([one.seg_logits.data for one in results])
-        if average == 'softmax':
-            logits = logits.softmax(dim=1)
-        total = total + logits
-    return total / len(data['inputs'])
-
-
-@pytest.mark.parametrize('average', ['logits', 'softmax'])
-@pytest.mark.parametrize('ori_shape', [(77, 121), (23, 41)])
-def test_flips_are_averaged_before_the_resize(
-    ori_shape, average, build_lively
-):
-    """Also with padding, views of a second size, and down to less."""
-    module = with_cfg(build_lively(), confidence=True)
-    module.data_preprocessor.test_cfg = dict(size_divisor=16)
-    image = torch.randint(0, 256, (3, 45, 70)).float()
-    data = views_of([image], ori_shape, FLIPS)
-    other = views_of([image[:, ::2, ::2]], ori_shape, FLIPS[:2])
-    for views in (data, {key: data[key] + other[key] for key in data}):
-        expected = mean_of_views(module, views, average)[0]
-        model = AccumulatingTTAModel(module, average=average)
-        with torch.no_grad():
-            [found] = model.test_step(copy.deepcopy(views))
-        probability = expected
-        if average == 'logits':
-            probability = expected.double().softmax(dim=0)
-        torch.testing.assert_close(
-            found.confidence.data,
-            probability.amax(dim=0, keepdim=True).float(),
-            rtol=0,
-            atol=2e-5,
-        )
-        best = expected.topk(2, dim=0).values
-        wrong = found.pred_sem_seg.data[0] != expected.argmax(dim=0)
-        assert wrong.float().mean() < 0.01
-        assert not wrong[(best[0] - best[1]) > 1e-4].any()
-
-
-@pytest.mark.needs_torch('freed_storages')
-def test_flips_make_no_logits_of_the_files_size(tiny_model_cfg, make_batch):
-    fcn = dict(BINARY, num_classes=100, out_channels=100)
-    fcn.pop('loss_decode')
-    inputs, _ = make_batch(batch_size=1, size=(64, 96))
-    module = build_head(tiny_model_cfg, inputs, seg_head=fcn)
-    views = views_of([inputs[0]], (320, 480), FLIPS[:2])
-    models = [
-        AccumulatingTTAModel(module, average=average, confidence=True)
-        for average in ('logits', 'softmax')
-    ]
-    with torch.no_grad():
-        ours, at_file = (
-            peak_live_bytes(lambda m=m: m.test_step(copy.deepcopy(views)))
-            for m in models
-        )
-    logits = 100 * 4 * 320 * 480
-    assert at_file > logits
-    assert ours < 0.3 * logits
-
-
-def test_confidence_with_tta_is_asked_for(build_lively):
-    module = with_cfg(build_lively())
-    views = views_of([torch.rand(3, 40, 56)], (40, 56), FLIPS[:2])
-    for of_model, of_module, expected in (
-        (None, False, False),
-        (None, True, True),
-        (False, True, False),
-        (True, False, True),
-    ):
-        with_cfg(module, confidence=of_module)
-        model = AccumulatingTTAModel(module, confidence=of_model)
-        with torch.no_grad():
-            [found] = model.test_step(copy.deepcopy(views))
-        assert ('confidence' in found) == expected
-    with pytest.raises(ValueError, match=r'tta_model\.confidence .* got 1'):
-        AccumulatingTTAModel(module, confidence=1)
 
 
 def test_confidence_of_classes_that_are_given():

@@ -1,15 +1,23 @@
-"""BEiT and MAE at other sizes than the one they are made for."""
+"""Parts of mmseg's models that take images of any size here."""
 
 import pytest
 import torch
-from mmseg.models.backbones import MAE, BEiT
+from mmseg.models.backbones import MAE, BEiT, HRNet
 from mmseg.models.backbones.beit import BEiTAttention
+from mmseg.models.decode_heads import LRASPPHead
+from test_models.cases import BN, learned
 
-from hmsa_mmseg.models import AnySizeBEiT, AnySizeMAE
+from hmsa_mmseg.models import (
+    AnySizeBEiT,
+    AnySizeLRASPPHead,
+    AnySizeMAE,
+    SingleResizeHRNet,
+)
 from hmsa_mmseg.models.backbones.any_size_beit import resized_bias
 
-PAIRS = [(BEiT, AnySizeBEiT), (MAE, AnySizeMAE)]
-each_pair = pytest.mark.parametrize(('stock', 'own'), PAIRS)
+each_pair = pytest.mark.parametrize(
+    ('stock', 'own'), [(BEiT, AnySizeBEiT), (MAE, AnySizeMAE)]
+)
 
 
 def build(kind, img_size, **kwargs):
@@ -68,6 +76,8 @@ def test_another_size_is_that_of_a_model_made_for_it(stock, own):
     for found, expected in zip(model(inputs), reference(inputs)):
         assert found.shape == (2, 8, 5, 2)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    sum(out.square().mean() for out in model(inputs)).backward()
+    assert learned(model) == {name for name, _ in model.named_parameters()}
 
 
 def test_biases_by_position():
@@ -101,17 +111,59 @@ def test_biases_by_position():
     )
 
 
-@each_pair
-def test_everything_learns_at_another_size(stock, own):
-    model = build(own, (64, 64))
-    sum(
-        out.square().mean() for out in model(torch.randn(1, 3, 32, 48))
-    ).backward()
-    without = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.grad is None
+def test_hrnet():
+    """At other sizes test_golden.py compares it with the authors'."""
+    stages = {
+        f'stage{i}': dict(
+            num_modules=1,
+            num_branches=i,
+            block='BOTTLENECK' if i == 1 else 'BASIC',
+            num_blocks=(1,) * i,
+            num_channels=(4, 8, 12, 16)[:i],
+        )
+        for i in range(1, 5)
+    }
+    cfg = dict(extra=stages, norm_cfg=BN, frozen_stages=1, norm_eval=True)
+    stock, own = HRNet(**cfg), SingleResizeHRNet(**cfg)
+    assert list(own.state_dict()) == list(stock.state_dict())
+    own.load_state_dict(stock.state_dict(), strict=True)
+    # mmseg's returns nothing.
+    assert own.train() is own
+    stock.train()
+    x = torch.randn(2, 3, 64, 96)
+    for mine, theirs in zip(own(x), stock(x)):
+        assert torch.equal(mine, theirs)
+    assert not own.stage4[0].branches[0][0].bn1.training  # norm_eval
+    assert not own.conv1.weight.requires_grad  # frozen_stages
+    assert own.eval() is own
+
+
+ARGS = dict(
+    in_channels=(4, 4, 8),
+    in_index=(0, 1, 2),
+    channels=8,
+    branch_channels=(2, 4),
+    input_transform='multiple_select',
+    num_classes=3,
+    norm_cfg=BN,
+)
+
+
+def make_feats(height, width):
+    return [
+        torch.randn(2, channels, height * factor, width * factor)
+        for channels, factor in ((4, 4), (4, 2), (8, 1))
     ]
-    assert without == []
-    table = model.layers[0].attn.relative_position_bias_table
-    assert table.grad.abs().sum() > 0
+
+
+def test_lraspp_head():
+    stock, own = LRASPPHead(**ARGS).eval(), AnySizeLRASPPHead(**ARGS).eval()
+    own.load_state_dict(stock.state_dict())
+    feats = make_feats(70, 90)
+    assert torch.equal(own(feats), stock(feats))
+    feats = torch.randn(2, 8, 32, 64)
+    found = own.image_pool[0](feats)
+    # 49 columns at 0; the next at 20 would not fit.
+    expected = feats[:, :, :, :49].mean(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(found, expected)
+    assert own(make_feats(3, 5)).shape == (2, 3, 12, 20)
