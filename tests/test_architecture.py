@@ -14,7 +14,7 @@ ROOMS = {
     'datasets': {'compat', 'utils'},
     'visualization': {'compat', 'utils', 'models', 'datasets'},
     'analysis': {'compat', 'utils', 'models', 'datasets'},
-    'engine': {'compat', 'utils', 'models'},
+    'engine': {'compat', 'utils', 'models', 'datasets'},
     'export': {'compat', 'utils', 'models', 'version'},
     'zoo': {'compat', 'utils', 'models', 'datasets', 'analysis'},
     'prediction': {

@@ -115,24 +115,25 @@ def _label(
     metas = [open_folder(args, part, meta, training) for part in parts]
     load = partial(load_image, pipeline=predictor.pipeline, allowed=args.allow)
     failed = 0
-    # Those to check the teacher with come first.
-    for part, of_part in reversed([*zip(parts, metas)]):
-        left = args.max_errors - failed
-        store = LabelStore(part.folder, of_part, shard, left)
-        own = shard.share(part.items)
-        todo = own if args.overwrite else find_undone(own, store.is_done)
-        if not args.ignore_space:
-            store.expected = len(todo)
-        title = part.title if shard.count == 1 else f'{part.title} {shard}'
-        progress = Progress(title, len(todo), shard.shows)
-        with progress, closing(store):
-            loaded = ahead(load, todo, args.threads)
-            machine.work(loaded, store.write, store.fail, progress)
-        print(
-            f'{title}: {store.written} labelled, {len(own) - len(todo)} had '
-            f'been before, {store.failed} failed: {part.folder}'
-        )
-        failed += store.failed
+    with shard.alone_in(parts[0].folder):
+        # Those to check the teacher with come first.
+        for part, of_part in reversed([*zip(parts, metas)]):
+            left = args.max_errors - failed
+            store = LabelStore(part.folder, of_part, shard, left)
+            own = shard.share(part.items)
+            todo = own if args.overwrite else find_undone(own, store.is_done)
+            if not args.ignore_space:
+                store.expected = len(todo)
+            title = part.title if shard.count == 1 else f'{part.title} {shard}'
+            progress = Progress(title, len(todo), shard.shows)
+            with progress, closing(store):
+                loaded = ahead(load, todo, args.threads)
+                machine.work(loaded, store.write, store.fail, progress)
+            print(
+                f'{title}: {store.written} labelled, {len(own) - len(todo)} '
+                f'had been before, {store.failed} failed: {part.folder}'
+            )
+            failed += store.failed
     print(machine.clock)
     if args.timing:
         machine.clock.write(Path(args.timing))

@@ -1,4 +1,4 @@
-"""Between the processes of a run: a flag of any, and gloo's end."""
+"""Between the processes of a run: what they agree on, and gloo's end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import atexit
 import gc
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import torch
 import torch.distributed as dist
-from mmengine.dist import all_reduce, get_backend
+from mmengine.dist import (
+    all_reduce,
+    broadcast_object_list,
+    get_backend,
+    is_main_process,
+)
 from mmengine.runner import Runner
 
 from hmsa_mmseg.compat import torch_has
@@ -58,3 +64,27 @@ def any_process(flag: bool | torch.Tensor) -> bool:
     flag = torch.as_tensor(flag).detach().reshape(1).to(torch.int32)
     all_reduce(flag, op='max')
     return bool(flag)
+
+
+def from_main_process(function: Callable[[], object]) -> object:
+    """Call a function on rank 0 alone; all get its result, or its error.
+
+    All processes must call it at the same place.
+
+    Args:
+        function (Callable): What it returns can be pickled.
+
+    Returns:
+        object: What it returns on rank 0.
+    """
+    outcome = [None, None]
+    if is_main_process():
+        try:
+            outcome[0] = function()
+        # Whatever it is: the other processes wait.
+        except Exception as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]

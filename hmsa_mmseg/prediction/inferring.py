@@ -93,9 +93,10 @@ def run(args: argparse.Namespace, stopping: Stopping) -> int:
     shard = read_shard(args.shard)
     items = shard.share(find_items(args.inputs)[: args.limit])
     job = Inferring(args, stopping)
-    if 'report' in args.save and shard.index == 0:
-        job.describe()
-    counts = job.do(items, shard.shows)
+    with shard.alone_in(args.out):
+        if 'report' in args.save and shard.index == 0:
+            job.describe()
+        counts = job.do(items, shard.shows)
     # What follows waits for other processes.
     stopping.leave()
     skipped = [*chain.from_iterable(shard.gather(job.skipped))]

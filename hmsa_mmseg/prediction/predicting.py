@@ -15,7 +15,6 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from hmsa_mmseg.engine.hooks import InferencePreparationHook
-from hmsa_mmseg.engine.nonfinite import nonfinite_names
 from hmsa_mmseg.models import prepare_for_inference
 from hmsa_mmseg.models.decode_heads import HierarchicalMSAttentionHead
 from hmsa_mmseg.models.segmentors import (
@@ -70,14 +69,6 @@ class Predictor:
             raise PredictionError(
                 f'{cfg.filename}: model is a {type(model).__name__}; '
                 'expected an EncoderDecoder of mmseg or one of its kind'
-            )
-        # Buffers may hold infinity on purpose: masks of some backbones.
-        names = nonfinite_names(dict(model.named_parameters()))
-        if names:
-            raise PredictionError(
-                f'{checkpoint}: {names[0]} holds NaN or infinity, as do '
-                f'{len(names) - 1} more of the weights; expected those of a '
-                'training that has not diverged'
             )
         self.cfg = cfg
         self.checkpoint = checkpoint

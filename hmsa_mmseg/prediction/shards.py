@@ -5,12 +5,16 @@ from __future__ import annotations
 import datetime
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
+
+from hmsa_mmseg.utils.locks import lock_file, unlock_file
 
 from .errors import PredictionError
 
@@ -46,6 +50,19 @@ class Shard(NamedTuple):
     def share(self, items: Sequence) -> Sequence:
         """Take the items of this process."""
         return items[self.index :: self.count]
+
+    @contextmanager
+    def alone_in(self, folder: str | os.PathLike) -> Iterator[None]:
+        """Keep other processes with this share out of a folder."""
+        path = Path(folder, f'.{self.index}.lock')
+        try:
+            lock_file(path, 'prediction of a share')
+        except RuntimeError as error:
+            raise PredictionError(str(error)) from error
+        try:
+            yield
+        finally:
+            unlock_file(path)
 
     def gather(self, value: Any) -> list[Any]:
         """Collect a value of each process that joins, on each of them."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from hmsa_mmseg import compat
 
@@ -146,3 +147,25 @@ def safe_load(path: str | os.PathLike, mapped: bool = False) -> object:
         raise ValueError(
             f'cannot load {path}: {reason or _DAMAGED}'
         ) from error
+
+
+def load_from_local(filename: str, map_location: object = None) -> object:
+    """Load a local file for mmengine, whose own loader notices no damage.
+
+    Weights come on the CPU, whatever ``map_location`` says; what reads them
+    brings them where it needs them.
+    """
+    path = os.path.expanduser(filename)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f'{filename}: there is no such checkpoint; expected the path of '
+            'a file'
+        )
+    return safe_load(path)
+
+
+# All ways into mmengine: test.py, load_from, --resume, MMSegInferencer,
+# init_cfg of type Pretrained.
+CheckpointLoader.register_scheme(
+    prefixes='', loader=load_from_local, force=True
+)

@@ -115,6 +115,13 @@ def load_model(cfg: Config, checkpoint: str) -> nn.Module:
             f'{len(extra)} entries of {checkpoint} are not used: '
             f'{_some(extra)}'
         )
+    # Buffers may hold infinity on purpose: masks of some backbones.
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(
+                f'{checkpoint}: {name} holds NaN or infinity; expected the '
+                'weights of a training that has not diverged'
+            )
     model.dataset_meta = _dataset_meta(cfg, loaded.get('meta') or {})
     return model
 

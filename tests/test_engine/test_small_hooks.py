@@ -70,21 +70,33 @@ def test_inference_preparation(wrap, build_tiny, make_batch):
     runner = SimpleNamespace(model=wrap(model))
     prepare = hook('InferencePreparationHook')
     before = copy.deepcopy(model.state_dict())
+
+    def within(module):
+        while hasattr(module, 'module'):
+            module = module.module
+        return module
+
     for stage in ('train', 'val'):
         getattr(prepare, f'before_{stage}')(runner)
         getattr(prepare, f'after_{stage}')(runner)
     assert model.state_dict().keys() == before.keys()
     partly = hook('InferencePreparationHook', fold_bn=False)
-    partly.before_test(runner)
-    assert count_norms(model) > 0
-    weight = model.backbone.conv1.weight
+    partly.before_test_epoch(runner)
+    prepared = within(runner.model)
+    assert count_norms(prepared) > 0
+    weight = prepared.backbone.conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    prepare.before_test(runner)
-    assert count_norms(model) == 0
+    partly.after_test_epoch(runner)
+    prepare.before_test_epoch(runner)
+    prepared = within(runner.model)
+    assert count_norms(prepared) == 0
     with torch.no_grad():
         torch.testing.assert_close(
-            model.encode_decode(inputs), expected, rtol=0, atol=1e-5
+            prepared.encode_decode(inputs), expected, rtol=0, atol=1e-5
         )
+    prepare.after_test_epoch(runner)
+    assert within(runner.model) is model
+    assert count_norms(model) > 0
 
 
 def test_seeds_of_iterations_differ():

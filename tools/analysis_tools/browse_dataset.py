@@ -21,9 +21,11 @@ import hmsa_mmseg  # noqa: F401  (registers the classes)
 # isort: split
 
 from mmengine.dataset import BaseDataset
+from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, VISUALIZERS
 from mmseg.visualization import SegLocalVisualizer
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from hmsa_mmseg.zoo import find_config
 
@@ -47,6 +49,17 @@ def displayed(inputs: Tensor) -> np.ndarray:
         pixels = pixels.round().clip(0, 255).astype(np.uint8)
     pixels = pixels[..., [0, 0, 0] if channels == 1 else [2, 1, 0]]
     return np.ascontiguousarray(pixels)
+
+
+def fitted(label: Tensor, inputs: Tensor) -> Tensor:
+    """Resize a label, (1, h, w), to the image, (C, H, W), if it is not so."""
+    size = inputs.shape[1:]
+    if label.shape[1:] == size:
+        return label
+    # Bytes of classes: no value is between two others.
+    return interpolate(label[None].float(), size, mode='nearest')[0].to(
+        label.dtype
+    )
 
 
 def file_name(img_path: str, used: set[str]) -> str:
@@ -82,6 +95,12 @@ def browse(cfg: Config, args: argparse.Namespace) -> int:
     for i in range(number):
         item = dataset[i]
         sample = item['data_samples']
+        # A test compares with the label as it is in its file.
+        if 'gt_sem_seg' in sample:
+            label = sample.gt_sem_seg.data
+            sample.set_data(
+                dict(gt_sem_seg=PixelData(data=fitted(label, item['inputs'])))
+            )
         name = file_name(sample.img_path, used)
         out = None
         if args.output_dir is not None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import cv2
 import mmcv
 import numpy as np
 from mmengine import fileio
+from mmengine.logging import print_log
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
+
+from hmsa_mmseg.utils.checks import is_integer
 
 from .options_repr import OptionsRepr
 
@@ -34,6 +39,9 @@ class LoadSegLabels(OptionsRepr, LoadAnnotations):
     without ``seg_map_path`` passes as it is, which lets one pipeline serve
     testing and inference.
 
+    Of two classes, the first label with 255 and without class 1, before one
+    with class 1, is named in a warning: masks of 0 and 255 mean that.
+
     Args:
         num_classes (int): Number of classes, 1 to 254.
         label_map (dict[int, int], optional): Maps values in the file to
@@ -57,7 +65,7 @@ class LoadSegLabels(OptionsRepr, LoadAnnotations):
         backend_args: dict | None = None,
     ) -> None:
         super().__init__(backend_args=backend_args)
-        if not 1 <= num_classes <= UNKNOWN:
+        if not is_integer(num_classes, 1) or num_classes > UNKNOWN:
             raise ValueError(
                 f'LoadSegLabels: num_classes={num_classes!r}; expected 1 to '
                 f'{UNKNOWN}'
@@ -80,6 +88,7 @@ class LoadSegLabels(OptionsRepr, LoadAnnotations):
         self.num_classes = num_classes
         self.label_map = label_map
         self.unknown = unknown
+        self._may_be_mask = num_classes == 2
 
     def transform(self, results: dict) -> dict:
         """Add ``gt_seg_map``, (H, W) uint8, to the results."""
@@ -102,9 +111,25 @@ class LoadSegLabels(OptionsRepr, LoadAnnotations):
             if self.unknown == 'error':
                 raise ValueError(self._message(label, unknown, table, path))
             mapped[unknown] = IGNORE
+        if self._may_be_mask:
+            self._warn_of_mask(mapped, path)
         results['gt_seg_map'] = mapped
         results.setdefault('seg_fields', []).append('gt_seg_map')
         return results
+
+    def _warn_of_mask(self, mapped: np.ndarray, path: str) -> None:
+        """Warn, once, of masks of 0 and 255, in which 255 is no class."""
+        if (mapped == 1).any():
+            self._may_be_mask = False
+        elif (mapped == IGNORE).any():
+            self._may_be_mask = False
+            print_log(
+                f'{path} holds 255, which is ignored, and no class 1. If 255 '
+                'is the foreground, give each LoadSegLabels '
+                'label_map={0: 0, 255: 1}: else class 1 is never trained',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def _read(self, path: str) -> np.ndarray:
         label = read_grey(path, self.backend_args)

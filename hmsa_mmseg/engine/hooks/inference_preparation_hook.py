@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
+from torch import nn
 
 from hmsa_mmseg.models import prepare_for_inference
 from hmsa_mmseg.utils.unwrapping import segmentor_of
@@ -13,16 +15,18 @@ from hmsa_mmseg.utils.unwrapping import segmentor_of
 
 @HOOKS.register_module()
 class InferencePreparationHook(Hook):
-    """Prepare the model for inference when a test begins.
+    """Prepare a copy of the model for inference while a test runs.
 
-    Weights are loaded then. Training and validation are not touched; a model
-    that has been tested with ``fold_bn`` cannot be trained any more.
+    Training and validation are not touched.
 
     Args:
         fold_bn (bool): As in :func:`prepare_for_inference`.
         channels_last (bool): Likewise.
         compile (bool | dict): Likewise.
     """
+
+    # After EMAHook, which exchanges the weights of the model it knows.
+    priority = 'LOWEST'
 
     def __init__(
         self,
@@ -33,8 +37,22 @@ class InferencePreparationHook(Hook):
         self.options = dict(
             fold_bn=fold_bn, channels_last=channels_last, compile=compile
         )
+        self._model = None
 
-    def before_test(self, runner) -> None:
-        """Prepare the model within all its wrappers."""
-        model = segmentor_of(runner.model).eval()
-        prepare_for_inference(model, **self.options)
+    def before_test_epoch(self, runner) -> None:
+        """Put a prepared copy in the model's place, within its wrappers."""
+        self._model = segmentor_of(runner.model)
+        prepared = deepcopy(self._model).eval()
+        prepare_for_inference(prepared, **self.options)
+        _exchange(runner, self._model, prepared)
+
+    def after_test_epoch(self, runner, metrics=None) -> None:
+        """Put the model back."""
+        _exchange(runner, segmentor_of(runner.model), self._model)
+
+
+def _exchange(runner, old: nn.Module, new: nn.Module) -> None:
+    holder, name = runner, 'model'
+    while getattr(holder, name) is not old:
+        holder, name = getattr(holder, name), 'module'
+    setattr(holder, name, new)

@@ -15,12 +15,21 @@ from mmseg.registry import HOOKS
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from hmsa_mmseg.utils import atomic_file
+from hmsa_mmseg.utils.locks import lock_file, unlock_file
 from hmsa_mmseg.utils.unwrapping import unwrapped
 
 from .. import atomic_backend
 from ..nonfinite import constant_infinities, nonfinite_names
 from ..plain import make_plain
-from ..process_groups import any_process, close_gloo_at_exit
+from ..process_groups import (
+    any_process,
+    close_gloo_at_exit,
+    from_main_process,
+)
+from ..run_checks import check_loaded, check_start
+
+#: In the work_dir of a training.
+_LOCK = '.training.lock'
 
 
 @HOOKS.register_module()
@@ -45,18 +54,27 @@ class SafeCheckpointHook(CheckpointHook):
     Weights and buffers with NaN or infinity are not saved. If rank 0 cannot
     save, all processes stop.
 
+    What is loaded must be whole: weights with NaN or infinity are refused,
+    in a test also a checkpoint that lacks weights. Data sets, label loaders,
+    the decode head and, in a test or when resuming, the checkpoint must have
+    the same classes.
+
     Args:
         *args: As in :class:`mmengine.hooks.CheckpointHook`.
+        check_classes (bool): Whether classes that differ are refused, in
+            number or order.
         **kwargs: Likewise.
 
     Raises:
-        ValueError: If it is given an argument that mmengine's hook has not.
+        ValueError: If it is given an argument that mmengine's hook has not,
+            or what is loaded is not whole or has other classes.
     """
 
     _constants: frozenset[str] = frozenset()
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args, check_classes: bool = True, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self.check_classes = check_classes
         # The parent would give them to the runner, at the first checkpoint.
         if self.args:
             known = [*inspect.signature(CheckpointHook).parameters][:-1]
@@ -66,11 +84,34 @@ class SafeCheckpointHook(CheckpointHook):
             )
 
     def before_run(self, runner) -> None:
-        """Have gloo's processes, if there are several, end cleanly."""
+        """Check data sets and model of a run before it begins.
+
+        If there are several processes of gloo, they will end cleanly.
+        """
         close_gloo_at_exit(runner)
+        check_start(runner, self.check_classes)
 
     def before_train(self, runner) -> None:
-        """Choose how to write, and clear what a killed process has left."""
+        """Choose how to write, and clear what a killed process has left.
+
+        Raises:
+            RuntimeError: If another training writes into this folder.
+            TypeError: If the model is one of FSDP.
+            ValueError: If checkpoints would be saved while gradients are
+                summed.
+        """
+        from_main_process(
+            lambda: lock_file(os.path.join(runner.work_dir, _LOCK), 'training')
+        )
+        parts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        saves = 0 < self.interval < runner.max_iters
+        if not self.by_epoch and saves and self.interval % parts:
+            raise ValueError(
+                f'default_hooks.checkpoint.interval={self.interval}: a run '
+                'resumed within the iterations whose gradients are summed '
+                'would lose some; expected a multiple of '
+                f'optim_wrapper.accumulative_counts={parts}'
+            )
         out_dir = runner.work_dir if self.out_dir is None else self.out_dir
         if self.file_client_args is None:
             backend = get_file_backend(out_dir, backend_args=self.backend_args)
@@ -91,6 +132,11 @@ class SafeCheckpointHook(CheckpointHook):
             self._clear_leftovers(runner)
         # The parent removes before it saves.
         self.file_backend = _HeldRemovals(self.file_backend)
+
+    def after_train(self, runner) -> None:
+        """Let others write into the folder."""
+        super().after_train(runner)
+        unlock_file(os.path.join(runner.work_dir, _LOCK))
 
     def _clear_leftovers(self, runner) -> None:
         names = runner.message_hub.runtime_info.get('outdated_ckpts', [])
@@ -129,7 +175,11 @@ class SafeCheckpointHook(CheckpointHook):
         make_plain(checkpoint)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Warn if a resumed run cannot see the images it would have seen."""
+        """Refuse what does not belong to this run.
+
+        Warns if a resumed run cannot see the images it would have seen.
+        """
+        check_loaded(runner, checkpoint, self.check_classes)
         before = checkpoint.get('meta', {}).get('data_order')
         if before is None or not runner._resume:
             return

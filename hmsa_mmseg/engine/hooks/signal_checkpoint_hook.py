@@ -84,6 +84,11 @@ class SignalCheckpointHook(Hook):
         """
         if not self.every_n_train_iters(runner, self.interval):
             return
+        optim = runner.optim_wrapper
+        parts = getattr(optim, '_accumulative_counts', 1)
+        # Gradients that are being summed are in no checkpoint.
+        if parts > 1 and optim._inner_count % parts:
+            return
         if not any_process(self._received is not None):
             return
         name = self._received.name if self._received else 'another process'

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
@@ -16,7 +14,7 @@ from mmseg.registry import RUNNERS
 from hmsa_mmseg.utils import check_crc, safe_load
 
 from ..hooks.invalid_loss_hook import DUMP_PREFIX
-from ..process_groups import close_gloo_at_exit
+from ..process_groups import close_gloo_at_exit, from_main_process
 
 
 @RUNNERS.register_module()
@@ -38,9 +36,8 @@ class SafeResumeRunner(Runner):
     - Without a seed in the config, that of the checkpoint also decides the
       order of the data.
 
-    A local file given as ``load_from``, also to ``test.py``, is checked
-    before it is loaded. Where checkpoints are on other than local storage,
-    mmengine's runner decides.
+    Where checkpoints are on other than local storage, mmengine's runner
+    decides.
 
     An endless sampler in a loop by epochs, which would never come to the end
     of its first one, is refused.
@@ -54,7 +51,7 @@ class SafeResumeRunner(Runner):
     def train(self):
         """Train, from the newest whole checkpoint on if asked to resume."""
         if self._resume and not self._has_loaded and self._is_local():
-            path, seed = _from_main_process(self._find_start)
+            path, seed = from_main_process(self._find_start)
             if path is None:
                 self._resume = False
                 how = 'from scratch'
@@ -99,10 +96,8 @@ class SafeResumeRunner(Runner):
         return all(isinstance(backend, LocalBackend) for backend in backends)
 
     def load_or_resume(self) -> None:
-        """Load what to start from, unless it is damaged."""
+        """Load what to start from; say so if nothing is left to train."""
         path = self._load_from
-        if not self._has_loaded and path and os.path.isfile(path):
-            _from_main_process(lambda: _check(path))
         super().load_or_resume()
         loop = self._train_loop
         if self._resume and (
@@ -205,14 +200,6 @@ def _checkpoints(folder: Path) -> list[Path]:
     ]
 
 
-def _check(path: str) -> None:
-    """Refuse a damaged file, in the zip format or the one before it."""
-    if zipfile.is_zipfile(path):
-        check_crc(path)
-    else:
-        safe_load(path)
-
-
 def _read_meta(path: str | Path) -> tuple[dict, str | None]:
     """Read ``meta``, and why a whole file cannot be resumed from."""
     checkpoint = safe_load(path, mapped=True)
@@ -224,18 +211,3 @@ def _read_meta(path: str | Path) -> tuple[dict, str | None]:
         return {}, f'has no {", ".join(missing)}'
     meta = checkpoint['meta']
     return meta, None if 'iter' in meta else 'has no iteration number'
-
-
-def _from_main_process(function):
-    """Call a function on rank 0 alone; all get its result, or its error."""
-    outcome = [None, None]
-    if is_main_process():
-        try:
-            outcome[0] = function()
-        # Whatever it is: the other processes wait.
-        except Exception as error:
-            outcome[1] = error
-    broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]

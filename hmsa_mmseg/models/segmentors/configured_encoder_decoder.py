@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mmengine.config import ConfigDict
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.utils import ConfigType
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.module import _IncompatibleKeys
 
 from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
 from ..utils.execution import is_tracing
+from ..utils.memory_errors import memory_advice
 from .settings import (
     InferenceSettings,
     TrainingSettings,
@@ -41,7 +43,40 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
             for part in self.decode_head.attention_modules:
                 part.requires_grad_(True)
         self._is_built = True
+        #: Whether mmengine may load a checkpoint that lacks weights, as one to
+        #: train from may; a training with SafeCheckpointHook sets it.
+        self.partial_weights = False
+        self.register_load_state_dict_post_hook(_check_loaded)
         self.train(self.training)
+
+    def load_state_dict(self, *args, **kwargs):
+        """As PyTorch's: ``strict`` says what may be missing."""
+        before, self.partial_weights = self.partial_weights, True
+        try:
+            return super().load_state_dict(*args, **kwargs)
+        finally:
+            self.partial_weights = before
+
+    def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
+        """As mmseg's; where memory runs out, with what takes less."""
+        if mode == 'tensor' or is_tracing():
+            return super().forward(inputs, data_samples, mode)
+        training = mode == 'loss'
+        with memory_advice(inputs.shape, self._scales(training), training):
+            return super().forward(inputs, data_samples, mode)
+
+    def train_step(self, data, optim_wrapper) -> dict:
+        """As mmengine's; the backward pass takes memory, too."""
+        if is_tracing():
+            return super().train_step(data, optim_wrapper)
+        shape = (len(data['inputs']), *data['inputs'][0].shape)
+        with memory_advice(shape, self._scales(True), True):
+            return super().train_step(data, optim_wrapper)
+
+    def _scales(self, training: bool) -> Sequence[float]:
+        if training:
+            return self.training_settings.scales
+        return self.inference_settings.scales
 
     def _init_decode_head(self, decode_head: ConfigType) -> None:
         super()._init_decode_head(decode_head)
@@ -122,6 +157,33 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
             for part in self.decode_head.attention_modules:
                 part.train()
         return self
+
+
+def _check_loaded(
+    model: ConfiguredEncoderDecoder, keys: _IncompatibleKeys
+) -> None:
+    """Refuse weights that predict nonsense.
+
+    mmengine warns of those that are missing, and predicts with what was
+    drawn at random.
+    """
+    missing = [
+        key for key in keys.missing_keys if 'num_batches_tracked' not in key
+    ]
+    if missing and not model.partial_weights:
+        raise ValueError(
+            f'the checkpoint lacks {len(missing)} of the weights of the '
+            f'model, such as {missing[0]}, and has '
+            f'{len(keys.unexpected_keys)} entries that the model has not; '
+            'expected a checkpoint of the same config; a training from part '
+            'of it needs default_hooks.checkpoint.type=SafeCheckpointHook'
+        )
+    for name, weight in model.named_parameters():
+        if not model.partial_weights and not weight.isfinite().all():
+            raise ValueError(
+                f'the checkpoint has NaN or infinity in {name}; expected the '
+                'weights of a training that has not diverged'
+            )
 
 
 def _as_config(cfg: Mapping | None, name: str) -> ConfigDict | None:

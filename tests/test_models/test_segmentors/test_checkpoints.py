@@ -60,6 +60,7 @@ def load_and_log(tmp_path):
         logger = MMLogger.get_instance(uuid4().hex)
         logger.addHandler(handler)
         torch.save(dict(state_dict=source.state_dict()), tmp_path / name)
+        model.partial_weights = True  # As a training with its hook.
         load_checkpoint(model, str(tmp_path / name), 'cpu', logger=logger)
         assert found.pop(0).startswith('Loads checkpoint')
         return found

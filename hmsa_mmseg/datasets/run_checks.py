@@ -1,0 +1,213 @@
+"""What a run checks of its data sets before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from mmcv.transforms import (
+    LoadAnnotations,
+    Pad,
+    RandomChoiceResize,
+    RandomFlip,
+    RandomResize,
+    Resize,
+)
+from mmseg.datasets.transforms import (
+    RandomCrop,
+    RandomRotate,
+    RandomRotFlip,
+    ResizeShortestEdge,
+    ResizeToMultiple,
+)
+
+from .transforms import CentroidRandomCrop, LoadSegLabels
+from .wrappers import leaf_datasets
+
+_GEOMETRIC = (
+    *(Pad, RandomChoiceResize, RandomFlip, RandomResize, Resize),
+    *(RandomCrop, RandomRotate, RandomRotFlip, ResizeShortestEdge),
+    *(ResizeToMultiple, CentroidRandomCrop),
+)
+
+_SWITCH = (
+    'If it is meant, set default_hooks.checkpoint.check_classes=False '
+    '(of SafeCheckpointHook)'
+)
+
+
+def check_dataset_classes(
+    dataset: object, num_classes: int, where: str
+) -> None:
+    """Refuse a data set that has other classes than the model.
+
+    Args:
+        dataset (object): Of mmseg, or one that wraps such.
+        num_classes (int): Of the decode head. 1, by which mmseg means a
+            foreground alone, agrees with any.
+        where (str): Key of the data set in the config.
+
+    Raises:
+        ValueError: If the number of names or of a label loader differs, or a
+            name comes twice.
+    """
+    names = class_names(dataset)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f'{where}: classes has {", ".join(map(repr, twice))} more than '
+            f'once: {_listed(names)}; expected different names'
+        )
+    if num_classes == 1:
+        return
+    if names and len(names) != num_classes:
+        raise ValueError(
+            f'{where}: the data set has {len(names)} classes '
+            f'({_listed(names)}), the decode head num_classes={num_classes}; '
+            f'expected one output for each class. {_SWITCH}'
+        )
+    for loader in _label_loaders(dataset):
+        if loader.num_classes != num_classes:
+            raise ValueError(
+                f'{where}: LoadSegLabels has num_classes='
+                f'{loader.num_classes}, the decode head {num_classes}; '
+                f'expected the same number. {_SWITCH}'
+            )
+
+
+def check_checkpoint_classes(
+    trained: Sequence[str], names: Sequence[str], where: str, path: str
+) -> None:
+    """Refuse a data set whose classes are not those of the checkpoint.
+
+    Args:
+        trained (Sequence[str]): Names in the checkpoint, in the order of the
+            model's outputs; empty if it has none.
+        names (Sequence[str]): Names of the data set; empty if it has none.
+        where (str): Key of the data set in the config.
+        path (str): Of the checkpoint.
+
+    Raises:
+        ValueError: If they differ, in their order too.
+    """
+    trained, names = list(trained), list(names)
+    if not trained or not names or trained == names:
+        return
+    same = sorted(trained) == sorted(names)
+    what = 'in another order' if same else 'others'
+    raise ValueError(
+        f'{where} has the classes of {path} {what}: {_listed(names)}; '
+        f'trained were {_listed(trained)}. Expected the same names in the '
+        'same order: give the data set those of the checkpoint (and '
+        'LoadSegLabels a label_map, where the numbers in the files differ). '
+        f'{_SWITCH}'
+    )
+
+
+def class_names(dataset: object) -> list[str]:
+    """Names of the classes of a data set; empty if it has none."""
+    metainfo = getattr(dataset, 'metainfo', None) or {}
+    return [*(metainfo.get('classes') or ())]
+
+
+def prepare_pipelines(dataset: object, is_training: bool, where: str) -> None:
+    """Refuse pipelines that lose the label, and have the others name images.
+
+    Args:
+        dataset (object): Of mmseg, or one that wraps such; its pipelines
+            become :class:`PipelineErrors`.
+        is_training (bool): Whether it is trained on, or tested.
+        where (str): Key of the data set in the config.
+
+    Raises:
+        ValueError: If a training pipeline moves the image before the label
+            is loaded, which then stays where it was, or one of a test pads
+            the image, whose prediction is stretched over the original then.
+    """
+    for leaf in leaf_datasets(dataset):
+        pipeline = getattr(leaf, 'pipeline', None)
+        if pipeline is None or isinstance(pipeline, PipelineErrors):
+            continue
+        moved = None
+        for step in _steps(pipeline):
+            name = type(step).__name__
+            if not is_training and isinstance(step, Pad):
+                raise ValueError(
+                    f'{where}: {name} in the pipeline of a test: what is '
+                    'predicted for the padding would be stretched over the '
+                    'image. Remove it; model.data_preprocessor.test_cfg='
+                    'dict(size_divisor=32) pads, and cuts again'
+                )
+            if isinstance(step, _GEOMETRIC):
+                moved = moved or name
+            elif moved and is_training and isinstance(step, LoadAnnotations):
+                raise ValueError(
+                    f'{where}: {moved} comes before {name} in a training '
+                    'pipeline, so the label would not follow the image; '
+                    f'expected {name} before {moved}'
+                )
+        leaf.pipeline = PipelineErrors(pipeline)
+
+
+class PipelineErrors:
+    """A pipeline whose errors begin with the path of the image.
+
+    OpenCV and numpy say what is wrong with an array, not with which file.
+
+    Args:
+        pipeline (Callable): Of a data set.
+    """
+
+    def __init__(self, pipeline: Callable[[dict], dict | None]) -> None:
+        self.pipeline = pipeline
+
+    def __call__(self, results: dict) -> dict | None:
+        """Run the pipeline.
+
+        Raises:
+            ValueError: If a step of it fails without naming the image or the
+                label.
+        """
+        paths = [results.get('img_path'), results.get('seg_map_path')]
+        paths = [str(path) for path in paths if path]
+        try:
+            return self.pipeline(results)
+        except Exception as error:
+            text = ' '.join(str(error).split())
+            if not paths or any(path in text for path in paths):
+                raise
+            raise ValueError(
+                f'{paths[0]}: the data pipeline fails: '
+                f'{type(error).__name__}: {text[:500]}'
+            ) from error
+
+    def __getattr__(self, name: str):
+        """Be the pipeline for everything else.
+
+        Raises:
+            AttributeError: If it has no such attribute.
+        """
+        # Not while it is being unpickled in a worker.
+        if name == 'pipeline':
+            raise AttributeError(name)
+        return getattr(self.pipeline, name)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ', '.join(names)
+
+
+def _label_loaders(dataset: object) -> Iterator[LoadSegLabels]:
+    for leaf in leaf_datasets(dataset):
+        for step in _steps(getattr(leaf, 'pipeline', None)):
+            if isinstance(step, LoadSegLabels):
+                yield step
+
+
+def _steps(part: object) -> Iterator[object]:
+    """List the steps of a pipeline, also those within wrappers."""
+    inner = getattr(part, 'transforms', part)
+    if isinstance(inner, (list, tuple)):
+        for item in inner:
+            yield from _steps(item)
+    elif part is not None:
+        yield part

@@ -1,0 +1,318 @@
+"""Runs that would be wrong in silence, as a user of mmseg starts them."""
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmseg.apis import MMSegInferencer
+
+from hmsa_mmseg.datasets import LoadSegLabels
+from hmsa_mmseg.datasets.transforms import load_seg_labels
+
+CLASSES = ('road', 'tree', 'sky')
+PARTS = dict(train=3, val=2)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Images and masks of three classes, in the layout of the guide."""
+    root = tmp_path_factory.mktemp('folder')
+    rng = np.random.default_rng(0)
+    for part, number in PARTS.items():
+        for kind in ('images', 'masks'):
+            (root / kind / part).mkdir(parents=True)
+        for k in range(number):
+            mask = np.full((64, 128), 2, np.uint8)
+            mask[32:] = 0
+            mask[16:40, 30 * k : 30 * k + 30] = 1
+            colours = np.array([[90, 60, 90], [40, 140, 60], [200, 150, 90]])
+            image = colours[mask] + rng.integers(-20, 20, (64, 128, 3))
+            name = f'{part}/{k}.png'
+            cv2.imwrite(str(root / 'images' / name), image)
+            cv2.imwrite(str(root / 'masks' / name), mask)
+    return root
+
+
+@pytest.fixture
+def make_config(config_file, folder, tmp_path):
+    """Return a function for the config of a short run on the folder."""
+
+    def make(classes=CLASSES, outputs=3, steps=None, **options):
+        cfg = Config.fromfile(config_file)
+        labels = dict(type='LoadSegLabels', num_classes=outputs)
+        pipeline = dict(
+            train=[labels], val=[dict(type='Resize', scale=(128, 64)), labels]
+        )
+        pipeline.update(steps or {})
+        for key, part in dict(train='train', val='val', test='val').items():
+            cfg[f'{key}_dataloader'].dataset = dict(
+                type='HMSAFolderDataset',
+                classes=classes,
+                data_root=str(folder),
+                data_prefix=dict(
+                    img_path=f'images/{part}', seg_map_path=f'masks/{part}'
+                ),
+                pipeline=[
+                    dict(type='LoadImageFromFile'),
+                    *pipeline[part],
+                    dict(type='PackSegInputs'),
+                ],
+            )
+        for head in cfg.model.decode_head.seg_head:
+            head.num_classes = outputs
+        cfg.train_cfg.update(max_iters=2, val_interval=2)
+        cfg.work_dir = str(tmp_path / 'work')
+        cfg.experiment_name = f'{tmp_path.name}_{len(options)}'
+        cfg.merge_from_dict(options)
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def trained_folder(make_config, tmp_path):
+    """The checkpoint of a run of two iterations."""
+    cfg = make_config()
+    Runner.from_cfg(cfg).train()
+    return tmp_path / 'work' / 'iter_2.pth'
+
+
+def resized(size):
+    return dict(type='Resize', scale=size)
+
+
+LABELS = dict(type='LoadSegLabels', num_classes=3)
+BEFORE = 'comes before LoadSegLabels in a training pipeline'
+
+
+@pytest.mark.parametrize(
+    ('changed', 'match'),
+    [
+        (dict(classes=CLASSES[:2]), r'has 2 classes \(road, tree\)'),
+        (dict(classes=(*CLASSES, 'car')), 'has 4 classes'),
+        (dict(classes=('road', 'tree', 'road')), "'road' more than once"),
+        (dict(outputs=5), 'has 3 classes .* num_classes=5'),
+        (
+            dict(steps=dict(train=[dict(LABELS, num_classes=5)])),
+            'LoadSegLabels has num_classes=5, the decode head 3',
+        ),
+        (
+            dict(steps=dict(train=[resized((256, 128)), LABELS])),
+            f'Resize {BEFORE}',
+        ),
+        (
+            dict(
+                steps=dict(train=[dict(type='RandomFlip', prob=1.0), LABELS])
+            ),
+            f'RandomFlip {BEFORE}',
+        ),
+        ({'train_cfg.max_iters': 0}, 'max_iters=0: there is nothing to train'),
+        (
+            {
+                'optim_wrapper.accumulative_counts': 2,
+                'default_hooks.checkpoint.interval': 1,
+            },
+            'expected a multiple of optim_wrapper.accumulative_counts=2',
+        ),
+    ],
+)
+def test_training_that_is_refused(make_config, changed, match):
+    runner = Runner.from_cfg(make_config(**changed))
+    with pytest.raises(ValueError, match=match):
+        runner.train()
+
+
+def test_classes_that_differ_on_purpose(make_config):
+    """Two names for three outputs: the third is never trained."""
+    key = 'default_hooks.checkpoint.check_classes'
+    cfg = make_config(outputs=5, **{key: False})
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 2
+
+
+def damage(path, how):
+    """Damage a checkpoint; return the path of the new one."""
+    bad = path.with_name(f'{how}.pth')
+    state = torch.load(path, weights_only=True)
+    weights = state['state_dict']
+    first = weights['backbone.conv1.weight']
+    if how == 'flipped':
+        content = bytearray(path.read_bytes())
+        at = bytes(content).find(first.numpy().tobytes())
+        content[at + 3] ^= 0x40  # Of the exponent.
+        bad.write_bytes(content)
+        return bad
+    if how == 'cut':
+        bad.write_bytes(path.read_bytes()[:-1000])
+        return bad
+    if how == 'missing':
+        del weights['backbone.conv1.weight']
+    else:
+        first[0] = torch.nan
+    torch.save(state, bad)
+    return bad
+
+
+DAMAGES = dict(
+    flipped='flipped.pth: it is damaged',
+    cut='cut.pth: it is damaged',
+    missing='lacks 1 of the weights of the model, such as backbone.conv1',
+    nan='NaN or infinity',
+)
+
+
+def test_checkpoints_that_are_not_whole(
+    make_config, trained_folder, folder, tmp_path
+):
+    """test.py and the inferencer refuse them; a training starts from some."""
+    config = tmp_path / 'config.py'
+    make_config().dump(config)
+    image = str(folder / 'images/val/0.png')
+    for how, match in DAMAGES.items():
+        bad = str(damage(trained_folder, how))
+        runner = Runner.from_cfg(make_config(load_from=bad))
+        with pytest.raises(ValueError, match=match):
+            runner.test()
+        with pytest.raises(ValueError, match=match):
+            MMSegInferencer(str(config), bad, device='cpu')(image)
+        if how != 'missing':
+            runner = Runner.from_cfg(make_config(load_from=bad))
+            with pytest.raises(ValueError, match=match):
+                runner.train()
+
+
+def test_tests_that_are_refused(make_config, trained_folder, folder):
+    order = ('sky', 'tree', 'road')
+    padded = [resized((128, 64)), dict(type='Pad', size=(256, 256)), LABELS]
+    for changed, match in (
+        (dict(classes=order), 'in another order: sky, tree, road'),
+        (dict(classes=('a', 'b', 'c')), 'others: a, b, c'),
+        (dict(steps=dict(val=padded)), 'Pad in the pipeline of a test'),
+    ):
+        cfg = make_config(load_from=str(trained_folder), **changed)
+        with pytest.raises(ValueError, match=match):
+            Runner.from_cfg(cfg).test()
+    # Other names are no error of a training that starts from the weights.
+    cfg = make_config(load_from=str(trained_folder), classes=('a', 'b', 'c'))
+    Runner.from_cfg(cfg).train()
+    with pytest.raises(ValueError, match='in another order'):
+        Runner.from_cfg(
+            make_config(classes=('b', 'a', 'c'), resume=True)
+        ).train()
+
+
+def test_flips_of_one_output_channel(make_config):
+    """SegTTAModel would take the sigmoid of a probability."""
+    cfg = make_config(classes=CLASSES[:2], outputs=2)
+    for head in cfg.model.decode_head.seg_head:
+        head.update(out_channels=1, threshold=0.4)
+    cfg.model = dict(type='SegTTAModel', module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    with pytest.raises(ValueError, match='AccumulatingTTAModel'):
+        Runner.from_cfg(cfg).test()
+
+
+def test_an_empty_image_is_named(make_config, folder):
+    path = folder / 'images/train/0.png'
+    content = path.read_bytes()
+    path.write_bytes(b'')
+    try:
+        with pytest.raises(ValueError, match='the data pipeline'):
+            Runner.from_cfg(make_config()).train()
+    finally:
+        path.write_bytes(content)
+
+
+def test_masks_of_0_and_255(tmp_path, monkeypatch):
+    path = str(tmp_path / 'mask.png')
+    cv2.imwrite(path, np.array([[0, 255]], np.uint8))
+    said = []
+    monkeypatch.setattr(
+        load_seg_labels, 'print_log', lambda text, **_: said.append(text)
+    )
+    load = LoadSegLabels(num_classes=2)
+    for _ in range(2):
+        load(dict(seg_map_path=path))
+    (warning,) = said
+    assert 'label_map={0: 0, 255: 1}' in warning
+    mapped = LoadSegLabels(num_classes=2, label_map={0: 0, 255: 1})
+    assert mapped(dict(seg_map_path=path))['gt_seg_map'].tolist() == [[0, 1]]
+
+
+def test_averaged_weights_are_prepared_for_a_test(make_config, tmp_path):
+    """EMAHook exchanges weights that the preparation would have folded."""
+    ema = dict(type='EMAHook')
+    Runner.from_cfg(make_config(custom_hooks=[ema])).train()
+    scores = []
+    for number, hooks in enumerate(
+        ([], [dict(type='InferencePreparationHook')])
+    ):
+        cfg = make_config(
+            load_from=str(tmp_path / 'work/iter_2.pth'),
+            custom_hooks=[ema, *hooks],
+        )
+        cfg.experiment_name += f'_{number}'
+        scores.append(Runner.from_cfg(cfg).test()['mIoU'])
+    assert scores[0] == pytest.approx(scores[1], abs=0.5)
+
+
+HOLD = """
+import sys
+from hmsa_mmseg.utils.locks import lock_file
+lock_file(sys.argv[1], 'training')
+print('locked', flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_training_in_a_folder(make_config, tmp_path):
+    work_dir = tmp_path / 'work'
+    holder = subprocess.Popen(
+        [sys.executable, '-c', HOLD, str(work_dir / '.training.lock')],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout.readline()
+        match = f'in use by training, process {holder.pid} on'
+        with pytest.raises(RuntimeError, match=match):
+            Runner.from_cfg(make_config()).train()
+        assert not [*work_dir.glob('*.pth')]
+    finally:
+        holder.kill()
+        holder.communicate()
+    # What a process that was killed leaves behind locks nothing.
+    assert (work_dir / '.training.lock').exists()
+    cfg = make_config()
+    cfg.experiment_name += '_again'
+    Runner.from_cfg(cfg).train()
+    assert (work_dir / 'iter_2.pth').exists()
+    assert not (work_dir / '.training.lock').exists()
+
+
+def test_out_of_memory(make_config, monkeypatch):
+    """Where memory runs out, the sizes and what takes less are said."""
+    cfg = make_config()
+    shape = r'2 images of 64x128 .*scales \(0.5, 1.0\).*train_cfg.checkpoint'
+    runner = Runner.from_cfg(cfg)
+    segmentor = runner.model
+
+    def exhausted(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
+
+    monkeypatch.setattr(segmentor.backbone, 'forward', exhausted)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=shape):
+        runner.train()
+    runner = Runner.from_cfg(make_config(work_dir=f'{cfg.work_dir}_2'))
+    monkeypatch.setattr(torch.Tensor, 'backward', exhausted)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=shape):
+        runner.train()
+    monkeypatch.setattr(runner.model.backbone, 'forward', exhausted)
+    with pytest.raises(RuntimeError, match='The batch has 1 images'):
+        runner.test()
