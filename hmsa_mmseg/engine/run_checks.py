@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 
+from mmengine.dataset import BaseDataset
+from mmengine.dist import all_gather_object
 from mmengine.hooks import EMAHook
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from mmseg.models.segmentors import SegTTAModel
 from torch import nn
 
-from hmsa_mmseg.datasets.run_checks import (
+from hmsa_mmseg.datasets import leaf_datasets
+from hmsa_mmseg.datasets.class_and_pipeline_checks import (
     check_checkpoint_classes,
     check_dataset_classes,
     class_names,
@@ -29,10 +34,11 @@ def check_start(runner: Runner, check_classes: bool) -> None:
             the same classes.
 
     Raises:
-        ValueError: If they have not, a pipeline would lose the label,
-            test-time augmentation does not go with the model, or there is
-            nothing to train.
+        ValueError: If they have not, processes list other images, a pipeline
+            would lose the label, test-time augmentation does not go with the
+            model, or there is nothing to train.
     """
+    _check_same_images(runner)
     model = segmentor_of(runner.model)
     heads = getattr(model, 'decode_head', None)
     head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
@@ -61,6 +67,39 @@ def check_start(runner: Runner, check_classes: bool) -> None:
     averaged = [h for h in runner.hooks if isinstance(h, EMAHook)]
     for start in (runner.model, *(h.ema_model.module for h in averaged)):
         segmentor_of(start).partial_weights = True
+
+
+def _check_same_images(runner: Runner) -> None:
+    """Refuse processes of which one sees other files than the rest."""
+    if not runner.distributed:
+        return
+    found = {
+        where: _images_of(dataset) for where, dataset in _datasets(runner)
+    }
+    ranks = all_gather_object(found)
+    for where in found:
+        listed = [rank[where] for rank in ranks]
+        if len({*listed}) > 1:
+            numbers = ', '.join(
+                f'rank {rank}: {number} images ({digest})'
+                for rank, (number, digest) in enumerate(listed)
+            )
+            raise ValueError(
+                f'{where}: the processes list different images, {numbers}; '
+                'expected the same files in the same order on every machine'
+            )
+
+
+def _images_of(dataset: object) -> tuple[int, str]:
+    """Number of images, and what their names, in their order, hash to."""
+    names = hashlib.sha256()
+    for leaf in leaf_datasets(dataset):
+        # Without folders, which may be local to a machine.
+        if isinstance(leaf, BaseDataset):
+            for index in range(len(leaf)):
+                path = leaf.get_data_info(index).get('img_path') or ''
+                names.update(os.fsencode(os.path.basename(path)) + b'/')
+    return len(dataset), names.hexdigest()[:8]
 
 
 def check_loaded(

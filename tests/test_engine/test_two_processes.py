@@ -9,7 +9,7 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).with_name('two_processes.py')
-SCENARIOS = ['whole', 'nan', 'skip', 'stop', 'resume', 'full']
+SCENARIOS = ['whole', 'nan', 'skip', 'stop', 'resume', 'full', 'images']
 
 
 @pytest.fixture(scope='module')
@@ -125,3 +125,11 @@ def test_failed_save_stops_both(folder, ends):
     )
     pointer = (folder / 'full' / 'last_checkpoint').read_text()
     assert os.path.basename(pointer) == 'iter_2.pth'
+
+
+def test_other_images_of_one_stop_both(folder, ends):
+    for end in ends['images']:
+        assert end.startswith('ValueError: train_dataloader.dataset: the proc')
+        assert 'rank 0: 16 images' in end
+        assert 'rank 1: 15 images' in end
+    assert files(folder, 'images') == []

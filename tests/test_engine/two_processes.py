@@ -81,12 +81,15 @@ SCENARIOS = dict(
     stop=('stop', [On(1, 5, stop), dict(type='SignalCheckpointHook')], 1),
     resume=('stop', [], 1),
     full=('full', [On(0, 4, fail_to_save)], 1),
+    images=('images', [], 1),
 )
 
 
 def train(folder, name, rank):
     work_dir, hooks, accumulated = SCENARIOS[name]
     inputs = torch.linspace(-1, 1, 32).reshape(16, 2)
+    if name == 'images':
+        inputs = inputs[rank:]
     runner = SafeResumeRunner(
         model=Model(),
         work_dir=os.path.join(folder, work_dir),

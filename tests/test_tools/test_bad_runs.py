@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.apis import MMSegInferencer
 
-from hmsa_mmseg.datasets import LoadSegLabels
+from hmsa_mmseg.datasets import LoadSegLabels, class_and_pipeline_checks
 from hmsa_mmseg.datasets.transforms import load_seg_labels
 
 CLASSES = ('road', 'tree', 'sky')
@@ -316,3 +316,20 @@ def test_out_of_memory(make_config, monkeypatch):
     monkeypatch.setattr(runner.model.backbone, 'forward', exhausted)
     with pytest.raises(RuntimeError, match='The batch has 1 images'):
         runner.test()
+
+
+def test_crops_that_do_not_look_for_classes(make_config, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        class_and_pipeline_checks,
+        'print_log',
+        lambda text, **_: said.append(text),
+    )
+    crop = dict(type='RandomCrop', crop_size=(32, 64))
+    cfg = make_config(steps=dict(train=[LABELS, crop]))
+    loader = cfg.train_dataloader
+    loader.dataset = dict(type='ClassUniformDataset', dataset=loader.dataset)
+    loader.sampler = dict(type='ClassUniformSampler', infinite=True)
+    Runner.from_cfg(cfg).train()
+    (warning,) = said
+    assert 'expected CentroidRandomCrop' in warning

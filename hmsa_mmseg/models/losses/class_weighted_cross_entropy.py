@@ -23,6 +23,10 @@ class ClassWeightedCrossEntropyLoss(CrossEntropyLoss):
             with them.
         loss_weight (float): Weight of the loss. Defaults to 1.0.
         loss_name (str): Key of the loss. Defaults to 'loss_ce'.
+        avg_non_ignore (bool): True; configs of mmseg's loss have it.
+
+    Raises:
+        ValueError: If ``avg_non_ignore`` is False.
     """
 
     def __init__(
@@ -30,7 +34,14 @@ class ClassWeightedCrossEntropyLoss(CrossEntropyLoss):
         class_weight: list[float] | str,
         loss_weight: float = 1.0,
         loss_name: str = 'loss_ce',
+        avg_non_ignore: bool = True,
     ) -> None:
+        if not avg_non_ignore:
+            raise ValueError(
+                'ClassWeightedCrossEntropyLoss: avg_non_ignore=False; '
+                'expected True: the sum is divided by the weights of pixels '
+                'with a label'
+            )
         super().__init__(
             class_weight=class_weight,
             loss_weight=loss_weight,

@@ -1,7 +1,8 @@
-"""What a run checks of its data sets before it begins."""
+"""What a run checks of classes and pipelines of its data sets."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from mmcv.transforms import (
@@ -12,6 +13,7 @@ from mmcv.transforms import (
     RandomResize,
     Resize,
 )
+from mmengine.logging import print_log
 from mmseg.datasets.transforms import (
     RandomCrop,
     RandomRotate,
@@ -20,6 +22,7 @@ from mmseg.datasets.transforms import (
     ResizeToMultiple,
 )
 
+from .class_uniform_dataset import ClassUniformDataset
 from .transforms import CentroidRandomCrop, LoadSegLabels
 from .wrappers import leaf_datasets
 
@@ -123,11 +126,24 @@ def prepare_pipelines(dataset: object, is_training: bool, where: str) -> None:
             is loaded, which then stays where it was, or one of a test pads
             the image, whose prediction is stretched over the original then.
     """
+    by_class = is_training and isinstance(dataset, ClassUniformDataset)
     for leaf in leaf_datasets(dataset):
         pipeline = getattr(leaf, 'pipeline', None)
         if pipeline is None or isinstance(pipeline, PipelineErrors):
             continue
-        moved = None
+        moved, kinds = None, {type(step) for step in _steps(pipeline)}
+        if (
+            by_class
+            and RandomCrop in kinds
+            and CentroidRandomCrop not in kinds
+        ):
+            print_log(
+                f'{where}: ClassUniformDataset chooses images by their '
+                'classes, but RandomCrop does not look for these; expected '
+                'CentroidRandomCrop in its place',
+                logger='current',
+                level=logging.WARNING,
+            )
         for step in _steps(pipeline):
             name = type(step).__name__
             if not is_training and isinstance(step, Pad):

@@ -1,0 +1,57 @@
+"""One process for a folder at a time."""
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hmsa_mmseg.prediction.errors import PredictionError
+from hmsa_mmseg.prediction.shards import Shard
+from hmsa_mmseg.utils import locks
+
+HOLD = """
+import sys
+from hmsa_mmseg.utils.locks import lock_file
+lock_file(sys.argv[1], 'prediction')
+print('locked', flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_share_is_predicted_by_one_process(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, '-c', HOLD, str(tmp_path / '.0.lock')],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline()
+    match = f'process {holder.pid} on'
+    with pytest.raises(PredictionError, match=match):
+        Shard(0, 2).alone_in(tmp_path).__enter__()
+    with Shard(1, 2).alone_in(tmp_path):
+        assert (tmp_path / '.1.lock').exists()
+    holder.kill()
+    holder.communicate()
+    with Shard(0, 2).alone_in(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_file_systems_without_locks(tmp_path, monkeypatch):
+    """It is said that nothing guards the folder, and the run goes on."""
+
+    def unsupported(*args):
+        raise OSError(errno.EOPNOTSUPP, 'Operation not supported')
+
+    said = []
+    monkeypatch.setattr(fcntl, 'lockf', unsupported)
+    monkeypatch.setattr(
+        locks, 'print_log', lambda text, **_: said.append(text)
+    )
+    locks.lock_file(tmp_path / 'a.lock', 'training')
+    locks.unlock_file(tmp_path / 'a.lock')
+    (warning,) = said
+    assert 'nothing keeps another training out' in warning
