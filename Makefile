@@ -16,6 +16,7 @@
 # make docs    build the documentation into docs/_build/html, with a page for
 #              each module, and check its links (Python 3.11 or newer)
 # make docs-links  ask for every external link (needs a network)
+# make licences print the licences of what is installed
 # make fix     format the code and repair what ruff can repair
 # make wheel   build the wheel into dist/
 # make clean   remove what the targets above made, but not .venv
@@ -44,7 +45,7 @@ ROUNDS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo autolabel-demo check test nightly test-matrix test-slow compare benchmark \
-	gpu docs docs-links docs-sources lint fix wheel clean install
+	gpu licences docs docs-links docs-sources lint fix wheel clean install
 
 demo: install
 	$(PY) tools/dev/run.py demo --work-dir demo_out
@@ -73,6 +74,10 @@ compare: install
 benchmark: install
 	$(PY) tools/dev/benchmark.py $(SUITES) \
 	--rounds $(ROUNDS) $(if $(AUTHORS),--authors $(AUTHORS))
+
+licences: install
+	$(PIP) install pip-licenses
+	$(VENV)/bin/pip-licenses
 
 gpu: install
 	PYTHON=$(PY) tools/dev/gpu_check.sh
