@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -151,7 +152,9 @@ def damage(path, how):
     if how == 'cut':
         bad.write_bytes(path.read_bytes()[:-1000])
         return bad
-    if how == 'missing':
+    if how == 'program':
+        state['meta']['program'] = Program(path.with_name('ran'))
+    elif how == 'missing':
         del weights['backbone.conv1.weight']
     else:
         first[0] = torch.nan
@@ -164,7 +167,18 @@ DAMAGES = dict(
     cut='cut.pth: it is damaged',
     missing='lacks 1 of the weights of the model, such as backbone.conv1',
     nan='NaN or infinity',
+    program='which is not loaded, as that could run code',
 )
+
+
+class Program:
+    """What makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
 
 
 def test_checkpoints_that_are_not_whole(
@@ -185,6 +199,7 @@ def test_checkpoints_that_are_not_whole(
             runner = Runner.from_cfg(make_config(load_from=bad))
             with pytest.raises(ValueError, match=match):
                 runner.train()
+    assert not trained_folder.with_name('ran').exists()
 
 
 def test_tests_that_are_refused(make_config, trained_folder, folder):
