@@ -61,6 +61,7 @@ check: install lint
 
 nightly: install
 	$(MAKE) docs test-slow demo
+	HYPOTHESIS_PROFILE=nightly $(PY) -m pytest tests/test_fuzz.py
 
 test-matrix: install
 	$(PY) -m nox

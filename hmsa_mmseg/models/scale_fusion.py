@@ -17,7 +17,6 @@ Shape shorthand in this module:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -25,17 +24,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
+#: The largest relative size. The paper's is 2; at 16 one pixel is 256.
+MAX_SCALE = 16
 
 
 def check_scales(scales: object, key: str, min_scales: int = 1) -> tuple:
     """Check a list of scales and return it in ascending order.
 
     A ValueError, which names ``key``, says if these are not ``min_scales`` or
-    more different positive finite numbers.
+    more different numbers above 0, up to :data:`MAX_SCALE`.
     """
     expected = (
-        f'{key} must be a list of {min_scales} or more different positive '
-        'numbers, for example (0.5, 1.0)'
+        f'{key} must be a list of {min_scales} or more different numbers '
+        f'above 0, up to {MAX_SCALE}, for example (0.5, 1.0)'
     )
     if isinstance(scales, str) or not isinstance(scales, Sequence):
         raise ValueError(f'{expected}; got {scales!r}')
@@ -43,7 +44,7 @@ def check_scales(scales: object, key: str, min_scales: int = 1) -> tuple:
         is_number = isinstance(scale, (int, float))
         if isinstance(scale, bool) or not is_number:
             raise ValueError(f'{expected}; got {scale!r} in {scales!r}')
-        if not (math.isfinite(scale) and scale > 0):
+        if not 0 < scale <= MAX_SCALE:
             raise ValueError(f'{expected}; got {scale!r} in {scales!r}')
     ascending = tuple(sorted(float(scale) for scale in scales))
     if len(ascending) < min_scales or len(set(ascending)) < len(ascending):

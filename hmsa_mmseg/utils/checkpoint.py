@@ -55,6 +55,9 @@ _ALLOWED = [
 ]
 # How torch.load names what it refuses.
 _BLOCKED = r"(?:GLOBAL |got <class '|unrecognized function <\w+ )([\w.[\]]+)"
+# A flag of MS-DOS. torch.load reads no content of such an entry, and gives
+# what the memory held before.
+_IS_FOLDER = 0x10
 _DAMAGED = 'it is damaged or no file of torch.save'
 
 
@@ -94,10 +97,16 @@ def check_crc(path: str | os.PathLike) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except OSError:
-        raise
-    # A damaged header leads to errors of several types.
+            folders = [
+                info.filename
+                for info in archive.infolist()
+                if info.external_attr & _IS_FOLDER
+            ]
+    # A damaged header leads to errors of several types, of the system where
+    # it sends the reader to a place before the file.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise ValueError(
             f'cannot load {path}: {_DAMAGED}: {error}, file size '
             f'{os.path.getsize(path)} bytes'
@@ -106,6 +115,11 @@ def check_crc(path: str | os.PathLike) -> None:
         raise ValueError(
             f'cannot load {path}: {_DAMAGED}: the checksum of its entry '
             f'{bad} is wrong'
+        )
+    if folders:
+        raise ValueError(
+            f'cannot load {path}: {_DAMAGED}: its entry {folders[0]} says '
+            'that it is a folder'
         )
 
 
@@ -127,7 +141,9 @@ def safe_load(path: str | os.PathLike, mapped: bool = False) -> object:
         ValueError: If it is damaged, no file of ``torch.save``, or holds
             objects of any other type.
     """
-    if not mapped and zipfile.is_zipfile(path):
+    with open(path, 'rb') as file:
+        is_zip = file.read(4) == b'PK\3\4'  # As torch.load finds out.
+    if is_zip and not mapped:
         check_crc(path)
     try:
         return _torch_load(os.fspath(path), mapped)

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from functools import partial
 
 import numpy as np
@@ -186,3 +187,19 @@ def test_files_that_are_cut_or_foreign(tmp_path):
     for read in (check_crc, safe_load):
         with pytest.raises(FileNotFoundError):
             read(tmp_path / 'none.pth')
+
+
+def test_entry_that_says_it_is_a_folder(tmp_path):
+    """By one bit, which no checksum covers; torch reads old memory then."""
+    path = tmp_path / 'x.pth'
+    torch.save(dict(a=torch.arange(6.0)), path)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(f'{archive.namelist()[0][:-8]}data/0')
+    # Of its record in the directory at the end: 46 bytes, then the name.
+    at = content.rfind(entry.filename.encode()) - 46
+    assert content[at : at + 4] == b'PK\1\2'
+    content[at + 38] |= 0x10
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='says that it is a folder'):
+        safe_load(path)
