@@ -19,9 +19,7 @@ def by_class(rows):
     return dict(found)
 
 
-@pytest.mark.parametrize(
-    ('tiles', 'tile_size'), [((1, 1), 16), ((2, 3), 8), ((4, 2), 5)]
-)
+@pytest.mark.parametrize(('tiles', 'tile_size'), [((1, 1), 16), ((4, 2), 5)])
 def test_same_as_the_authors_loop(tiles, tile_size):
     rng = np.random.default_rng(0)
     for _ in range(20):
