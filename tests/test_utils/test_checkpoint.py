@@ -87,7 +87,6 @@ def test_safe_load_runs_no_code(tmp_path, zipped):
     'value',
     [
         np.zeros(2, complex),
-        np.zeros(1, dict(names=['a'], formats=['f4'])),
         np.datetime64(1, 'D'),
         _Payload(''),
     ],
@@ -96,8 +95,8 @@ def test_safe_load_names_what_it_refuses(tmp_path, value):
     path = tmp_path / 'file.pth'
     torch.save(dict(entry=value), path)
     names = (
-        r'(Complex128DType|VoidDType|DateTime64DType|posix\.mkdir|'
-        r'dtype\[(complex128|void|datetime64)\])'  # before numpy 1.25
+        r'(Complex128DType|DateTime64DType|posix\.mkdir|'
+        r'dtype\[(complex128|datetime64)\])'  # before numpy 1.25
     )
     with pytest.raises(ValueError, match=rf'file\.pth.*{names}'):
         safe_load(path)
@@ -107,7 +106,6 @@ def test_safe_load_names_what_it_refuses(tmp_path, value):
 @pytest.mark.parametrize(
     'value',
     [
-        _Call(getattr, torch.Tensor, 'data'),
         _Call(getattr, HistoryBuffer, '__init__'),
         _Call(getattr, _Call(getattr, HistoryBuffer, 'min'), '__globals__'),
         # The method itself may be named, not called.
