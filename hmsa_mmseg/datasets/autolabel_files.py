@@ -129,26 +129,15 @@ def _based(name: str, layout: str) -> str:
 
 
 class LabelSettings(NamedTuple):
-    """How labels were written, and where that is said.
+    """How labels were written, and where that is said."""
 
-    Attributes:
-        label_format (str, optional): One of :data:`LABEL_FORMATS`.
-        label_ids (list[int], optional): Value in the files of each class.
-        layout (str, optional): One of ``LAYOUTS``.
-        prob (bool, optional): Whether there are confidence maps.
-        classes (list[str], optional): Names of the classes of ``label_ids``.
-        palette (list, optional): Their colours, RGB.
-        source (str): File that says so; '' if there is none, and then the
-            others are None.
-    """
-
-    label_format: str | None = None
-    label_ids: list[int] | None = None
-    layout: str | None = None
-    prob: bool | None = None
-    classes: list[str] | None = None
-    palette: list[list[int]] | None = None
-    source: str = ''
+    label_format: str | None = None  # of LABEL_FORMATS
+    label_ids: list[int] | None = None  # value in the files of each class
+    layout: str | None = None  # of LAYOUTS
+    prob: bool | None = None  # whether there are confidence maps
+    classes: list[str] | None = None  # names of those of label_ids
+    palette: list[list[int]] | None = None  # their colours, RGB
+    source: str = ''  # file that says so; without, all others are None
 
     @property
     def folder(self) -> str:
@@ -161,9 +150,6 @@ def read_label_settings(folder: str) -> LabelSettings:
 
     The file may also lie one folder above: labels of a single split are then
     a part of the whole. On a remote file back end it is not looked for.
-
-    Raises:
-        ValueError: If the file is damaged, or of a later version.
     """
     for parent in (folder, osp.dirname(folder.rstrip('/'))):
         path = osp.join(parent, META_FILE)
@@ -203,12 +189,7 @@ def merge_settings(
 ) -> LabelSettings:
     """Put together what a file says, a config gives and else holds.
 
-    Returns:
-        LabelSettings: With a format, a layout and ``prob``.
-
-    Raises:
-        ValueError: If file and config disagree, if the format is not known,
-            or if an option makes no sense.
+    The result has a format, a layout and ``prob``.
     """
     for name, expected in (
         ('label_format', LABEL_FORMATS),
@@ -257,17 +238,8 @@ def build_label_map(
 ) -> dict[int, int]:
     """Return what maps the values of the files to classes.
 
-    Args:
-        classes (Sequence[str]): Of the data set.
-        file_classes (Sequence[str]): Of the files. Those that the data set
-            leaves out become 255.
-        settings (LabelSettings): Merged ones.
-        void_ids (Sequence[int]): Other label ids to ignore, 255 aside.
-
-    Raises:
-        ValueError: If a class of the data set is not in the files, or if
-            ``label_ids`` are not different values from 0 to 254, one for each
-            class.
+    Classes of the files that the data set leaves out become 255, and so do
+    the label ids ``void_ids``.
     """
     absent = [name for name in classes if name not in file_classes]
     if absent:

@@ -92,14 +92,10 @@ def find_label_loader(dataset: BaseDataset) -> list:
 class LabelCentroids:
     """The centroids of a data set's labels, block by block.
 
-    A map-style dataset, to be read by the workers of a DataLoader.
-
-    Args:
-        leaves (list[BaseDataset]): Datasets that hold samples of their own.
-        items (np.ndarray): (N, 2) position in ``leaves`` and index there of
-            each label to read.
-        loaders (list[list]): For each leaf the transforms that load a label.
-        tile_size (int): Side of a tile in pixels.
+    A map-style dataset, to be read by the workers of a DataLoader. ``items``
+    are (N, 2) position in ``leaves``, datasets that hold samples of their
+    own, and index there of each label to read; ``loaders`` are for each leaf
+    the transforms that load a label.
     """
 
     def __init__(

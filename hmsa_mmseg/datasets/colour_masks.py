@@ -96,10 +96,8 @@ class ColourTable:
     def encode(self, codes: np.ndarray) -> tuple[np.ndarray, dict]:
         """Look up the classes of pixels, as of :func:`read_colours`.
 
-        Returns:
-            tuple[np.ndarray, dict[Colour, int]]: uint8 (H, W), class numbers
-            or 255; and the number of pixels of each colour that is not in
-            the table, for which that has 255.
+        Returns uint8 (H, W), class numbers or 255; and the number of pixels
+        of each colour that is not in the table, for which that has 255.
         """
         labels = self._numbers[codes]
         is_unknown = labels == UNKNOWN
@@ -185,10 +183,8 @@ def convert_mask(
 
     What stands at ``out`` is replaced when all is written. Colours that are
     not in the table are an error or, if ``unknown`` is 'ignore', become 255.
-
-    Returns:
-        tuple[np.ndarray, dict[Colour, int]]: (256,), the pixels of each
-        value; and those of each colour that is not in the table.
+    Returns the pixels of each value, (256,), and those of each colour that is
+    not in the table.
     """
     labels, others = table.encode(read_colours(source))
     if others and unknown == 'error':
@@ -265,10 +261,6 @@ def mask_pairs(
     Sub-folders are kept; files that are no images, or hidden, are left out.
     ``strip_suffix`` is what all names end in, before ``.png``, and those of
     the results do not.
-
-    Raises:
-        ValueError: If there are no masks, there are JPEGs, names end in
-            something else, results would share a name, or be in the folder.
     """
     masks, out = Path(masks), Path(out)
     if masks.resolve() in (out.resolve(), *out.resolve().parents):

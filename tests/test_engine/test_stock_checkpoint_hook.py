@@ -1,6 +1,5 @@
 """Checkpoints of mmengine's own hook, which hold its log history."""
 
-
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
