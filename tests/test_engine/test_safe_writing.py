@@ -15,6 +15,8 @@ from mmengine.hooks import Hook
 from hmsa_mmseg.engine import atomic_backend
 from hmsa_mmseg.utils import atomic_file, check_crc
 
+BEST_2, BEST_4 = 'best_score_iter_2.pth', 'best_score_iter_4.pth'
+
 
 def load(path):
     return torch.load(path, map_location='cpu', weights_only=True)
@@ -129,11 +131,7 @@ def test_failed_best_checkpoint_leaves_the_best_so_far(
     with pytest.raises(ValueError, match='checksum'):
         run(custom_hooks=[FailInValidation()])
     folder = tmp_path / 'run'
-    assert names(folder) == [
-        'best_score_iter_2.pth',
-        'iter_2.pth',
-        'iter_4.pth',
-    ]
+    assert names(folder) == [BEST_2, 'iter_2.pth', 'iter_4.pth']
     assert pointed_at(folder) == 'iter_4.pth'
     info = load(folder / 'iter_4.pth')['message_hub']['runtime_info']
     assert os.path.basename(info['best_ckpt']) == 'best_score_iter_2.pth'
@@ -168,18 +166,9 @@ def test_nothing_is_removed_before_the_new_file_is_named(
 @pytest.mark.parametrize(
     ('removals', 'left', 'kept'),
     [
-        (
-            0,
-            ['best_score_iter_2.pth', 'iter_2.pth', 'iter_4.pth'],
-            ['best_score_iter_2.pth', 'iter_4.pth'],
-        ),
-        (
-            1,
-            ['best_score_iter_2.pth', 'best_score_iter_4.pth', 'iter_4.pth'],
-            ['best_score_iter_4.pth', 'iter_4.pth'],
-        ),
+        (0, [BEST_2, 'iter_2.pth', 'iter_4.pth'], [BEST_2, 'iter_4.pth']),
+        (1, [BEST_2, BEST_4, 'iter_4.pth'], [BEST_4, 'iter_4.pth']),
     ],
-    ids=['last', 'best'],
 )
 def test_killed_before_removing_it_removes_later(
     run, tmp_path, monkeypatch, set_scores, removals, left, kept
