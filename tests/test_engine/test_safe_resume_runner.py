@@ -151,9 +151,6 @@ def test_complete_run_does_nothing(run, go_on, messages, tmp_path, rows, loop):
 def test_where_to_look(run, go_on, tmp_path):
     """In the folder of last_checkpoint, or in that of the hook."""
     checkpoint = dict(out_dir=str(tmp_path / 'disk'))
-    # The dump of a batch is no checkpoint.
-    (tmp_path / 'disk/run').mkdir(parents=True)
-    torch.save(dict(iter=1), tmp_path / f'disk/run/{DUMP_PREFIX}rank0.pth')
     run(checkpoint=checkpoint)
     assert not list((tmp_path / 'run').glob('*.pth'))
     pointer = tmp_path / 'run' / 'last_checkpoint'
@@ -179,7 +176,9 @@ def test_load_from(run, half, go_on, tmp_path, messages):
     assert go_on(load_from=other, max_iters=5).started_at == 4
     # One goes back in one's own folder.
     assert go_on(load_from=start).started_at == 2
-    # Without a checkpoint it starts from scratch.
+    # Without a checkpoint it starts from scratch; the dump of a batch is none.
+    (tmp_path / 'empty').mkdir()
+    torch.save(dict(iter=1), tmp_path / f'empty/{DUMP_PREFIX}rank0_iter1.pth')
     runner = go_on(name='empty', max_iters=2)
     assert runner.iter == 2
     assert not runner._resume
