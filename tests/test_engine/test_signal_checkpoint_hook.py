@@ -40,7 +40,8 @@ def saved(folder):
 
 
 def test_saves_and_exits(run, tmp_path):
-    before = signal.getsignal(signal.SIGUSR1)
+    numbers = signal.SIGTERM, signal.SIGUSR1
+    before = [*map(signal.getsignal, numbers)]
     stop = dict(type='SignalCheckpointHook', exit_code=3)
     number = SignalAt(3, signal.SIGUSR1)
     with pytest.raises(SystemExit) as stopped:
@@ -49,7 +50,7 @@ def test_saves_and_exits(run, tmp_path):
     assert saved(tmp_path / 'run') == ['iter_2.pth', 'iter_3.pth']
     pointer = (tmp_path / 'run' / 'last_checkpoint').read_text()
     assert os.path.basename(pointer) == 'iter_3.pth'
-    assert signal.getsignal(signal.SIGUSR1) is before
+    assert [*map(signal.getsignal, numbers)] == before
 
 
 def test_does_not_save_twice(make_runner, monkeypatch):

@@ -91,6 +91,7 @@ def test_safe_load_runs_no_code(tmp_path, zipped):
         (np.datetime64(1, 'D'), r'dtype\[datetime64\]|DateTime64DType'),
         (_Payload(''), 'mkdir'),
         (_Call(eval, '1'), 'eval'),
+        (_Call(getattr, torch.Tensor, 'min'), 'getattr'),
         (_Call(getattr, HistoryBuffer, '__init__'), 'getattr'),
         (
             _Call(
