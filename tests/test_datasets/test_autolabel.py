@@ -234,7 +234,8 @@ def fine(root, write_png):
 
 
 def test_beside_a_fine_set_with_other_files(root, fine, write_png):
-    write_meta(root / 'autolabels')
+    options = dict(label_format='labelIds', label_ids=[2, 0, 1])
+    write_meta(root / 'autolabels', **options)
     prefix = dict(
         img_path='images', seg_map_path='autolabels', coarse_map_path='coarse'
     )
@@ -242,21 +243,21 @@ def test_beside_a_fine_set_with_other_files(root, fine, write_png):
     both = ConcatDataset([DATASETS.build(fine), part])
     assert both.metainfo['reduce_zero_label'] is True
     assert (both[0]['gt_seg_map'] == 1).all()
-    # Its values are class numbers and not shifted; the coarse ones are.
+    # Its values are mapped and not shifted; the coarse ones are shifted.
     found = [both[k]['gt_seg_map'][0].tolist() for k in (1, 2, 3)]
-    assert found == [[value] * 6 for value in (0, 1, 2)]
+    assert found == [[value] * 6 for value in (1, 2, 0)]
     with pytest.raises(ValueError, match=r"like together with \['classes'\]"):
         build(root, like=fine, classes=CLASSES)
 
-    label = np.zeros(SIZE)
-    label[0, 5] = 1
+    label = np.full(SIZE, 2)
+    label[0, 5] = 0
     write_png(root / 'autolabels/a.png', label)
     assert part[0]['gt_seg_map'][0].tolist() == [1, 1, 0, 0, 0, 1]
     # mmseg's loader takes reduce_zero_label of the first sample it sees.
     load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
     stock = build(root, like=fine, pipeline=load)
     found = [stock[k]['gt_seg_map'][0, 0] for k in range(3)]
-    assert found == [0, 1, 2]
+    assert found == [0, 2, 0]
     (root / 'coarse/sub/a.png').unlink()
     with pytest.raises(
         FileNotFoundError, match=r'have no coarse label.*sub/a'

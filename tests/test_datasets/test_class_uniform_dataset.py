@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import worker_init_fn
-from mmseg.registry import TRANSFORMS
 from PIL import Image
 
 from hmsa_mmseg.datasets.class_uniform_dataset import SampleIndex
@@ -173,8 +172,10 @@ def test_labels_are_mapped_as_in_training(
         assert centroids_of(label, range(4)) == expected
 
 
-class LoadsNothing(TRANSFORMS.get('LoadAnnotations')):
-    def transform(self, results):
+class LoadMyLabels:
+    """A loader by its name, which loads nothing."""
+
+    def __call__(self, results):
         return results
 
 
@@ -189,14 +190,14 @@ def test_labels_that_cannot_be_used(
     count = int((read(other, 0) == 77).sum())
     no_class = class_uniform(set_cfg(other, LOAD))
     no_loader = class_uniform(set_cfg(root, LOAD[:1]))
-    loads_nothing = class_uniform(set_cfg(root), label_loader=[LoadsNothing()])
+    loads_nothing = class_uniform(set_cfg(root, [LoadMyLabels()]))
     cfg = dict(set_cfg(root, LOAD), data_prefix=dict(img_path='img'))
     for dataset, match in (
         (no_class, rf'000.png.*77 \({count} pixels\).*expected 0 to 3'),
         # Nothing half-made is left for the next start.
         (no_class, '77'),
         (no_loader, r"\['LoadImageFromFile'\].*expected"),
-        (loads_nothing, r"\['LoadsNothing'\] loaded no label"),
+        (loads_nothing, r"\['LoadMyLabels'\] loaded no label"),
         (class_uniform(cfg), r'has no label.*seg_map_path'),
     ):
         with pytest.raises(ValueError, match=match):

@@ -81,8 +81,11 @@ def test_union_also_of_absent_classes(sample):
     always = build('UniteCoarseLabels', classes=(14, 3), only_if_present=False)
     found = always(dict(results))['gt_seg_map']
     assert found.tolist() == [[3, 14, 2], [14, 4, 255]]
-    build('ApplyConfidence')(sample('ApplyConfidence', ZEROS))
-    assert np.array_equal(loaded, LABEL)  # not changed in place
+    unsure = sample('ApplyConfidence', ZEROS)
+    kept = build('ApplyConfidence')(dict(unsure))['gt_seg_map']
+    assert (kept == 255).all()
+    for label in (loaded, unsure['gt_seg_map']):
+        assert np.array_equal(label, LABEL)  # not changed in place
     assert 'threshold=0.9' in repr(build('ApplyConfidence', threshold=0.9))
 
 

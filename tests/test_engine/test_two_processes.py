@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).with_name('training_processes.py')
+SCRIPT = Path(__file__).with_name('two_processes.py')
 SCENARIOS = ['whole', 'nan', 'skip', 'stop', 'resume', 'full']
 
 
@@ -75,6 +75,29 @@ def files(folder, work_dir):
     return sorted(path.name for path in (folder / work_dir).glob('*.pth'))
 
 
+def test_there_is_always_a_whole_checkpoint(tmp_path):
+    """SIGKILL at arbitrary moments of a process that only saves."""
+    lines = run(tmp_path, 'killed').splitlines()
+    rounds = [json.loads(line) for line in lines if line.startswith('{')]
+    assert len(rounds) == 5
+    last = 0
+    for found in rounds:
+        assert found['signal'] == 9
+        assert found['rejected'] == 0
+        names = [name for name, _, _ in found['files']]
+        # The outdated file may not have been removed yet; those of earlier
+        # rounds have.
+        assert len(names) in (1, 2)
+        assert found['pointer'] in names
+        for name, iteration, steps in found['files']:
+            assert name == f'iter_{iteration}.pth'
+            assert steps == iteration
+        newest = max(iteration for _, iteration, _ in found['files'])
+        assert found['newest'] == f'iter_{newest}.pth'
+        assert newest > last
+        last = newest
+
+
 def test_invalid_loss_of_one_stops_both(folder, ends, weights):
     other, at_fault = ends['nan']
     assert other == (
@@ -131,26 +154,3 @@ def test_failed_save_stops_both(folder, ends):
     )
     pointer = (folder / 'full' / 'last_checkpoint').read_text()
     assert os.path.basename(pointer) == 'iter_2.pth'
-
-
-def test_there_is_always_a_whole_checkpoint(tmp_path):
-    """SIGKILL at arbitrary moments of a process that only saves."""
-    lines = run(tmp_path, 'killed').splitlines()
-    rounds = [json.loads(line) for line in lines if line.startswith('{')]
-    assert len(rounds) == 5
-    last = 0
-    for found in rounds:
-        assert found['signal'] == 9
-        assert found['rejected'] == 0
-        names = [name for name, _, _ in found['files']]
-        # The outdated file may not have been removed yet; those of earlier
-        # rounds have.
-        assert len(names) in (1, 2)
-        assert found['pointer'] in names
-        for name, iteration, steps in found['files']:
-            assert name == f'iter_{iteration}.pth'
-            assert steps == iteration
-        newest = max(iteration for _, iteration, _ in found['files'])
-        assert found['newest'] == f'iter_{newest}.pth'
-        assert newest > last
-        last = newest

@@ -124,12 +124,9 @@ SCENARIOS = dict(
 )
 
 
-def make_runner(model, work_dir, hooks, resume, interval, max_iters, **kwargs):
-    inputs = torch.linspace(-1, 1, 32).reshape(16, 2)
-    return SafeResumeRunner(
-        model=model,
-        work_dir=str(work_dir),
-        resume=resume,
+def settings(inputs, hooks, max_iters, **checkpoint):
+    """What both kinds of runs have."""
+    return dict(
         train_dataloader=dict(
             dataset=[dict(inputs=row) for row in inputs],
             batch_size=2,
@@ -141,26 +138,24 @@ def make_runner(model, work_dir, hooks, resume, interval, max_iters, **kwargs):
         ),
         default_hooks=dict(
             checkpoint=dict(
-                type='SafeCheckpointHook', by_epoch=False, **interval
+                type='SafeCheckpointHook', by_epoch=False, **checkpoint
             )
         ),
         custom_hooks=hooks,
         log_level='ERROR',
         default_scope='mmseg',
-        **kwargs,
     )
 
 
 def train(folder, name, rank):
     work_dir, hooks, accumulated = SCENARIOS[name]
-    runner = make_runner(
-        Model(),
-        folder / work_dir,
-        [dict(type='IterSeedHook'), *hooks],
+    inputs = torch.linspace(-1, 1, 32).reshape(16, 2)
+    runner = SafeResumeRunner(
+        model=Model(),
+        work_dir=os.path.join(folder, work_dir),
         resume=name == 'resume',
-        interval=dict(interval=2),
-        max_iters=8,
         launcher='pytorch',
+        **settings(inputs, [dict(type='IterSeedHook'), *hooks], 8, interval=2),
         optim_wrapper=dict(
             optimizer=dict(type='SGD', lr=0.1, momentum=0.9),
             accumulative_counts=accumulated,
@@ -211,13 +206,15 @@ def train_as_rank(folder, name, rank):
 
 
 def train_until_killed(folder, delay):
-    make_runner(
-        Counter(),
-        folder,
-        [KillSoon(delay)],
+    SafeResumeRunner(
+        model=Counter(),
+        work_dir=str(folder),
         resume=True,
-        interval=dict(interval=1, max_keep_ckpts=1),
-        max_iters=10**6,
+        **settings(
+            *(torch.ones(2, 1), [KillSoon(delay)], 10**6),
+            interval=1,
+            max_keep_ckpts=1,
+        ),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
     ).train()
 
