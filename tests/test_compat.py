@@ -154,30 +154,17 @@ def test_features_that_can_be_looked_for():
     """The table says what the installed torch says."""
     load = inspect.signature(torch.load).parameters
     checkpoint = inspect.signature(torch.utils.checkpoint.checkpoint)
-    assert {
-        name: compat.torch_has(name)
-        for name in (
-            'checkpointing',
-            'choice_of_attention',
-            'compile_module',
-            'is_compiling',
-            'mapped_files',
-            'names_in_files',
-            'scaler_on_cpu',
-        )
-    } == {
+    expected = {
         'checkpointing': 'context_fn' in checkpoint.parameters,
         'choice_of_attention': hasattr(torch.backends, 'mha'),
         'compile_module': hasattr(torch.nn.Module, 'compile'),
-        'is_compiling': hasattr(
-            getattr(torch, 'compiler', None), 'is_compiling'
-        ),
         'mapped_files': 'mmap' in load,
         'names_in_files': hasattr(
             torch.serialization, 'get_unsafe_globals_in_checkpoint'
         ),
         'scaler_on_cpu': hasattr(torch.amp, 'GradScaler'),
     }
+    assert {name: compat.torch_has(name) for name in expected} == expected
 
 
 def test_a_torch_without_a_counter_of_operations_is_named(monkeypatch):

@@ -65,22 +65,17 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert 'hmsa_mmseg/.mim/configs/hmsa/metafile.yaml' in inside
     unwanted = ('__pycache__', '/tools/dev/')
     assert not [n for n in names if any(part in n for part in unwanted)]
-
-
-def test_wheel_declares_what_mmseg_forgets(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        (name,) = (n for n in archive.namelist() if n.endswith('/METADATA'))
+        (name,) = (n for n in names if n.endswith('/METADATA'))
         metadata = archive.read(name).decode()
+    # mmseg forgets the first three.
     for requirement in ('ftfy', 'regex', 'setuptools', 'mmsegmentation'):
         assert f'Requires-Dist: {requirement}' in metadata
 
 
-@pytest.mark.parametrize('version', ['58.1.0', '67.8.0.post1'])
-def test_a_setuptools_that_installs_an_empty_package_is_refused(
-    monkeypatch, version
-):
-    monkeypatch.setattr(setuptools, '__version__', version)
-    with pytest.raises(SystemExit, match=f'found {version}: pip install'):
+def test_a_setuptools_that_installs_an_empty_package_is_refused(monkeypatch):
+    monkeypatch.setattr(setuptools, '__version__', '67.8.0.post1')
+    with pytest.raises(SystemExit, match=r'found 67\.8\.0\.post1: pip ins'):
         runpy.run_path(str(ROOT / 'setup.py'))
 
 

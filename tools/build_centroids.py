@@ -23,8 +23,12 @@ import hmsa_mmseg  # noqa: F401  (registers the classes)
 from mmseg.registry import DATASETS
 
 from hmsa_mmseg.datasets import ClassUniformDataset
-from hmsa_mmseg.datasets.centroid_file import read_rows, write_rows
-from hmsa_mmseg.datasets.centroid_index import index_path, load_or_build
+from hmsa_mmseg.datasets.centroid_index import (
+    index_path,
+    load_or_build,
+    read_rows,
+    write_rows,
+)
 from hmsa_mmseg.datasets.centroids import LabelCentroids
 
 

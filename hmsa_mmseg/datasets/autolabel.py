@@ -13,13 +13,11 @@ from mmseg.registry import DATASETS
 from .autolabel_files import (
     LABEL_SUFFIX,
     PROB_SUFFIX,
-    label_file,
-    prob_of_label,
-)
-from .autolabel_settings import (
     LabelSettings,
     build_label_map,
+    label_file,
     merge_settings,
+    prob_of_label,
     read_failures,
     read_label_settings,
 )

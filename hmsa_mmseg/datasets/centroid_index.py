@@ -1,23 +1,31 @@
 """The centroids of a data set, kept in a file.
 
 Reading all labels takes minutes. The result is kept in a file whose name
-and header tell what it was made from. The processes of a job share the work
-and use one table, that of the first.
+and header tell what it was made from, which is written whole and checked when
+read. The processes of a job share the work and use one table, that of the
+first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
+import json
 import logging
 import os
 import shutil
 import tempfile
 import time
+import uuid
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine import fileio
+from mmengine.dataset import BaseDataset
 from mmengine.dist import (
     all_gather_object,
     broadcast_object_list,
@@ -26,20 +34,12 @@ from mmengine.dist import (
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
-from .centroid_file import read_rows, write_rows
-from .centroid_fingerprint import fingerprint
+from hmsa_mmseg.utils import atomic_file
+
 from .centroids import LabelCentroids
 
+FORMAT = 'hmsa_mmseg centroids 1'
 LOG_SECONDS = 10
-
-
-def default_cache_dir() -> Path:
-    """Return ``hmsa_mmseg/centroids`` in ``$XDG_CACHE_HOME`` or ~/.cache."""
-    home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    if not os.path.isabs(home):
-        # In a container the user may have no home.
-        home = tempfile.gettempdir()
-    return Path(home, 'hmsa_mmseg', 'centroids')
 
 
 def index_path(labels: LabelCentroids, cache_dir: str | None = None) -> Path:
@@ -47,11 +47,17 @@ def index_path(labels: LabelCentroids, cache_dir: str | None = None) -> Path:
 
     Its name holds their fingerprint, so that different data and settings
     never share a file. Without ``cache_dir`` it is in
-    :func:`default_cache_dir`.
+    ``hmsa_mmseg/centroids`` in ``$XDG_CACHE_HOME`` or ~/.cache.
     """
-    folder = default_cache_dir()
     if cache_dir:
         folder = Path(os.path.expanduser(cache_dir))
+    else:
+        home = os.environ.get('XDG_CACHE_HOME')
+        home = home or os.path.expanduser('~/.cache')
+        if not os.path.isabs(home):
+            # In a container the user may have no home.
+            home = tempfile.gettempdir()
+        folder = Path(home, 'hmsa_mmseg', 'centroids')
     name = type(labels.leaves[0]).__name__
     return folder / f'{name}_tile{labels.tile_size}_{fingerprint(labels)}.npz'
 
@@ -69,13 +75,8 @@ def load_or_build(
     written, so that a job that was interrupted goes on. A file that is
     damaged or was made from other labels is replaced. Where the folder cannot
     be written, the centroids are only kept in memory. Both are logged as
-    warnings.
-
-    Args:
-        labels (LabelCentroids): The labels.
-        cache_dir (str, optional): As in :func:`index_path`.
-        num_workers (int, optional): Processes that read labels; 0: this one.
-            None: up to 8 of the CPUs there are for each process of the job.
+    warnings. ``num_workers`` processes read labels, 0: this one; None: up to
+    8 of the CPUs there are for each process of the job.
 
     Returns:
         np.ndarray: (R, 4) int32, columns label (row of ``labels.items``), x,
@@ -202,3 +203,135 @@ def _warn_not_used(path: Path, reason: str) -> None:
         logger='current',
         level=logging.WARNING,
     )
+
+
+# --- the file
+
+
+def write_rows(path: Path, rows: np.ndarray, temp_dir: Path) -> None:
+    """Write (R, 4) int32 centroids; the file is either whole or absent.
+
+    ``temp_dir`` is a folder on the same file system, made if absent.
+    """
+    temp_dir.mkdir(parents=True, exist_ok=True)
+    header = dict(format=FORMAT, name=path.name, sha256=_sha256(rows))
+    # Not the process id: another machine may write to the same folder.
+    part = temp_dir / f'.{uuid.uuid4().hex}.tmp'
+    with atomic_file(path, part=part) as file:
+        header = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        np.savez(file, header=header, rows=rows)
+
+
+def read_rows(path: Path) -> np.ndarray:
+    """Read back what :func:`write_rows` wrote, and check it.
+
+    Raises:
+        OSError: If it cannot be opened or read.
+        ValueError: If it is damaged, or was written under another name: for
+            other data or by another version.
+    """
+    content = path.read_bytes()
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            header = json.loads(file['header'].tobytes())
+            rows = file['rows']
+        format_, name, sha256 = (
+            header[key] for key in ('format', 'name', 'sha256')
+        )
+    # What numpy and zipfile raise for damaged files has no common type.
+    except Exception as error:
+        raise ValueError(f'damaged: {error}') from error
+    if format_ != FORMAT:
+        raise ValueError(f'its format is {format_!r}; expected {FORMAT!r}')
+    if name != path.name:
+        raise ValueError(f'it was written as {name!r}, for other labels')
+    if sha256 != _sha256(rows) or rows.shape[1:] != (4,):
+        raise ValueError('damaged: its content does not match its checksum')
+    return rows
+
+
+def _sha256(rows: np.ndarray) -> str:
+    about = f'{rows.dtype.str}{rows.shape}'.encode()
+    return hashlib.sha256(about + rows.tobytes()).hexdigest()
+
+
+# --- what it depends on
+
+
+def fingerprint(labels: LabelCentroids) -> str:
+    """Return 16 hex digits that differ when centroids may differ.
+
+    They cover the tile size and, for each leaf, its classes, label mapping,
+    label loaders with their public options, and the files: path below their
+    common folder, so that a data set may move, and size. The same of files
+    that a label loader reads besides the label (confidence, coarse labels).
+    There are no sizes on remote file back ends. Times are left out, as
+    copying changes them.
+    """
+    digest = hashlib.sha256(f'{labels.tile_size}'.encode())
+    for leaf_id, leaf in enumerate(labels.leaves):
+        positions = np.flatnonzero(labels.items[:, 0] == leaf_id)
+        paths = [labels.path(position) for position in positions]
+        about = [
+            _plain(leaf.metainfo['classes']),
+            _plain(getattr(leaf, 'label_map', None)),
+            _plain(getattr(leaf, 'reduce_zero_label', None)),
+            _plain(getattr(leaf, 'ignore_index', 255)),
+            [_describe(loader) for loader in labels.loaders[leaf_id]],
+            _names_and_sizes(paths, leaf),
+        ]
+        # Nothing is appended for a data set without, whose file then keeps
+        # the name it has.
+        if hasattr(leaf, 'file_label_maps'):
+            about.append(_plain(leaf.file_label_maps))
+        infos = [
+            leaf.get_data_info(int(index))
+            for index in labels.items[positions, 1]
+        ]
+        for key in (
+            getattr(o, 'reads', None) for o in labels.loaders[leaf_id]
+        ):
+            paths = [info[key] for info in infos if info.get(key) is not None]
+            if paths:
+                about.append([key, _names_and_sizes(paths, leaf)])
+        digest.update(json.dumps(about).encode())
+    return digest.hexdigest()[:16]
+
+
+def _names_and_sizes(paths: list[str], leaf: BaseDataset) -> list[list]:
+    # By characters, which is right for URLs as well.
+    start = os.path.commonprefix(paths).rfind('/') + 1  # noqa: RUF071
+    args = getattr(leaf, 'backend_args', None)
+    backend = fileio.get_file_backend(paths[0], backend_args=args)
+    is_local = isinstance(backend, fileio.LocalBackend)
+    return [
+        [path[start:], os.stat(path).st_size if is_local else -1]
+        for path in paths
+    ]
+
+
+def _describe(loader: object) -> list:
+    # mmseg's LoadAnnotations sets reduce_zero_label, a copy of the dataset's,
+    # when it first loads a label.
+    options = {
+        name: value
+        for name, value in getattr(loader, '__dict__', {}).items()
+        if not name.startswith('_') and name != 'reduce_zero_label'
+    }
+    name = getattr(loader, '__qualname__', type(loader).__qualname__)
+    return [name, _plain(options)]
+
+
+def _plain(value: object) -> object:
+    """Reduce an option to what JSON holds."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)):
+        return [str(value.dtype), value.tolist()]
+    if isinstance(value, Mapping):
+        return [[_plain(key), _plain(item)] for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_plain(item) for item in value), key=repr)
+    return type(value).__qualname__

@@ -14,7 +14,7 @@ from mmcv.transforms import LoadAnnotations
 from mmengine.dataset import BaseDataset
 
 # Labels read at a time by one process. Files of parts depend on it: whoever
-# changes it also changes FORMAT of centroid_file.py.
+# changes it also changes FORMAT of centroid_index.py.
 BLOCK_SIZE = 32
 _LOADER_NAME = re.compile(r'Load\w*(Annotation|Label)')
 
@@ -34,7 +34,7 @@ def class_centroids(
         label (np.ndarray): (H, W), not negative. Values of ``num_classes``
             and more are ignored.
         num_classes (int): Number of classes.
-        tile_size (int): Side of a tile in pixels.
+        tile_size (int): In pixels.
 
     Returns:
         np.ndarray: (R, 3) int32, columns x, y and class; x and y in pixels of
@@ -74,13 +74,8 @@ def _spans(size: int, tile_size: int) -> list[tuple[int, int]]:
 def find_label_loader(dataset: BaseDataset) -> list:
     """Find what loads the labels in a dataset's pipeline.
 
-    Returns:
-        list: The first transform that is mmcv's ``LoadAnnotations``, a
-        subclass of it, or named like one (``Load...Annotation...`` or
-        ``Load...Label...``).
-
-    Raises:
-        ValueError: If there is none.
+    That is the first transform which is mmcv's ``LoadAnnotations``, a
+    subclass of it, or named like one; a ValueError if there is none.
     """
     for transform in dataset.pipeline.transforms:
         name = type(transform).__name__
@@ -97,14 +92,10 @@ def find_label_loader(dataset: BaseDataset) -> list:
 class LabelCentroids:
     """The centroids of a data set's labels, block by block.
 
-    A map-style dataset, to be read by the workers of a DataLoader.
-
-    Args:
-        leaves (list[BaseDataset]): Datasets that hold samples of their own.
-        items (np.ndarray): (N, 2) position in ``leaves`` and index there of
-            each label to read.
-        loaders (list[list]): For each leaf the transforms that load a label.
-        tile_size (int): Side of a tile in pixels.
+    A map-style dataset, to be read by the workers of a DataLoader. ``items``
+    are (N, 2) position in ``leaves``, datasets that hold samples of their
+    own, and index there of each label to read; ``loaders`` are for each leaf
+    the transforms that load a label.
     """
 
     def __init__(

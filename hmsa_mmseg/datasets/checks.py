@@ -75,11 +75,7 @@ class FileChecksMixin:
         return ''
 
     def load_data_list(self) -> list[dict]:
-        """List the samples as the parent does and check that they exist.
-
-        Returns:
-            list[dict]: Of the parent's list those that are to be used.
-        """
+        """List those of the parent's samples to use, once all is checked."""
         checked_keys = ['img_path'] if self.test_mode else [*self.data_prefix]
         checked_keys = [key for key in checked_keys if self._can_list(key)]
         for key in checked_keys:

@@ -66,10 +66,8 @@ def map_of_format(
 ) -> dict[int, int] | None:
     """Return what maps the values of a label file to classes.
 
-    Args:
-        label_format (str): 'trainIds' or 'labelIds'.
-        label_map (dict[int, int], optional): Maps train ids to the classes
-            of a data set that has not all 19.
+    ``label_map`` maps train ids to the classes of a data set that has not
+    all 19.
     """
     if label_format == 'trainIds':
         return label_map
@@ -83,12 +81,7 @@ def map_of_format(
 def choose_label_suffix(
     label_format: str, part: str, suffix: str | None = None
 ) -> str:
-    """Return the suffix of label files of 'gtFine' or 'gtCoarse'.
-
-    Raises:
-        ValueError: If the format is not known, or if the given suffix
-            contradicts it.
-    """
+    """Return the suffix of label files of 'gtFine' or 'gtCoarse'."""
     if label_format not in _SUFFIXES:
         raise ValueError(
             f"label_format={label_format!r}; expected 'trainIds' or 'labelIds'"
@@ -107,11 +100,7 @@ def choose_label_suffix(
 def choose_cities(
     data_list: list[dict], cities: Sequence[str] | None, folder: str
 ) -> list[dict]:
-    """Return the samples of some cities, and log how many each has.
-
-    Raises:
-        FileNotFoundError: If a city has no image in the folder.
-    """
+    """Return the samples of some cities, and log how many each has."""
     if cities is None:
         return data_list
 

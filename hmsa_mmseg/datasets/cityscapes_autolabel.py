@@ -8,7 +8,7 @@ from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
 from .autolabel import AutoLabelDataset
-from .autolabel_settings import LabelSettings
+from .autolabel_files import LabelSettings
 from .cityscapes import (
     DAMAGED_IMAGES,
     EVALUATED_IDS,

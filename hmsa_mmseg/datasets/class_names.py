@@ -51,11 +51,7 @@ def read_classes(text: str) -> ClassNames:
 
 
 def class_line(words: Sequence[str], path: str) -> tuple[str, list[int]]:
-    """Split the words of a line of a file into name and RGB colour.
-
-    The colour is empty where there is none; a ValueError where a number of it
-    is beyond 255.
-    """
+    """Split the words of a line of a file into name and RGB colour, if any."""
     numbers = words[-3:]
     if len(words) < 4 or not all(word.isdigit() for word in numbers):
         return ' '.join(words), []

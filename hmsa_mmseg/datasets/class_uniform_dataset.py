@@ -170,15 +170,12 @@ class ClassUniformDataset:
         return np.repeat(np.arange(len(sizes)), sizes)
 
     def labels(self, tile_size: int) -> tuple[LabelCentroids, np.ndarray]:
-        """Return what reads the labels and finds the centroids in them.
+        """Return what finds the centroids in the labels.
 
         Returns:
             tuple[LabelCentroids, np.ndarray]: One entry for each label, also
             if it is sampled repeatedly; and (N,) which of them each sample
             has.
-
-        Raises:
-            ValueError: If a pipeline has nothing that loads labels.
         """
         self.full_init()
         items, inverse = np.unique(self._places, axis=0, return_inverse=True)

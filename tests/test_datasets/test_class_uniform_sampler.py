@@ -65,8 +65,6 @@ def test_cityscapes_has_the_authors_shares():
     assert counts == {None: 1493, **dict.fromkeys(range(19), 78)}
     random_images = [s.index for s in samples if s.class_id is None]
     assert len({*random_images}) == 1493
-    # In no order: about half of any stretch is class-uniform.
-    assert 100 < sum(s.class_id is not None for s in samples[:300]) < 200
     drawn = [(s.index, *s.centroid, s.class_id) for s in samples if s.centroid]
     assert {*drawn} <= known(dataset)
     # 78 draws from the 30 centroids of class 0.
@@ -107,16 +105,11 @@ def test_the_plan_depends_on_seed_and_epoch_alone():
         assert np.array_equal(first.plan(epoch), second.plan(epoch))
     assert not np.array_equal(first.plan(0), first.plan(1))
     second.seed = 4
-    assert not np.array_equal(first.plan(0), second.plan(0))
-    # As a loader sees it.
-    samples = [*first]
-    first.set_epoch(1)
-    assert [*first] != samples
-    first.set_epoch(0)
-    assert [*first] == samples
+    for epoch in (0, 1):
+        assert not np.array_equal(first.plan(epoch), second.plan(0))
 
 
-@pytest.mark.parametrize('world_size', [1, 4, 7, 64])
+@pytest.mark.parametrize('world_size', [1, 7, 64])
 def test_processes_share_an_epoch(world_size):
     dataset = FakeDataset(50, 3)
     streams = []
@@ -143,7 +136,7 @@ def test_processes_share_an_epoch(world_size):
     assert drawn == Counter(build(dataset))
 
 
-@pytest.mark.parametrize('world_size', [1, 4, 64])
+@pytest.mark.parametrize('world_size', [1, 4])
 def test_infinite_streams_go_through_the_epochs(world_size):
     dataset = FakeDataset(50, 3)
     count = 180 // world_size + 1
@@ -161,7 +154,7 @@ def test_infinite_streams_go_through_the_epochs(world_size):
 
 
 @pytest.mark.parametrize('infinite', [False, True])
-@pytest.mark.parametrize('skipped', [0, 24, 25, 77])
+@pytest.mark.parametrize('skipped', [25, 77])
 def test_skip_leaves_out_what_was_seen(infinite, skipped):
     dataset = FakeDataset(50, 3)
     args = dict(rank=1, world_size=2, infinite=infinite)
@@ -183,25 +176,6 @@ def test_skip_leaves_out_what_was_seen(infinite, skipped):
             resumed.set_epoch(epoch)
             rest += resumed
     assert rest == stream[skipped:]
-
-
-def test_no_share_reads_no_label(monkeypatch):
-    dataset = FakeDataset(50, 3)
-    monkeypatch.setattr(dataset, 'class_centroids', None, raising=False)
-    dataset.metainfo = {}
-    samples = [*build(dataset, pct=0)]
-    assert sorted(s.index for s in samples) == [*range(50)]
-    assert {s.centroid for s in samples} == {None}
-
-
-def test_absent_classes_leave_their_share_to_images(logged):
-    samples = [*build(FakeDataset(5, 3))]
-    assert {s.class_id for s in samples} == {None}
-    assert 'pct=0.5 of 5 samples' in logged('WARNING')[0]
-    samples = [*build(FakeDataset(50, 5, absent=(1, 4)))]
-    counts = Counter(s.class_id for s in samples)
-    assert counts == {None: 35, 0: 5, 2: 5, 3: 5}
-    assert "['c1', 'c4']" in logged('WARNING')[1]
 
 
 def test_options():
@@ -237,17 +211,32 @@ def test_boosted_datasets_give_centroids_alone():
     assert sum(coarse.values()) == coarse[0]
 
 
+def test_shares_that_are_left_to_images(logged):
+    dataset = FakeDataset(50, 3)
+    dataset.class_centroids, dataset.metainfo = None, {}
+    samples = [*build(dataset, pct=0)]  # reads no label
+    assert sorted(s.index for s in samples) == [*range(50)]
+    assert {s.centroid for s in samples} == {None}
+    samples = [*build(FakeDataset(5, 3))]
+    assert {s.class_id for s in samples} == {None}
+    assert 'pct=0.5 of 5 samples' in logged('WARNING')[0]
+    samples = [*build(FakeDataset(50, 5, absent=(1, 4)))]
+    counts = Counter(s.class_id for s in samples)
+    assert counts == {None: 35, 0: 5, 2: 5, 3: 5}
+    assert "['c1', 'c4']" in logged('WARNING')[1]
+    with pytest.raises(ValueError, match='no label has a pixel of any class'):
+        build(FakeDataset(50, 3, absent=range(3)))
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'match'),
     [
         (dict(pct=1.5), 'pct=1.5'),
-        (dict(pct=-0.1), 'pct=-0.1'),
         (dict(tile_size=0), 'tile_size=0'),
         (dict(bias=(1, 2)), 'expected 3 factors'),
         (dict(bias=(1, -2, 0)), 'not negative'),
         (dict(bias=(9, 9, 9)), 'asks for 216 .* epochs of 50'),
         (dict(boost=dict(dataset=1)), "unknown keys .'dataset'."),
-        (dict(boost=dict(datasets=(1,))), r'boost.datasets=\(1,\).*0 to 0'),
         (dict(boost=dict(classes=(3,))), r'boost.classes=\(3,\).*0 to 2'),
         (dict(boost=dict(datasets=(0,))), 'not boosted'),
     ],
@@ -255,13 +244,8 @@ def test_boosted_datasets_give_centroids_alone():
 def test_bad_options(kwargs, match):
     with pytest.raises(ValueError, match=match):
         build(FakeDataset(50, 3), **kwargs)
-
-
-def test_other_datasets_are_refused():
     with pytest.raises(TypeError, match=r'got a list; .*ClassUnif'):
         build([1, 2, 3])
-    with pytest.raises(ValueError, match='no label has a pixel of any class'):
-        build(FakeDataset(50, 3, absent=range(3)))
     with pytest.raises(ValueError, match='num_samples=-1'):
         build(FakeDataset(50, 3)).skip(-1)
 
@@ -301,9 +285,7 @@ def stream(dataset, epochs, workers=0, persistent=False):
     ]
 
 
-@pytest.mark.parametrize(
-    ('workers', 'persistent'), [(1, False), (2, True), (3, False)]
-)
+@pytest.mark.parametrize(('workers', 'persistent'), [(2, True), (3, False)])
 def test_workers_change_no_sample(dataset, workers, persistent):
     expected = stream(dataset, range(3))
     assert len(expected) == 3 * 15

@@ -49,7 +49,7 @@ def test_rgb_and_rgba(path):
     assert '1 pixels are transparent' in refused(path)
 
 
-@pytest.mark.parametrize(('size', 'depth'), [(2, 1), (4, 2), (16, 4), (32, 8)])
+@pytest.mark.parametrize(('size', 'depth'), [(2, 1), (32, 8)])
 def test_palettes_are_colours(path, size, depth):
     image = Image.new('P', (2, 1))
     image.putdata([1, 0])
@@ -94,7 +94,6 @@ def flipped(content):
     ('damage', 'message'),
     [
         (lambda content: content[:-1], 'cut short or damaged'),
-        (lambda content: content[:20], 'cut short'),
         (lambda content: b'', 'no PNG; expected one'),
         (lambda content: b'GIF89a' + content, 'no PNG; expected one'),
         (flipped, 'cut short or damaged'),
@@ -114,7 +113,7 @@ def test_damaged_and_other_masks(path, damage, message):
 # --- grey files
 
 
-@pytest.mark.parametrize('shape', [(1, 1), (1, 17), (13, 17)])
+@pytest.mark.parametrize('shape', [(1, 1), (13, 17)])
 def test_grey_files_are_read_by_others(path, shape):
     pixels = GREY[: shape[0], : shape[1]]
     text = {'autolabel-identity': 'abc', 'autolabel-mode': 'slide'}

@@ -65,24 +65,16 @@ def run_code(path):
     torch.save(dict(meta=dict(iter=9), notes=Payload()), path)
 
 
-def without(path, *keys):
-    checkpoint = torch.load(path)
-    for key in keys:
-        del checkpoint[key]
-    torch.save(checkpoint, path)
-
-
 @pytest.mark.parametrize(
     ('damage', 'reason'),
     [
         (lambda path: cut(path, 0), 'damaged'),
-        (lambda path: cut(path, path.stat().st_size // 2), 'damaged'),
         (lambda path: cut(path, path.stat().st_size - 100), 'damaged'),
         (flip, r'checksum of its entry \S+/data/\d+ is wrong'),
         (lambda path: path.write_bytes(b'no file of torch'), 'damaged'),
         (run_code, 'mkdir, which is not loaded'),
     ],
-    ids=['empty', 'half', 'cut', 'flipped', 'foreign', 'code'],
+    ids=['empty', 'cut', 'flipped', 'foreign', 'code'],
 )
 def test_passes_over_damaged_files(
     half, go_on, messages, monkeypatch, tmp_path, damage, reason
@@ -104,27 +96,20 @@ def test_passes_over_damaged_files(
     ('pointer', 'told'),
     [
         (None, None),
-        ('', "''"),
         ('/nowhere/iter_9.pth', 'iter_9.pth'),
         ('iter_2.pth', None),
     ],
-    ids=['missing', 'empty', 'stale', 'older'],
+    ids=['missing', 'stale', 'older'],
 )
 def test_pointer_is_not_needed(half, go_on, messages, pointer, told):
     file = half / 'last_checkpoint'
     file.unlink()
     if pointer is not None:
-        file.write_text(str(half / pointer) if pointer else '')
+        file.write_text(str(half / pointer))
     assert go_on().started_at == 4
     found = [m for m in messages() if 'which is no file' in m]
     assert len(found) == (told is not None)
     assert all(told in message for message in found)
-
-
-def test_files_without_optimizer_are_not_resumed_from(half, go_on, messages):
-    without(half / 'iter_4.pth', 'optimizer')
-    assert go_on().started_at == 2
-    assert not any('Not resuming' in message for message in messages())
 
 
 def test_nothing_to_resume_from_is_an_error(half, go_on):
@@ -191,29 +176,30 @@ def test_load_from(run, half, go_on, tmp_path, messages):
     assert go_on(load_from=other, max_iters=5).started_at == 4
     # One goes back in one's own folder.
     assert go_on(load_from=start).started_at == 2
-    # Without a checkpoint it starts from scratch.
+    # Without a checkpoint it starts from scratch; the dump of a batch is none.
+    (tmp_path / 'empty').mkdir()
+    torch.save(dict(iter=1), tmp_path / f'empty/{DUMP_PREFIX}rank0_iter1.pth')
     runner = go_on(name='empty', max_iters=2)
     assert runner.iter == 2
     assert not runner._resume
     assert any('starting from scratch' in message for message in messages())
 
 
-@pytest.mark.parametrize('zipped', [True, False])
-def test_load_from_is_checked(run, half, zipped):
+def test_load_from_is_checked(run, half):
     path = half / 'weights.pth'
     weights = torch.load(half / 'iter_4.pth')['state_dict']
-    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    torch.save(weights, path, _use_new_zipfile_serialization=False)
     start = dict(load_from=str(path), runner_type=SafeResumeRunner)
     still = dict(optimizer=dict(type='SGD', lr=0.0))
     runner = run(name='new', optim_wrapper=still, **start)
     assert torch.equal(runner.model.linear.weight, weights['linear.weight'])
     cut(path, path.stat().st_size - 10)
     with pytest.raises(ValueError, match=r'weights\.pth: it is damaged'):
-        run(name='newer', **start)
+        run(name='new', **start)
     flip(half / 'iter_4.pth')
     start['load_from'] = str(half / 'iter_4.pth')
     with pytest.raises(ValueError, match=r'iter_4\.pth: .*checksum'):
-        run(name='newest', **start)
+        run(name='new', **start)
 
 
 def test_seed_comes_from_the_checkpoint(run, go_on, half, rows):
@@ -228,14 +214,6 @@ def test_seed_comes_from_the_checkpoint(run, go_on, half, rows):
     # Each validation reads all eight rows in their order.
     assert found == rows.reads[-len(found) :]
     assert len(set(found)) == 8
-
-
-def test_the_dump_of_a_batch_is_no_checkpoint(run, tmp_path, go_on):
-    (tmp_path / 'run').mkdir()
-    dump = tmp_path / 'run' / f'{DUMP_PREFIX}rank0_iter1.pth'
-    torch.save(dict(iter=1), dump)
-    assert go_on().started_at == 0
-    assert go_on(max_iters=10).started_at == 8
 
 
 def test_remote_checkpoints_are_left_to_mmengine(

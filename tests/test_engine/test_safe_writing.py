@@ -15,6 +15,8 @@ from mmengine.hooks import Hook
 from hmsa_mmseg.engine import atomic_backend
 from hmsa_mmseg.utils import atomic_file, check_crc
 
+BEST_2, BEST_4 = 'best_score_iter_2.pth', 'best_score_iter_4.pth'
+
 
 def load(path):
     return torch.load(path, map_location='cpu', weights_only=True)
@@ -117,44 +119,23 @@ def test_failed_save_leaves_the_last_checkpoint(
     assert load(folder / 'iter_2.pth')['meta']['iter'] == 2
 
 
-@pytest.mark.parametrize('fault', ['fsync', 'damage'])
 def test_failed_best_checkpoint_leaves_the_best_so_far(
-    run, tmp_path, monkeypatch, set_scores, fault
+    run, tmp_path, monkeypatch, set_scores
 ):
     class FailInValidation(Hook):
         def after_val_epoch(self, runner, metrics):
             if runner.iter == 4:
-                fail_from_now_on(monkeypatch, fault)
+                fail_from_now_on(monkeypatch, 'damage')
 
     set_scores(10.0, 20.0)
-    with pytest.raises((OSError, ValueError), match=r'No space|checksum'):
+    with pytest.raises(ValueError, match='checksum'):
         run(custom_hooks=[FailInValidation()])
     folder = tmp_path / 'run'
-    assert names(folder) == [
-        'best_score_iter_2.pth',
-        'iter_2.pth',
-        'iter_4.pth',
-    ]
+    assert names(folder) == [BEST_2, 'iter_2.pth', 'iter_4.pth']
     assert pointed_at(folder) == 'iter_4.pth'
     info = load(folder / 'iter_4.pth')['message_hub']['runtime_info']
     assert os.path.basename(info['best_ckpt']) == 'best_score_iter_2.pth'
     check_crc(folder / 'best_score_iter_2.pth')
-
-
-def test_better_checkpoint_replaces_the_best_so_far(run, tmp_path, set_scores):
-    set_scores(10.0, 20.0)
-    runner = run()
-    folder = tmp_path / 'run'
-    assert names(folder) == [
-        'best_score_iter_4.pth',
-        'iter_2.pth',
-        'iter_4.pth',
-    ]
-    info = load(folder / 'iter_4.pth')['message_hub']['runtime_info']
-    assert info['best_score'] == 20.0
-    assert info['best_ckpt'] == str(folder / 'best_score_iter_4.pth')
-    assert 'optimizer' not in load(folder / 'best_score_iter_4.pth')
-    assert runner.message_hub.get_info('best_score') == 20.0
 
 
 def test_nothing_is_removed_before_the_new_file_is_named(
@@ -185,18 +166,9 @@ def test_nothing_is_removed_before_the_new_file_is_named(
 @pytest.mark.parametrize(
     ('removals', 'left', 'kept'),
     [
-        (
-            0,
-            ['best_score_iter_2.pth', 'iter_2.pth', 'iter_4.pth'],
-            ['best_score_iter_2.pth', 'iter_4.pth'],
-        ),
-        (
-            1,
-            ['best_score_iter_2.pth', 'best_score_iter_4.pth', 'iter_4.pth'],
-            ['best_score_iter_4.pth', 'iter_4.pth'],
-        ),
+        (0, [BEST_2, 'iter_2.pth', 'iter_4.pth'], [BEST_2, 'iter_4.pth']),
+        (1, [BEST_2, BEST_4, 'iter_4.pth'], [BEST_4, 'iter_4.pth']),
     ],
-    ids=['last', 'best'],
 )
 def test_killed_before_removing_it_removes_later(
     run, tmp_path, monkeypatch, set_scores, removals, left, kept
@@ -223,6 +195,8 @@ def test_killed_before_removing_it_removes_later(
     start = str(folder / 'iter_4.pth')
     run(load_from=start, resume=True, **options)
     assert names(folder) == kept
+    info = load(folder / 'iter_4.pth')['message_hub']['runtime_info']
+    assert info['best_ckpt'] == str(folder / kept[0])
 
 
 def test_removals_that_are_left(run, tmp_path, monkeypatch, messages):

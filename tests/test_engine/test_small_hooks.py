@@ -1,6 +1,7 @@
 """Hooks of a few lines, and what is plain and finite in a checkpoint."""
 
 import copy
+import itertools
 from collections import OrderedDict
 from types import SimpleNamespace
 
@@ -12,7 +13,6 @@ from mmseg.registry import HOOKS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hmsa_mmseg.engine.nonfinite import constant_infinities, nonfinite_names
 from hmsa_mmseg.engine.plain import make_plain, to_plain
 from hmsa_mmseg.models import AccumulatingTTAModel
 
@@ -99,57 +99,29 @@ def test_inference_preparation(wrap, build_tiny, make_batch):
     assert count_norms(model) > 0
 
 
+@pytest.mark.parametrize('by_epoch', [False, True])
+def test_dropout_is_that_of_the_uninterrupted_run(run, tmp_path, by_epoch):
+    def ends_alike(name, **options):
+        options.update(dropout=0.5, max_iters=6)
+        options.update(max_epochs=4 if by_epoch else None)
+        whole = run(name, **options).model.state_dict()
+        file = 'epoch_2.pth' if by_epoch else 'iter_2.pth'
+        start = dict(load_from=str(tmp_path / name / file), resume=True)
+        found = run('resumed', **start, **options).model.state_dict()
+        return all(torch.equal(found[key], whole[key]) for key in whole)
+
+    assert ends_alike('seeded', custom_hooks=[dict(type='IterSeedHook')])
+    assert not ends_alike('not_seeded')
+
+
 def test_seeds_of_iterations_differ():
-    def seed_of(seed, rank, iteration):
+    seeds = set()
+    for seed, rank, iteration in itertools.product(range(3), repeat=3):
         runner = SimpleNamespace(seed=seed, rank=rank, iter=iteration)
         hook('IterSeedHook').before_train_iter(runner, 0)
-        return torch.initial_seed()
-
-    seeds = {
-        seed_of(seed, rank, iteration)
-        for seed in range(3)
-        for rank in range(4)
-        for iteration in range(10)
-    }
-    assert len(seeds) == 120
+        seeds.add(torch.initial_seed())
+    assert len(seeds) == 27
     assert all(0 <= seed < 2**64 for seed in seeds)
-    assert seed_of(1, 2, 3) == seed_of(1, 2, 3)
-
-
-@pytest.mark.parametrize('seeded', [True, False])
-@pytest.mark.parametrize('by_epoch', [False, True])
-def test_dropout_is_that_of_the_uninterrupted_run(
-    run, tmp_path, seeded, by_epoch
-):
-    options = dict(
-        dropout=0.5,
-        max_epochs=4 if by_epoch else None,
-        max_iters=6,
-        custom_hooks=[dict(type='IterSeedHook')] if seeded else [],
-    )
-    whole = run(**options).model.state_dict()
-    name = 'epoch_2.pth' if by_epoch else 'iter_2.pth'
-    start = dict(load_from=str(tmp_path / 'run' / name), resume=True)
-    found = run('resumed', **start, **options).model.state_dict()
-    same = all(torch.equal(found[key], whole[key]) for key in whole)
-    assert same == seeded
-
-
-def test_nonfinite_names():
-    tensors = dict(
-        good=torch.ones(2),
-        none=torch.empty(0),
-        count=torch.tensor(3),
-        nan=torch.tensor([1.0, torch.nan]),
-        inf=torch.tensor([[torch.inf, 1.0]]),
-        half=torch.tensor([-torch.inf], dtype=torch.float16),
-        both=torch.tensor([torch.inf, torch.nan]),
-        complex=torch.tensor([complex(0, torch.nan)]),
-    )
-    found = ['nan', 'inf', 'half', 'both', 'complex']
-    assert nonfinite_names(tensors) == found
-    assert nonfinite_names(tensors, but=found[1:]) == ['nan']
-    assert constant_infinities(tensors) == {'inf', 'half'}
 
 
 @pytest.mark.parametrize(
@@ -158,59 +130,29 @@ def test_nonfinite_names():
         (np.float64(0.25), 0.25),
         (np.bool_(False), False),
         (np.str_('road'), 'road'),
-        (np.array(3.0), 3.0),
         (np.arange(3), [0, 1, 2]),
         ((np.int8(1), 'a', None), (1, 'a', None)),
-        ({np.int64(1), 2}, {1, 2}),
-        ({np.int64(1): [np.float32(2)]}, {1: [2.0]}),
+        ({np.int64(1): [np.float32(2), {3}]}, {1: [2.0, {3}]}),
         ([1j, b'a', True, torch.float16], [1j, b'a', True, torch.float16]),
         (torch.Size([2]), torch.Size([2])),
     ],
 )
-def test_to_plain(value, expected, messages):
-    def types(value):
-        if isinstance(value, dict):
-            return dict, [types(pair) for pair in value.items()]
-        if isinstance(value, (list, tuple, set)):
-            return type(value), sorted(map(str, map(types, value)))
-        return type(value)
-
+def test_plain_values(value, expected, messages):
     found = to_plain(value, path='meta')
-    assert found == expected
-    assert types(found) == types(expected)
+    assert repr(found) == repr(expected)
     assert messages() == []
 
 
-def test_plain_checkpoints(messages):
-    class Foreign:
-        pass
-
-    foreign, tensor = Foreign(), torch.ones(2)
-    weights = OrderedDict(weight=tensor)
+def test_other_objects_are_kept_with_a_warning(messages):
+    tensor, foreign = torch.ones(2), SimpleNamespace()
     state = OrderedDict(state=[tensor])
-    checkpoint = dict(
-        message_hub=dict(
-            log_scalars=OrderedDict(loss=object()),
-            runtime_info=OrderedDict(best_score=np.float32(0.5)),
-            resumed_keys=OrderedDict(loss=True, best_score=True),
-        ),
-        state_dict=weights,
-        optimizer=state,
-        notes=[dict(author=foreign)],
-    )
+    checkpoint = dict(optimizer=state, notes=[dict(author=foreign)])
     make_plain(checkpoint)
-    assert checkpoint['message_hub'] == dict(
-        log_scalars={},
-        runtime_info=dict(best_score=0.5),
-        resumed_keys=dict(best_score=True),
-    )
-    assert checkpoint['state_dict'] is weights
     # Containers are copied, tensors are not.
     plain = checkpoint['optimizer']
     assert type(plain) is OrderedDict
     assert plain['state'] is not state['state']
     assert plain['state'][0] is tensor
-    # Other objects are kept, with a warning that names them.
     assert checkpoint['notes'][0]['author'] is foreign
     (message,) = messages()
-    assert 'notes.author is a Foreign' in message
+    assert 'notes.author is a SimpleNamespace' in message

@@ -1,5 +1,6 @@
-"""What the hooks promise to several processes, here two with gloo."""
+"""What is promised to two processes with gloo, and to one that is killed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -17,17 +18,22 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp('two')
 
 
-@pytest.fixture(scope='module')
-def results(folder):
-    """What each rank of each scenario has left: {scenario: [dict, dict]}."""
+def run(folder, *names):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), *SCENARIOS],
+        [sys.executable, str(SCRIPT), str(folder), *names],
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def results(folder):
+    """What each rank of each scenario has left: {scenario: [dict, dict]}."""
+    run(folder, *SCENARIOS)
     return {
         name: [torch.load(folder / f'{name}_rank{rank}.pt') for rank in (0, 1)]
         for name in SCENARIOS
@@ -67,6 +73,29 @@ def equal(first, second, but='num_batches_tracked'):
 
 def files(folder, work_dir):
     return sorted(path.name for path in (folder / work_dir).glob('*.pth'))
+
+
+def test_there_is_always_a_whole_checkpoint(tmp_path):
+    """SIGKILL at arbitrary moments of a process that only saves."""
+    lines = run(tmp_path, 'killed').splitlines()
+    rounds = [json.loads(line) for line in lines if line.startswith('{')]
+    assert len(rounds) == 5
+    last = 0
+    for found in rounds:
+        assert found['signal'] == 9
+        assert found['rejected'] == 0
+        names = [name for name, _, _ in found['files']]
+        # The outdated file may not have been removed yet; those of earlier
+        # rounds have.
+        assert len(names) in (1, 2)
+        assert found['pointer'] in names
+        for name, iteration, steps in found['files']:
+            assert name == f'iter_{iteration}.pth'
+            assert steps == iteration
+        newest = max(iteration for _, iteration, _ in found['files'])
+        assert found['newest'] == f'iter_{newest}.pth'
+        assert newest > last
+        last = newest
 
 
 def test_invalid_loss_of_one_stops_both(folder, ends, weights):

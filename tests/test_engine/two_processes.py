@@ -1,13 +1,21 @@
-"""Forks two processes that train together with gloo, once for each argument.
+"""Forks processes that train: two together with gloo, or some to be killed.
 
 Arguments: a folder, and scenarios below. In the folder, each rank leaves how
-each scenario has ended for it, and its weights.
+each scenario has ended for it, and its weights. For `killed`, a process is
+killed time and again while it saves, and for each a line is printed: the
+files with what is in them, what last_checkpoint names, and which is found to
+be the newest.
 """
 
+import json
 import os
+import random
 import signal
 import sys
+import threading
+import time
 import traceback
+from pathlib import Path
 
 import hmsa_mmseg  # noqa: F401  (before mmseg)
 
@@ -25,6 +33,11 @@ from mmseg.utils import register_all_modules
 
 from hmsa_mmseg.engine import SafeResumeRunner
 from hmsa_mmseg.engine.hooks import safe_checkpoint_hook
+from hmsa_mmseg.engine.runners.safe_resume_runner import newest_checkpoint
+from hmsa_mmseg.utils import check_crc
+
+KILLED = 5  # processes
+WEIGHTS = 50_000
 
 
 class Model(BaseModel):
@@ -40,6 +53,17 @@ class Model(BaseModel):
         return dict(loss=self.dropout(outputs).square().mean())
 
 
+class Counter(BaseModel):
+    """Each step takes 1 / WEIGHTS from each weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(WEIGHTS))
+
+    def forward(self, inputs, mode):
+        return dict(loss=self.weight.mean())
+
+
 class On(Hook):
     """Calls a function before an iteration of a rank, counted from 1."""
 
@@ -52,6 +76,22 @@ class On(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if (runner.rank, runner.iter + 1) == self.when:
             self.function(data_batch)
+
+
+class KillSoon(Hook):
+    def __init__(self, delay):
+        self.delay = delay
+
+    def before_train(self, runner):
+        end = runner.iter + 2
+
+        def kill():
+            while runner.iter < end:  # lets the run come further each time
+                time.sleep(0.001)
+            time.sleep(self.delay)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=kill, daemon=True).start()
 
 
 def poison(batch):
@@ -85,6 +125,29 @@ SCENARIOS = dict(
 )
 
 
+def settings(inputs, hooks, max_iters, **checkpoint):
+    """What both kinds of runs have."""
+    return dict(
+        train_dataloader=dict(
+            dataset=[dict(inputs=row) for row in inputs],
+            batch_size=2,
+            num_workers=0,
+            sampler=dict(type='InfiniteSampler'),
+        ),
+        train_cfg=dict(
+            type='ResumableIterBasedTrainLoop', max_iters=max_iters
+        ),
+        default_hooks=dict(
+            checkpoint=dict(
+                type='SafeCheckpointHook', by_epoch=False, **checkpoint
+            )
+        ),
+        custom_hooks=hooks,
+        log_level='ERROR',
+        default_scope='mmseg',
+    )
+
+
 def train(folder, name, rank):
     work_dir, hooks, accumulated = SCENARIOS[name]
     inputs = torch.linspace(-1, 1, 32).reshape(16, 2)
@@ -95,23 +158,11 @@ def train(folder, name, rank):
         work_dir=os.path.join(folder, work_dir),
         resume=name == 'resume',
         launcher='pytorch',
-        train_dataloader=dict(
-            dataset=[dict(inputs=row) for row in inputs],
-            batch_size=2,
-            num_workers=0,
-            sampler=dict(type='InfiniteSampler'),
-        ),
-        train_cfg=dict(type='ResumableIterBasedTrainLoop', max_iters=8),
+        **settings(inputs, [dict(type='IterSeedHook'), *hooks], 8, interval=2),
         optim_wrapper=dict(
             optimizer=dict(type='SGD', lr=0.1, momentum=0.9),
             accumulative_counts=accumulated,
         ),
-        default_hooks=dict(
-            checkpoint=dict(
-                type='SafeCheckpointHook', by_epoch=False, interval=2
-            )
-        ),
-        custom_hooks=[dict(type='IterSeedHook'), *hooks],
         randomness=dict(seed=0),
         env_cfg=dict(
             dist_cfg=dict(
@@ -128,42 +179,83 @@ def train(folder, name, rank):
                 )
             )
         ),
-        log_level='ERROR',
-        default_scope='mmseg',
     )
     ended = 'finished'
-    start = runner.model.module.state_dict()
-    start = {key: value.clone() for key, value in start.items()}
     try:
         runner.train()
     except (Exception, SystemExit) as error:
         ended = f'{type(error).__name__}: {error}'
     state = runner.model.module.state_dict()
     result = dict(ended=ended, state=state)
-    torch.save(result, os.path.join(folder, f'{name}_rank{rank}.pt'))
+    torch.save(result, folder / f'{name}_rank{rank}.pt')
+
+
+def fork(function, *args):
+    child = os.fork()
+    if child == 0:
+        try:
+            function(*args)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    return child
+
+
+def train_as_rank(folder, name, rank):
+    # Negative: see TWO_RANKS in tests/test_tools.
+    os.environ.update(RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK='-1')
+    train(folder, name, rank)
+
+
+def train_until_killed(folder, delay):
+    SafeResumeRunner(
+        model=Counter(),
+        work_dir=str(folder),
+        resume=True,
+        **settings(
+            *(torch.ones(2, 1), [KillSoon(delay)], 10**6),
+            interval=1,
+            max_keep_ckpts=1,
+        ),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
+    ).train()
+
+
+def report(folder):
+    """What a process has left that was killed."""
+    files = []
+    for path in sorted(folder.glob('*.pth')):
+        check_crc(path)
+        state = torch.load(path, weights_only=True)
+        steps = -state['state_dict']['weight'][0].item() * WEIGHTS
+        files.append((path.name, state['meta']['iter'], round(steps)))
+    newest, rejected = newest_checkpoint([folder])
+    return dict(
+        files=files,
+        rejected=len(rejected),
+        pointer=Path((folder / 'last_checkpoint').read_text()).name,
+        newest=newest.name,
+    )
 
 
 def main(folder, *names):
     torch.set_num_threads(1)
     register_all_modules()
     for name in names:
-        children = []
-        for rank in (0, 1):
-            child = os.fork()
-            if child == 0:
-                # Negative: see TWO_RANKS in tests/test_tools.
-                os.environ.update(
-                    RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK='-1'
-                )
-                try:
-                    train(folder, name, rank)
-                except BaseException:
-                    traceback.print_exc()
-                finally:
-                    os._exit(0)
-            children.append(child)
+        if name == 'killed':
+            rng = random.Random(0)
+            for _ in range(KILLED):
+                delay = rng.uniform(0, 0.1)
+                child = fork(train_until_killed, folder / name, delay)
+                _, status = os.waitpid(child, 0)
+                left = report(folder / name)
+                left['signal'] = os.WTERMSIG(status)
+                print(json.dumps(left), flush=True)
+            continue
+        children = [fork(train_as_rank, folder, name, k) for k in (0, 1)]
         for child in children:
             os.waitpid(child, 0)
 
 
-main(*sys.argv[1:])
+main(Path(sys.argv[1]), *sys.argv[2:])

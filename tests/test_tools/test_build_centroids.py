@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmsa_mmseg.datasets.centroid_file import read_rows
+from hmsa_mmseg.datasets.centroid_index import read_rows
 
 
 @pytest.fixture

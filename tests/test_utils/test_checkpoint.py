@@ -85,43 +85,34 @@ def test_safe_load_runs_no_code(tmp_path, zipped):
 
 @pytest.mark.usefixtures('way')
 @pytest.mark.parametrize(
-    'value',
+    ('value', 'name'),
     [
-        np.zeros(2, complex),
-        np.zeros(1, dict(names=['a'], formats=['f4'])),
-        np.datetime64(1, 'D'),
-        _Payload(''),
-    ],
-)
-def test_safe_load_names_what_it_refuses(tmp_path, value):
-    path = tmp_path / 'file.pth'
-    torch.save(dict(entry=value), path)
-    names = (
-        r'(Complex128DType|VoidDType|DateTime64DType|posix\.mkdir|'
-        r'dtype\[(complex128|void|datetime64)\])'  # before numpy 1.25
-    )
-    with pytest.raises(ValueError, match=rf'file\.pth.*{names}'):
-        safe_load(path)
-
-
-@pytest.mark.usefixtures('way')
-@pytest.mark.parametrize(
-    'value',
-    [
-        _Call(getattr, torch.Tensor, 'data'),
-        _Call(getattr, HistoryBuffer, '__init__'),
-        _Call(getattr, _Call(getattr, HistoryBuffer, 'min'), '__globals__'),
+        # As numpy before 1.25 names them, and as later ones do.
+        (np.zeros(2, complex), r'dtype\[complex128\]|Complex128DType'),
+        (np.datetime64(1, 'D'), r'dtype\[datetime64\]|DateTime64DType'),
+        (_Payload(''), 'mkdir'),
+        (_Call(eval, '1'), 'eval'),
+        (_Call(getattr, torch.Tensor, 'min'), 'getattr'),
+        (_Call(getattr, HistoryBuffer, '__init__'), 'getattr'),
+        (
+            _Call(
+                getattr, _Call(getattr, HistoryBuffer, 'min'), '__globals__'
+            ),
+            'getattr',
+        ),
         # The method itself may be named, not called.
-        _Call(_Call(getattr, HistoryBuffer, 'min'), 1),
-        _Call(_Call(getattr, _Call(__import__, 'os'), 'mkdir'), 'x'),
-        _Call(eval, '1'),
+        (_Call(_Call(getattr, HistoryBuffer, 'min'), 1), 'min'),
+        (
+            _Call(_Call(getattr, _Call(__import__, 'os'), 'mkdir'), 'x'),
+            '__import__',
+        ),
     ],
 )
-def test_safe_load_looks_nothing_up(tmp_path, value):
+def test_safe_load_names_what_it_refuses(tmp_path, value, name):
     path = tmp_path / 'file.pth'
     torch.save(dict(entry=value), path)
-    names = r'(getattr|min|eval|__import__)'
-    with pytest.raises(ValueError, match=rf'type or function \S*{names},'):
+    match = rf'file\.pth.* type or function \S*({name}),'
+    with pytest.raises(ValueError, match=match):
         safe_load(path)
     with pytest.raises(pickle.UnpicklingError, match='Weights only load'):
         torch.load(path, weights_only=True)

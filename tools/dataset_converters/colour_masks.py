@@ -25,8 +25,11 @@ import hmsa_mmseg  # noqa: F401  (prepares the stack)
 # isort: split
 
 from hmsa_mmseg.datasets.class_names import ClassNames, read_classes
-from hmsa_mmseg.datasets.colour_masks import convert_mask, mask_pairs
-from hmsa_mmseg.datasets.colour_table import ColourTable
+from hmsa_mmseg.datasets.colour_masks import (
+    ColourTable,
+    convert_mask,
+    mask_pairs,
+)
 from hmsa_mmseg.datasets.transforms.load_seg_labels import IGNORE
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.files import remove_stale_parts

@@ -93,9 +93,8 @@ class CentroidRandomCrop(OptionsRepr, BaseTransform):
     ) -> tuple[tuple[int, int], tuple[int, int]]:
         """Draw where to crop an image of (h, w) around (y, x).
 
-        Returns:
-            tuple: (top, left) of the crop, negative where it begins in the
-            padding, and its (h, w).
+        Returns (top, left), negative where the crop begins in the padding,
+        and its (h, w).
         """
         offsets, shape = [], []
         for axis in (0, 1):

@@ -10,6 +10,7 @@ from oracles import labels as authors
 from PIL import Image
 
 from hmsa_mmseg.datasets.cityscapes import ID_TO_TRAIN_ID
+from hmsa_mmseg.datasets.confidence import check_threshold, encode_confidence
 
 VEHICLES = (27, 28, 31)  # truck, bus, train
 # Of void, car, vehicles, and two after them: caravan (void) and bicycle.
@@ -50,10 +51,6 @@ def run(steps, sample):
     return steps({**sample, 'seg_fields': []})['gt_seg_map']
 
 
-def ours(sample, *args, **kwargs):
-    return run(build(*args, **kwargs), sample)
-
-
 def theirs(arrays, threshold, drop_mask, united=UNITED):
     label, prob, coarse = arrays
     read = authors.read_images(label, coarse, united, drop_mask)
@@ -69,7 +66,7 @@ def test_whole_images(save):
     sample = save(label, prob, coarse)
     read = authors.read_images(label, coarse, UNITED, authors.DROP_MASK)
     for threshold in (0.5, 0.9):
-        found = ours(sample, threshold)
+        found = run(build(threshold), sample)
         expected = authors.apply_threshold(read, prob, threshold)
         assert found.dtype == expected.dtype == np.uint8
         assert np.array_equal(found, expected)
@@ -103,23 +100,6 @@ def test_many_small_images(save):
 
 
 @pytest.mark.parametrize(
-    ('first', 'order'), [*zip(VEHICLES, permutations(UNITED))]
-)
-def test_coarse_vehicles_on_vehicles(save, first, order):
-    # Each vehicle of the label meets each of the coarse label, once.
-    label = np.repeat(VEHICLES, 3)[None]
-    coarse = np.tile(VEHICLES, 3)[None]
-    # The first one is there in one pixel only, which it may lose.
-    label = np.where(label == first, 0, label)
-    label[0, 4] = first
-    prob = np.full_like(label, 255)
-    sample = save(label, prob, coarse)
-    region = dict(box=(0, 1, 0, 9), ref_size=(1, 9))
-    expected = theirs((label, prob, coarse), 0.5, None, order)
-    assert np.array_equal(ours(sample, united=order, **region), expected)
-
-
-@pytest.mark.parametrize(
     ('label', 'coarse', 'left', 'expected'),
     [
         # The only bus is a truck in the coarse label, and is united first.
@@ -131,10 +111,11 @@ def test_coarse_vehicles_on_vehicles(save, first, order):
 def test_what_is_not_united(save, label, coarse, left, expected):
     label, coarse = np.array([label]), np.array([coarse])
     arrays = label, np.full_like(label, 255), coarse
-    found = ours(save(*arrays), box=(0, 1, left, 4), ref_size=(1, 4))
-    assert found.tolist() == [expected]
     drop_mask = np.array([[0.0] * left + [1.0] * (4 - left)])
-    assert np.array_equal(found, theirs(arrays, 0.5, drop_mask))
+    for order in permutations(UNITED):
+        steps = build(0.5, order, box=(0, 1, left, 4), ref_size=(1, 4))
+        assert run(steps, save(*arrays)).tolist() == [expected]
+        assert theirs(arrays, 0.5, drop_mask, order).tolist() == [expected]
 
 
 def test_every_value_at_every_edge(save):
@@ -155,3 +136,23 @@ def test_every_value_at_every_edge(save):
         assert np.array_equal(ours(threshold), expected), threshold
     assert (ours(0) == 0).all()
     assert (ours(1) == 0).sum() == 1
+
+
+def test_confidence_as_the_authors_store_it():
+    steps = np.arange(256, dtype=np.float32) / np.float32(255)
+    # Each step, and the numbers next to it.
+    edges = np.stack([steps, np.nextafter(steps, 0), np.nextafter(steps, 1)])
+    edges = edges.clip(0, 1).astype(np.float32)
+    found = encode_confidence(edges)
+    assert found.dtype == np.uint8
+    # utils/misc.py: ImageDumper.
+    assert np.array_equal(found, (edges * 255).astype(np.uint8))
+
+
+def test_what_is_no_confidence():
+    for value in (np.nan, -0.01, 1.01, np.inf):
+        with pytest.raises(ValueError, match='expected numbers from 0 to 1'):
+            encode_confidence(np.float32([[0.5, value]]))
+    for value in (-0.1, 1.1, True, np.nan):
+        with pytest.raises(ValueError, match='threshold='):
+            check_threshold(value)

@@ -60,7 +60,7 @@ def authors_crop(img, mask, crop_size, centroid):
 
 
 @pytest.mark.parametrize(
-    'size', [(24, 40), (8, 40), (24, 12), (7, 11), (16, 20), (1, 1)]
+    'size', [(24, 40), (8, 40), (24, 12), (16, 20), (1, 1)]
 )
 @pytest.mark.parametrize('relative', [None, (0.5, 0.3), (1, 1)])
 def test_same_as_the_authors(size, relative):
@@ -122,7 +122,7 @@ def test_scale_factor_serves_where_the_first_size_is_unknown():
         assert 5 <= img[0, 0, 0] <= 11
 
 
-def test_pad_values():
+def test_padding():
     crop = build(crop_size=(6, 8), img_pad_val=(7, 8, 9), seg_pad_val=254)
     results = crop(make(2, 8))
     padded = results['gt_seg_map'] == 254
@@ -131,21 +131,17 @@ def test_pad_values():
     assert (results['other'][padded] == 254).all()
     assert results['other'].dtype == np.int32
 
+    crop = build(crop_size=(10, 10), pad='none')
+    for size in ((20, 5), (5, 20), (20, 20)):
+        results = crop(make(*size, (2, 2)))
+        expected = tuple(min(n, 10) for n in size)
+        assert results['img'].shape[:2] == results['img_shape'] == expected
+        assert (results['img'][..., 2] == 200).all()
 
-@pytest.mark.parametrize('size', [(20, 5), (5, 20), (20, 20)])
-def test_without_padding(size):
-    results = build(crop_size=(10, 10), pad='none')(make(*size, (2, 2)))
-    expected = tuple(min(n, 10) for n in size)
-    assert results['img'].shape[:2] == results['img_shape'] == expected
-    assert (results['img'][..., 2] == 200).all()
-
-
-def test_grey_images_and_no_labels():
-    results = make(5, 30, channels=())
-    results['seg_fields'] = []
-    results = build(crop_size=(10, 10))(results)
-    assert results['img'].shape == (10, 10)
-    assert results['gt_seg_map'].shape == (5, 30)
+    grey = dict(make(5, 30, channels=()), seg_fields=[])
+    grey = build(crop_size=10)(grey)
+    assert grey['img'].shape == (10, 10)
+    assert grey['gt_seg_map'].shape == (5, 30)
 
 
 def test_options():
@@ -156,5 +152,3 @@ def test_options():
     ):
         with pytest.raises(ValueError, match=match):
             build(**kwargs)
-    text = repr(build(crop_size=(4, 6), pad='none'))
-    assert "crop_size=(4, 6), pad='none'" in text

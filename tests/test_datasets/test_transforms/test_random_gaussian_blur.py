@@ -43,17 +43,7 @@ def test_filter(sigma):
     assert np.array_equal(found, img) == (sigma == 0.15)
 
 
-def test_widths_are_the_authors(monkeypatch):
-    limits = []
-    monkeypatch.setattr(
-        random, 'uniform', lambda *args: limits.append(args) or args[0]
-    )
-    blur(np.zeros((4, 4, 3), np.uint8))
-    # 0.15 + U(0, 1) * 1.15
-    assert limits == [(0.15, pytest.approx(1.3))]
-
-
-def test_is_a_function_of_the_seed():
+def test_widths_are_the_authors_and_drawn_with_the_seed(monkeypatch):
     img = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     outputs = []
     for seed in (1, 1, 2):
@@ -61,6 +51,13 @@ def test_is_a_function_of_the_seed():
         outputs.append(blur(img, sigma_range=(0.5, 3)))
     assert np.array_equal(outputs[0], outputs[1])
     assert not np.array_equal(outputs[0], outputs[2])
+    limits = []
+    monkeypatch.setattr(
+        random, 'uniform', lambda *args: limits.append(args) or args[0]
+    )
+    blur(img)
+    # 0.15 + U(0, 1) * 1.15
+    assert limits == [(0.15, pytest.approx(1.3))]
 
 
 def test_bad_limits():
