@@ -112,6 +112,9 @@ def test_all_that_can_be_compared(tmp_path, report):
     dark = (np.array(picture(sources[1])) == DARK).all(axis=-1).mean()
     kept = data['worst']['worst'][0]['coverage']
     assert dark == pytest.approx(1 - kept, abs=1e-6)
+    # The curve of what is kept begins at the top.
+    (curve,) = page.find('path', **{'class': 'all'})
+    assert curve['attrs']['d'].startswith('M44.0 12.0L')
     sections = {'threshold', 'classes', 'check', 'coarse', 'changes', 'worst'}
     assert sections <= {*page.values('id')}
     at = data['coverage']['thresholds'].index(0.25)
