@@ -325,7 +325,6 @@ def test_goes_on(run, tmp_path, predicted):
     # Other settings.
     before = tree(out)
     assert again('--flip', code=1) == []
-    assert again('--scales', '0.5,1', code=1) == []
     assert tree(out) == before
     assert len(again('--flip', '--overwrite')) == 5
     assert again('--flip') == []

@@ -100,11 +100,9 @@ def test_meta_manifest_and_files(teacher, whole):
     meta = json.loads(found['autolabel_meta.json'])
     teacher_digest = digest(teacher.checkpoint.read_bytes())
     assert meta['teacher']['checkpoint_sha256'] == teacher_digest
-    assert meta['teacher']['checkpoint'] == 'teacher.pth'
     assert meta['images'] == dict(source='/images', count=5)
     assert meta['settings']['label_format'] == 'labelIds'
     assert meta['settings']['label_ids'] == SCRIPTS_IDS
-    assert meta['settings']['classes'][10] == 'sky'
     assert meta['round'] is meta['previous'] is None
 
 
