@@ -36,10 +36,7 @@ FLIPS = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [
-                dict(type='RandomFlip', prob=0.0),
-                dict(type='RandomFlip', prob=1.0),
-            ],
+            [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)],
             [LABELS],
             [PACK],
         ],
@@ -170,7 +167,12 @@ def test_every_image_is_drawn_and_counted_as_the_metric_does(
     assert (run['mode'], run['num_images']) == ('test', 5)
     assert run['scales'] == [*SCALES]
     assert run['dataset'] == 'BaseSegDataset'
-    # Nothing of it stays with the model.
+    # Nothing of it stays with the model, nor when the loop raises.
+    assert model.test_cfg == before
+    assert 'test_step' not in vars(model)
+    model.backbone = None
+    with pytest.raises(TypeError):
+        make_runner(model, batch_size=batch_size).test()
     assert model.test_cfg == before
     assert 'test_step' not in vars(model)
 
@@ -205,15 +207,6 @@ def test_some_images_are_drawn(
     assert len(calls) == len(expected)
     assert len(sent) == 2 * 15
     assert sent[0] == f'{mode}/one/a/input'
-
-
-def test_model_is_as_before_when_the_loop_raises(build_lively, make_runner):
-    model = build_lively()
-    before, model.backbone = model.test_cfg, None
-    with pytest.raises(TypeError):
-        make_runner(model).test()
-    assert model.test_cfg == before
-    assert 'test_step' not in vars(model)
 
 
 def test_stock_model_in_the_folder_of_another_run(
