@@ -158,6 +158,8 @@ def test_changes(data):
     first = part['turned'][0]
     before, now = (CLASSES.index(first[key]) for key in ('before', 'now'))
     assert first['pixels'] == ((old == before) & (all_labels == now)).sum()
+    pixels = [row['pixels'] for row in part['turned']]
+    assert pixels == sorted(pixels, reverse=True)
     by_image = changed.mean((1, 2))
     worst = np.argsort(-by_image)[:3]
     assert [row['name'] for row in part['worst']] == [NAMES[i] for i in worst]
