@@ -211,6 +211,8 @@ def test_iou_by_class_and_against_other_runs(page):
             *(*written([of_file]), gain(one, of_file)),
         ]
     assert rows['sky'] == ['0.0', *['\N{EN DASH}'] * 6]
+    # Of a training the last validation counts: its mAcc.
+    assert '55.5' in page.find('body')[0]['text']
     (note,) = (e for e in page.tags if e['attrs'].get('role') == 'note')
     lines = [line['text'] for line in page.find('li', note)]
     assert lines[0].startswith('Not the same images: this run has 4, stock &')
