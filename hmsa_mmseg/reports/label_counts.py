@@ -160,16 +160,10 @@ def count_labels(
     workers: int = 0,
     progress: Callable[[int], Any] = lambda more: None,
 ) -> Counts:
-    """Read and count all pairs of a folder.
+    """Read and count all pairs of a folder, in so many processes.
 
-    Args:
-        labels (LabelSet): The folder.
-        thresholds (Sequence[float]): T, rising, the first of them 0.
-        threshold (float): What counts as kept in an image.
-        truths (Truths, optional): True labels.
-        previous (LabelSet, optional): The round before.
-        workers (int): Processes that read; 0: this one.
-        progress (Callable): Is given how many more images are done.
+    The T thresholds rise from 0; ``threshold`` says what is kept of an image.
+    ``progress`` is given how many more images are done.
     """
     counts = Counts.empty(len(labels.classes), len(thresholds))
     counter = _Counter(labels, thresholds, threshold, truths, previous)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import os
 import re
@@ -17,7 +19,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hmsa_mmseg.visualization.colours import heat
-from hmsa_mmseg.visualization.data_uris import data_uri
 
 from . import charts
 
@@ -91,6 +92,14 @@ def css(colour: Sequence[int]) -> str:
 def heat_gradient() -> str:
     """Colours of :func:`.colours.heat` from 0 to 1, for a gradient of CSS."""
     return ', '.join(map(css, heat(np.linspace(0, 1, 9)[None])[0]))
+
+
+def data_uri(image: Image.Image, format: str = 'PNG', **options: Any) -> str:
+    """Encode a picture for an ``img``, with options of Pillow's writer."""
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return f'data:image/{format.lower()};base64,{text}'
 
 
 def shrunk_uri(image: Image.Image, width: int, flat: bool) -> str:

@@ -28,14 +28,9 @@ RUN_COLOURS = (
 class Column(NamedTuple):
     """A run in the tables.
 
-    Attributes:
-        name (str): What the page calls it.
-        colour (str): Of its bars, for CSS.
-        scores (Scores): On its images, as far as the run of the page has
-            them too. Their ``iou`` is all nan where only the mean is known.
-        num_images (int | None): How many these are, if known.
-        base (Scores | None): Of the run of the page, on the same images;
-            None for that run itself.
+    Its scores are of the images that the run of the page has too, as many as
+    ``num_images`` if that is known, with an ``iou`` of nan where only the mean
+    is; ``base`` are those of the run of the page itself on these images.
     """
 
     name: str

@@ -24,14 +24,9 @@ OF_SCALE = {'scale': 'prediction', 'attn': 'attention', 'weight': 'weight'}
 class Picture(NamedTuple):
     """A picture in the page.
 
-    Attributes:
-        key (str): As in the records; ``other_<i>`` is the prediction of the
-            run that is i-th to be compared with.
-        title (str): For people.
-        group (str): Pictures that belong together: ``'result'``, a scale, or
-            ``'other runs'``.
-        button (str): Its title within the group.
-        uri (str): The picture itself.
+    Its key is as in the records; ``other_<i>`` is the prediction of the run
+    that is i-th to be compared with. ``button`` is its title within a group:
+    ``'result'``, a scale, or ``'other runs'``.
     """
 
     key: str
@@ -45,12 +40,8 @@ class Picture(NamedTuple):
 class ImageRow:
     """An image in the page.
 
-    Attributes:
-        record (Record): What is known of it.
-        scores (Scores | None): None without ground truth.
-        gains (list[float | None]): mIoU minus that of each other show-dir.
-        anchor (str): Id of its card.
-        pictures (list[Picture]): None are shown of most.
+    ``gains`` are its mIoU minus that of each other show-dir, ``anchor`` is
+    the id of its card; of most images no pictures are shown.
     """
 
     record: Record

@@ -22,13 +22,9 @@ from hmsa_mmseg.visualization import Record, class_iou
 
 @dataclass(frozen=True)
 class Run:
-    """The records of a show-dir.
+    """A show-dir: one or more records, of the same classes and scales.
 
-    Attributes:
-        name (str): What the page calls it.
-        folder (Path): The show-dir.
-        records (list[Record]): One or more, of the same classes and scales.
-        info (dict): Of ``run.json``; empty if there is none.
+    ``name`` is what the page calls it, ``info`` is from ``run.json``.
     """
 
     name: str

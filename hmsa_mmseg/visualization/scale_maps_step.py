@@ -28,11 +28,6 @@ _MEANS = ('scale_weights', 'scale_attn')
 _MAPS = (*_MEANS, 'scale_sem_seg')
 
 
-def has_scale_maps(segmentor: nn.Module) -> bool:
-    """Whether a segmentor can show what each of its scales says."""
-    return isinstance(segmentor, MultiScaleAttentionSegmentor)
-
-
 def predict_with_maps(
     model: nn.Module, predict: Callable, data: Mapping
 ) -> SampleList:
@@ -48,9 +43,10 @@ def predict_with_maps(
     ``predict`` is the ``val_step`` or ``test_step`` of the runner's model.
     """
     outer, segmentor = unwrapped(model), segmentor_of(model)
+    has_scales = isinstance(segmentor, MultiScaleAttentionSegmentor)
     is_accumulating = isinstance(outer, AccumulatingTTAModel)
     with ExitStack() as stack:
-        if has_scale_maps(segmentor):
+        if has_scales:
             cfg = {**segmentor.test_cfg, 'scale_maps': True}
             stack.enter_context(_replaced(segmentor, 'test_cfg', cfg))
         if is_accumulating:
@@ -59,7 +55,7 @@ def predict_with_maps(
             merge = _merge_with_maps(outer.merge_preds)
             stack.enter_context(_replaced(outer, 'merge_preds', merge))
         results = predict(data)
-        if is_accumulating and has_scale_maps(segmentor):
+        if is_accumulating and has_scales:
             _add_first_view(segmentor, results, data)
     if outer is segmentor:
         for result in results:

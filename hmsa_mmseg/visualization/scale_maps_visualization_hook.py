@@ -16,12 +16,13 @@ from mmengine.runner import BaseLoop
 from mmseg.registry import HOOKS
 
 from hmsa_mmseg.datasets import leaf_datasets
+from hmsa_mmseg.models.segmentors import MultiScaleAttentionSegmentor
 from hmsa_mmseg.utils.checks import check_integer
 from hmsa_mmseg.utils.unwrapping import segmentor_of, unwrapped
 
 from .image_names import ImageNames
 from .records import FOLDER, check_run, write_run
-from .scale_maps_step import has_scale_maps, predict_with_maps
+from .scale_maps_step import predict_with_maps
 from .scale_maps_visualizer import ScaleMapsVisualizer
 
 
@@ -135,7 +136,7 @@ class ScaleMapsVisualizationHook(Hook):
             model=type(segmentor).__name__,
             tta=type(outer).__name__ if is_tta else None,
             scales=sorted(segmentor.test_cfg['scales'])
-            if has_scale_maps(segmentor)
+            if isinstance(segmentor, MultiScaleAttentionSegmentor)
             else [],
             dataset=type(dataset).__name__,
             images=self._names.root,

@@ -7,6 +7,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from hmsa_mmseg.autolabel.config_datasets import build_leaves, images_of
+from hmsa_mmseg.autolabel.label_images import find_images
+from hmsa_mmseg.prediction.errors import PredictionError
 
 
 @pytest.fixture
@@ -44,9 +46,15 @@ def test_leaves_of_what_wraps_them(cfg, tmp_path):
     assert image.index == 0
 
 
-def test_loaders_that_are_not_there(cfg):
-    with pytest.raises(ValueError, match='val_dataloader'):
-        build_leaves(cfg, 'val_dataloader')
+def test_images_to_be_labelled(cfg, tmp_path):
+    source, out = 'config:train_dataloader', tmp_path / 'out'
+    found = find_images(source, out, cfg)
+    assert [item.name for item in found] == ['2', 'a/1', 'b/2']
+    Image.new('RGB', (4, 4)).save(tmp_path / 'images/2.png')
+    with pytest.raises(PredictionError, match='would both have results'):
+        find_images(source, out, cfg)
+    with pytest.raises(ValueError, match=r'no_dataloader\.dataset is missing'):
+        find_images('config:no_dataloader', out, cfg)
 
 
 def test_images_outside_of_their_folder(cfg, tmp_path):

@@ -24,11 +24,9 @@ def test_a_pair(tmp_path, pixels):
     assert files.find('a/1') == ((31, 50), 'me', 'whole', NO_SOURCE)
     assert files.hashes('a/1') == hashes
     assert hashes['label_sha256'] != hashes['prob_sha256']
-    files.write('a/2', pixels, pixels, 'me', 'cpu')
-    assert files.find('a/2').mode == 'cpu'
     source = Source(1234, 'ab')
-    files.write('a/2', pixels, pixels, 'me', source=source)
-    assert files.find('a/2') == ((31, 50), 'me', 'whole', source)
+    files.write('a/2', pixels, pixels, 'me', 'cpu', source=source)
+    assert files.find('a/2') == ((31, 50), 'me', 'cpu', source)
     assert files.bytes_on_disk('a/1') == 8192
     files.prob('a/1').unlink()
     assert files.find('a/1') is None

@@ -49,11 +49,9 @@ def changed(meta, *keys, value='other'):
     [
         (('teacher', 'checkpoint_sha256'), True),
         (('teacher', 'config_sha256'), True),
-        (('settings', 'flip'), True),
         (('round',), True),
         (('teacher', 'checkpoint'), False),
         (('settings', 'palette'), False),
-        (('images', 'count'), False),
         (('code_version',), False),
     ],
 )

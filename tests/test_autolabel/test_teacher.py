@@ -21,29 +21,6 @@ from hmsa_mmseg.autolabel.teacher_record import (
 from hmsa_mmseg.datasets.autolabel_files import META_FILE
 
 
-@pytest.fixture
-def make_set(tmp_path):
-    """Return a function that writes images, which are only listed here.
-
-    The k-th has k + 1 bytes more than 100.
-    """
-
-    def make(name, images, **kwargs):
-        for k, image in enumerate(images):
-            path = tmp_path / name / 'images' / image
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(bytes(101 + k))
-        return dict(
-            type='HMSAFolderDataset',
-            data_root=str(tmp_path / name),
-            classes=('road', 'tree'),
-            pipeline=[dict(type='LoadImageFromFile')],
-            **kwargs,
-        )
-
-    return make
-
-
 def config_of(dataset, **settings):
     return Config(
         dict(train_dataloader=dict(dataset=dataset), **settings),
@@ -83,6 +60,9 @@ def test_the_text_of_a_config_is_read_as_it_was():
     known, failed = literal_settings(cfg.pretty_text)
     assert known == cfg.to_dict()
     assert failed == {}
+    for text in ('a = ', 'a\0', '(' * 9000 + ')' * 9000):
+        with pytest.raises(ValueError, match='not the text of a config'):
+            literal_settings(text)
 
 
 @pytest.mark.parametrize(
@@ -90,14 +70,11 @@ def test_the_text_of_a_config_is_read_as_it_was():
     [
         '__import__("os").mkdir(PATH)',
         'dict(a=open(PATH, "w"))',
-        'dict(**open(PATH, "w"))',
         'f"{open(PATH, \'w\')}"',
         '{open(PATH, "w"): 1}',
         '(lambda: open(PATH, "w"))()',
-        'a',
         'dict({**open(PATH, "w")})',
         '{[]: 1}',
-        'dict(1)',
     ],
 )
 def test_nothing_is_run(tmp_path, expression):
@@ -108,12 +85,6 @@ def test_nothing_is_run(tmp_path, expression):
     assert not path.exists()
     assert known == dict(a=1, later=2)
     assert failed.keys() == {'b', 'c'}
-
-
-@pytest.mark.parametrize('text', ['a = ', 'a\0', '(' * 9000 + ')' * 9000])
-def test_text_that_is_no_python(text):
-    with pytest.raises(ValueError, match='not the text of a config'):
-        literal_settings(text)
 
 
 def test_images_of_all_data_sets_are_listed(make_set, save, tmp_path):
@@ -175,11 +146,8 @@ def test_without_a_config_the_given_one_counts(make_set, save, tmp_path):
     torch.save(dict(w=torch.ones(2)), tmp_path / 'weights.pth')
     found = describe_training(str(tmp_path / 'weights.pth'), NOTHING)
     assert (found.sets, found.images) == ([], [])
-
-
-def test_a_config_that_is_not_understood_is_unknown(make_set, save):
-    given = config_of(make_set('given', ['0.png']))
-    found = describe_training(save('train_dataloader = make()'), given)
+    # A config that is not understood is unknown.
+    found = describe_training(save('train_dataloader = make()'), cfg)
     assert (found.sets, found.images) == ([], [])
     assert (
         'what teacher.pth was trained on is unknown: train_dataloader of its '
@@ -378,19 +346,16 @@ def test_auto_labelled_images_are_listed(relabelled, save, like):
 
 
 def test_lists_are_read_as_they_were_written(tmp_path):
+    path = tmp_path / 'new' / SEEN_FILE
     images = [(3, 'a b/ü.png'), (0, 'tab\there.png'), (10**12, 'c/d/e.jpg')]
-    write_seen(tmp_path / 'new' / SEEN_FILE, images)
-    assert read_seen(tmp_path / 'new' / SEEN_FILE) == images
-    write_seen(tmp_path / SEEN_FILE, [(1, 'two\nlines.png')])
-    assert read_seen(tmp_path / SEEN_FILE) == [(1, 'two lines.png')]
-
-
-@pytest.mark.parametrize('line', ['a.png', '-3\ta.png', '3\t'])
-def test_a_line_that_is_no_image(tmp_path, line):
-    path = tmp_path / SEEN_FILE
-    path.write_text(f'3\ta.png\n{line}\n')
-    with pytest.raises(ValueError, match=r'teacher_images\.txt, line 2: '):
-        read_seen(path)
+    write_seen(path, images)
+    assert read_seen(path) == images
+    write_seen(path, [(1, 'two\nlines.png')])
+    assert read_seen(path) == [(1, 'two lines.png')]
+    for line in ('a.png', '-3\ta.png', '3\t'):
+        path.write_text(f'3\ta.png\n{line}\n')
+        with pytest.raises(ValueError, match=r'images\.txt, line 2: '):
+            read_seen(path)
 
 
 def test_seen_is_same_name_and_size(tmp_path):

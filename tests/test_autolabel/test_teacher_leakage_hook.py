@@ -14,21 +14,12 @@ from hmsa_mmseg.datasets.autolabel_files import META_FILE
 
 
 @pytest.fixture
-def make_set(tmp_path):
-    """Return a function that writes images of 10 bytes, only listed here."""
+def make_set(make_set):
+    """Return a function that makes a data set of so many images."""
 
     def make(name, count):
-        images = tmp_path / name / 'images'
-        images.mkdir(parents=True, exist_ok=True)
-        for k in range(count):
-            (images / f'{name}_{k}.png').write_bytes(bytes(10))
-        return dict(
-            type='HMSAFolderDataset',
-            data_root=str(tmp_path / name),
-            classes=('road', 'tree'),
-            pipeline=[],
-            test_mode=True,
-        )
+        images = [f'{name}_{k}.png' for k in range(count)]
+        return make_set(name, images, test_mode=True)
 
     return make
 
@@ -83,7 +74,7 @@ def look(make_set):
 @pytest.mark.parametrize('mode', ['val', 'test'])
 def test_images_that_the_teacher_saw(make_set, make_labels, look, mode):
     """Each counts once, also where a data set has it several times."""
-    seen = [(10, 'a/val_0.png'), (10, 'val_2.png'), (11, 'val_1.png')]
+    seen = [(101, 'a/val_0.png'), (103, 'val_2.png'), (1, 'val_1.png')]
     val = make_set('val', 3)
     dataset = dict(
         type='RepeatDataset',
@@ -133,7 +124,7 @@ def test_unknown_is_no_silence(tmp_path, make_labels, look):
     assert f'is unknown: not all that the teacher of {folder} was ' in text
     assert 'trained_on is not known; there is no teacher_images.txt' in text
     # What is known is a lower bound then.
-    known = make_labels([(10, 'val_0.png')])
+    known = make_labels([(101, 'val_0.png')])
     found, said = look(TeacherLeakageHook([known, str(folder)]))
     assert found == 1
     assert said[0][1].startswith('at least 1 of 3 images')
@@ -144,7 +135,7 @@ def test_unknown_is_no_silence(tmp_path, make_labels, look):
 
 
 def test_folders_are_found_beside_the_labels(make_set, make_labels, look):
-    root = make_labels([(10, 'val_1.png')], name='round_1')
+    root = make_labels([(102, 'val_1.png')], name='round_1')
     fine, extra = make_set('train', 1), make_set('extra', 1)
     extra['data_prefix'] = dict(
         img_path='images', seg_map_path=f'{root}/extra'

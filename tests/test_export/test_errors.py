@@ -95,8 +95,7 @@ def test_a_file_that_cannot_be_loaded(
 
 
 @pytest.mark.parametrize(
-    ('package', 'opset'),
-    [('onnx', 17), ('onnxruntime', 17), ('onnxscript', 21)],
+    ('package', 'opset'), [('onnxruntime', 17), ('onnxscript', 21)]
 )
 def test_missing_packages(package, opset, build_case, export, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
@@ -105,14 +104,11 @@ def test_missing_packages(package, opset, build_case, export, monkeypatch):
         export(build_case(), opset=opset)
 
 
-@pytest.mark.parametrize('format', ['onnx', 'torch-export'])
-def test_an_old_torch(format, build_case, export, monkeypatch):
-    monkeypatch.setattr(torch, '__version__', '2.8.0+cpu')
-    with pytest.raises(ExportError, match=r'torch 2\.9 .*onnx.*opset=20'):
-        export(build_case(), format, opset=21)
-
-
-def test_other_models_and_scales_are_refused(build_case, export):
+def test_other_models_and_an_old_torch(build_case, export, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, '__version__', '2.8.0+cpu')
+        with pytest.raises(ExportError, match=r'torch 2\.9 .*onnx.*opset=20'):
+            export(build_case(), opset=21)
     with pytest.raises(ExportError, match=r'expected a MultiScale.*Conv2d'):
         export(nn.Conv2d(1, 1, 1))
     model = build_case()
@@ -141,10 +137,9 @@ def test_weights_that_are_too_large(build_case, export, tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_a_model_that_is_not_finite(value, build_case, export):
+def test_a_model_that_is_not_finite(build_case, export):
     """Nothing would be compared: NaN has no margin."""
     model = build_case()
-    model.decode_head.seg_head.conv_seg.bias.data[1] = value
+    model.decode_head.seg_head.conv_seg.bias.data[1] = torch.nan
     with pytest.raises(ExportError, match=r'itself .* not finite.* 64 x 96'):
         export(model, classes=True)

@@ -25,7 +25,6 @@ class _Model(nn.Module):
     ('kwargs', 'flips'),
     [
         (dict(**NUMBERS, rgb_to_bgr=True), True),
-        (NUMBERS, False),
         (dict(bgr_to_rgb=True), True),
         pytest.param(
             dict(**FOUR, bgr_to_rgb=True),
@@ -34,7 +33,6 @@ class _Model(nn.Module):
                 compat.is_forked(), reason='the fork takes 1 or 3 channels'
             ),
         ),
-        (dict(mean=[10, 20, 30], std=[4, 5, 6], bgr_to_rgb=True), True),
     ],
 )
 def test_normalisation_is_that_of_mmseg(kwargs, flips):

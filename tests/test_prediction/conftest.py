@@ -29,6 +29,15 @@ LOADED, CONFIGS = {}, {}
 FORK = multiprocessing.get_context('fork')
 #: Of images, sorted.
 NAMES = ('a/0', 'a/1', 'b/0', 'b/c/2', 'top')
+# cityscapesScripts, helpers/labels.py: name, id, train id of the classes that
+# are evaluated; a transcription.
+TABLE = """
+road 7 0, sidewalk 8 1, building 11 2, wall 12 3, fence 13 4, pole 17 5,
+traffic light 19 6, traffic sign 20 7, vegetation 21 8, terrain 22 9,
+sky 23 10, person 24 11, rider 25 12, car 26 13, truck 27 14, bus 28 15,
+train 31 16, motorcycle 32 17, bicycle 33 18
+"""
+SCRIPTS_IDS = [int(entry.split()[-2]) for entry in TABLE.split(',')]
 
 
 @pytest.fixture(scope='session')
@@ -79,39 +88,29 @@ def network(teacher):
     return network
 
 
-@pytest.fixture(scope='session')
-def draw():
-    """Return a function that draws an image, uint8 (h, w, 3)."""
-
-    def draw(seed, height=32, width=64):
-        rng = np.random.default_rng(seed)
-        cells = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3))
-        pixels = cells.repeat(8, 0).repeat(8, 1)[:height, :width]
-        noise = rng.normal(0, 8, pixels.shape)
-        return (pixels + noise).clip(0, 255).astype(np.uint8)
-
-    return draw
+def draw(seed, height=32, width=64):
+    """Draw an image, uint8 (h, w, 3)."""
+    rng = np.random.default_rng(seed)
+    cells = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3))
+    pixels = cells.repeat(8, 0).repeat(8, 1)[:height, :width]
+    noise = rng.normal(0, 8, pixels.shape)
+    return (pixels + noise).clip(0, 255).astype(np.uint8)
 
 
-@pytest.fixture(scope='session')
-def save(draw):
-    """Return a function that writes a drawn image."""
-
-    def save(path, seed, *size):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw(seed, *size)).save(path)
-        return path
-
-    return save
+def save(path, seed, *size):
+    """Write a drawn image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(draw(seed, *size)).save(path)
+    return path
 
 
 @pytest.fixture
-def images(tmp_path, save):
+def images(tmp_path):
     """A folder of images, in folders, some of one base name."""
-    return write_images(tmp_path, save)
+    return write_images(tmp_path)
 
 
-def write_images(folder, save):
+def write_images(folder):
     for seed, name in enumerate(NAMES):
         save(folder / f'images/{name}.png', seed)
     return folder / 'images'
@@ -223,10 +222,10 @@ def runner(tool, argv, capsys):
 
 
 @pytest.fixture(scope='session')
-def whole(teacher, tmp_path_factory, save, _one_thread):
+def whole(teacher, tmp_path_factory, _one_thread):
     """The folder of labels of a run that nothing has disturbed."""
     folder = tmp_path_factory.mktemp('whole')
-    images = write_images(folder, save)
+    images = write_images(folder)
     argv = [teacher.config, teacher.checkpoint, images, folder / 'out']
     argv += ['--device', 'cpu', '--no-report']
     assert autolabel.main([str(part) for part in argv]) == 0
@@ -234,7 +233,7 @@ def whole(teacher, tmp_path_factory, save, _one_thread):
 
 
 @pytest.fixture
-def done(whole, tmp_path, images, tree):
+def done(whole, tmp_path, images):
     """The content of that folder, and a copy of it, `tmp_path/out`."""
     out = tmp_path / 'out'
     shutil.copytree(whole, out)
@@ -258,35 +257,22 @@ def predicted(monkeypatch):
     return names
 
 
-@pytest.fixture(scope='session')
-def tree():
-    """Return a function for the content of all files of a folder.
-
-    Paths in them are relative to its parent.
-    """
-
-    def tree(folder):
-        parent = str(folder.parent).encode()
-        return {
-            path.relative_to(folder).as_posix(): path.read_bytes().replace(
-                parent, b''
-            )
-            for path in sorted(Path(folder).rglob('*'))
-            if path.is_file()
-        }
-
-    return tree
+def tree(folder):
+    """Content of all files of a folder; paths in them begin at its parent."""
+    parent = str(folder.parent).encode()
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes().replace(
+            parent, b''
+        )
+        for path in sorted(Path(folder).rglob('*'))
+        if path.is_file()
+    }
 
 
-@pytest.fixture(scope='session')
-def read():
-    """Return a function that reads a picture."""
-
-    def read(path):
-        with Image.open(path) as image:
-            return np.array(image)
-
-    return read
+def read(path):
+    """Read a picture."""
+    with Image.open(path) as image:
+        return np.array(image)
 
 
 @pytest.fixture
@@ -331,38 +317,33 @@ def fork(argv):
     cv2.setNumThreads(cv2_threads)
 
 
-@pytest.fixture(scope='session')
-def kill_at():
-    """Return a function for what kills a process at its n-th call of some.
+def kill_at(number):
+    """Return what lets a process kill itself at its n-th call of some.
 
     Calls between which the state of the disk changes, in several threads;
     an odd number kills before the call, an even one after it.
     """
+    left, lock = [(number + 1) // 2], threading.Lock()
 
-    def kill_at(number):
-        left, lock = [(number + 1) // 2], threading.Lock()
-
-        def wrap(function):
-            def wrapped(*args, **kwargs):
-                with lock:
-                    left[0] -= 1
-                    is_now = left[0] == 0
-                if is_now and number % 2:
+    def wrap(function):
+        def wrapped(*args, **kwargs):
+            with lock:
+                left[0] -= 1
+                is_now = left[0] == 0
+            if is_now and number % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                if is_now:
                     os.kill(os.getpid(), signal.SIGKILL)
-                try:
-                    return function(*args, **kwargs)
-                finally:
-                    if is_now:
-                        os.kill(os.getpid(), signal.SIGKILL)
 
-            return wrapped
+        return wrapped
 
-        def prepare():
-            for name in ('replace', 'fsync'):
-                setattr(os, name, wrap(getattr(os, name)))
-            Path.unlink = wrap(Path.unlink)
-            Path.open = wrap(Path.open)
+    def prepare():
+        for name in ('replace', 'fsync'):
+            setattr(os, name, wrap(getattr(os, name)))
+        Path.unlink = wrap(Path.unlink)
+        Path.open = wrap(Path.open)
 
-        return prepare
-
-    return kill_at
+    return prepare

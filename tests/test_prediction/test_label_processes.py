@@ -18,8 +18,10 @@ from hmsa_mmseg.autolabel.merging import merge
 from hmsa_mmseg.autolabel.meta import read_meta
 from hmsa_mmseg.datasets.autolabel_files import read_lines
 
+from .conftest import save, tree
 
-def test_one_shard_is_killed(fork, label, tmp_path, tree, whole):
+
+def test_one_shard_is_killed(fork, label, tmp_path, whole):
     """The others finish; its own is finished by any number of processes."""
     replace = os.replace
 
@@ -48,7 +50,7 @@ def test_one_shard_is_killed(fork, label, tmp_path, tree, whole):
     assert tree(out) == tree(whole)
 
 
-def test_lost_lines_and_flipped_bits(label, tmp_path, tree, done):
+def test_lost_lines_and_flipped_bits(label, tmp_path, done):
     """What a killed process did not list is read from the files.
 
     That a bit of one is another nobody sees but the merge; then the same
@@ -104,7 +106,7 @@ def test_two_merge_at_once(label, images, tmp_path, monkeypatch, first):
     assert read_lines(out / 'failures.jsonl') == [line]
 
 
-def test_rounds(label, tmp_path, tree, images):
+def test_rounds(label, tmp_path, images):
     """Each in a folder of its own, which refers to the one before."""
     assert 'expected them in' in label('--round', '2', code=1)
     label('--round', '1', '--shard', '0/2')
@@ -118,8 +120,7 @@ def test_rounds(label, tmp_path, tree, images):
     assert sorted(path.name for path in out.iterdir()) == [
         *('round_1', 'round_2')
     ]
-    # Another first round is another teacher of the second; images that
-    # failed are no obstacle.
+    # Another first round is another teacher of the second, whatever failed.
     (images / 'top.png').write_bytes(b'')
     label('--round', '1', '--scales', '1', '--overwrite', code=1)
     said = label('--round', '2', '--scales', '0.5,1', code=1)
@@ -127,7 +128,7 @@ def test_rounds(label, tmp_path, tree, images):
 
 
 @pytest.fixture
-def config(make_config, tmp_path, save):
+def config(make_config, tmp_path):
     """A config with a labelled split of two images."""
     root = tmp_path / 'data'
     for k in range(2):
@@ -171,7 +172,7 @@ def test_check_and_report(label, config, tmp_path, monkeypatch):
     assert seen.count('aachen_000001_000019_leftImg8bit') == 1
 
 
-def test_three_shards(label, config, tmp_path, tree):
+def test_three_shards(label, config, tmp_path):
     """The same files, to the last bit, when all is listed; also of a check."""
     out = tmp_path / 'out'
     check = ('--check', 'config:val_dataloader')

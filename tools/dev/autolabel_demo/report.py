@@ -17,8 +17,8 @@ from driver.pages import heat, palette_of, write_sheet
 from PIL import Image
 
 from hmsa_mmseg.datasets.confidence import LEVELS, is_kept
+from hmsa_mmseg.reports.pages import data_uri
 from hmsa_mmseg.utils import markdown_table, write_json
-from hmsa_mmseg.visualization.data_uris import data_uri
 
 from .experiment import (
     FINE_ONLY,
