@@ -26,6 +26,7 @@ import hmsa_mmseg  # noqa: F401  (first: makes the stack importable)
 from hmsa_mmseg.autolabel.config_datasets import PREFIX
 from hmsa_mmseg.datasets.autolabel_files import META_FILE
 from hmsa_mmseg.reports import ReportOptions, make_report, report_run
+from hmsa_mmseg.reports.label_set import is_label_set
 from hmsa_mmseg.visualization import FOLDER
 
 PAGE = 'report.html'
@@ -106,13 +107,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             help=f'{text}; default: {default}',
         )
     args = parser.parse_args(argv)
-    of_labels = (args.folder / META_FILE).is_file()
+    of_labels = is_label_set(args.folder)
     if not of_labels and not (args.folder / FOLDER).is_dir():
         parser.error(
             f'{args.folder}: expected {FOLDER} in it, which test.py '
             '--show-dir writes with ScaleMapsVisualizer and '
             'ScaleMapsVisualizationHook in the config, or '
-            f'{META_FILE}, which tools/autolabel.py writes'
+            f'{META_FILE}, which hmsa label writes'
         )
     other = run if of_labels else labels
     for action in other._group_actions:

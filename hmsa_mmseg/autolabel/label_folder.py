@@ -28,7 +28,7 @@ from hmsa_mmseg.prediction.errors import PredictionError
 from hmsa_mmseg.prediction.inputs import Item
 from hmsa_mmseg.prediction.journal import refuse_other
 from hmsa_mmseg.prediction.options import is_cityscapes, read_label_ids
-from hmsa_mmseg.prediction.predicting import Predictor
+from hmsa_mmseg.prediction.predictor import Predictor
 from hmsa_mmseg.utils.files import part_file, remove_stale_parts_below
 from hmsa_mmseg.version import __version__
 

@@ -23,7 +23,7 @@ from hmsa_mmseg.datasets.confidence import check_threshold
 from hmsa_mmseg.prediction.errors import PredictionError, Stopping
 from hmsa_mmseg.prediction.machine import Machine, ahead, find_undone
 from hmsa_mmseg.prediction.options import apply_options
-from hmsa_mmseg.prediction.predicting import Predictor
+from hmsa_mmseg.prediction.predictor import Predictor
 from hmsa_mmseg.prediction.progress import Progress
 from hmsa_mmseg.prediction.shards import Shard, find_device, read_shard
 from hmsa_mmseg.utils.loading import read_config

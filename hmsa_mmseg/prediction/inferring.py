@@ -28,7 +28,7 @@ from .options import (
     positive,
     read_label_ids,
 )
-from .predicting import Predictor
+from .predictor import Predictor
 from .products import DEFAULT_SAVES, OF_LOGITS, RECORDS, SAVES, Products
 from .progress import Progress
 from .shards import find_device, read_shard

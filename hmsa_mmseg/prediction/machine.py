@@ -19,7 +19,7 @@ from mmseg.structures import SegDataSample
 from .errors import BadInputError, Stopping, in_one_line
 from .inputs import Item
 from .loading import Loaded
-from .predicting import Predictor
+from .predictor import Predictor
 from .progress import Clock, Progress
 
 # Looking at files waits for the disk, or the network that it is on.

@@ -171,6 +171,11 @@ class LabelSet:
         return sorted(found)
 
 
+def is_label_set(folder: Path) -> bool:
+    """Whether a folder holds labels of ``hmsa label``, not a test run."""
+    return (folder / META_FILE).is_file()
+
+
 def read_label_set(folder: Path) -> LabelSet:
     """Read what a folder of auto-labels says of itself, but no labels.
 
@@ -181,7 +186,7 @@ def read_label_set(folder: Path) -> LabelSet:
         OSError: If the lists of several processes cannot be merged.
         ValueError: If the metadata are damaged.
     """
-    if not (folder / META_FILE).is_file():
+    if not is_label_set(folder):
         raise FileNotFoundError(
             f'{folder / META_FILE} is missing; expected a folder of labels '
             'that hmsa label wrote'

@@ -21,7 +21,7 @@ from PIL import Image
 
 from hmsa_mmseg.autolabel import labelling
 from hmsa_mmseg.prediction import inferring
-from hmsa_mmseg.prediction.predicting import Predictor
+from hmsa_mmseg.prediction.predictor import Predictor
 from hmsa_mmseg.utils.loading import build_model, read_config
 
 CONFIG = Path(__file__).with_name('tiny_teacher.py')

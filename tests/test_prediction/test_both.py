@@ -17,7 +17,7 @@ import pytest
 import torch.distributed as dist
 from PIL import Image
 
-from hmsa_mmseg.prediction.predicting import Predictor
+from hmsa_mmseg.prediction.predictor import Predictor
 
 from .conftest import kill_at, save, tree
 

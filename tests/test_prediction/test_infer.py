@@ -15,7 +15,7 @@ from PIL import Image
 from hmsa_mmseg.prediction.inputs import IMAGE_SUFFIXES
 from hmsa_mmseg.prediction.journal import Journal
 from hmsa_mmseg.prediction.loading import Pipeline
-from hmsa_mmseg.prediction.predicting import Predictor
+from hmsa_mmseg.prediction.predictor import Predictor
 from hmsa_mmseg.visualization import read_record, read_records
 
 from .conftest import SCRIPTS_IDS, draw, read, save, tree

@@ -19,7 +19,7 @@ from hmsa_mmseg.prediction.errors import (
     run_to_end,
 )
 from hmsa_mmseg.prediction.machine import ahead
-from hmsa_mmseg.prediction.predicting import Predictor
+from hmsa_mmseg.prediction.predictor import Predictor
 from hmsa_mmseg.prediction.progress import Progress
 from hmsa_mmseg.prediction.shards import Shard, read_shard
 

@@ -3,7 +3,7 @@
 The loss of `Region Mutual Information Loss for Semantic Segmentation
 <https://arxiv.org/abs/1910.12037>`_ (Zhao et al. 2019), as the authors of
 hierarchical multi-scale attention use it (NVIDIA/semantic-segmentation,
-loss/rmi.py), whose constants these are. :mod:`.rmi_lean` computes the same in
+loss/rmi.py), whose constants these are. :mod:`.rmi_tiles` computes the same in
 less time and memory.
 
 Shape shorthand in this module:

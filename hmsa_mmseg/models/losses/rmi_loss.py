@@ -17,7 +17,7 @@ from ..tiled.loss_walk import loss_in_tiles
 from ..utils.execution import has_float64, is_tracing, no_autocast
 from . import rmi_formula
 from .rmi_formula import POOL, RADIUS
-from .rmi_lean import RMITiles
+from .rmi_tiles import RMITiles
 
 #: The least height and width of labels: one region once pooled.
 MIN_SIZE = (RADIUS - 1) * POOL

@@ -10,7 +10,7 @@ from oracles.literal_rmi import literal_rmi_loss
 from oracles.live_bytes import peak_live_bytes
 from test_models.cases import BCE, RMI, cascade, learned, step
 
-from hmsa_mmseg.models.losses import RMILoss, rmi_formula, rmi_lean, rmi_loss
+from hmsa_mmseg.models.losses import RMILoss, rmi_formula, rmi_loss, rmi_tiles
 from hmsa_mmseg.models.tiled.logit_rows import WholeLogits
 from hmsa_mmseg.models.utils import execution
 
@@ -102,7 +102,7 @@ def test_equals_the_formula_whatever_the_remainder():
 def test_tiles_and_chunks_do_not_matter(monkeypatch, rows, region_bytes):
     monkeypatch.setitem(execution.TILE_BYTES, 'cpu', 1)
     monkeypatch.setattr(execution, 'MIN_ROWS', rows)
-    monkeypatch.setitem(rmi_lean._REGION_BYTES, 'cpu', region_bytes)
+    monkeypatch.setitem(rmi_tiles._REGION_BYTES, 'cpu', region_bytes)
     for height in (39, 40, 41, 42):
         logits, label = random_case(7, (height, 30), batch=2)
         assert_equal_to_literal(logits.double(), label, 1e-9, 1e-9)
@@ -180,12 +180,12 @@ def exact_half_logdet(probs, labels):
 @pytest.mark.parametrize('confidence', [2.0, 12.0])
 def test_ill_conditioned_covariance_against_60_digits(confidence):
     logits, label = half_plane(confidence)
-    lean = rmi_lean.RMITiles(label, 2, logits.dtype, with_rmi=True)
+    lean = rmi_tiles.RMITiles(label, 2, logits.dtype, with_rmi=True)
     for rows in WholeLogits(logits).tiles(lean.pool, lean.offset):
         lean.value(logits[:, :, rows], rows)
     probs = lean.probs
-    labels = rmi_lean._pooled_labels(label, probs)
-    found, _ = rmi_lean._rmi_and_slope(probs[0, 1:], labels[0, 1:], False)
+    labels = rmi_tiles._pooled_labels(label, probs)
+    found, _ = rmi_tiles._rmi_and_slope(probs[0, 1:], labels[0, 1:], False)
     expected = exact_half_logdet(probs[0, 1], labels[0, 1])
     assert found == pytest.approx(expected, abs=1e-4)
 
