@@ -61,6 +61,17 @@ def test_attention_only(fresh, build_small):
         train_attention_only(fresh(DDRNET))
 
 
+def rates_of(model, optim_wrapper):
+    """Learning rate of each parameter."""
+    wrapper = build_optim_wrapper(model, optim_wrapper)
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        names[id(p)]: group['lr']
+        for group in wrapper.optimizer.param_groups
+        for p in group['params']
+    }
+
+
 @pytest.mark.parametrize(('name', 'usual'), [(SEGFORMER, 10.0), (FCN, 1.0)])
 def test_finetune(name, usual, fresh, build_small):
     new = fresh(name)
@@ -70,23 +81,16 @@ def test_finetune(name, usual, fresh, build_small):
     assert cfg.train_cfg.max_iters == length / 20
     model = build_small(cfg)
     assert all(p.requires_grad for p in model.parameters())
-    training = {
+    assert {
         name
         for name, layer in model.named_modules()
         if isinstance(layer, nn.BatchNorm2d) and layer.training
-    }
-    assert training == {f'decode_head.scale_attn.bn{i}' for i in range(2)}
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    names = {id(p): name for name, p in model.named_parameters()}
-    rates = {
-        names[id(p)]: group['lr']
-        for group in wrapper.optimizer.param_groups
-        for p in group['params']
-    }
+    } == {f'decode_head.scale_attn.bn{i}' for i in range(2)}
     # Three times that of the head, which the fine-tuning lowers.
-    attn = rates['decode_head.scale_attn.conv0.weight']
+    found = rates_of(model, cfg.optim_wrapper)
+    attn = found['decode_head.scale_attn.conv0.weight']
     assert attn == pytest.approx(3 * usual * lr)
-    seg = rates['decode_head.seg_head.conv_seg.weight']
+    seg = found['decode_head.seg_head.conv_seg.weight']
     assert seg == pytest.approx(0.3 * usual * lr)
 
 
@@ -129,13 +133,11 @@ def test_scales_of_attention():
 
 
 def with_schedule(*schedulers, **train_cfg):
-    optimizer = dict(type='SGD', lr=0.1)
     model = dict(decode_head=dict(seg_head=dict(type='FCNHead')))
-    model['train_cfg'] = dict(scales=(0.5, 1.0))
     cfg = dict(
-        model=model,
+        model=dict(model, train_cfg=dict(scales=(0.5, 1.0))),
         train_cfg=train_cfg,
-        optim_wrapper=dict(optimizer=optimizer),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         param_scheduler=list(schedulers),
         default_hooks=dict(checkpoint=dict(interval=-1)),
     )

@@ -47,44 +47,43 @@ class _CrossEntropy(nn.Module):
             seg_logits, seg_label, ignore_index=ignore_index
         )
 
-    def by_feat(
-        self,
-        head: nn.Module,
-        seg_logits: Tensor | list[Tensor],
-        batch_data_samples: list[SegDataSample],
-    ) -> dict[str, Tensor]:
-        """Do what :meth:`BaseDecodeHead.loss_by_feat` does.
 
-        Of several outputs, as PIDNet's head gives, the losses add up; one of
-        a single channel is that of boundaries.
-        """
-        label = torch.cat([s.gt_sem_seg.data for s in batch_data_samples])
-        outputs = [seg_logits] if torch.is_tensor(seg_logits) else seg_logits
-        loss = 0
-        for logits in outputs:
-            logits = resize(
-                logits,
-                label.shape[1:],
-                mode='bilinear',
-                align_corners=head.align_corners,
+def _loss_by_feat(
+    head: BaseDecodeHead,
+    seg_logits: Tensor | list[Tensor],
+    batch_data_samples: list[SegDataSample],
+) -> dict[str, Tensor]:
+    """Do what :meth:`BaseDecodeHead.loss_by_feat` does.
+
+    Of several outputs, as PIDNet's head gives, the losses add up; one of a
+    single channel is that of boundaries.
+    """
+    label = torch.cat([s.gt_sem_seg.data for s in batch_data_samples])
+    outputs = [seg_logits] if torch.is_tensor(seg_logits) else seg_logits
+    loss = 0
+    for logits in outputs:
+        logits = resize(
+            logits,
+            label.shape[1:],
+            mode='bilinear',
+            align_corners=head.align_corners,
+        )
+        if logits.shape[1] > 1:
+            loss = loss + F.cross_entropy(logits, label, ignore_index=255)
+        else:
+            loss = loss + F.binary_cross_entropy_with_logits(
+                logits, label.unsqueeze(1).to(logits)
             )
-            if logits.shape[1] > 1:
-                loss = loss + self(logits, label)
-            else:
-                loss = loss + F.binary_cross_entropy_with_logits(
-                    logits, label.unsqueeze(1).to(logits)
-                )
-        return dict(loss_ce=loss)
+    return dict(loss_ce=loss)
 
 
 def use_plain_losses(model: nn.Module) -> None:
     """Put torch's cross-entropy in the place of every loss of a model."""
-    loss = _CrossEntropy()
     for module in model.modules():
         if isinstance(module, BaseDecodeHead):
-            module.loss_by_feat = partial(loss.by_feat, module)
+            module.loss_by_feat = partial(_loss_by_feat, module)
         elif len(getattr(module, 'loss_scale', ())) > 0:
-            module.loss_scale = nn.ModuleList([loss])
+            module.loss_scale = nn.ModuleList([_CrossEntropy()])
 
 
 def network_and_loss(
@@ -101,11 +100,10 @@ def network_and_loss(
     ``networks.STOCK``, or ``own``: as any config says. The loss is a function
     of images (N, 3, H, W) and labels (N, H, W).
     """
-    kwargs = dict(device=device, size=size)
     if name == STOCK:
-        model = build_stock(cfg, **kwargs)
+        model = build_stock(cfg, device, size=size)
     else:
-        model = build(cfg, fast=name != 'plain', **kwargs)
+        model = build(cfg, device, name != 'plain', size)
     model = model.to(dtype).train()
     if name in REFERENCES:
         network = reference_networks(options, model)[name].to(dtype).train()
