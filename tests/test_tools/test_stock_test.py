@@ -1,11 +1,11 @@
 """mmseg's test.py, as it is, with this package's models and inference."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from driver.commands import test_result as read_result
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 from PIL import Image
@@ -14,15 +14,6 @@ from hmsa_mmseg.visualization import class_iou, read_records, read_run
 
 METRICS = ('aAcc', 'mIoU', 'mAcc')
 PREPARED = "custom_hooks = [dict(type='InferencePreparationHook')]"
-
-
-def read_metrics(path):
-    """Read the report of test.py.
-
-    All processes write the same file: what one has written may end in the
-    last characters of another, whose times have more digits.
-    """
-    return json.JSONDecoder().raw_decode(path.read_text())[0]
 
 
 @pytest.fixture(scope='session')
@@ -47,11 +38,10 @@ def run_test(run_tool, config_file, trained, tmp_path_factory):
             cwd=path,
             **kwargs,
         )
-        (metrics,) = path.glob('work/*/*.json')
         return SimpleNamespace(
             path=path,
             output=output,
-            metrics=read_metrics(metrics),
+            metrics=read_result(path / 'work'),
             maps=[
                 np.array(Image.open(file))
                 for file in sorted((path / 'maps').iterdir())

@@ -10,7 +10,6 @@ from torch import nn
 from hmsa_mmseg.zoo import Conversion, NotConvertible
 from hmsa_mmseg.zoo.training import (
     finetune,
-    finetune_scales,
     set_checkpoint,
     train_attention_only,
 )
@@ -126,10 +125,6 @@ def test_images_that_are_tested_as_they_are(fresh):
     assert train.dataset.datasets[0].pipeline[2] == dict(
         type='Resize', scale_factor=1.0, keep_ratio=True
     )
-
-
-def test_scales_of_attention():
-    assert finetune_scales((2.0, 0.5, 1)) == (0.25, 0.5, 1.0, 2.0)
 
 
 def with_schedule(*schedulers, **train_cfg):

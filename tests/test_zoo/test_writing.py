@@ -28,7 +28,7 @@ NAMES = (
 )
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def plain_layout(monkeypatch):
     """Do without yapf, which takes seconds for a config."""
     monkeypatch.setattr(
@@ -36,7 +36,6 @@ def plain_layout(monkeypatch):
     )
 
 
-@pytest.mark.usefixtures('plain_layout')
 @pytest.mark.parametrize('name', NAMES)
 def test_reads_back_as_it_was(name, converted, tmp_path):
     conversion = converted(name)
@@ -59,13 +58,6 @@ def test_reads_back_as_it_was(name, converted, tmp_path):
     assert differing_keys(cfg, path) == ['model', 'train_cfg']
 
 
-def test_laid_out_by_mmengine(converted, tmp_path):
-    path = tmp_path / 'config.py'
-    write_config(converted(FCN), path, path)
-    assert path.read_text().endswith(converted(FCN).cfg.pretty_text)
-
-
-@pytest.mark.usefixtures('plain_layout')
 def test_what_cannot_be_written(converted, tmp_path):
     path = tmp_path / 'config.py'
     path.write_text('old = 1\n')
@@ -111,7 +103,6 @@ def test_names(stem, name, length):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('plain_layout')
 def test_every_config_of_the_zoo(tmp_path):
     """Each is written, and read back by the writer."""
     count = 0

@@ -138,44 +138,36 @@ def meta_step(
     return step
 
 
-class TrainingStep:
-    """A whole training step: forward, losses, backward, update.
+def training_step(
+    name: str,
+    cfg: Config,
+    batch_size: int,
+    size: tuple[int, int],
+    options: Options,
+    autocast: torch.dtype | None = None,
+) -> Callable[[], None]:
+    """Return a whole training step: forward, losses, backward, update.
 
     The config's optimizer, with a learning rate of zero, so that all rounds
     do the same work.
     """
+    device = options.device
+    network, loss = network_and_loss(name, cfg, size, options, device)
+    optimizer = dict(cfg.optim_wrapper.optimizer, lr=0.0)
+    wrapper = build_optim_wrapper(
+        network, dict(type='OptimWrapper', optimizer=optimizer)
+    )
+    label = labels(batch_size, size, num_classes(cfg), 12).to(device)
+    x = images(batch_size, size, device)
 
-    def __init__(
-        self,
-        name: str,
-        cfg: Config,
-        batch_size: int,
-        size: tuple[int, int],
-        options: Options,
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        device = options.device
-        network, self._loss = network_and_loss(
-            name, cfg, size, options, device
-        )
-        optimizer = dict(cfg.optim_wrapper.optimizer, lr=0.0)
-        self._update = build_optim_wrapper(
-            network, dict(type='OptimWrapper', optimizer=optimizer)
-        )
-        label = labels(batch_size, size, num_classes(cfg), 12)
-        self._label = label.to(device)
-        self._x = images(batch_size, size, device)
-        self._autocast = dict(
-            device_type=device, dtype=autocast, enabled=autocast is not None
-        )
-
-    def __call__(self) -> None:
-        """Run it once."""
-        with torch.autocast(**self._autocast):
-            value = self._loss(self._x, self._label)
+    def step() -> None:
+        with torch.autocast(device, autocast, autocast is not None):
+            value = loss(x, label)
         # Gradients go at the end: what is there before a step does not count
         # as its own.
-        self._update.update_params(value)
+        wrapper.update_params(value)
+
+    return step
 
 
 def num_classes(cfg: Config) -> int:

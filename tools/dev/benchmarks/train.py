@@ -29,7 +29,7 @@ from .networks import (
     labels,
 )
 from .page import Limit, size_text
-from .steps import TrainingStep, network_and_loss, num_classes
+from .steps import network_and_loss, num_classes, training_step
 
 TITLE = 'Training'
 NOTE = """\
@@ -94,7 +94,7 @@ def _case(
     light = config_for(options.size, recipe, checkpoint=('scales', 'backbone'))
     autocast = torch.bfloat16 if options.device == 'cuda' else None
     steps = {
-        way: TrainingStep(
+        way: training_step(
             way.partition(', checkpointing')[0],
             light if way == CHECKPOINTED else cfg,
             *(batch, size, options, autocast),
