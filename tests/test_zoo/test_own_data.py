@@ -148,7 +148,7 @@ def test_data_labels_and_scores_are_ones_own(name, fresh, folder):
 @pytest.mark.parametrize(
     ('folders', 'names', 'where', 'ann_file'),
     [
-        (['images/test', 'masks/test'], [], '/test', None),
+        (['images/test', 'masks/test'], ['test.txt'], '/test', None),
         # Images alone are no test split: that of validation is taken.
         (['images/test'], [], '/val', None),
         ([], ['test.txt'], '', 'test.txt'),

@@ -101,7 +101,8 @@ def test_rates_of_the_attention(fresh):
     assert 'by layer' in new.changes['optim_wrapper.constructor']
     for key in ('head', 'decode_head.'):
         new = fresh(FCN)
-        custom = {key: dict(lr_mult=10.0, decay_mult=0.0)}
+        # The longest key counts.
+        custom = {'a': {}, key: dict(lr_mult=10.0, decay_mult=0.0)}
         new.cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=custom)
         finetune(new)
         keys = new.cfg.optim_wrapper.paramwise_cfg.custom_keys
