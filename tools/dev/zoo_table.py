@@ -20,7 +20,7 @@ from hmsa_mmseg.zoo.writing import read_zoo_config
 
 _HEAD = """# Families of the model zoo
 
-Which configs of mmseg's model zoo `tools/from_zoo.py` turns into multi-scale
+Which configs of mmseg's model zoo `hmsa from-zoo` turns into multi-scale
 ones. Every config of the installed zoo was put through it; a test trains a
 step and predicts with a small model of each family and kind of head, where the
 packages that it needs are installed (PSANet's with a stand-in for its compiled
