@@ -49,14 +49,7 @@ def run_tool():
     """Return a function that runs a stock tool and gives its output."""
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
 
-    def run(
-        tool,
-        *args,
-        cwd,
-        options=(),
-        two_ranks=False,
-        fails=False,
-    ):
+    def run(tool, *args, cwd, options=(), two_ranks=False, fails=False):
         command = [sys.executable, TOOLS / tool, *args]
         if two_ranks:
             command[:1] = [sys.executable, '-m', *TWO_RANKS]
@@ -213,26 +206,26 @@ def same_maps():
     return share
 
 
+def _equal(first, second):
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(
+            _equal(first[key], second[key]) for key in first
+        )
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    return first == second
+
+
 @pytest.fixture(scope='session')
 def equal():
     """Return a function that compares nested states, to the last bit."""
-
-    def equal(first, second):
-        if isinstance(first, torch.Tensor):
-            return torch.equal(first, second)
-        if isinstance(first, dict):
-            return first.keys() == second.keys() and all(
-                equal(first[key], second[key]) for key in first
-            )
-        if isinstance(first, (list, tuple)):
-            return len(first) == len(second) and all(map(equal, first, second))
-        return first == second
-
-    return equal
+    return _equal
 
 
 @pytest.fixture(scope='session')
-def same_end(load, equal):
+def same_end(load):
     """Return a function that compares two checkpoints.
 
     They must hold the same weights and the same state of the training.
@@ -241,7 +234,7 @@ def same_end(load, equal):
     def same_end(first, second):
         first, second = load(first), load(second)
         return all(
-            equal(first[key], second[key])
+            _equal(first[key], second[key])
             for key in ('state_dict', 'optimizer', 'param_schedulers')
         )
 

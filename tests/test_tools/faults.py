@@ -10,7 +10,6 @@ import resource
 import signal
 import sys
 import threading
-import time
 
 import torch
 from mmengine.hooks import Hook
@@ -25,10 +24,10 @@ class _Fault(Hook):
         self.at = at
         self.rank = rank
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
+    def before_train_iter(self, runner, *args, **kwargs):
         here = self.rank in (None, runner.rank)
         if here and runner.iter + 1 == self.at:
-            self.happen(runner, data_batch)
+            self.happen(runner)
 
 
 @HOOKS.register_module(force=True)
@@ -40,12 +39,8 @@ class KillFault(_Fault):
         self.by = by
         self.delay = random.Random(seed).uniform(0, 0.5)
 
-    def happen(self, runner, data_batch):
-        def kill_later():
-            time.sleep(self.delay)
-            self.kill()
-
-        threading.Thread(target=kill_later, daemon=True).start()
+    def happen(self, runner):
+        threading.Timer(self.delay, self.kill).start()
 
     def after_train_iter(self, runner, *args, **kwargs):
         if runner.iter + 1 == self.by:
@@ -59,7 +54,7 @@ class KillFault(_Fault):
 class FullDiskFault(_Fault):
     """No file can grow beyond 100 kB: the kernel refuses the rest."""
 
-    def happen(self, runner, data_batch):
+    def happen(self, runner):
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
 
@@ -68,7 +63,7 @@ class FullDiskFault(_Fault):
 class NaNFault(_Fault):
     """Makes the logits of one forward pass NaN through a weight."""
 
-    def happen(self, runner, data_batch):
+    def happen(self, runner):
         model = runner.model
         model = model.module if is_model_wrapper(model) else model
 

@@ -12,28 +12,19 @@ FULL_SIZE = (1024, 2048)
 OPTIONS = Options()
 
 
-@pytest.fixture(scope='module')
-def model():
-    """HRNet-W48 + OCR, without values."""
-    return networks.build(networks.config_for('full'), 'meta')
-
-
 @torch.no_grad()
-def test_operations_of_inference(model):
-    """Against the authors' network, see test_benchmark_peers.py.
+def test_operations_and_memory_of_inference():
+    """Operations: against the authors', see test_benchmark_peers.py.
 
-    A quarter of the rows: as wide as at the true size, so that the tiles of
-    rows are the same ones, and a quarter of them.
+    On a quarter of the rows: as wide as at the true size, so that the tiles
+    of rows are the same ones, and a quarter of them.
     """
+    model = networks.build(networks.config_for('full'), 'meta')
     x = networks.images(1, (FULL_SIZE[0] // 4, FULL_SIZE[1]), 'meta')
     plain = networks.build(networks.config_for('full'), 'meta', fast=False)
     literal = LiteralNetwork(plain)
     fast = count_flops(lambda: model.encode_decode(x))
     assert fast <= 0.62 * count_flops(lambda: literal(x))
-
-
-@torch.no_grad()
-def test_memory_of_inference(model):
     x = networks.images(1, FULL_SIZE, 'meta')
     assert live_gb(lambda: counts.classes(model, x)) <= 2.5
 
@@ -47,8 +38,7 @@ def test_memory_of_training(recipe, checkpoint):
     assert live_gb(step) <= targets[bool(checkpoint)]
 
 
-def test_operations_of_training():
-    """Two scales cost no more than one does in mmseg."""
+def test_two_scales_cost_no_more_operations_than_one_in_mmseg():
     cfg = networks.config_for('full')
     fast, stock = (
         count_flops(meta_step(name, cfg, 1, FULL_SIZE, OPTIONS))

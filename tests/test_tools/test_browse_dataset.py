@@ -109,7 +109,7 @@ def test_its_other_place(load_tool, monkeypatch, capsys):
     assert '--show-interval' in capsys.readouterr().out
 
 
-def test_displayed_and_errors(load_tool, config_file, capsys):
+def test_channels_and_errors(load_tool, config_file, capsys):
     tool = load_tool(TOOL)
     image = torch.tensor([[[300.0]], [[-2.0]], [[7.6]]])
     assert tool.displayed(image).tolist() == [[[8, 0, 255]]]

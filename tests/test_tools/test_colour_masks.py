@@ -100,18 +100,15 @@ def test_each_pixel_gets_its_class(tool, argv, capsys, tmp_path):
     both = np.concatenate([*expected.values()])
     printed = capsys.readouterr().out
     rows = [line.split() for line in printed.splitlines() if line[-1] == '%']
-    found = {row[0]: (row[-3], int(row[-2])) for row in rows}
-    assert found == {
-        str(value): (name, (both == value).sum())
-        for value, name in zip(
-            (0, 1, 2, 255), ('road', 'walk', 'lane', 'Void')
-        )
+    names = {'0': 'road', '1': 'walk', '2': 'lane', '255': 'Void'}
+    assert {row[0]: (row[-3], int(row[-2])) for row in rows} == {
+        value: (name, (both == int(value)).sum())
+        for value, name in names.items()
     }
     # The label loader takes the result.
-    path = Path(argv[1], 'a.png')
-    loaded = LoadSegLabels(num_classes=3)(
-        dict(seg_map_path=str(path), ori_shape=(13, 17))
-    )
+    path = str(Path(argv[1], 'a.png'))
+    loader = LoadSegLabels(num_classes=3)
+    loaded = loader(dict(seg_map_path=path, ori_shape=(13, 17)))
     assert np.array_equal(loaded['gt_seg_map'], expected['a.png'])
     # Results are written anew.
     save(tmp_path / 'rgb/a_L.png', picture(9))
@@ -147,10 +144,11 @@ def test_camvid_has_the_classes_of_segnet(tool, tmp_path):
         bicyclist 0 128 192, 192 0 192
         void 0 0 0
     """
-    groups = [line.strip().partition(' ') for line in groups.split('\n')[1:-1]]
     groups = {
         name: [[*map(int, one.split())] for one in colours.split(',')]
-        for name, _, colours in groups
+        for name, _, colours in (
+            line.strip().partition(' ') for line in groups.split('\n')[1:-1]
+        )
     }
     colours = [one for group in groups.values() for one in group]
     assert len(colours) == 32
@@ -196,38 +194,30 @@ def test_other_files_are_refused(tool, argv, tmp_path, capsys):
     path = tmp_path / 'rgb/z.jpg'
     save(path, picture())
     argv[1] = str(tmp_path / 'other')
-    message = fails(tool, capsys, argv)
-    assert f'{path}: a JPEG, whose compression changes colours' in message
+    assert f'{path}: a JPEG' in fails(tool, capsys, argv)
     assert not Path(argv[1]).exists()
 
 
 @pytest.mark.parametrize(
-    ('line', 'message'),
+    ('lines', 'options', 'message'),
     [
         (
-            '128 64 128 tree',
-            "line 8: (128, 64, 128) is 'tree' here and 'road'",
+            ['128 64 128 tree'],
+            *([], "line 8: (128, 64, 128) is 'tree' here and 'road'"),
         ),
-        ('tree 1 2', "'tree 1 2'; expected"),
-        ('1 2 3 4', 'a name that is no number'),
-        ('1 2 256 tree', '0 to 255, got [1, 2, 256]'),
+        (['tree 1 2'], [], "line 8: 'tree 1 2'; expected"),
+        (['1 2 3 4'], [], 'a name that is no number'),
+        (['1 2 256 tree'], [], '0 to 255, got [1, 2, 256]'),
+        ([f'1 0 {i} n{i}' for i in range(252)], [], '255 classes, ['),
+        ([], ['--classes', 'road,tree'], "no colour of the classes ['tree']"),
     ],
 )
-def test_tables_that_make_no_sense(tool, argv, capsys, line, message):
-    Path(argv[3]).write_text(TABLE + line + '\n')
-    text = fails(tool, capsys, argv)
-    assert f'{argv[3]}, line 8' in text
-    assert message in text
+def test_tables_and_classes_that_make_no_sense(
+    tool, argv, capsys, lines, options, message
+):
+    Path(argv[3]).write_text(TABLE + '\n'.join(lines))
+    assert message in fails(tool, capsys, argv, *options)
     assert not Path(argv[1]).exists()
-
-
-def test_classes_that_make_no_sense(tool, argv, capsys):
-    message = fails(tool, capsys, argv, '--classes', 'road,tree')
-    assert "no colour of the classes ['tree']; expected some of" in message
-    for count in (1, 255):
-        lines = [f'{number} 0 0 n{number}\n' for number in range(count)]
-        Path(argv[3]).write_text(''.join(lines))
-        assert f'{count} classes, [' in fails(tool, capsys, argv)
 
 
 def test_other_classes_are_not_replaced(tool, argv, capsys):
@@ -242,18 +232,19 @@ def test_other_classes_are_not_replaced(tool, argv, capsys):
 
 
 def test_folders_that_make_no_sense(tool, argv, tmp_path, capsys):
-    rgb = argv[0]
-    inside = [rgb, f'{rgb}/sub/out', *argv[2:]]
-    assert 'is in ' in fails(tool, capsys, inside)
-    assert 'is in ' in fails(tool, capsys, [rgb, rgb, *argv[2:]])
-    message = fails(tool, capsys, argv, '--strip-suffix', '_X')
-    assert "a_L.png: expected a name before '_X'" in message
+    (tmp_path / 'empty').mkdir()
+    for masks, out, options, message in (
+        ('rgb', 'rgb/sub/out', [], 'is in '),
+        ('rgb', 'rgb', [], 'is in '),
+        ('rgb', 'new', ['--strip-suffix', '_X'], 'a_L.png: expected a name'),
+        ('none', 'new', [], 'No such file'),
+        ('empty', 'new', [], 'no masks'),
+    ):
+        argv[:2] = str(tmp_path / masks), str(tmp_path / out)
+        assert message in fails(tool, capsys, argv, *options)
     save(tmp_path / 'rgb/a_L.PNG', picture())
+    argv[:2] = str(tmp_path / 'rgb'), str(tmp_path / 'new')
     assert 'would both become' in fails(tool, capsys, argv)
-    empty = tmp_path / 'empty'
-    assert 'No such file' in fails(tool, capsys, [str(empty), *argv[1:]])
-    empty.mkdir()
-    assert 'no masks' in fails(tool, capsys, [str(empty), *argv[1:]])
 
 
 def test_a_kill_leaves_whole_files(tool, argv, tmp_path):

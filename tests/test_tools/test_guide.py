@@ -18,10 +18,6 @@ BLOCK = re.compile(
 )
 
 
-def blocks():
-    return [match.groupdict() for match in BLOCK.finditer(GUIDE.read_text())]
-
-
 def write_data(folder):
     """Images of road, trees and sky, in the layout of the guide."""
     rng = np.random.default_rng(0)
@@ -47,13 +43,13 @@ def write_data(folder):
             cv2.imwrite(str(path), mask)
 
 
-@pytest.fixture(scope='module')
-def followed(tmp_path_factory):
+@pytest.fixture
+def followed(tmp_path):
     """The folder after all commands, and what they printed."""
-    work = tmp_path_factory.mktemp('guide')
+    work = tmp_path
     write_data(work / 'my_data')
     commands = []
-    for block in blocks():
+    for block in BLOCK.finditer(GUIDE.read_text()):
         note = block['note'] or ''
         if note.startswith('file: '):
             (work / note[6:].strip()).write_text(block['text'])
@@ -81,44 +77,30 @@ def followed(tmp_path_factory):
     return work, run.stdout + run.stderr, '\n'.join(commands)
 
 
-def test_the_guide_has_all_steps(followed):
-    _, _, commands = followed
+def test_what_the_guide_promises(followed):
+    work, printed, commands = followed
     for command in ('from-zoo', 'browse', 'train', 'test', 'report', 'infer'):
         assert f'hmsa {command} ' in commands
-    assert len(re.findall(r'^## \d', GUIDE.read_text(), re.M)) == 8
-
-
-def test_a_model_is_trained_and_scored(followed):
-    work, printed, _ = followed
+    # A model is trained and scored.
     assert (work / 'work' / 'iter_12.pth').is_file()
     for name in ('road', 'tree', 'sky'):
         assert re.search(rf'\| +{name} +\|', printed)
     assert 'mIoU' in printed
-
-
-def test_what_the_guide_promises_is_there(followed):
-    work, _, _ = followed
     assert len(list((work / 'browse').rglob('*.*'))) >= 4
-    assert {path.stem for path in (work / 'classes').iterdir()} == {
-        f'val_{i}' for i in range(3)
-    }
     page = (work / 'show' / 'report.html').read_text()
     assert all(f'val_{i}' in page for i in range(3))
+    pictures = {path.stem for path in (work / 'show').rglob('val_1/*')}
+    assert {'overlay', 'attn_0.5', 'weight_2', 'winning_scale'} <= pictures
     compared = (work / 'comparison.html').read_text()
     assert all(name in compared for name in ('single', 'zoo'))
     config = (work / 'zoo_config.py').read_text()
     assert "type='EncoderDecoder'" in config
     assert (work / 'work_zoo' / 'iter_12.pth').is_file()
-    pictures = {path.stem for path in (work / 'show').rglob('val_1/*')}
-    assert {'overlay', 'attn_0.5', 'weight_2', 'winning_scale'} <= pictures
-
-
-def test_predictions_of_infer_are_those_of_test(followed):
-    work, _, _ = followed
+    # Predictions of infer are those of test.
     for i in range(3):
-        [path] = (work / 'predictions').rglob(f'*val_{i}*.png')
-        found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        expected = cv2.imread(
-            str(work / 'classes' / f'val_{i}.png'), cv2.IMREAD_UNCHANGED
+        (path,) = (work / 'predictions').rglob(f'*val_{i}*.png')
+        found, expected = (
+            cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+            for file in (path, work / 'classes' / f'val_{i}.png')
         )
         np.testing.assert_array_equal(found, expected)

@@ -47,37 +47,32 @@ def root(data_root, tmp_path):
     return root
 
 
-def tiny_model(cfg):
-    """Make the model small, but for what the recipe says about it."""
+@pytest.fixture
+def config(root, tmp_path):
+    cfg = Config.fromfile(RECIPE)
+    # A small model, but for what the recipe says about it.
     tiny = Config.fromfile(TINY).model
-    model = cfg.model
-    model.data_preprocessor.size = tiny.data_preprocessor.size
-    model.backbone = tiny.backbone
-    head = model.decode_head
+    cfg.model.data_preprocessor.size = tiny.data_preprocessor.size
+    cfg.model.backbone = tiny.backbone
+    head = cfg.model.decode_head
     head.attn_channels = tiny.decode_head.attn_channels
     for own, small in zip(head.seg_head, tiny.decode_head.seg_head):
         for key in ('loss_decode', 'dropout_ratio', 'num_classes'):
             small.pop(key)
         own.update(small, input_transform=None)
-
-
-@pytest.fixture
-def config(root, tmp_path):
-    cfg = Config.fromfile(RECIPE)
-    tiny_model(cfg)
     loader = cfg.train_dataloader
-    for dataset in loader.dataset.dataset.datasets:
+    parts = loader.dataset.dataset.datasets
+    others = (cfg.val_dataloader.dataset, *cfg.custom_hooks[-1].saw)
+    for dataset in (*parts, *others):
         dataset.data_root = str(root)
+    for dataset in parts:
         dataset.pipeline[-5].scale = (128, 64)
         dataset.pipeline[-4].crop_size = (64, 128)
     # One sample of an epoch for each class, in two batches.
-    parts = loader.dataset.dataset.datasets
     parts[0] = dict(type='RepeatDataset', times=5, dataset=parts[0])
     loader.update(batch_size=10, num_workers=0, persistent_workers=False)
     loader.sampler.update(pct=1.0, tile_size=64, cache_dir=str(tmp_path))
     cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
-    for dataset in (cfg.val_dataloader.dataset, *cfg.custom_hooks[-1].saw):
-        dataset.data_root = str(root)
     cfg.optim_wrapper.type = 'OptimWrapper'  # without a GPU
     cfg.train_cfg.update(max_epochs=2, val_interval=1)
     cfg.default_hooks.logger.interval = 1
@@ -88,7 +83,6 @@ def config(root, tmp_path):
     start = copy.deepcopy(cfg.model)
     start.decode_head.pop('reinit_classifier')
     start.decode_head.num_classes = 65
-    torch.manual_seed(1)
     start = MODELS.build(start).state_dict()
     cfg.load_from = str(tmp_path / 'mapillary.pth')
     torch.save(dict(state_dict=start), cfg.load_from)
@@ -102,8 +96,7 @@ def config(root, tmp_path):
 def test_two_epochs(run_stock, config, tmp_path, monkeypatch, val_images):
     # Laying out a config takes yapf seconds, each time it is written.
     monkeypatch.setattr(
-        'mmengine.config.config.FormatCode',
-        lambda text, **kwargs: (text, True),
+        'mmengine.config.config.FormatCode', lambda text, **_: (text, True)
     )
     work_dir = tmp_path / 'work'
     run_stock('train.py', config, '--work-dir', work_dir)

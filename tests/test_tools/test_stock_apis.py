@@ -59,14 +59,12 @@ def test_inference_model_takes_files_arrays_and_batches(
     assert model.dataset_meta['classes'][0] == 'road'
 
 
-@pytest.fixture(scope='module')
-def inferencer(config_file, trained):
-    return MMSegInferencer(
+def test_inferencer(
+    config_file, trained, val_images, expected, same_maps, tmp_path
+):
+    inferencer = MMSegInferencer(
         str(config_file), str(trained.checkpoint), device='cpu'
     )
-
-
-def test_inferencer(inferencer, trained, val_images, expected, same_maps):
     files = [str(image) for image in val_images]
     arrays = [np.array(Image.open(file))[..., ::-1].copy() for file in files]
     # Of a single input the results are no lists.
@@ -90,13 +88,10 @@ def test_inferencer(inferencer, trained, val_images, expected, same_maps):
         inferencer(sizes, batch_size=2)
     found = inferencer(sizes)['predictions']
     assert [classes.shape for classes in found] == [(64, 100), (64, 128)]
-
-
-def test_out_dir(inferencer, val_images, expected, same_maps, tmp_path):
-    """Classes are named by the order of all calls, drawings by the file."""
+    # Classes are named by the order of all calls, drawings by the file.
     start = inferencer.num_pred_imgs
-    inferencer([str(image) for image in val_images], out_dir=str(tmp_path))
-    names = [f'{start + i:08d}_pred.png' for i in range(len(val_images))]
+    inferencer(files, out_dir=str(tmp_path))
+    names = [f'{start + i:08d}_pred.png' for i in range(len(files))]
     assert sorted(p.name for p in (tmp_path / 'pred').iterdir()) == names
     found = [np.array(Image.open(tmp_path / 'pred' / name)) for name in names]
     assert same_maps(found, expected) > 0.999

@@ -89,12 +89,13 @@ def test_resume_ends_where_the_uninterrupted_run_does(
         assert load(run.checkpoint)['meta']['iter'] == 8
 
 
-@pytest.fixture
-def repeatable_config(config_file, tmp_path):
-    """Return a config without randomness and statistics over the batch.
+def test_two_processes_train_as_one_does(
+    run_tool, config_file, tmp_path, read_run, load
+):
+    """Without randomness, and statistics over the batch.
 
-    With it, two processes with one image each compute what one process
-    computes with both.
+    Then two processes with one image each compute what one computes with
+    both.
     """
     cfg = Config.fromfile(config_file)
     for part in (cfg.model.backbone, *cfg.model.decode_head.seg_head):
@@ -104,19 +105,12 @@ def repeatable_config(config_file, tmp_path):
         dict(type='LoadAnnotations'),
         dict(type='PackSegInputs'),
     ]
-    path = tmp_path / 'repeatable.py'
-    cfg.dump(path)
-    return path
-
-
-def test_two_processes_train_as_one_does(
-    run_tool, repeatable_config, tmp_path, read_run, load
-):
+    cfg.dump(tmp_path / 'repeatable.py')
     runs = {}
     for ranks in (1, 2):
         work_dir = tmp_path / f'ranks{ranks}'
         run_tool(
-            *('train.py', repeatable_config, '--work-dir', work_dir),
+            *('train.py', 'repeatable.py', '--work-dir', work_dir),
             cwd=tmp_path,
             options=[f'train_dataloader.batch_size={2 // ranks}'],
             two_ranks=ranks == 2,

@@ -10,7 +10,6 @@ from torch import nn
 from hmsa_mmseg.zoo import Conversion, NotConvertible
 from hmsa_mmseg.zoo.training import (
     finetune,
-    finetune_scales,
     set_checkpoint,
     train_attention_only,
 )
@@ -61,6 +60,17 @@ def test_attention_only(fresh, build_small):
         train_attention_only(fresh(DDRNET))
 
 
+def rates_of(model, optim_wrapper):
+    """Learning rate of each parameter."""
+    wrapper = build_optim_wrapper(model, optim_wrapper)
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        names[id(p)]: group['lr']
+        for group in wrapper.optimizer.param_groups
+        for p in group['params']
+    }
+
+
 @pytest.mark.parametrize(('name', 'usual'), [(SEGFORMER, 10.0), (FCN, 1.0)])
 def test_finetune(name, usual, fresh, build_small):
     new = fresh(name)
@@ -70,23 +80,16 @@ def test_finetune(name, usual, fresh, build_small):
     assert cfg.train_cfg.max_iters == length / 20
     model = build_small(cfg)
     assert all(p.requires_grad for p in model.parameters())
-    training = {
+    assert {
         name
         for name, layer in model.named_modules()
         if isinstance(layer, nn.BatchNorm2d) and layer.training
-    }
-    assert training == {f'decode_head.scale_attn.bn{i}' for i in range(2)}
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    names = {id(p): name for name, p in model.named_parameters()}
-    rates = {
-        names[id(p)]: group['lr']
-        for group in wrapper.optimizer.param_groups
-        for p in group['params']
-    }
+    } == {f'decode_head.scale_attn.bn{i}' for i in range(2)}
     # Three times that of the head, which the fine-tuning lowers.
-    attn = rates['decode_head.scale_attn.conv0.weight']
+    found = rates_of(model, cfg.optim_wrapper)
+    attn = found['decode_head.scale_attn.conv0.weight']
     assert attn == pytest.approx(3 * usual * lr)
-    seg = rates['decode_head.seg_head.conv_seg.weight']
+    seg = found['decode_head.seg_head.conv_seg.weight']
     assert seg == pytest.approx(0.3 * usual * lr)
 
 
@@ -98,7 +101,8 @@ def test_rates_of_the_attention(fresh):
     assert 'by layer' in new.changes['optim_wrapper.constructor']
     for key in ('head', 'decode_head.'):
         new = fresh(FCN)
-        custom = {key: dict(lr_mult=10.0, decay_mult=0.0)}
+        # The longest key counts.
+        custom = {'a': {}, key: dict(lr_mult=10.0, decay_mult=0.0)}
         new.cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=custom)
         finetune(new)
         keys = new.cfg.optim_wrapper.paramwise_cfg.custom_keys
@@ -124,18 +128,12 @@ def test_images_that_are_tested_as_they_are(fresh):
     )
 
 
-def test_scales_of_attention():
-    assert finetune_scales((2.0, 0.5, 1)) == (0.25, 0.5, 1.0, 2.0)
-
-
 def with_schedule(*schedulers, **train_cfg):
-    optimizer = dict(type='SGD', lr=0.1)
     model = dict(decode_head=dict(seg_head=dict(type='FCNHead')))
-    model['train_cfg'] = dict(scales=(0.5, 1.0))
     cfg = dict(
-        model=model,
+        model=dict(model, train_cfg=dict(scales=(0.5, 1.0))),
         train_cfg=train_cfg,
-        optim_wrapper=dict(optimizer=optimizer),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         param_scheduler=list(schedulers),
         default_hooks=dict(checkpoint=dict(interval=-1)),
     )

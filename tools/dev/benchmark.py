@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if figures:
         summary = page.figures_table(figures)
         text = f'# What was reached\n\n{summary}\n'
-        page.write_text(args.out / 'table.md', text)
+        (args.out / 'table.md').write_text(text)
         page.plot(figures, args.out / 'table.png')
         print(summary)
 

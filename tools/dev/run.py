@@ -44,28 +44,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, package in EXPERIMENTS.items():
         module = importlib.import_module(f'{package}.experiment')
         sub = subparsers.add_parser(name, description=module.__doc__)
-        sub.add_argument('--work-dir', type=Path, help='of the runs')
-        sub.add_argument(
-            '--out', type=Path, help='of the report; default: the work dir'
-        )
-        sub.add_argument(
-            '--seeds',
-            *('--seed',),
-            type=int,
-            nargs='+',
-            metavar='SEED',
-            help='of data and training; one full run for each',
-        )
+        add = sub.add_argument
+        add('--work-dir', type=Path, help='of the runs')
+        add('--out', type=Path, help='of the report; default: the work dir')
+        text = 'of data and training; one full run for each'
+        seeds = ('--seeds', '--seed')
+        add(*seeds, type=int, nargs='+', metavar='SEED', help=text)
+        text = 'programs that run side by side'
         cores = len(os.sched_getaffinity(0))
-        sub.add_argument(
-            '--parallel',
-            type=int,
-            default=cores,
-            help='programs that run side by side',
-        )
-        sub.add_argument(
-            '--threads', type=int, default=1, help='of each of them'
-        )
+        add('--parallel', type=int, default=cores, help=text)
+        add('--threads', type=int, default=1, help='of each of them')
         sub.set_defaults(gpus=0)
         module.add_arguments(sub)
     args = parser.parse_args(argv)

@@ -311,11 +311,10 @@ def main(argv=None):
     parser.add_argument('--seed', type=int, default=0)
     for split, count in zip(SPLITS, (240, 60, 60, 0)):
         parser.add_argument(f'--{split}', type=int, default=count)
-    parser.add_argument('--size', type=int, nargs=2, default=(128, 256))
     args = parser.parse_args(argv)
     counts = {split: getattr(args, split) for split in SPLITS}
     counts = {split: count for split, count in counts.items() if count}
-    generate(args.out, args.seed, counts, tuple(args.size))
+    generate(args.out, args.seed, counts)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Optional
 
 from mmengine.registry import init_default_scope
 
@@ -20,7 +20,7 @@ from hmsa_mmseg.zoo.writing import read_zoo_config
 
 _HEAD = """# Families of the model zoo
 
-Which configs of mmseg's model zoo `tools/from_zoo.py` turns into multi-scale
+Which configs of mmseg's model zoo `hmsa from-zoo` turns into multi-scale
 ones. Every config of the installed zoo was put through it; a test trains a
 step and predicts with a small model of each family and kind of head, where the
 packages that it needs are installed (PSANet's with a stand-in for its compiled
@@ -47,16 +47,8 @@ _NOTES = {
 _PACKAGES = ('mmpretrain', 'mmdet')
 
 
-class Outcome(NamedTuple):
-    """What became of one config.
-
-    Attributes:
-        reason (str | None): Why it cannot be converted; None if it can.
-        notes (frozenset[str]): What is special about it.
-    """
-
-    reason: str | None
-    notes: frozenset[str] = frozenset()
+# Why a config cannot be converted, or None; and what is special about it.
+Outcome = tuple[Optional[str], set[str]]
 
 
 def outcome_of(path: Path) -> Outcome:
@@ -64,7 +56,7 @@ def outcome_of(path: Path) -> Outcome:
     try:
         model = convert(read_zoo_config(path)).cfg.model
     except NotConvertible as error:
-        return Outcome(error.reason)
+        return error.reason, set()
     seg_head = model.decode_head.seg_head
     heads = seg_head if isinstance(seg_head, list) else [seg_head]
     types = [model.backbone.type, *(head.type for head in heads)]
@@ -74,18 +66,18 @@ def outcome_of(path: Path) -> Outcome:
     for package in _PACKAGES:
         if types[0].startswith(f'{package}.'):
             notes.add(f'needs `{package}`, as in mmseg')
-    return Outcome(None, frozenset(notes))
+    return None, notes
 
 
 def table_row(family: str, outcomes: Sequence[Outcome]) -> str:
     """Write a line of Markdown about the configs of a family."""
-    good = [one for one in outcomes if one.reason is None]
-    reasons = {one.reason for one in outcomes if one.reason is not None}
-    share = f'{len(good)} of {len(outcomes)}'
-    if len(good) in (0, len(outcomes)):
-        share = 'yes' if good else 'no'
-    notes = set().union(*(one.notes for one in good)) if good else set()
-    text = '; '.join([*sorted(notes), *sorted(reasons)])
+    reasons = [reason for reason, _ in outcomes if reason is not None]
+    count = len(outcomes) - len(reasons)
+    share = f'{count} of {len(outcomes)}'
+    if not (count and reasons):
+        share = 'yes' if count else 'no'
+    notes = set().union(*(notes for _, notes in outcomes))
+    text = '; '.join([*sorted(notes), *sorted({*reasons})])
     return f'| {family} | {len(outcomes)} | {share} | {text} |\n'
 
 
@@ -96,7 +88,7 @@ def zoo_table() -> str:
         for family in families()
     }
     every = [one for outcomes in found.values() for one in outcomes]
-    count = sum(one.reason is None for one in every)
+    count = sum(reason is None for reason, _ in every)
     rows = ''.join(table_row(*item) for item in found.items())
     return f'{_HEAD}{rows}\n{count} of {len(every)} configs are converted.\n'
 

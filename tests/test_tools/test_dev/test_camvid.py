@@ -38,15 +38,13 @@ def test_report(tmp_path):
     assert shown in text
     assert text == (DOCS / 'results.md').read_text()
     assert files['test.png'].is_file()
-
-
-def test_lines_of_the_report_are_scored():
-    known = {
+    # Of every line a score is made.
+    scored = {
         (key, str(Row(*row)))
         for key, model in MODELS.items()
         for row in model.rows
     }
-    assert {line[:2] for line in LINES} <= known
+    assert {line[:2] for line in LINES} <= scored
 
 
 def test_only_what_the_wanted_scores_need(tmp_path):

@@ -16,7 +16,7 @@ ARGUMENTS = ('--iters', 4, '--images', 4, 1, 2, '--parallel', 2)
 
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory, start):
-    """Run the demo, interrupted twice; returns its folder and output."""
+    """Run the demo, interrupted twice; returns its folder."""
     out = tmp_path_factory.mktemp('demo')
     command = ('demo', '--work-dir', out, *ARGUMENTS)
     for stop_at in ('hmsa_r18s1', '--tta'):
@@ -49,36 +49,30 @@ def test_table_and_page(demo, start, capsys):
     for name in ('predictions', 'attention'):
         sheet = np.array(Image.open(demo / f'pictures/{name}.png'))
         assert sheet.shape[0] > 2 * 128
-
-
-def test_scales_and_averaging_reach_the_tools(tmp_path):
-    command = ['demo', '--work-dir', str(tmp_path), '--split', 'val']
-    (only,) = plan(run.parse_args(command))
-    option = 'model.test_cfg.scales='
-    found = {}
-    for method in METHODS:
-        job = only.jobs[f'test val/{method.key}']
-        command = [str(part) for part in job.command()]
-        scales = [part for part in command if part.startswith(option)]
-        found[method.key] = ('--tta' in command, *scales)
-        assert any(
-            part.endswith('img_path=leftImg8bit/val') for part in command
-        )
-    assert found == {
-        'single': (False,),
-        'averaged': (True,),
-        'hier-2': (False, f'{option}(0.5,1.0)'),
-        'hier-3': (False, f'{option}(0.5,1.0,2.0)'),
-        'hier-4': (False, f'{option}(0.25,0.5,1.0,2.0)'),
-    }
-
-
-def test_a_score_that_the_predictions_do_not_have(demo):
+    # A score that the predictions do not have.
     truth = dataset(
         MODELS['single'], 'test_dataloader', demo / 'seed0', pack=True
     )
     with pytest.raises(SystemExit, match='reports mIoU'):
-        score(truth, demo / 'seed0/predictions/test/single', dict(mIoU=99))
+        score(truth, demo / 'seed0/predictions/single', dict(mIoU=99))
+
+
+def test_scales_and_averaging_reach_the_tools(tmp_path):
+    (only,) = plan(run.parse_args(['demo', '--work-dir', str(tmp_path)]))
+    option = 'model.test_cfg.scales='
+    found = {}
+    for method in METHODS:
+        command = map(str, only.jobs[f'test {method.key}'].command())
+        found[method.key] = [
+            part for part in command if part == '--tta' or option in part
+        ]
+    assert found == {
+        'single': [],
+        'averaged': ['--tta'],
+        'hier-2': [f'{option}(0.5,1.0)'],
+        'hier-3': [f'{option}(0.5,1.0,2.0)'],
+        'hier-4': [f'{option}(0.25,0.5,1.0,2.0)'],
+    }
 
 
 def test_mean_over_seeds():
@@ -86,10 +80,8 @@ def test_mean_over_seeds():
         {'a': {'mIoU': value, 'IoU': {'road': value, 'car': car}}}
         for value, car in ((50.0, None), (60.0, 30.0))
     ]
-    assert mean_rows(rows)['a'] == {
-        'mIoU': 55.0,
-        'IoU': {'road': 55.0, 'car': 30.0},
-    }
+    iou = {'road': 55.0, 'car': 30.0}
+    assert mean_rows(rows)['a'] == {'mIoU': 55.0, 'IoU': iou}
 
 
 def test_models_differ_in_the_method_alone():

@@ -3,19 +3,16 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import run
 import torch
 from benchmarks.cases import Options
-from benchmarks.measure import count_flops, peak_live_bytes
+from benchmarks.measure import peak_live_bytes
 from benchmarks.networks import build, images, labels, samples
 from benchmarks.steps import meta_step, use_plain_losses
-from driver.commands import recipe
 from fusion import costs, report
 from fusion.experiment import METHODS, PRESETS, TRAINED, plan
 from mmengine.config import Config
-from mmseg.registry import MODELS
 
 DOCS = Path(__file__).parents[3] / 'docs/fusion'
 KEYS = [method.key for method in METHODS]
@@ -75,17 +72,6 @@ def test_mapillary_on_several_gpus(tmp_path):
         planned(tmp_path / 'other', *options)
     only = planned(tmp_path / 'third', *options, '--measure-only')
     assert len(only.jobs) == 1
-
-
-def test_a_changed_config_is_another_recipe(tmp_path):
-    changed = tmp_path / 'changed.py'
-    cfg = Config.fromfile(PRESETS['demo'].configs['explicit'])
-    cfg.dump(changed)
-    before = recipe([changed])
-    assert recipe([changed]) == before
-    cfg.model.decode_head.attn_channels += 1
-    cfg.dump(changed)
-    assert recipe([changed]) != before
 
 
 @pytest.mark.parametrize('preset', PRESETS)
@@ -152,59 +138,12 @@ def test_configs_differ_in_the_method_alone(preset):
         assert explicit.get(name) == hierarchical.get(name)
 
 
-def conv_flops(module, *inputs):
-    """Operations of a module's convolutions, forward, from their shapes."""
-    total, first = [], []
-
-    def count(conv, _, output):
-        taps = conv.in_channels // conv.groups * np.prod(conv.kernel_size)
-        total.append(2 * output.numel() * int(taps))
-        first.append(conv)
-
-    convs = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
-    handles = [conv.register_forward_hook(count) for conv in convs]
-    module(*inputs)
-    for handle in handles:
-        handle.remove()
-    return sum(total), total[0]
-
-
-def test_flops_are_those_of_the_convolutions():
-    """Backward costs twice the forward, but for the image's gradient."""
-    preset = PRESETS['demo']
-    cfgs = {k: Config.fromfile(preset.configs[k]) for k in TRAINED}
-    num = 2
-    found = {
-        k: count_flops(meta_step('own', cfg, num, (128, 256), Options()))
-        for k, cfg in cfgs.items()
-    }
-
-    stock = MODELS.build(cfgs['single'].model)
-    inputs = torch.zeros(num, 3, 128, 256)
-    forward, first = conv_flops(stock, inputs)
-    single = 3 * forward - first
-    assert found['single'] == single
-
-    def attention(key, channels):
-        branch = MODELS.build(cfgs[key].model).decode_head.scale_attn
-        return conv_flops(branch, torch.zeros(num, channels, 32, 64))[0]
-
-    # The lower scale's has a quarter of the pixels and learns; the higher
-    # scale's runs for its statistics.
-    branch = attention('hierarchical', 32)
-    expected = 1.25 * single + 3 * branch / 4 + branch
-    assert found['hierarchical'] == expected
-    branch = attention('explicit', 3 * 32)
-    assert found['explicit'] == 5.25 * single + 3 * branch
-
-
-@pytest.mark.parametrize('key', ['single', 'hierarchical'])
-def test_stand_in_losses(key):
+def test_stand_in_losses():
     """They are mmseg's cross-entropy, and hold what that holds.
 
     On whole logits, that is: in tiles of rows, losses hold less.
     """
-    cfg = Config.fromfile(CONFIGS[key])
+    cfg = Config.fromfile(CONFIGS['hierarchical'])
     size = tuple(cfg.crop_size)
     model = build(cfg, fast=False, size=size).train()
     inputs, label = images(2, size), labels(2, size, 9, 9)
@@ -236,23 +175,25 @@ def test_measure():
     assert found['size'] == [32, 64]
     assert found['crop_size'] == [128, 256]  # FLOPs: at the crop all the same
     models = found['models']
-    for model in models.values():
-        relative, single = model['relative'], models['single']
-        ratio = model['gflops'] / single['gflops']
-        assert relative['flops'] == pytest.approx(ratio)
-        assert relative['memory'] == model['live_mb'] / single['live_mb']
-        assert relative['time_low'] <= relative['time']
-    memory = [models[key]['live_mb'] for key in TRAINED]
-    single, explicit, hierarchical = memory
-    # The images alone are 1, 5.25 and 1.25 times as large.
-    assert explicit > 4 * single
-    assert single < hierarchical < explicit / 2
+    relative = {key: model['relative'] for key, model in models.items()}
+    for key, model in models.items():
+        ratio = model['gflops'] / models['single']['gflops']
+        assert relative[key]['flops'] == pytest.approx(ratio)
+        assert relative[key]['time_low'] <= relative[key]['time']
+    # The images alone are 1, 5.25 and 1.25 times as large; the rest of the
+    # operations is that of attention.
+    assert 5.25 < relative['explicit']['flops'] < 5.75
+    assert 1.25 < relative['hierarchical']['flops'] < 1.4
+    assert relative['explicit']['memory'] > 4
+    assert relative['hierarchical']['memory'] > 1
+    assert (
+        relative['hierarchical']['memory'] < relative['explicit']['memory'] / 2
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_measure_on_a_gpu():
-    found = costs.measure(CONFIGS, 4, (128, 256), 1)
-    models = found['models']
+    models = costs.measure(CONFIGS, 4, (128, 256), 1)['models']
     single, explicit, hierarchical = (models[k]['cuda_mb'] for k in TRAINED)
     # Blocks are rounded up and kernels take workspace.
     assert single > 0.9 * models['single']['live_mb']

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import scenes
+from autolabel_demo.experiment import DATA as AUTOLABEL
 from autolabel_demo.experiment import TEACHER
+from demo.experiment import DATA as DEMO
 from demo.experiment import MODELS
 from driver.labels import dataset
 from PIL import Image
@@ -71,12 +73,7 @@ def test_ids_are_those_of_cityscapes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('config', 'data'),
-    [
-        (MODELS['single'], 'data/street_scenes'),
-        (TEACHER.path, 'data/street_scenes_autolabel'),
-    ],
-    ids=['demo', 'autolabel'],
+    ('config', 'data'), [(MODELS['single'], DEMO), (TEACHER.path, AUTOLABEL)]
 )
 def test_configs_map_the_labels_to_their_classes(tmp_path, config, data):
     scenes.generate(tmp_path / data, 0, dict(val=3))

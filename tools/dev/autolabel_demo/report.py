@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +12,7 @@ import jinja2
 import numpy as np
 from driver.jobs import Run
 from driver.labels import dataset, mean_rows
-from driver.pages import heat, palette_of, write_sheet
+from driver.pages import heat, palette_of, range_text, write_sheet
 from PIL import Image
 
 from hmsa_mmseg.datasets.confidence import LEVELS, is_kept
@@ -94,34 +93,33 @@ def summarize(args: Namespace, runs: list[Run]) -> dict:
         )
         for seed, run in zip(args.seeds, runs)
     }
+
+    def miou(key: str) -> list[float]:
+        return [seed['test'][key]['mIoU'] for seed in seeds.values()]
+
     rows = []
     for recipe in RECIPES:
-        found = [seed['test'][recipe.key]['mIoU'] for seed in seeds.values()]
-        fine = [seed['test'][FINE_ONLY.key]['mIoU'] for seed in seeds.values()]
+        # Seed by seed: what is hard in one seed is so for both.
+        pairs = zip(miou(recipe.key), miou(FINE_ONLY.key))
         rows.append(
             dict(
                 key=recipe.key,
                 title=recipe.title,
                 labels=recipe.labels,
-                val=spread([s['val'][recipe.key] for s in seeds.values()]),
-                test=spread(found),
-                # Seed by seed: what is hard in one seed is so for both.
-                above_fine=spread([a - b for a, b in zip(found, fine)]),
+                val=[seed['val'][recipe.key] for seed in seeds.values()],
+                test=miou(recipe.key),
+                above_fine=[round(a - b, 2) for a, b in pairs],
             )
         )
     labels = {}
     for number in ('1', '2'):
         each = [seed['labels'][number] for seed in seeds.values()]
-        labels[number] = dict(
-            mIoU=fmean(one['mIoU'] for one in each),
-            **{
-                key: {
-                    str(t): fmean(one[key][str(t)] for one in each)
-                    for t in THRESHOLDS
-                }
-                for key in ('coverage', 'precision')
-            },
-        )
+        labels[number] = dict(mIoU=fmean(one['mIoU'] for one in each))
+        for key in ('coverage', 'precision'):
+            labels[number][key] = {
+                str(t): fmean(one[key][str(t)] for one in each)
+                for t in THRESHOLDS
+            }
     minutes = sum(run.total('cpu_seconds') for run in runs) / 60
     return dict(
         iters=list(args.iters),
@@ -134,21 +132,6 @@ def summarize(args: Namespace, runs: list[Run]) -> dict:
         labels=labels,
         seeds=seeds,
     )
-
-
-def spread(values: Sequence[float]) -> dict:
-    """Mean, least and largest of the seeds' values, and all of them."""
-    values = [round(float(value), 2) for value in values]
-    ends = dict(least=min(values), most=max(values))
-    return dict(mean=round(fmean(values), 2), **ends, values=values)
-
-
-def range_text(value: dict, pattern: str = '{:.1f}') -> str:
-    """Write a mean with the range of the seeds, such as ``61 (60 to 62)``."""
-    mean, least, most = (
-        pattern.format(value[key]) for key in ('mean', 'least', 'most')
-    )
-    return mean if len(value['values']) < 2 else f'{mean} ({least} to {most})'
 
 
 def table(results: dict) -> tuple[list[str], list[list[str]]]:
@@ -193,18 +176,15 @@ def findings(results: dict) -> list[str]:
         if key in (START.key, FINE_ONLY.key):
             continue
         above = row['above_fine']
-        wins = sum(value > 0 for value in above['values'])
+        wins = sum(value > 0 for value in above)
         texts.append(
             f'{row["title"]}: {range_text(above, "{:+.1f}")} against fine '
-            f'labels only; better in {wins} of {len(above["values"])} seeds.'
+            f'labels only; better in {wins} of {len(above)} seeds.'
         )
-    gains = spread(
-        [
-            seed['test'][SECOND.key]['mIoU']
-            - seed['test'][seed['second']]['mIoU']
-            for seed in results['seeds'].values()
-        ]
-    )
+    gains = [
+        seed['test'][SECOND.key]['mIoU'] - seed['test'][seed['second']]['mIoU']
+        for seed in results['seeds'].values()
+    ]
     texts.append(
         'Second round against the student that labelled for it: '
         f'{range_text(gains, "{:+.1f}")}.'

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 
 from .measure import (
-    Timing,
     count,
     interleaved,
     live_gb,
@@ -61,24 +60,19 @@ class Options(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One comparison; the first of its ways is what the others are over.
+    """One comparison; the first of its ways is what the others are over."""
 
-    Attributes:
-        ways (dict[str, Callable]): What is timed, by name.
-        counted (dict[str, Callable]): What is counted on ``meta``; on a GPU
-            only if there is nothing to time.
-        is_held (bool): Whether the memory of ``ways`` is counted as they run.
-        result_gb (float): Part of that memory that is the result.
-        check (Callable, optional): Returns differences by way, or raises
-            SystemExit if what is compared is not equal.
-        facts (dict[str, dict]): Further columns by way.
-    """
-
+    #: What is timed, by name.
     ways: Mapping[str, Function] = {}
+    #: What is counted on ``meta``; on a GPU only if there is nothing to time.
     counted: Mapping[str, Function] = {}
+    #: Whether the memory of ``ways`` is counted as they run.
     is_held: bool = False
+    #: Part of that memory that is the result.
     result_gb: float = 0.0
+    #: Returns differences by way; SystemExit if what is compared differs.
     check: Callable[[], Mapping[str, float]] | None = None
+    #: Further columns by way.
     facts: Mapping[str, Mapping[str, Any]] = {}
 
 
@@ -93,13 +87,12 @@ def rows_of(case: Case, options: Options) -> list[dict[str, Any]]:
     # On a GPU no time is lost with what is the same on every machine.
     skips = bool(case.ways) and options.device == 'cuda'
     counted = {} if skips else case.counted
-    rows: dict[str, dict[str, Any]] = {
-        way: dict(way=way) for way in [*counted, *case.ways, *case.facts]
-    }
+    ways = [*counted, *case.ways, *case.facts]
+    rows: dict[str, dict[str, Any]] = {way: dict(way=way) for way in ways}
     for way, function in counted.items():
         rows[way].update(count(function))
-    for way, function in case.ways.items():
-        if case.is_held:
+    if case.is_held:
+        for way, function in case.ways.items():
             rows[way]['live_gb'] = live_gb(function) - case.result_gb
     left = {}
     for way, function in case.ways.items():
@@ -110,16 +103,16 @@ def rows_of(case: Case, options: Options) -> list[dict[str, Any]]:
             left[way] = function
         except RuntimeError as error:  # mostly: no memory is left
             rows[way]['error'] = error_text(error)
-    times: dict[str, list[Timing]] = {}
-    if left:
-        times = interleaved(left, options.rounds, 0, options.seconds)
+    times = interleaved(left, options.rounds, 0, options.seconds)
     first = next(iter(left), None)
     for way in left:
-        rows[way]['ms'] = median_ms(times[way])
-        rows[way]['cpu_ms'] = median_ms(times[way], 'cpu')
-        rows[way]['ratio'] = pair_ratios(times, way, first)
-        rows[way]['cpu_ratio'] = pair_ratios(times, way, first, 'cpu')
-        rows[way]['rounds'] = len(times[way])
+        rows[way].update(
+            ms=median_ms(times[way]),
+            cpu_ms=median_ms(times[way], 'cpu'),
+            ratio=pair_ratios(times, way, first),
+            cpu_ratio=pair_ratios(times, way, first, 'cpu'),
+            rounds=len(times[way]),
+        )
         if options.device == 'cuda':
             rows[way]['cuda_gb'] = peak_cuda_bytes(left[way]) / 1e9
     for way, difference in differences.items():

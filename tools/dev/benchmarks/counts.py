@@ -37,19 +37,13 @@ from .steps import meta_step
 
 TITLE = 'Operations and memory'
 NOTE = """\
-Counted without values on the meta device. GFLOP: matrix products and
-convolutions, two operations for each multiplication with its addition. GB:
-1e9 bytes, the most that tensors hold at once above weights and inputs, with
-tiles of the size that they have on a GPU; buffers that kernels allocate for
-themselves are not seen. Quotients to the first row in parentheses.
-
-Inference is at scales 0.5, 1 and 2. Training is forward and backward at
-scales 0.5 and 1 with the losses of the recipe (mmseg: plain cross-entropy),
-gradients included; half: weights and activations of two bytes, losses in
-float32. Attention to scale: both ways in float32 with cross-entropy alone
-and `fast=False`; the explicit one is trained at the scales it is tested at,
-0.5, 1 and 2 (sec. 3 of the paper). File: one image scored at the size of its
-file, seen by the network at the authors' long edge of 2177."""
+Counted without values, memory above weights and inputs; of training, forward
+and backward, gradients included. Inference is at scales 0.5, 1 and 2, training
+at 0.5 and 1 with the losses of the recipe (mmseg: plain cross-entropy); half:
+weights and activations of two bytes. Attention to scale: both ways in float32
+with cross-entropy alone and `fast=False`; the explicit one is trained at the
+scales it is tested at (sec. 3 of the paper). File: one image scored at the
+size of its file, seen by the network at the authors' long edge of 2177."""
 # Of the network and of the file.
 FILES = dict(small=((96, 144), (200, 300)), full=((1451, 2177), (4000, 6000)))
 CHECKPOINT = ('scales', 'backbone')
@@ -76,11 +70,8 @@ LIMITS = [
 
 def cases(options: Options) -> dict[str, Callable[[], Case]]:
     """What is compared."""
-    found = {
-        f'inference, {size_text(options.true_size)}': partial(
-            _inference, options
-        )
-    }
+    size = size_text(options.true_size)
+    found = {f'inference, {size}': partial(_inference, options)}
     for title, (_, batch, size, *_) in RECIPES.items():
         size = SMALL_SIZE if options.is_small else size
         found[f'training, {title} {batch} x {size_text(size)}'] = partial(
@@ -149,17 +140,15 @@ def _training(options: Options, title: str, size: tuple[int, int]) -> Case:
 
 def attention_to_scale(options: Options) -> dict[str, Callable[[], Any]]:
     """Training with explicit and with hierarchical attention."""
-    size = options.true_size
     hierarchical = config_for(options.size)
     explicit = config_for(options.size, scales=SCALES)
-    explicit.model.decode_head.type = 'AttentionToScaleHead'
-    explicit.model.decode_head.num_scales = 3
+    head = explicit.model.decode_head
+    head.update(type='AttentionToScaleHead', num_scales=3)
     explicit.model.test_cfg.scales = SCALES
+    cfgs = dict(hierarchical=hierarchical, explicit=explicit)
     return {
-        title: meta_step('plain', cfg, 1, size, options)
-        for title, cfg in dict(
-            hierarchical=hierarchical, explicit=explicit
-        ).items()
+        title: meta_step('plain', cfg, 1, options.true_size, options)
+        for title, cfg in cfgs.items()
     }
 
 
@@ -177,23 +166,21 @@ def _file(options: Options) -> Case:
     ours.test_cfg = {**model.test_cfg, 'confidence': True}
     image = torch.empty(3, *size, device='meta')
 
-    def sample(flip: str | None) -> SegDataSample:
-        return SegDataSample(
-            metainfo=dict(
-                ori_shape=ori_shape,
-                img_path='image.jpg',
-                img_shape=size,
-                flip=flip is not None,
-                flip_direction=flip,
+    def samples(*flips: str | None) -> list[SegDataSample]:
+        meta = dict(ori_shape=ori_shape, img_path='', img_shape=size)
+        return [
+            SegDataSample(
+                metainfo=dict(meta, flip=flip is not None, flip_direction=flip)
             )
-        )
+            for flip in flips
+        ]
 
     def one() -> dict[str, list]:
-        return dict(inputs=[image], data_samples=[sample(None)])
+        return dict(inputs=[image], data_samples=samples(None))
 
     def both() -> dict[str, list]:
-        samples = [[sample(None)], [sample('horizontal')]]
-        return dict(inputs=[[image], [image]], data_samples=samples)
+        views = [[one] for one in samples(None, 'horizontal')]
+        return dict(inputs=[[image], [image]], data_samples=views)
 
     stock_tta = SegTTAModel(stock)
     our_tta = AccumulatingTTAModel(model, confidence=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from oracles.literal_network import ScaleMaps, blend_scales, upsample
@@ -26,13 +25,9 @@ from .page import size_text
 TITLE = 'Fusion of scales'
 NOTE = """\
 From logits and attention at stride 4 of scales 0.5, 1 and 2 to the class of
-every pixel, or to fused logits, where that is said. Literal: in the authors'
-order of operations
-([literal_network.py](../../tests/oracles/literal_network.py)), with the
-auxiliary maps, which they blend too. Before that, all were checked to give
-the same logits (difference: of the largest) and classes, ties aside. Times:
-median of interleaved rounds, ratios with range. GB: the most that tensors
-hold at once."""
+every pixel, or to fused logits, where that is said. Literal: with the
+auxiliary maps, which the authors blend too. Difference: of the largest logit;
+classes may differ where logits tie."""
 LIMITS = []
 SCALES = (2.0, 1.0, 0.5)
 # Of the largest logit; float32 rounds in another order.
@@ -54,13 +49,9 @@ def cases(options: Options) -> dict[str, Callable[[], Case]]:
     }
 
 
-class HeadOutputs(NamedTuple):
-    """What the heads give at one scale: (1, K or 1, h, w)."""
-
-    scale: float
-    main: Tensor
-    aux: Tensor
-    attn: Tensor
+# What the heads give: a scale, and logits, auxiliary logits and attention at
+# it, (1, K or 1, h, w).
+HeadOutputs = tuple[float, Tensor, Tensor, Tensor]
 
 
 def make_outputs(
@@ -78,8 +69,8 @@ def make_outputs(
     outputs = []
     for scale in SCALES:
         small = [-(-side // 4) for side in scaled_size(size, scale)]
-        maps = [noise(channels, small) for channels in (num_classes,) * 2]
-        outputs.append(HeadOutputs(scale, *maps, noise(1, small).sigmoid()))
+        main, aux = (noise(num_classes, small) for _ in range(2))
+        outputs.append((scale, main, aux, noise(1, small).sigmoid()))
     return outputs
 
 
@@ -109,7 +100,7 @@ def classes_of_rows(rows: LogitRows) -> Tensor:
 
 def _case(num_classes: int, size: tuple[int, int], device: str) -> Case:
     outputs = make_outputs(num_classes, size, device)
-    maps = [(out.scale, out.main, out.attn) for out in outputs]
+    maps = [(scale, main, attn) for scale, main, _, attn in outputs]
 
     def rows() -> LogitRows:
         return FusedLogits(*zip(*maps), size, False)

@@ -33,14 +33,10 @@ from .page import Limit, size_text
 TITLE = 'Inference'
 NOTE = """\
 One image at scales 0.5, 1 and 2 (mmseg: at 1), from the normalised image to
-the class of every pixel. Literal: the same weights in the authors' order of
-operations ([literal_network.py](../../tests/oracles/literal_network.py)).
-Plain and fast are `fast=False` and `fast=True` of the decode head, with full
-logits as well, as mmseg keeps them; classes: `test_cfg.classes_only`;
-prepared: `prepare_for_inference`, which folds BN and takes channels_last.
-Before that, logits and classes were checked to be equal (difference: of the
-largest logit, or the share of other classes). Times: median of interleaved
-rounds, ratios with range."""
+the class of every pixel. Plain and fast: with full logits as well, as mmseg
+keeps them; classes: `test_cfg.classes_only`; prepared:
+`prepare_for_inference`, which folds BN and takes channels_last. Difference: of
+the largest logit, or the share of other classes."""
 FASTEST = 'fast, classes, prepared'
 LIMITS = [
     Limit('CPU time of inference', '', FASTEST, 'cpu_ratio', 0.70),

@@ -27,14 +27,9 @@ TITLE = 'Losses in training'
 NOTE = """\
 All losses of the authors' Cityscapes recipe (RMI on the blended logits,
 binary cross-entropy on the blended auxiliary logits and on both scales),
-forward and backward of one image, from logits and attention of scales 0.5
-and 1.0 at stride 4 to their gradients, in float32. Literal: every map at
-full size, in the order of
-[literal_network.py](../../tests/oracles/literal_network.py). Before that,
-all were checked to give the same loss (relative) and gradients (of the
-largest value); the larger difference is shown. Times: median of interleaved
-rounds, ratios with range. GB: the most that tensors hold at once, gradients
-included."""
+forward and backward of one image in float32, from logits and attention of
+scales 0.5 and 1.0 at stride 4 to their gradients, which count as memory.
+Difference: of the loss or of the largest gradient, whichever is larger."""
 LIMITS = [
     Limit(
         'memory of the losses, times less',
@@ -86,11 +81,9 @@ def literal_loss(leaves: list[Tensor], label: Tensor) -> Tensor:
     size = label.shape[1:]
 
     def maps(main: Tensor, aux: Tensor, attn: Tensor) -> ScaleMaps:
-        full = [int(main.shape[2] * 4), int(main.shape[3] * 4)]
+        full = [4 * side for side in main.shape[2:]]
         return ScaleMaps(
-            upsample(main, full),
-            upsample(aux, full),
-            upsample(attn.sigmoid(), full),
+            *(upsample(x, full) for x in (main, aux, attn.sigmoid()))
         )
 
     lo, hi = maps(*leaves[:3]), maps(*leaves[3:])

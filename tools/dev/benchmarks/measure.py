@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,14 +28,6 @@ class Timing(NamedTuple):
 
     wall: float
     cpu: float
-
-
-class Ratio(NamedTuple):
-    """Median of the ratios of all rounds, the lowest and the highest."""
-
-    median: float
-    low: float
-    high: float
 
 
 def live_gb(function: Callable[[], Any]) -> float:
@@ -64,17 +57,12 @@ def interleaved(
     seconds: float = float('inf'),
 ) -> dict[str, list[Timing]]:
     """Time functions in turns."""
-    if rounds < 1 or not functions:
-        raise ValueError(
-            f'expected one round and one function at least, got {rounds} '
-            f'rounds of {list(functions)}'
-        )
     times: dict[str, list[Timing]] = {name: [] for name in functions}
+    names = list(functions)
     end_of_all = time.monotonic() + seconds
     for i in range(-warmup, rounds):
         if i > 0 and time.monotonic() > end_of_all:
             break
-        names = list(functions)
         for name in names[::-1] if i % 2 else names:
             gc.collect()
             start = _now()
@@ -92,13 +80,16 @@ def pair_ratios(
     name: str,
     against: str,
     clock: str = 'wall',
-) -> Ratio:
-    """Time of one function over that of another, round by round."""
+) -> tuple[float, float, float]:
+    """Time of one function over that of another, round by round.
+
+    Median of the ratios of all rounds, the lowest and the highest.
+    """
     ratios = [
         getattr(one, clock) / getattr(other, clock)
         for one, other in zip(times[name], times[against])
     ]
-    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+    return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def median_ms(times: Sequence[Timing], clock: str = 'wall') -> float:
@@ -107,10 +98,7 @@ def median_ms(times: Sequence[Timing], clock: str = 'wall') -> float:
 
 
 def peak_cuda_bytes(function: Callable[[], Any]) -> int:
-    """Most bytes that CUDA's allocator handed out during a call.
-
-    Above what was allocated when the call began.
-    """
+    """Most bytes that CUDA's allocator handed out during a call."""
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
@@ -122,11 +110,9 @@ def peak_cuda_bytes(function: Callable[[], Any]) -> int:
 
 def _cpu_name() -> str:
     info = Path('/proc/cpuinfo')
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor() or platform.machine()
+    text = info.read_text() if info.is_file() else ''
+    found = re.search(r'^model name\s*: (.*)', text, re.M)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def machine() -> dict[str, Any]:

@@ -58,11 +58,7 @@ def config_for(
 
 
 def single_scale(cfg: Config) -> Config:
-    """Turn a config of ours into the model of mmseg that it wraps.
-
-    An ``EncoderDecoder`` or, around a list of seg heads, a
-    ``CascadeEncoderDecoder``, with mmseg's own backbone.
-    """
+    """Turn a config of ours into the model of mmseg that it wraps."""
     cfg = copy.deepcopy(cfg)
     head = cfg.model.decode_head.seg_head
     cfg.model.decode_head = head
@@ -113,8 +109,8 @@ def reference_networks(
 ) -> dict[str, nn.Module]:
     """Networks with a model's weights, run as the authors run theirs.
 
-    ``authors``, if their program is at hand, and ``literal``. The small
-    network takes part as ``literal`` only: theirs has one size.
+    ``authors``, if their program is at hand, whose network has one size, and
+    ``literal``.
     """
     networks: dict[str, nn.Module] = {}
     if options.authors is not None and not options.is_small:
@@ -136,23 +132,22 @@ def random_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     over the root of the number of inputs), and the statistics of BN differ
     from channel to channel, so that a layer left out or taken twice shows.
     """
-    return {key: _random_value(key, value) for key, value in state.items()}
 
+    def random_value(key: str, value: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        if not value.is_floating_point():
+            return torch.zeros_like(value)
+        uniform = torch.rand(value.shape, generator=generator)
+        if key.endswith('running_var'):
+            return 0.5 + uniform
+        normal = torch.randn(value.shape, generator=generator)
+        if value.dim() == 4:
+            return normal / value[0].numel() ** 0.5
+        if key.endswith('weight'):
+            return 0.5 + 0.5 * uniform
+        return 0.1 * normal
 
-def _random_value(key: str, value: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-    if not value.is_floating_point():
-        return torch.zeros_like(value)
-    shape = value.shape
-    uniform = torch.rand(shape, generator=generator)
-    if key.endswith('running_var'):
-        return 0.5 + uniform
-    normal = torch.randn(shape, generator=generator)
-    if value.dim() == 4:
-        return normal / value[0].numel() ** 0.5
-    if key.endswith('weight'):
-        return 0.5 + 0.5 * uniform
-    return 0.1 * normal
+    return {key: random_value(key, value) for key, value in state.items()}
 
 
 def images(

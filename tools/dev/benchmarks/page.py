@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hmsa_mmseg.utils import atomic_file, markdown_table, write_json
+from hmsa_mmseg.utils import markdown_table, write_json
 
 Row = Mapping[str, Any]
+MEASURED = '../benchmarks/README.md#how-it-is-measured'
 
 
 def number(value: float) -> str:
@@ -76,9 +77,9 @@ def rows_table(rows: Sequence[Row]) -> str:
 class Limit(NamedTuple):
     """What a figure of the rows of a way has to be.
 
-    ``case`` is how the titles of its cases begin; of a ratio the median is
-    taken; with ``over`` it is a quotient to the row of that way, with
-    ``at_least`` its inverse is asked for, to be larger.
+    Of the cases whose titles begin with ``case``. Of a ratio the median is
+    taken; ``over`` another way it is a quotient; ``at_least``: its inverse,
+    which must not be below the limit.
     """
 
     what: str
@@ -97,11 +98,8 @@ class Limit(NamedTuple):
                 continue
             value = row[self.column]
             if self.over is not None:
-                (other,) = (
-                    one
-                    for one in rows
-                    if (one['case'], one['way']) == (row['case'], self.over)
-                )
+                keys = (row['case'], self.over)
+                (other,) = (r for r in rows if (r['case'], r['way']) == keys)
                 value = value / other[self.column]
             elif self.column.endswith('ratio'):
                 value = value[0]
@@ -186,19 +184,14 @@ def describe(machine: Mapping[str, Any]) -> str:
     return ', '.join(filter(None, parts))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with atomic_file(path) as file:
-        file.write(text.encode())
-
-
 def write_suite(out: Path, name: str, suite: Any, results: Row) -> str:
     """Write ``<name>.md`` and ``data/<name>.json``."""
     data = f'data/{name}.json'
     parts = [
         f'# {suite.TITLE}',
         f'```shell\n{results["command"]}\n```',
-        f'{describe(results["machine"])}; all figures: [{name}.json]({data}).',
+        f'{describe(results["machine"])}; all figures: [{name}.json]({data}). '
+        f'How they were measured: [README]({MEASURED}).',
         suite.NOTE,
         rows_table(results['rows']),
     ]
@@ -206,5 +199,5 @@ def write_suite(out: Path, name: str, suite: Any, results: Row) -> str:
         parts.insert(3, f'![{suite.TITLE}]({name}.png)')
     text = '\n\n'.join(parts) + '\n'
     write_json(out / data, results)
-    write_text(out / f'{name}.md', text)
+    (out / f'{name}.md').write_text(text)
     return text

@@ -17,16 +17,11 @@ from .page import Limit, size_text
 
 TITLE = 'RMI loss'
 NOTE = """\
-Forward and backward of one image, float32, with `RMILoss` and with the
-formula written down step by step
-([literal_rmi.py](../../tests/oracles/literal_rmi.py)), which makes every map
-as a whole, as the authors do. Before that, both were checked to give the
-same loss (relative) and gradient (of its largest value); the larger
-difference is shown. Times: median of interleaved rounds; ratios: median and
-range of the rounds. GB: the most that tensors hold at once above logits and
-labels, without the gradient, which both must return. Part of the gain is
-that classes which the image does not have are skipped; on a GPU they are
-not."""
+Forward and backward of one image, float32, with `RMILoss` and with its
+formula. Memory: above logits and labels, without the gradient, which both must
+return. Part of the gain is that classes which the image does not have are
+skipped; on a GPU they are not. Difference: of the loss or of the largest
+gradient, whichever is larger."""
 LIMITS = [
     Limit('RMI, times as fast', '', 'RMILoss', 'ratio', 4, at_least=True),
     Limit('RMI, temporaries', '', 'RMILoss', 'live_gb', 0.040),

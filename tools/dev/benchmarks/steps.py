@@ -47,44 +47,43 @@ class _CrossEntropy(nn.Module):
             seg_logits, seg_label, ignore_index=ignore_index
         )
 
-    def by_feat(
-        self,
-        head: nn.Module,
-        seg_logits: Tensor | list[Tensor],
-        batch_data_samples: list[SegDataSample],
-    ) -> dict[str, Tensor]:
-        """Do what :meth:`BaseDecodeHead.loss_by_feat` does.
 
-        Of several outputs, as PIDNet's head gives, the losses add up; one of
-        a single channel is that of boundaries.
-        """
-        label = torch.cat([s.gt_sem_seg.data for s in batch_data_samples])
-        outputs = [seg_logits] if torch.is_tensor(seg_logits) else seg_logits
-        loss = 0
-        for logits in outputs:
-            logits = resize(
-                logits,
-                label.shape[1:],
-                mode='bilinear',
-                align_corners=head.align_corners,
+def _loss_by_feat(
+    head: BaseDecodeHead,
+    seg_logits: Tensor | list[Tensor],
+    batch_data_samples: list[SegDataSample],
+) -> dict[str, Tensor]:
+    """Do what :meth:`BaseDecodeHead.loss_by_feat` does.
+
+    Of several outputs, as PIDNet's head gives, the losses add up; one of a
+    single channel is that of boundaries.
+    """
+    label = torch.cat([s.gt_sem_seg.data for s in batch_data_samples])
+    outputs = [seg_logits] if torch.is_tensor(seg_logits) else seg_logits
+    loss = 0
+    for logits in outputs:
+        logits = resize(
+            logits,
+            label.shape[1:],
+            mode='bilinear',
+            align_corners=head.align_corners,
+        )
+        if logits.shape[1] > 1:
+            loss = loss + F.cross_entropy(logits, label, ignore_index=255)
+        else:
+            loss = loss + F.binary_cross_entropy_with_logits(
+                logits, label.unsqueeze(1).to(logits)
             )
-            if logits.shape[1] > 1:
-                loss = loss + self(logits, label)
-            else:
-                loss = loss + F.binary_cross_entropy_with_logits(
-                    logits, label.unsqueeze(1).to(logits)
-                )
-        return dict(loss_ce=loss)
+    return dict(loss_ce=loss)
 
 
 def use_plain_losses(model: nn.Module) -> None:
     """Put torch's cross-entropy in the place of every loss of a model."""
-    loss = _CrossEntropy()
     for module in model.modules():
         if isinstance(module, BaseDecodeHead):
-            module.loss_by_feat = partial(loss.by_feat, module)
+            module.loss_by_feat = partial(_loss_by_feat, module)
         elif len(getattr(module, 'loss_scale', ())) > 0:
-            module.loss_scale = nn.ModuleList([loss])
+            module.loss_scale = nn.ModuleList([_CrossEntropy()])
 
 
 def network_and_loss(
@@ -101,11 +100,10 @@ def network_and_loss(
     ``networks.STOCK``, or ``own``: as any config says. The loss is a function
     of images (N, 3, H, W) and labels (N, H, W).
     """
-    kwargs = dict(device=device, size=size)
     if name == STOCK:
-        model = build_stock(cfg, **kwargs)
+        model = build_stock(cfg, device, size=size)
     else:
-        model = build(cfg, fast=name != 'plain', **kwargs)
+        model = build(cfg, device, name != 'plain', size)
     model = model.to(dtype).train()
     if name in REFERENCES:
         network = reference_networks(options, model)[name].to(dtype).train()
@@ -140,44 +138,36 @@ def meta_step(
     return step
 
 
-class TrainingStep:
-    """A whole training step: forward, losses, backward, update.
+def training_step(
+    name: str,
+    cfg: Config,
+    batch_size: int,
+    size: tuple[int, int],
+    options: Options,
+    autocast: torch.dtype | None = None,
+) -> Callable[[], None]:
+    """Return a whole training step: forward, losses, backward, update.
 
     The config's optimizer, with a learning rate of zero, so that all rounds
     do the same work.
     """
+    device = options.device
+    network, loss = network_and_loss(name, cfg, size, options, device)
+    optimizer = dict(cfg.optim_wrapper.optimizer, lr=0.0)
+    wrapper = build_optim_wrapper(
+        network, dict(type='OptimWrapper', optimizer=optimizer)
+    )
+    label = labels(batch_size, size, num_classes(cfg), 12).to(device)
+    x = images(batch_size, size, device)
 
-    def __init__(
-        self,
-        name: str,
-        cfg: Config,
-        batch_size: int,
-        size: tuple[int, int],
-        options: Options,
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        device = options.device
-        network, self._loss = network_and_loss(
-            name, cfg, size, options, device
-        )
-        optimizer = dict(cfg.optim_wrapper.optimizer, lr=0.0)
-        self._update = build_optim_wrapper(
-            network, dict(type='OptimWrapper', optimizer=optimizer)
-        )
-        label = labels(batch_size, size, num_classes(cfg), 12)
-        self._label = label.to(device)
-        self._x = images(batch_size, size, device)
-        self._autocast = dict(
-            device_type=device, dtype=autocast, enabled=autocast is not None
-        )
-
-    def __call__(self) -> None:
-        """Run it once."""
-        with torch.autocast(**self._autocast):
-            value = self._loss(self._x, self._label)
+    def step() -> None:
+        with torch.autocast(device, autocast, autocast is not None):
+            value = loss(x, label)
         # Gradients go at the end: what is there before a step does not count
         # as its own.
-        self._update.update_params(value)
+        wrapper.update_params(value)
+
+    return step
 
 
 def num_classes(cfg: Config) -> int:

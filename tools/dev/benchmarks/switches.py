@@ -14,18 +14,16 @@ from mmengine.config import Config
 
 from .cases import SMALL_SIZE, Case, Options
 from .networks import load_config, single_scale
-from .steps import TrainingStep, meta_step
+from .steps import meta_step, training_step
 
 TITLE = 'Checkpointing, and attention alone'
 NOTE = """\
 Training at scales 0.5 and 1.0. Checkpointing: relative to `checkpoint` off.
 Attention: relative to training the whole hierarchical model; the last row is
-the model of mmseg that it wraps, at scale 1.0. GFLOP: forward and backward.
-GB: the most that tensors hold at once above the weights, in float32 and
-without the buffers of kernels. Both are counted at the size of the crop, on
-the meta device, with plain cross-entropy. Times: with the config's losses
-and the update of the weights, at 128x256 on a CPU and at the crop on a GPU,
-median and range of interleaved rounds."""
+the model of mmseg that it wraps, at scale 1.0. Counted: forward and backward
+at the size of the crop, in float32 with plain cross-entropy. Times: with the
+config's losses and the update of the weights, at 128x256 on a CPU and at the
+crop on a GPU."""
 LIMITS = []
 SMALL = 'hmsa_hr18s_ocr_4xb2-40k_cityscapes-512x1024'
 MODELS = {
@@ -42,17 +40,13 @@ LARGE = (1024, 2048)
 
 def cases(options: Options) -> dict[str, Callable[[], Case]]:
     """What is compared; for ``small`` one model alone."""
-    found = {}
-    for title, name in MODELS.items():
-        if name != SMALL and options.is_small:
-            continue
-        for what, variants in (
-            ('checkpointing', _checkpointing),
-            ('attention', _attention),
-        ):
-            found[f'{what}, {title}'] = lambda name=name, of=variants: _case(
-                of(name), options
-            )
+    kinds = dict(checkpointing=_checkpointing, attention=_attention)
+    found = {
+        f'{kind}, {title}': partial(_case, cfgs_of, name, options)
+        for title, name in MODELS.items()
+        for kind, cfgs_of in kinds.items()
+        if name == SMALL or not options.is_small
+    }
     if not options.is_small:
         name = MODELS['OCRNet HRNet-W48']
         found['checkpointing, OCRNet HRNet-W48, 1 x 1024x2048'] = partial(
@@ -76,7 +70,8 @@ def _attention(name: str) -> dict[str, Config]:
     }
 
 
-def _case(cfgs: dict[str, Config], options: Options) -> Case:
+def _case(cfgs_of: Callable, name: str, options: Options) -> Case:
+    cfgs = cfgs_of(name)
     first = next(iter(cfgs.values()))
     crop, batch = tuple(first.crop_size), first.train_dataloader.batch_size
     size = crop if options.device == 'cuda' else (128, 256)
@@ -84,7 +79,7 @@ def _case(cfgs: dict[str, Config], options: Options) -> Case:
         crop = size = SMALL_SIZE
     return Case(
         {
-            way: TrainingStep('own', cfg, batch, size, options)
+            way: training_step('own', cfg, batch, size, options)
             for way, cfg in cfgs.items()
         },
         counted={

@@ -29,18 +29,14 @@ from .networks import (
     labels,
 )
 from .page import Limit, size_text
-from .steps import TrainingStep, network_and_loss, num_classes
+from .steps import network_and_loss, num_classes, training_step
 
 TITLE = 'Training'
 NOTE = """\
 Forward, losses, backward and update at scales 0.5 and 1.0 (mmseg: at 1.0),
-in float32 on a CPU and under bfloat16 autocast on a GPU. Before that, loss
-and gradients were checked to be those of the plain way, in float64
-(difference: relative to the largest). Literal: the same weights in the
-authors' order of operations, with their losses. Times: median of interleaved
-rounds, ratios with range. GB on the GPU: the most that CUDA's allocator
-handed out during a step, above weights, gradients and momentum that were
-there before."""
+in float32 on a CPU and under bfloat16 autocast on a GPU. Difference: of loss
+and gradients to those of the plain way, in float64, relative to the largest.
+GB on the GPU: above weights, gradients and momentum that were there before."""
 LIMITS = [
     Limit('time of a step', 'cross-entropy', 'fast', 'ratio', 1.0),
 ]
@@ -98,7 +94,7 @@ def _case(
     light = config_for(options.size, recipe, checkpoint=('scales', 'backbone'))
     autocast = torch.bfloat16 if options.device == 'cuda' else None
     steps = {
-        way: TrainingStep(
+        way: training_step(
             way.partition(', checkpointing')[0],
             light if way == CHECKPOINTED else cfg,
             *(batch, size, options, autocast),

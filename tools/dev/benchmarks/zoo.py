@@ -33,31 +33,28 @@ from hmsa_mmseg.zoo import config_root, find_config
 from .cases import SMALL_SIZE, Case, Options, count
 from .networks import CONFIGS, build
 from .page import size_text
-from .steps import TrainingStep, meta_step
+from .steps import meta_step, training_step
 from .tta import one_view, views
 
 IS_APART = True
 TITLE = 'Against the model zoo'
 NOTE = """\
 - **mIoU**: Cityscapes val, percent. *published*: from the metafile of the
-  installed mmseg, not evaluated here. *evaluated*: these weights, with
-  mmseg's `IoUMetric`. *quoted*: said by the authors of the method, with
-  other data, and **not comparable**: both models were pre-trained on
-  Mapillary Vistas, and the second was also trained on coarse images of
-  Cityscapes with automatic labels, by a teacher that was trained on val too.
-- **Test**: from the uint8 image to classes, random weights, batch 1. mmseg
-  tests the whole image unless the config says `slide`, at one scale, or
-  averages six scales (0.5 to 1.75) and their flips. A hierarchical model
-  blends the scales of its config by itself; at one scale it runs at scale 1
-  alone. Counted at 1024x2048, timed at 256x512 on a CPU and at 1024x2048 on
-  a GPU.
+  installed mmseg. *evaluated*: these weights, with mmseg's `IoUMetric`.
+  *quoted*: said by the authors of the method, with other data, and **not
+  comparable**: both models were pre-trained on Mapillary Vistas, and the
+  second was also trained on coarse images of Cityscapes with automatic labels,
+  by a teacher that was trained on val too.
+- **Test**: from the uint8 image to classes, batch 1. mmseg tests the whole
+  image unless the config says `slide`, at one scale, or averages six scales
+  (0.5 to 1.75) and their flips. A hierarchical model blends the scales of its
+  config by itself; at one scale it runs at scale 1 alone. Counted at
+  1024x2048, timed at 256x512 on a CPU and at 1024x2048 on a GPU.
 - **Training**: forward and backward of one batch per GPU at the config's
   crop, counted with plain cross-entropy; timed, with the config's losses and
   optimizer, at 128x256 on a CPU and at the crop on a GPU.
-- **GFLOP**, **GB**: counted without values, in float32; weights, and state
-  of the optimizer, apart. Times: median of interleaved rounds; of float16
-  and bfloat16 under autocast. GB on the GPU: what CUDA's allocator handed
-  out."""
+- **GB**: counted in float32; weights, and state of the optimizer, apart.
+  Times of float16 and bfloat16 are under autocast."""
 LIMITS = []
 #: What is compared if nothing is asked for.
 DEFAULT = (
@@ -93,6 +90,7 @@ QUOTED = {
 
 def cases(options: Options) -> dict[str, Callable[[], Case]]:
     """Two cases for each model: test and training."""
+    register_all_modules(init_default_scope=True)
     found: dict[str, Callable[[], Case]] = {}
     for name in options.models or DEFAULT:
         path = find_model(name)
@@ -116,12 +114,6 @@ def find_model(name_or_path: str) -> Path:
             if '_base_' not in path.parts:
                 return path
     return find_config(name_or_path).resolve()
-
-
-def read(path: Path) -> Config:
-    """Read a config."""
-    register_all_modules(init_default_scope=True)
-    return Config.fromfile(path)
 
 
 def crop_and_batch(cfg: Config) -> tuple[tuple[int, int], int]:
@@ -148,7 +140,7 @@ def _autocasts(options: Options) -> dict[str, torch.autocast]:
 
 def test_case(path: Path, options: Options) -> Case:
     """The test of one image, in each way that a model has."""
-    cfg = read(path)
+    cfg = Config.fromfile(path)
     test_cfg = cfg.model.get('test_cfg') or {}
     is_ours, slides = 'scales' in test_cfg, test_cfg.get('mode') == 'slide'
     modes = (SINGLE, BLENDED if is_ours else FLIPPED)
@@ -187,8 +179,9 @@ def test(
     if mode == BLENDED or 'scales' not in (model.test_cfg or {}):
         return lambda: model.test_step(dict(one))
 
+    scales = model.test_cfg.scales
+
     def at_one_scale() -> Any:
-        scales = model.test_cfg.scales
         model.test_cfg.scales = (1.0,)
         try:
             return model.test_step(dict(one))
@@ -200,7 +193,7 @@ def test(
 
 def train_case(path: Path, options: Options) -> Case:
     """A training step of a config, as `own`."""
-    cfg = read(path)
+    cfg = Config.fromfile(path)
     crop, batch = crop_and_batch(cfg)
     size = crop
     if options.is_small or options.device == 'cpu':
@@ -210,7 +203,7 @@ def train_case(path: Path, options: Options) -> Case:
     ways = {}
     for suffix, dtype in zip(_autocasts(options), options.dtypes):
         autocast = None if dtype == 'float32' else getattr(torch, dtype)
-        ways[way + suffix] = TrainingStep(
+        ways[way + suffix] = training_step(
             'own', cfg, batch, size, options, autocast
         )
     return Case(ways, counted={way: step})
@@ -272,8 +265,7 @@ def find_weights(name: str, options: Options) -> list[Path]:
     """Find a model's checkpoint on disk; nothing is downloaded.
 
     ``<name>*.pth`` in the folder of checkpoints, or the file name of the zoo
-    there or in the cache of ``torch.hub``, where mmengine keeps what it has
-    downloaded.
+    there or in the cache of ``torch.hub``, where mmengine downloads to.
     """
     cache = Path(torch.hub.get_dir()) / 'checkpoints'
     folder = options.weights or cache

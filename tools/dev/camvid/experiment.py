@@ -84,24 +84,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=SPLITS,
         help='to score; none: train only',
     )
-    parser.add_argument(
-        '--iters', type=int, help="of each training; default: its config's"
-    )
 
 
 def plan(args: argparse.Namespace) -> list[Run]:
     """List the jobs of each seed."""
     paths = {m.config(s) for m in MODELS.values() for s in (None, 'val')}
-    settings = dict(recipe=recipe(paths), iters=args.iters)
     runs = []
     for seed in args.seeds:
         root = args.work_dir / f'seed{seed}'
-        settings['seed'] = seed
-        run = Run(root, dict(settings), cwd=Path.cwd())
+        run = Run(root, dict(recipe=recipe(paths), seed=seed), cwd=Path.cwd())
         models = Models(run, seed)
         for key, model in MODELS.items():
             models.train(
-                *(key, model.config(), args.iters),
+                *(key, model.config()),
                 start=model.start,
                 # Scored afterwards, which is no part of what training takes.
                 options=[

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 
 from driver.jobs import Run
+from driver.pages import range_text
 from matplotlib.figure import Figure
 
 from hmsa_mmseg.utils import markdown_table, write_json
 
 from .experiment import MODELS, SPLITS
 
+BLENDS = ('0.5/1', '0.5/1/2', '0.25/0.5/1/2')
 # What each line of the table is called: model, row, name.
 LINES = (
     ('single', 'logits 1', 'single scale'),
@@ -20,7 +23,7 @@ LINES = (
     ('single', 'probs 0.5/1/2', 'its average 0.5/1/2, of probabilities'),
     *(
         ('attention-single', f'blend {s}', f'attention alone on it, {s}')
-        for s in ('0.5/1', '0.5/1/2', '0.25/0.5/1/2')
+        for s in BLENDS
     ),
     ('finetuned', 'logits 1', 'single scale, fine-tuned'),
     ('finetuned', 'probs 1 flip', 'the same, flip'),
@@ -30,7 +33,7 @@ LINES = (
     ('finetuned', 'probs 0.5/1/2 flip', 'its average, of probabilities, flip'),
     *(
         ('attention', f'blend {s}', f'attention alone on it, {s}')
-        for s in ('0.5/1', '0.5/1/2', '0.25/0.5/1/2')
+        for s in BLENDS
     ),
     ('explicit', 'blend 0.5/1/2', 'explicit attention, 0.5/1/2'),
     ('joint', 'logits 1', 'hierarchical, from ImageNet, 1 alone'),
@@ -38,9 +41,7 @@ LINES = (
     ('joint', 'blend 0.5/1/2', 'hierarchical, from ImageNet, 0.5/1/2'),
     ('joint', 'blend 0.25/0.5/1/2', 'hierarchical, from ImageNet, with 0.25'),
     ('hierarchical', 'logits 1', 'hierarchical, 1 alone'),
-    ('hierarchical', 'blend 0.5/1', 'hierarchical, 0.5/1'),
-    ('hierarchical', 'blend 0.5/1/2', 'hierarchical, 0.5/1/2'),
-    ('hierarchical', 'blend 0.25/0.5/1/2', 'hierarchical, 0.25/0.5/1/2'),
+    *(('hierarchical', f'blend {s}', f'hierarchical, {s}') for s in BLENDS),
 )
 # What others are compared with.
 BASE = ('finetuned', 'logits 1')
@@ -93,9 +94,10 @@ def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
 def write_report(out: Path, results: dict) -> tuple[str, list[Path]]:
     """Write ``results.json``, ``results.md`` and a plot for each split."""
     files = [out / 'results.md', out / 'results.json']
-    scored = score_table(results)
+    splits = [s for s in SPLITS if any(s in run for run in _runs(results))]
+    scored = score_table(results, splits)
     parts = ['# CamVid: results', scored, '## Training', cost_table(results)]
-    for split in _splits(results):
+    for split in splits:
         parts += [
             f'## Differences, {split}',
             difference_table(results, split),
@@ -132,41 +134,26 @@ def gains(results, key, row, split, against) -> dict[str, float]:
     return {seed: own[seed] - other[seed] for seed in own if seed in other}
 
 
-def _splits(results: dict) -> list[str]:
-    runs = [run for seeds in results.values() for run in seeds.values()]
-    return [split for split in SPLITS if any(split in run for run in runs)]
+def _runs(results: dict) -> list[dict]:
+    return [run for seeds in results.values() for run in seeds.values()]
 
 
-def _classes(results: dict, split: str) -> list[str]:
-    runs = [run for seeds in results.values() for run in seeds.values()]
-    return next(run[split]['classes'] for run in runs if split in run)
+def _mean(found: Iterable[float], pattern: str = '{:.1f}') -> str:
+    found = [one for one in found if one is not None]
+    return pattern.format(mean(found)) if found else '-'
 
 
-def _mean(found: dict, pattern: str = '{:.1f}') -> str:
-    return pattern.format(mean(found.values())) if found else '-'
-
-
-def _range(found: dict) -> str:
-    least, most = (
-        min(found.values(), default=0),
-        max(found.values(), default=0),
-    )
-    spread = f' ({least:.1f} to {most:.1f})' if len(found) > 1 else ''
-    return _mean(found) + spread
-
-
-def score_table(results: dict) -> str:
+def score_table(results: dict, splits: Sequence[str]) -> str:
     """Format all lines: mean and range, and the difference to `BASE`."""
-    splits = _splits(results)
     last = splits[-1] if splits else 'test'
-    heads = [*(f'{split} mIoU' for split in splits)]
     rows = []
     for key, row, title in LINES:
         found = [values(results, key, row, split) for split in splits]
         if any(found):
-            above = _range(gains(results, key, row, last, BASE))
-            count = max(map(len, found))
-            rows.append([title, *map(_range, found), above, count])
+            found.append(gains(results, key, row, last, BASE))
+            cells = [range_text([*one.values()]) for one in found]
+            rows.append([title, *cells, max(map(len, found))])
+    heads = [f'{split} mIoU' for split in splits]
     header = ['method', *heads, f'{last}, over fine-tuned', 'seeds']
     return markdown_table(header, rows)
 
@@ -179,7 +166,7 @@ def difference_table(results: dict, split: str) -> str:
         found = gains(results, *line, split, other)
         if found:
             cells = [f'{found[s]:+.1f}' if s in found else '-' for s in seeds]
-            rows.append([title, *cells, _mean(found, '{:+.1f}')])
+            rows.append([title, *cells, _mean(found.values(), '{:+.1f}')])
     header = [*(f'seed {seed}' for seed in seeds), 'mean']
     return markdown_table(['difference in mIoU', *header], rows)
 
@@ -191,7 +178,7 @@ def alone_table(results: dict, split: str) -> str:
     for key in results:
         found = [values(results, key, f'logits {s}', split) for s in scales]
         if all(found):
-            rows.append([key, *map(_mean, found)])
+            rows.append([key, *(_mean(one.values()) for one in found)])
     return markdown_table(['model', *scales], rows)
 
 
@@ -202,16 +189,16 @@ def cost_table(results: dict) -> str:
     those of the single scale, fine-tuned.
     """
     spent = {
-        key: mean(run['seconds'] for run in runs.values() if 'seconds' in run)
+        key: mean(seconds)
         for key, runs in results.items()
-        if any('seconds' in run for run in runs.values())
+        if (seconds := [r['seconds'] for r in runs.values() if 'seconds' in r])
     }
     rows = []
     for key, own in spent.items():
         chain = [key]
         while MODELS[chain[-1]].start is not None:
             chain.append(MODELS[chain[-1]].start)
-        if all(one in spent for one in (*chain, 'single', 'finetuned')):
+        if {*chain, 'single', 'finetuned'} <= {*spent}:
             total = sum(spent[one] for one in chain)
             share = total / (spent['single'] + spent['finetuned'])
             rows.append([key, f'{own:.0f}', f'{total:.0f}', f'{share:.2f}'])
@@ -219,56 +206,43 @@ def cost_table(results: dict) -> str:
     return markdown_table(['model', *header, 'of that of fine-tuned'], rows)
 
 
-def class_table(results: dict, split: str) -> str:
-    """Format the IoU of each class, mean over the seeds."""
-    shown = [
-        line
-        for line in LINES
-        if line[:2] in SHOWN and values(results, *line[:2], split)
-    ]
+def _by_class(results: dict, split: str, columns: dict, pattern: str) -> str:
+    """Format a table: a row for each class, the mean over the seeds.
+
+    Each column gives the values of a class, by its number.
+    """
+    names = next(r[split]['classes'] for r in _runs(results) if split in r)
     rows = [
-        [
-            name,
-            *(
-                _mean(values(results, key, row, split, i))
-                for key, row, _ in shown
-            ),
-        ]
-        for i, name in enumerate(_classes(results, split))
+        [name, *(_mean(column(i), pattern) for column in columns.values())]
+        for i, name in enumerate(names)
     ]
-    return markdown_table(['class', *(title for *_, title in shown)], rows)
+    return markdown_table(['class', *columns], rows)
+
+
+def class_table(results: dict, split: str) -> str:
+    """Format the IoU of each class."""
+    columns = {
+        title: lambda i, line=(key, row, split): values(
+            results, *line, i
+        ).values()
+        for key, row, title in LINES
+        if (key, row) in SHOWN and values(results, key, row, split)
+    }
+    return _by_class(results, split, columns, '{:.1f}')
 
 
 def weight_table(results: dict, split: str) -> str:
     """Format the weight of each scale by true class, in percent."""
-    found = {}
+    columns = {}
     for key in ('attention', 'hierarchical'):
-        weights = [
-            run[split]['weights']['blend 0.5/1/2']
-            for run in results.get(key, {}).values()
-            if split in run
-        ]
+        runs = [run for run in results.get(key, {}).values() if split in run]
+        weights = [run[split]['weights']['blend 0.5/1/2'] for run in runs]
         for s, scale in enumerate(('0.5', '1', '2')):
             if weights:
-                found[f'{key}: {scale}'] = [one[s] for one in weights]
-    rows = [
-        [
-            name,
-            *(
-                _mean(
-                    {
-                        n: 100 * one[i]
-                        for n, one in enumerate(seeds)
-                        if one[i] is not None
-                    },
-                    '{:.0f}',
-                )
-                for seeds in found.values()
-            ),
-        ]
-        for i, name in enumerate(_classes(results, split))
-    ]
-    return markdown_table(['class', *found], rows)
+                columns[f'{key}: {scale}'] = lambda i, s=s, of=weights: [
+                    one[s][i] and 100 * one[s][i] for one in of
+                ]
+    return _by_class(results, split, columns, '{:.0f}')
 
 
 def draw(results: dict, split: str, path: Path) -> None:

@@ -56,12 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(work_dir=Path('demo_out'), seeds=[0])
     parser.add_argument('--iters', type=int, default=1000)
     parser.add_argument(
-        '--split',
-        choices=('val', 'test'),
-        default='test',
-        help='what the table is of; the demo was tuned on val',
-    )
-    parser.add_argument(
         '--images',
         type=int,
         nargs=3,
@@ -82,16 +76,19 @@ def _plan(args: argparse.Namespace, seed: int, digest: str) -> Run:
     for key, config in MODELS.items():
         models.train(key, config, args.iters, needs=['scenes'])
     for method in METHODS:
-        _add_test(run, models, method, args.split)
+        _add_test(run, models, method)
     if seed == args.seeds[0]:
-        tests = {key: f'test {args.split}/{key}' for key in SHOWN}
-        ours, other = (run.root / 'shown' / args.split / key for key in SHOWN)
-        title = {method.key: method.title for method in METHODS}
+        (ours, title), (other, compared) = (
+            (run.root / 'shown' / method.key, method.title)
+            for key in SHOWN
+            for method in METHODS
+            if method.key == key
+        )
         page = args.work_dir / 'attention.html'
         command = [sys.executable, TOOLS / 'report.py', ours, '--out', page]
-        command += ['--name', title[SHOWN[0]], '--title', 'Demo: every image']
-        command += ['--compare', f'{title[SHOWN[1]]}={other}']
-        needs = [*tests.values()]
+        command += ['--name', title, '--title', 'Demo: every image']
+        command += ['--compare', f'{compared}={other}']
+        needs = [f'test {key}' for key in SHOWN]
         run.add('page of all images', lambda: command, page, needs=needs)
     return run
 
@@ -116,22 +113,19 @@ def add_scenes(run: Run, seed: int, counts: dict, data: str) -> None:
     run.add('scenes', lambda: command, run.root / data)
 
 
-def _add_test(run: Run, models: Models, method: Method, split: str) -> None:
-    key = f'{split}/{method.key}'
-    config, options = MODELS[method.model], []
-    for name, kind in (('img', 'leftImg8bit'), ('seg_map', 'gtFine')):
-        prefix = f'test_dataloader.dataset.data_prefix.{name}_path'
-        options.append(f'{prefix}={kind}/{split}')
+def _add_test(run: Run, models: Models, method: Method) -> None:
+    key, config = method.key, MODELS[method.model]
+    options = []
     if method.scales:
         options.append(f'model.test_cfg.scales=({method.scales})')
-    folders = [predictions(run, method.key, split)]
+    folders = [predictions(run, key)]
     arguments = ['--out', folders[0]] + ['--tta'] * method.tta
-    if method.key in SHOWN:
+    if key in SHOWN:
         folders.append(run.root / 'shown' / key)
         arguments += ['--show-dir', folders[1]]
 
     def finish(result: dict) -> dict:
-        truth = dataset(config, f'{split}_dataloader', run.root, pack=True)
+        truth = dataset(config, 'test_dataloader', run.root, pack=True)
         return score(truth, folders[0], result)
 
     models.test(
@@ -139,6 +133,6 @@ def _add_test(run: Run, models: Models, method: Method, split: str) -> None:
     )
 
 
-def predictions(run: Run, key: str, split: str) -> Path:
+def predictions(run: Run, key: str) -> Path:
     """Return the folder of a method's predictions."""
-    return run.root / 'predictions' / split / key
+    return run.root / 'predictions' / key

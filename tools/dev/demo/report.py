@@ -24,13 +24,10 @@ SCALES = (0.5, 1.0, 2.0)  # of the pictures of attention
 def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
     """Write ``results.json`` and ``pictures/``, of the first seed."""
     seeds = {
-        seed: {
-            method.key: run.result(f'test {args.split}/{method.key}')
-            for method in METHODS
-        }
+        seed: {m.key: run.result(f'test {m.key}') for m in METHODS}
         for seed, run in zip(args.seeds, runs)
     }
-    names = ('split', 'iters', 'images', 'threads', 'parallel')
+    names = ('iters', 'images', 'threads', 'parallel')
     results = {name: getattr(args, name) for name in names}
     for times in ('seconds', 'cpu_seconds'):
         spent = [round(run.total(times)) for run in runs]
@@ -41,7 +38,7 @@ def report(args: Namespace, runs: list[Run]) -> tuple[str, list[Path]]:
     if len(seeds) > 1:
         mean = {f'Mean of {len(seeds)} seeds': results['mean']}
         tables = {**mean, **tables}
-    truth = dataset(MODELS['single'], f'{args.split}_dataloader', runs[0].root)
+    truth = dataset(MODELS['single'], 'test_dataloader', runs[0].root)
     samples = _draw(runs[0], args, truth)
     folder = args.out / 'pictures'
     folder.mkdir(exist_ok=True)
@@ -67,11 +64,11 @@ def _cells(rows: dict) -> list[list[str]]:
             method.title,
             *(
                 '-' if value is None else f'{value:.1f}'
-                for row in [rows[method.key]]
                 for value in (row['mIoU'], *row['IoU'].values())
             ),
         ]
         for method in METHODS
+        for row in [rows[method.key]]
     ]
 
 
@@ -79,15 +76,12 @@ def _draw(run: Run, args: Namespace, truth) -> list[dict]:
     """Draw the first images: predictions, and maps of scales, by title."""
     palette = palette_of(truth.metainfo)
     folder = run.root / 'hierarchical'
+    test_cfg = dict(mode='whole', scales=SCALES, scale_maps=True)
     model = init_model(
         str(MODELS['hierarchical']),
         str(folder / f'iter_{args.iters}.pth'),
         device='cpu',
-        cfg_options={
-            'model.test_cfg': dict(
-                mode='whole', scales=SCALES, scale_maps=True
-            )
-        },
+        cfg_options={'model.test_cfg': test_cfg},
     )
     samples = []
     for number in range(min(NUM_SHOWN, len(truth))):
@@ -99,7 +93,7 @@ def _draw(run: Run, args: Namespace, truth) -> list[dict]:
         }
         for method in METHODS:
             name = Path(item['img_path']).name
-            path = predictions(run, method.key, args.split) / name
+            path = predictions(run, method.key) / name
             colours = palette[np.array(Image.open(path))]
             mixed = OVERLAY * colours + (1 - OVERLAY) * image
             pictures[method.title] = mixed.round().astype(np.uint8)

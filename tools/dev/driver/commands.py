@@ -43,11 +43,7 @@ class Models:
     """
 
     def __init__(
-        self,
-        run: Run,
-        seed: int,
-        gpus: int = 0,
-        options: Sequence[str] = (),
+        self, run: Run, seed: int, gpus: int = 0, options: Sequence[str] = ()
     ) -> None:
         self.run = run
         self.seed = seed
@@ -74,8 +70,7 @@ class Models:
 
         A function as ``config`` is called when the training begins; ``start``
         is the key of the model that it starts from. With ``needs_val`` the
-        job's result is the mIoU of its last validation. ``options`` are for
-        ``--cfg-options``, ``job`` for :class:`.jobs.Job`.
+        result is the mIoU of the last validation. ``job``: of :class:`Job`.
         """
         self.iters[key] = iters or iterations(config)
         folder, checkpoint = self.run.root / key, self.checkpoint(key)
@@ -119,7 +114,6 @@ class Models:
         options: Sequence[str] = (),
         folders: Sequence[Path] = (),
         finish: Callable[[dict], dict] = lambda found: found,
-        **job,
     ) -> None:
         """Add a test of a trained model.
 
@@ -144,7 +138,6 @@ class Models:
             *(f'test {key}', command, [*folders, work_dir][0]),
             needs=[f'train {trained}'],
             finish=lambda: finish(test_result(work_dir)),
-            **job,
         )
 
     def _command(self, tool, config, arguments, options) -> list:

@@ -28,26 +28,20 @@ PAUSE = 0.25
 
 @dataclass(eq=False)
 class Job:
-    """One program to run.
-
-    Attributes:
-        run (Run): What it is a part of.
-        name (str): Different from that of every other job of the run.
-        command (Callable): Returns the program with its arguments; called
-            when all that it needs is done.
-        makes (Path): What is there when it is done.
-        needs (Sequence[str]): Names of the jobs that come before.
-        finish (Callable): Called when it has ended well; returns what is to
-            be noted, of plain types. An exception makes the job a failure.
-        wanted (bool): Otherwise it is run only if another job needs it.
-    """
+    """One program to run, as a part of a run."""
 
     run: Run
     name: str
+    #: Returns the program with its arguments, when all it needs is done.
     command: Callable[[], Sequence[object]]
+    #: What is there when it is done.
     makes: Path
+    #: Names of the jobs that come before.
     needs: Sequence[str] = ()
+    #: Called when it has ended well; returns what is to be noted, of plain
+    #: types. An exception makes the job a failure.
     finish: Callable[[], Any] = lambda: None
+    #: Otherwise it is run only if another job needs it.
     wanted: bool = True
 
     def __str__(self) -> str:
@@ -68,10 +62,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        root: Path,
-        settings: dict,
-        cwd: Path | None = None,
+        self, root: Path, settings: dict, cwd: Path | None = None
     ) -> None:
         self.root = root
         self.cwd = cwd or root
@@ -135,9 +126,9 @@ class Run:
                 for other in self.jobs[name].needs:
                     visit(other)
 
-        for job in self.jobs.values():
+        for name, job in self.jobs.items():
             if job.wanted:
-                visit(job.name)
+                visit(name)
         return [job for name, job in self.jobs.items() if name in found]
 
 
@@ -257,8 +248,7 @@ def _children_cpu() -> float:
 def tool_environment(threads: int, use_gpu: bool) -> dict[str, str]:
     """Return the environment of a program that computes."""
     env = dict(os.environ, OMP_NUM_THREADS=str(threads))
-    # Threads that wait by spinning slow each other down several times as
-    # soon as another program wants one of the cores.
+    # See benchmark.py.
     env.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     # Our own programs are modules of this folder.
     paths = [str(DEV), env.get('PYTHONPATH')]

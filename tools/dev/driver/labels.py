@@ -29,11 +29,10 @@ def dataset(
 ):
     """Build the data set of a loader with nothing but loading.
 
-    If it joins several, the last one: the first is the fine part. ``root`` is
-    what the config's paths are relative to, ``labels`` another folder of
-    labels. Its items are dicts with ``img``, uint8 (H, W, 3) in BGR, and
-    ``gt_seg_map``, uint8 (H, W), 255 where it is ignored; with ``pack`` data
-    samples, as for a model.
+    Of several, the last one. ``root`` is what the config's paths are relative
+    to, ``labels`` another folder of labels. Its items are dicts with ``img``,
+    uint8 (H, W, 3) in BGR, and ``gt_seg_map``, uint8 (H, W), 255 where it is
+    ignored; with ``pack`` data samples, as for a model.
     """
     init_default_scope('mmseg')
     *_, leaf = leaf_configs(Config.fromfile(config)[loader].dataset)
@@ -49,9 +48,7 @@ def dataset(
 def score(truth, predictions: Path, result: dict) -> dict:
     """Count the IoU of each class, and compare it with test.py's mean.
 
-    Returns:
-        dict: ``mIoU`` and ``IoU`` by class, in percent, None for a class
-        that is in neither.
+    ``mIoU``, and ``IoU`` by class, None for one that is in neither; percent.
     """
     maps = match_predictions(predictions, truth)
     found = scores(confusion_of_dataset(truth, maps))

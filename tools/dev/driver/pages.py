@@ -1,9 +1,10 @@
-"""Pictures, and sheets of them."""
+"""Pictures, sheets of them, and ranges of scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import matplotlib
 import numpy as np
@@ -21,6 +22,16 @@ def heat(values: np.ndarray) -> np.ndarray:
     """Colour an array in [0, 1], (H, W), dark to bright."""
     colours = matplotlib.colormaps['viridis'](values)[..., :3]
     return (255 * colours).round().astype(np.uint8)
+
+
+def range_text(values: Sequence[float], pattern: str = '{:.1f}') -> str:
+    """Write a mean with the range, such as ``61.0 (60.0 to 62.0)``."""
+    if not values:
+        return '-'
+    low, high, middle = map(
+        pattern.format, (min(values), max(values), fmean(values))
+    )
+    return middle if len(values) < 2 else f'{middle} ({low} to {high})'
 
 
 def write_sheet(

@@ -19,7 +19,7 @@ from benchmarks.measure import (
     pair_ratios,
     peak_cuda_bytes,
 )
-from benchmarks.steps import TrainingStep, meta_step
+from benchmarks.steps import meta_step, training_step
 from mmengine.config import Config
 from mmseg.utils import register_all_modules
 
@@ -36,15 +36,14 @@ def measure(
     options = Options()
     cfgs = {key: Config.fromfile(path) for key, path in configs.items()}
     steps = {
-        key: TrainingStep('own', cfg, num, size, options)
+        key: training_step('own', cfg, num, size, options)
         for key, cfg in cfgs.items()
     }
     times = interleaved(steps, rounds=rounds, warmup=2)
     models = {}
     for key, cfg in cfgs.items():
-        counted = count(
-            meta_step('own', cfg, num, tuple(cfg.crop_size), options)
-        )
+        crop = tuple(cfg.crop_size)
+        counted = count(meta_step('own', cfg, num, crop, options))
         # After the timing: the optimizer's state is there and does not count.
         is_cuda = options.device == 'cuda'
         peak = peak_cuda_bytes(steps[key]) / 1e6 if is_cuda else None
@@ -56,13 +55,13 @@ def measure(
         )
     single = models['single']
     for key, model in models.items():
-        ratio = pair_ratios(times, key, 'single')
+        time, low, high = pair_ratios(times, key, 'single')
         model['relative'] = dict(
             flops=model['gflops'] / single['gflops'],
-            time=ratio.median,
-            time_low=ratio.low,
-            time_high=ratio.high,
-            cpu_time=pair_ratios(times, key, 'single', clock='cpu').median,
+            time=time,
+            time_low=low,
+            time_high=high,
+            cpu_time=pair_ratios(times, key, 'single', clock='cpu')[0],
             memory=model['live_mb'] / single['live_mb'],
             cuda_memory=peak and model['cuda_mb'] / single['cuda_mb'],
         )
