@@ -96,7 +96,7 @@ def test_a_config_inside_the_wheel_trains(wheel, tmp_path):
     data = away / 'data'
     run(
         *(ROOT / 'tools/dev/scenes.py', '--out', data, '--seed', 0),
-        *('--train', 4, '--val', 2, '--test', 1, '--size', 64, 128),
+        *('--train', 4, '--val', 2, '--test', 1),
         env=env,
         cwd=away,
     )
