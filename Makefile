@@ -16,6 +16,7 @@
 # make docs    build the documentation into docs/_build/html, with a page for
 #              each module, and check its links (Python 3.11 or newer)
 # make docs-links  ask for every external link (needs a network)
+# make faults  inject every fault and write docs/faults.md
 # make licences print the licences of what is installed
 # make fix     format the code and repair what ruff can repair
 # make wheel   build the wheel into dist/
@@ -45,7 +46,7 @@ ROUNDS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo autolabel-demo check test nightly test-matrix test-slow compare benchmark \
-	gpu licences docs docs-links docs-sources lint fix wheel clean install
+	gpu faults licences docs docs-links docs-sources lint fix wheel clean install
 
 demo: install
 	$(PY) tools/dev/run.py demo --work-dir demo_out
@@ -75,6 +76,9 @@ compare: install
 benchmark: install
 	$(PY) tools/dev/benchmark.py $(SUITES) \
 	--rounds $(ROUNDS) $(if $(AUTHORS),--authors $(AUTHORS))
+
+faults: install
+	$(PY) -m pytest -m fault -n $(WORKERS) --faults docs/faults.md
 
 licences: install
 	$(PIP) install pip-licenses

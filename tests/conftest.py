@@ -1,9 +1,12 @@
 """Fixtures shared by all tests: the default scope, seeds, tiny models."""
 
+import datetime
 import gc
 import os
+import platform
 import re
 from functools import lru_cache
+from pathlib import Path
 
 # Before torch, and for every process that the tests start. One thread each:
 # `make test` keeps all cores busy with processes. Threads that wait by
@@ -29,6 +32,16 @@ STARTS_PROCESSES = re.compile(
     r'\b(subprocess|multiprocessing|num_workers|run_tool|FORK)\b'
 )
 WORKER_BYTES = 3 * 2**30
+FAULTS_PAGE = """# Faults
+
+What goes wrong, what happens then, and the test that injects it: {number}
+faults, run on {date} with {stack} on a CPU. `make faults` writes
+this page from the marks and outcomes of the tests.
+
+| fault | what happens | test | outcome |
+| --- | --- | --- | --- |
+{rows}
+"""
 PREPROCESSOR = dict(
     type='SegDataPreProcessor',
     mean=[123.675, 116.28, 103.53],
@@ -66,6 +79,41 @@ TINY_FCN = dict(
 
 # Otherwise a GPU rounds the factors of convolutions to ten bits.
 torch.backends.cudnn.allow_tf32 = False
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        '--faults', metavar='FILE', help='write a page of the faults tested'
+    )
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Write what the tests with the mark `fault` have shown."""
+    if not config.getoption('--faults'):
+        return
+    rows = {}
+    for outcome in ('passed', 'skipped', 'failed', 'error'):
+        for report in terminalreporter.stats.get(outcome, ()):
+            for name, fault in report.user_properties:
+                if name == 'fault':
+                    # The worst of those with one mark is the last.
+                    path = report.nodeid.split('[')[0].removeprefix('tests/')
+                    rows[tuple(fault)] = (path, outcome)
+    lines = [
+        f'| {what} | {then} | `{path}` | {outcome} |'
+        for (what, then), (path, outcome) in sorted(
+            rows.items(), key=lambda row: row[1]
+        )
+    ]
+    stack = f'Python {platform.python_version()}, torch {torch.__version__}'
+    Path(config.getoption('--faults')).write_text(
+        FAULTS_PAGE.format(
+            number=len(lines),
+            date=datetime.date.today(),
+            stack=stack,
+            rows='\n'.join(lines),
+        )
+    )
 
 
 def pytest_configure(config):
@@ -113,6 +161,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if 'test_tools' in item.path.parts or starts_processes(item.path):
             item.add_marker('process')
+        for mark in item.iter_markers('fault'):
+            item.user_properties.append(('fault', [*mark.args]))
 
 
 def pytest_collection_finish():

@@ -122,6 +122,22 @@ BEFORE = 'comes before LoadSegLabels in a training pipeline'
         ),
     ],
 )
+@pytest.mark.fault(
+    'data set, labels or head with another number of classes, a name twice',
+    'refused before the first iteration, with both lists',
+)
+@pytest.mark.fault(
+    'an image is resized or flipped before its label is loaded',
+    'refused before the first iteration, with both steps',
+)
+@pytest.mark.fault(
+    'max_iters=0',
+    'refused: there is nothing to train',
+)
+@pytest.mark.fault(
+    'a checkpoint interval within summed gradients',
+    'refused, with what would fit',
+)
 def test_training_that_is_refused(make_config, changed, match):
     runner = Runner.from_cfg(make_config(**changed))
     with pytest.raises(ValueError, match=match):
@@ -181,6 +197,26 @@ class Program:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.fault(
+    'a flipped bit in a checkpoint: test.py, inferencer, load_from',
+    'refused by its checksum',
+)
+@pytest.mark.fault(
+    'a checkpoint cut short: test.py, inferencer, load_from',
+    'refused, with its path and size',
+)
+@pytest.mark.fault(
+    'a checkpoint that lacks a weight: test.py, inferencer',
+    'refused, with the name; a training may start from it',
+)
+@pytest.mark.fault(
+    'NaN in a checkpoint: test.py, inferencer, load_from',
+    'refused, with the name of the weight',
+)
+@pytest.mark.fault(
+    'a program in a checkpoint: test.py, inferencer, load_from',
+    'refused and not run',
+)
 def test_checkpoints_that_are_not_whole(
     make_config, trained_folder, folder, tmp_path
 ):
@@ -202,6 +238,14 @@ def test_checkpoints_that_are_not_whole(
     assert not trained_folder.with_name('ran').exists()
 
 
+@pytest.mark.fault(
+    'a checkpoint of the same classes in another order, or of others',
+    'refused in a test and when resuming, with both lists',
+)
+@pytest.mark.fault(
+    'Pad in the pipeline of a test',
+    'refused: predictions would be stretched',
+)
 def test_tests_that_are_refused(make_config, trained_folder, folder):
     order = ('sky', 'tree', 'road')
     padded = [resized((128, 64)), dict(type='Pad', size=(256, 256)), LABELS]
@@ -222,6 +266,10 @@ def test_tests_that_are_refused(make_config, trained_folder, folder):
         ).train()
 
 
+@pytest.mark.fault(
+    'SegTTAModel with one output channel',
+    'refused: it would take the sigmoid twice',
+)
 def test_flips_of_one_output_channel(make_config):
     """SegTTAModel would take the sigmoid of a probability."""
     cfg = make_config(classes=CLASSES[:2], outputs=2)
@@ -233,6 +281,10 @@ def test_flips_of_one_output_channel(make_config):
         Runner.from_cfg(cfg).test()
 
 
+@pytest.mark.fault(
+    'an image of 0 bytes in training',
+    'an error with its path',
+)
 def test_an_empty_image_is_named(make_config, folder):
     path = folder / 'images/train/0.png'
     content = path.read_bytes()
@@ -244,6 +296,10 @@ def test_an_empty_image_is_named(make_config, folder):
         path.write_bytes(content)
 
 
+@pytest.mark.fault(
+    'binary masks of 0 and 255',
+    'a warning, with the label_map that helps',
+)
 def test_masks_of_0_and_255(tmp_path, monkeypatch):
     path = str(tmp_path / 'mask.png')
     cv2.imwrite(path, np.array([[0, 255]], np.uint8))
@@ -260,6 +316,10 @@ def test_masks_of_0_and_255(tmp_path, monkeypatch):
     assert mapped(dict(seg_map_path=path))['gt_seg_map'].tolist() == [[0, 1]]
 
 
+@pytest.mark.fault(
+    'EMAHook with InferencePreparationHook',
+    'the averaged weights are tested',
+)
 def test_averaged_weights_are_prepared_for_a_test(make_config, tmp_path):
     """EMAHook exchanges weights that the preparation would have folded."""
     ema = dict(type='EMAHook')
@@ -286,6 +346,10 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.fault(
+    'two trainings in one folder',
+    'the second is refused; a lock left by a kill does not count',
+)
 def test_one_training_in_a_folder(make_config, tmp_path):
     work_dir = tmp_path / 'work'
     holder = subprocess.Popen(
@@ -311,6 +375,10 @@ def test_one_training_in_a_folder(make_config, tmp_path):
     assert not (work_dir / '.training.lock').exists()
 
 
+@pytest.mark.fault(
+    'memory runs out, forward or backward',
+    'the error has the sizes, scales and what takes less',
+)
 def test_out_of_memory(make_config, monkeypatch):
     """Where memory runs out, the sizes and what takes less are said."""
     cfg = make_config()
@@ -333,6 +401,10 @@ def test_out_of_memory(make_config, monkeypatch):
         runner.test()
 
 
+@pytest.mark.fault(
+    'class-uniform sampling with RandomCrop',
+    'a warning',
+)
 def test_crops_that_do_not_look_for_classes(make_config, monkeypatch):
     said = []
     monkeypatch.setattr(
