@@ -58,7 +58,8 @@ test: install lint
 	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist worksteal
 
 check: install lint
-	$(PY) -m pytest -m 'not slow and not process' -n $(WORKERS) --dist worksteal
+	HYPOTHESIS_PROFILE=quick $(PY) -m pytest -n $(WORKERS) --dist worksteal \
+	-m 'not slow and not process'
 
 nightly: install
 	$(MAKE) docs test-slow demo

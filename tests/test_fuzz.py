@@ -1,6 +1,6 @@
 """Inputs that nobody has thought of: a result, or an error that says why.
 
-`make test` tries some hundreds of each, `make nightly` thousands
+`make check` tries some dozens of each, `make nightly` thousands
 (``HYPOTHESIS_PROFILE=nightly``). What fails is printed, with how to repeat it.
 """
 
@@ -30,6 +30,7 @@ COMMON = dict(
         HealthCheck.data_too_large,
     ],
 )
+settings.register_profile('quick', max_examples=30, **COMMON)
 settings.register_profile('default', max_examples=300, **COMMON)
 settings.register_profile('nightly', max_examples=3000, **COMMON)
 settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'default'))
