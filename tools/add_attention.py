@@ -1,19 +1,19 @@
 """Give a trained model attention over scales, and see what it gains.
 
-    python tools/add_attention.py my_config.py my_checkpoint.pth
+    hmsa add-attention my_config.py my_checkpoint.pth
 
 trains nothing but an attention branch, at all scales that the test uses and
 half of the lowest, on images of the size of the test, and scores the model on
 the validation split: at one scale as it was, averaged over the scales, and
 blended by attention. It takes any config of mmseg whose model ends in a
 classifier, and a checkpoint of it. The work folder then holds the config of
-the new model and its checkpoint, for train.py, test.py and all tools. What
+the new model and its checkpoint, for hmsa train, hmsa test and all tools. What
 was interrupted goes on where it was.
 
 --finetune trains all of the model on, which takes longer.
 
-On several GPUs: from_zoo.py --attention-only or --finetune writes the same
-config for train.py.
+On several GPUs: hmsa from-zoo --attention-only or --finetune writes the same
+config for hmsa train.
 """
 
 from __future__ import annotations

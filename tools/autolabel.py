@@ -1,6 +1,6 @@
 """Label images with a trained model: classes, and how sure it is of them.
 
-    python tools/autolabel.py CONFIG CHECKPOINT images/ labels/
+    hmsa label CONFIG CHECKPOINT images/ labels/
 
 Labels are named by the path of the image relative to the folder given.
 Interrupted, the same command goes on where it was.

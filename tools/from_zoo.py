@@ -1,6 +1,6 @@
 """Turn a config of mmseg's model zoo into a multi-scale one, in one step.
 
-    python tools/from_zoo.py ocrnet_hr48_4xb2-160k_cityscapes-512x1024
+    hmsa from-zoo ocrnet_hr48_4xb2-160k_cityscapes-512x1024
 
 writes a config that stands on its own: data, schedule, losses and all else
 are the zoo's. With a checkpoint of the zoo's model, training starts from its

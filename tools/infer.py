@@ -1,6 +1,6 @@
 """Predict images and videos: no ground truth and no data set needed.
 
-    python tools/infer.py CONFIG CHECKPOINT photos/ clip.mp4 --out results
+    hmsa infer CONFIG CHECKPOINT photos/ clip.mp4 --out results
 
 Results are named by the path of the image relative to the folder given.
 Interrupted, the same command goes on where it was.

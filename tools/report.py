@@ -1,11 +1,11 @@
 """One HTML page about a test run, or about a folder of auto-labels.
 
-    python tools/report.py SHOW_DIR --compare zoo=OTHER_SHOW_DIR
-    python tools/report.py LABELS --config CONFIG
+    hmsa report SHOW_DIR --compare zoo=OTHER_SHOW_DIR
+    hmsa report LABELS --config CONFIG
         --check config:val_dataloader --prior config:train_dataloader
 
-SHOW_DIR is what test.py --show-dir of mmseg wrote, with ScaleMapsVisualizer
-and ScaleMapsVisualizationHook in the config; LABELS what tools/autolabel.py
+SHOW_DIR is what hmsa test --show-dir wrote, with ScaleMapsVisualizer
+and ScaleMapsVisualizationHook in the config; LABELS what hmsa label
 wrote. Pages hold all they need and open from disk; LABELS/report.json has the
 numbers of the page beside it. docs/looking.md and docs/autolabel_report.md
 say how to read them.
@@ -78,7 +78,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         action='extend',
         metavar='NAME=PATH',
-        help='other runs: a show-dir, a JSON file that test.py of mmseg '
+        help='other runs: a show-dir, a JSON file that hmsa test '
         'wrote, scalars.json of a training, or {"mIoU": percent, "IoU": '
         '{class: percent}}',
     )
@@ -110,7 +110,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     of_labels = is_label_set(args.folder)
     if not of_labels and not (args.folder / FOLDER).is_dir():
         parser.error(
-            f'{args.folder}: expected {FOLDER} in it, which test.py '
+            f'{args.folder}: expected {FOLDER} in it, which hmsa test '
             '--show-dir writes with ScaleMapsVisualizer and '
             'ScaleMapsVisualizationHook in the config, or '
             f'{META_FILE}, which hmsa label writes'

@@ -16,7 +16,7 @@ from .checkpoint import check_checkpoint
 from .configs import find_config
 from .conversion import DEFAULT_SCALES, Conversion, convert, single_scale
 from .own_data import set_data_root, set_folder, set_num_classes
-from .sizes import set_crop_size, set_image_scale
+from .sizes import note_small_images, set_crop_size, set_image_scale
 from .training import (
     finetune,
     finetune_scales,
@@ -118,6 +118,8 @@ def adapt(path: Path, settings: ZooSettings) -> Conversion:
         set_image_scale(new, settings.image_scale)
     if settings.crop_size is not None:
         set_crop_size(new, settings.crop_size)
+    if settings.folder is not None:
+        note_small_images(new, settings.folder)
     if settings.checkpoint is not None:
         checkpoint = settings.checkpoint
         if os.path.exists(checkpoint):

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
+
+from mmcv import rescale_size
+from PIL import Image
+
+from hmsa_mmseg.datasets.folder import IMG_SUFFIXES
 
 from .conversion import Conversion
 from .nested import transforms_of
@@ -12,6 +18,8 @@ _CROPS = ('RandomCrop', 'CentroidRandomCrop')
 _RANDOM = ('RandomResize', 'RandomChoiceResize')
 # Of the zoo's recipes for Cityscapes and ADE20K.
 _RATIO_RANGE = (0.5, 2.0)
+#: By so much images may be enlarged without a note.
+_MUCH = 2
 _PIPELINE = 'train_dataloader.dataset.pipeline'
 
 
@@ -69,3 +77,40 @@ def set_crop_size(new: Conversion, size: Sequence[int]) -> None:
             max(round(step * own / old), 1) for step, own, old in sizes
         )
         test_cfg.crop_size = size
+
+
+def note_small_images(new: Conversion, folder: str) -> None:
+    """Note if images of a folder hardly fit the sizes of a config."""
+    images = (
+        path
+        for path in sorted(Path(folder, 'images').rglob('*'))
+        if path.suffix.lower() in IMG_SUFFIXES
+    )
+    path = next(images, None)
+    steps = transforms_of(
+        new.cfg, ('Resize', *_RANDOM[:1]), ('train_dataloader',)
+    )
+    scale = next(steps, {}).get('scale')
+    crops = [*transforms_of(new.cfg, _CROPS, ('train_dataloader',))]
+    if path is None or scale is None or not crops:
+        return
+    try:
+        with Image.open(path) as image:
+            size = image.size
+    except OSError:  # The training says so.
+        return
+    (width, height), enlarged = rescale_size(
+        size, tuple(scale), return_scale=True
+    )
+    what = f'{path.name} of {size[0]} x {size[1]} (width x height)'
+    if enlarged > _MUCH:
+        new.changes['small images'] = (
+            f'{what} is enlarged {enlarged:.1f} times, to {width} x {height}; '
+            '--image-scale sets another size'
+        )
+    elif crops[-1].crop_size[0] > height or crops[-1].crop_size[1] > width:
+        new.changes['small images'] = (
+            f'{what} is resized to {width} x {height}, the crop is '
+            f'{crops[-1].crop_size[1]} x {crops[-1].crop_size[0]}, the rest '
+            'of it padding; --crop-size sets another size'
+        )

@@ -290,8 +290,12 @@ def test_an_empty_image_is_named(make_config, folder):
     content = path.read_bytes()
     path.write_bytes(b'')
     try:
-        with pytest.raises(ValueError, match='the data pipeline'):
-            Runner.from_cfg(make_config()).train()
+        # In a worker, too, which starts before any hook is called.
+        for workers in (0, 1):
+            cfg = make_config(**{'train_dataloader.num_workers': workers})
+            cfg.experiment_name += f'_{workers}'
+            with pytest.raises(ValueError, match=r'0\.png: the data'):
+                Runner.from_cfg(cfg).train()
     finally:
         path.write_bytes(content)
 

@@ -109,7 +109,7 @@ def test_its_other_place(load_tool, monkeypatch, capsys):
     assert '--show-interval' in capsys.readouterr().out
 
 
-def test_channels_and_errors(load_tool, config_file, capsys):
+def test_channels_and_errors(load_tool, config_file, capsys, monkeypatch):
     tool = load_tool(TOOL)
     image = torch.tensor([[[300.0]], [[-2.0]], [[7.6]]])
     assert tool.displayed(image).tolist() == [[[8, 0, 255]]]
@@ -119,5 +119,10 @@ def test_channels_and_errors(load_tool, config_file, capsys):
     with pytest.raises(SystemExit):
         tool.main([str(config_file), '--not-show'])
     assert 'leaves nothing to do' in capsys.readouterr().err
-    assert tool.main(['no_such_config']) == 1
+    monkeypatch.delenv('DISPLAY', raising=False)
+    monkeypatch.delenv('WAYLAND_DISPLAY', raising=False)
+    with pytest.raises(SystemExit):
+        tool.main([str(config_file)])
+    assert 'there is no display' in capsys.readouterr().err
+    assert tool.main(['no_such_config', '--output-dir', 'x']) == 1
     assert 'neither a file nor' in capsys.readouterr().err

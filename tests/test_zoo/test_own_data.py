@@ -5,11 +5,16 @@ import torch
 from mmengine.config import ConfigDict
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import MODELS
+from PIL import Image
 
 from hmsa_mmseg.datasets.class_names import ClassNames, read_classes
 from hmsa_mmseg.zoo import convert, single_scale
 from hmsa_mmseg.zoo.own_data import set_data_root, set_folder, set_num_classes
-from hmsa_mmseg.zoo.sizes import set_crop_size, set_image_scale
+from hmsa_mmseg.zoo.sizes import (
+    note_small_images,
+    set_crop_size,
+    set_image_scale,
+)
 
 CLASSES = read_classes('road,tree,sky')
 # Whole images; windows; labels that begin with 1.
@@ -245,3 +250,25 @@ def test_images_are_resized(name, fresh):
     ]
     for pipeline in (new.cfg.val_dataloader.dataset.pipeline, views):
         assert steps(pipeline)['Resize'].scale == (400, 200)
+
+
+@pytest.mark.parametrize(
+    ('size', 'scale', 'crop', 'said'),
+    [
+        ((192, 96), None, None, 'is enlarged 10.7 times, to 2048 x 1024'),
+        ((192, 96), (192, 96), None, 'the crop is 1024 x 512'),
+        ((192, 96), (192, 96), (64, 128), None),
+        ((1600, 900), None, None, None),
+    ],
+)
+def test_small_images_are_noted(folder, zoo_config, size, scale, crop, said):
+    Image.new('RGB', size).save(folder / 'images/train/a.png')
+    new = convert(zoo_config(HR18))
+    set_folder(new, str(folder), CLASSES)
+    if scale:
+        set_image_scale(new, scale)
+    if crop:
+        set_crop_size(new, crop)
+    note_small_images(new, str(folder))
+    note = new.changes.get('small images')
+    assert said in note if said else note is None

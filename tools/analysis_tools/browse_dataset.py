@@ -8,6 +8,7 @@ that wrap others, such as ``ClassUniformDataset`` and ``ConcatDataset``.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -152,6 +153,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.not_show and args.output_dir is None:
         parser.error('--not-show without --output-dir leaves nothing to do')
+    has_display = any(map(os.environ.get, ('DISPLAY', 'WAYLAND_DISPLAY')))
+    if sys.platform == 'linux' and not (args.output_dir or has_display):
+        parser.error(
+            'there is no display to show pictures on; expected --output-dir '
+            'DIR, with --not-show'
+        )
     if args.number is not None and args.number < 1:
         parser.error(f'--number: expected 1 or more, got {args.number}')
     return args

@@ -1,4 +1,4 @@
-"""Count which classes a model takes for which, from the maps of test.py.
+"""Count which classes a model takes for which, from the maps of hmsa test.
 
 Takes the arguments of mmseg's tool of this name, whose numbers are wrong
 from 17 classes on. Writes ``confusion_matrix.png``, ``.csv`` (pixels) and
@@ -92,7 +92,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'config', help='config file path, or the name of one of the zoo'
     )
     parser.add_argument(
-        'prediction_path', help='the folder that test.py --out wrote'
+        'prediction_path', help='the folder that hmsa test --out wrote'
     )
     parser.add_argument('save_dir', help='where to write')
     parser.add_argument(

@@ -1,9 +1,9 @@
 """Turn masks of colours into masks of class numbers.
 
-    python tools/dataset_converters/colour_masks.py MASKS OUT --table TABLE
+    hmsa masks MASKS OUT --table TABLE
 
 writes a grey PNG of 8 bits for each PNG in MASKS, and the classes by their
-numbers for tools/from_zoo.py. TABLE has a colour and a name in each line,
+numbers for hmsa from-zoo. TABLE has a colour and a name in each line,
 `128 64 128 road` or `road 128 64 128`. Results that are there are written
 anew, each at once: after a kill, run it again.
 """
@@ -92,7 +92,7 @@ def has_classes(path: Path, classes: ClassNames) -> bool:
 
 
 def class_file(classes: ClassNames) -> str:
-    """Format classes for tools/from_zoo.py."""
+    """Format classes for hmsa from-zoo."""
     return ''.join(
         f'{name} {red} {green} {blue}\n'
         for name, (red, green, blue) in zip(*classes)

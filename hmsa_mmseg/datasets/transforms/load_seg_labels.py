@@ -187,8 +187,9 @@ class LoadSegLabels(OptionsRepr, LoadAnnotations):
         void = {int(value): IGNORE for value in values}
         cure = {**(self.label_map or {}), **void}
         return (
-            f'{message}. If they mean "no label", give LoadSegLabels '
-            f'label_map={cure}'
+            f'{message}. If there are more classes, the data set and '
+            f'num_classes={self.num_classes} lack them; if these values mean '
+            f'"no label", give LoadSegLabels label_map={cure}'
         )
 
 

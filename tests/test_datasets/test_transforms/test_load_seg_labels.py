@@ -95,7 +95,7 @@ CUT_OFF = dict(label_map={**{i: i for i in range(65)}, 65: 255})
             r'class: 12 \(1 px\); expected 0 to',
         ),
         (of(7, 26, 33), {}, {}, "label_format='labelIds'"),
-        (of(26, 200), {}, {}, r'200 \(1 px\); [^L]*If they mean'),
+        (of(26, 200), {}, {}, r'200 \(1 px\); [^L]*If there'),
         (
             *(np.zeros((50, 64), np.uint8), STREET, {}),
             r'label\.tif: the label is 50x64, its image 64x64.*street\.png',
