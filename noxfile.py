@@ -39,6 +39,7 @@ TESTS = [
     'tests/test_models/test_tiled',
     'tests/test_engine',
     'tests/test_tools/test_nvidia2mmseg.py',
+    'tests/test_tools/test_bad_runs.py',
     'tests/test_tools/test_stock_train.py',
     'tests/test_tools/test_stock_test.py',
 ]
