@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.fileio import get_local_path
 from mmengine.runner import Runner, find_latest_checkpoint
-from mmengine.utils import ProgressBar
 from mmseg.registry import RUNNERS
+from rich.progress import Progress
 
 from hmsa_mmseg.analysis.scale_scores import Row, score_scales
 from hmsa_mmseg.models.scale_fusion import check_scales
@@ -129,7 +130,8 @@ def _score_rows(
 ) -> dict[str, float]:
     model = load_model(cfg, checkpoint).to(get_device())
     loader = Runner.build_dataloader(cfg.val_dataloader)
-    progress = ProgressBar(len(loader.dataset))
-    found = score_scales(model, loader, [*rows.values()], progress.update)
-    print()
+    with Progress() as bar:
+        task = bar.add_task('score', total=len(loader.dataset))
+        step = partial(bar.advance, task)
+        found = score_scales(model, loader, [*rows.values()], step)
     return {name: found.rows[row]['mIoU'] for name, row in rows.items()}

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
-from mmengine.utils import ProgressBar
 
 import hmsa_mmseg  # noqa: F401  (registers the classes)
 
@@ -25,6 +24,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, VISUALIZERS
 from mmseg.visualization import SegLocalVisualizer
+from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -92,8 +92,8 @@ def browse(cfg: Config, args: argparse.Namespace) -> int:
     dataset = DATASETS.build(loader.dataset)
     visualizer = build_visualizer(cfg, dataset)
     number = min(len(dataset), args.number or len(dataset))
-    progress, used = ProgressBar(number), set()
-    for i in range(number):
+    used = set()
+    for i in track(range(number), 'browse'):
         item = dataset[i]
         sample = item['data_samples']
         # A test compares with the label as it is in its file.
@@ -116,8 +116,6 @@ def browse(cfg: Config, args: argparse.Namespace) -> int:
             out_file=out,
             show=not args.not_show,
         )
-        progress.update()
-    print()
     return number
 
 

@@ -17,13 +17,15 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
-from mmengine.utils import ProgressBar
 
 import hmsa_mmseg  # noqa: F401  (registers the classes)
 
 # isort: split
 
+from functools import partial
+
 from mmseg.registry import DATASETS
+from rich.progress import Progress
 
 from hmsa_mmseg.analysis.confusion_matrix import (
     confusion_of_dataset,
@@ -139,9 +141,10 @@ def main(argv: list[str] | None = None) -> int:
         dataset = DATASETS.build(loader.dataset)
         labels = list(dataset.metainfo['classes'])
         maps = match_predictions(args.prediction_path, dataset)
-        progress = ProgressBar(len(maps))
-        matrix = confusion_of_dataset(dataset, maps, progress.update)
-        print()
+        with Progress() as bar:
+            task = bar.add_task('count', total=len(maps))
+            step = partial(bar.advance, task)
+            matrix = confusion_of_dataset(dataset, maps, step)
         figure = draw_confusion(
             normalised(matrix, args.normalize),
             labels,

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from mmengine.utils import track_iter_progress
+from rich.console import Console
+from rich.progress import track
 
 import hmsa_mmseg  # noqa: F401  (prepares the stack)
 
@@ -119,14 +120,14 @@ def main(argv: list[str] | None = None) -> int:
     path = args.classes_out
     if path is None:
         path = Path(os.path.abspath(args.out)).parent / 'classes.txt'
-    pixels, unknown, done, pairs = np.zeros(256, np.int64), Counter(), 0, []
+    pixels, unknown, done = np.zeros(256, np.int64), Counter(), 0
     try:
         given = None if args.classes is None else read_classes(args.classes)
         table = ColourTable(args.table, given)
         is_there = has_classes(path, table.classes)
         pairs = mask_pairs(args.masks, args.out, args.strip_suffix)
         remove_stale_parts(out for _, out in pairs)
-        for source, out in track_iter_progress(pairs, file=sys.stderr):
+        for source, out in track(pairs, 'masks', console=Console(stderr=True)):
             counts, others = convert_mask(source, out, table, args.unknown)
             pixels += counts
             unknown.update(others)
@@ -135,8 +136,7 @@ def main(argv: list[str] | None = None) -> int:
             with atomic_file(path) as file:
                 file.write(class_file(table.classes).encode())
     except (OSError, ValueError) as error:
-        # Below the bar.
-        print('\n' * bool(pairs) + f'error: {error}', file=sys.stderr)
+        print(f'error: {error}', file=sys.stderr)
         if done:
             print(f'{done} masks before it were written', file=sys.stderr)
         return 1
