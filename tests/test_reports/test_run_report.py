@@ -400,7 +400,7 @@ def test_comparisons_that_make_no_sense(report, folders, tmp_path, capsys):
         (run, ['--compare', 'a=x', 'a=y'], "two runs have the name 'a'"),
         (run, ['--width', 5], '--width: expected 16 or more, got 5'),
         (run, ['--prior', 'config:a'], f'--prior: {run} is a folder of a tes'),
-        (tmp_path, [], 'expected scale_maps in it, which test.py --show-dir'),
+        (tmp_path, [], 'expected scale_maps in it, which hmsa test'),
     ):
         with pytest.raises(SystemExit):
             report(folder, *options)
