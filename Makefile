@@ -79,7 +79,7 @@ benchmark: install
 	--rounds $(ROUNDS) $(if $(AUTHORS),--authors $(AUTHORS))
 
 faults: install
-	$(PY) -m pytest -m fault -n $(WORKERS) --faults docs/faults.md
+	$(PY) -m pytest -m fault -n $(WORKERS) --faults=docs/faults.md
 
 licences: install
 	$(PIP) install pip-licenses

@@ -94,7 +94,8 @@ def pytest_terminal_summary(terminalreporter, config):
     rows = {}
     for outcome in ('passed', 'skipped', 'failed', 'error'):
         for report in terminalreporter.stats.get(outcome, ()):
-            for name, fault in report.user_properties:
+            # Those of modules that are skipped as a whole have none.
+            for name, fault in getattr(report, 'user_properties', ()):
                 if name == 'fault':
                     # The worst of those with one mark is the last.
                     path = report.nodeid.split('[')[0].removeprefix('tests/')

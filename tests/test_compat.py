@@ -15,6 +15,10 @@ from hmsa_mmseg import compat
 
 
 @pytest.mark.parametrize('name', ['ftfy', 'mmcv'])
+@pytest.mark.fault(
+    'a required package is missing',
+    'an error with the pip line',
+)
 def test_a_missing_package_is_named_with_its_pip_line(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     package = compat.REQUIREMENTS[name]
@@ -36,6 +40,10 @@ def test_a_missing_package_is_named_with_its_pip_line(monkeypatch, name):
         (ImportError('something else'), '^something else$'),
     ],
 )
+@pytest.mark.fault(
+    'mmcv does not fit mmseg, or libGL is missing',
+    'an error with the pip line',
+)
 def test_a_stack_that_does_not_fit_is_explained(monkeypatch, error, message):
     def fail(name):
         raise error
@@ -45,6 +53,10 @@ def test_a_stack_that_does_not_fit_is_explained(monkeypatch, error, message):
         compat.check_requirements()
 
 
+@pytest.mark.fault(
+    'mmcv and its fork are both installed',
+    'a warning at import',
+)
 def test_a_package_beside_its_fork_is_warned_about(monkeypatch):
     monkeypatch.setattr(compat.metadata, 'version', lambda distribution: '1.0')
     with pytest.warns(UserWarning, match='mmcv-lite and onedl-mmcv are both'):
@@ -60,6 +72,10 @@ def test_a_package_beside_its_fork_is_warned_about(monkeypatch):
         ('2.13.0+cpu', '2.3.5', True),
     ],
 )
+@pytest.mark.fault(
+    'a torch built for numpy 1 beside numpy 2',
+    'a warning at import',
+)
 def test_an_old_torch_beside_numpy_2_is_warned_about(
     monkeypatch, recwarn, torch_version, numpy_version, fits
 ):
@@ -72,6 +88,10 @@ def test_an_old_torch_beside_numpy_2_is_warned_about(
     assert len(recwarn.list) == len(found)
 
 
+@pytest.mark.fault(
+    'an operator of mmcv is called with mmcv-lite',
+    'an error with the pip line when it is called',
+)
 def test_without_operators_a_placeholder_is_put_in_place(monkeypatch):
     def fail(name):
         assert name == 'mmcv.ops'
@@ -112,6 +132,10 @@ def test_the_placeholder_does_not_count_as_operators():
 
 @pytest.mark.parametrize(
     'missing', [['torchvision::nms', 'torchvision::qnms'], ['aten::add']]
+)
+@pytest.mark.fault(
+    'torchvision does not fit torch',
+    'its operators are declared; it can be imported',
 )
 def test_operators_that_torchvision_cannot_load_are_declared(
     monkeypatch, missing

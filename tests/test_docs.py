@@ -129,3 +129,31 @@ def test_messages_are_printed_by_the_code():
     parts = [part for text in found for part in re.split(r'\[?\.\.\.', text)]
     parts = [part.strip() for part in parts if len(part.strip()) > 3]
     assert [part for part in parts if part not in texts] == []
+
+
+def marks_of_faults():
+    """What and then of each `pytest.mark.fault(what, then)` in tests/."""
+    found = []
+    for path in (ROOT / 'tests').rglob('test_*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for mark in getattr(node, 'decorator_list', ()):
+                if (
+                    isinstance(mark, ast.Call)
+                    and ast.unparse(mark.func) == 'pytest.mark.fault'
+                ):
+                    what, then = map(ast.literal_eval, mark.args)
+                    found.append((what, then))
+    return found
+
+
+def test_faults_are_those_of_the_marks():
+    """`make faults` has been run since a mark was last changed."""
+    rows = re.findall(
+        r'^\| (.+) \| (.+) \| `.+` \| (?:passed|skipped) \|$',
+        (ROOT / 'docs/faults.md').read_text(),
+        re.M,
+    )
+    marks = marks_of_faults()
+    assert len(marks) > 12
+    assert len({what for what, _ in marks}) == len(marks)
+    assert sorted(rows) == sorted(marks)

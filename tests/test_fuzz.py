@@ -67,6 +67,10 @@ scale_lists = st.lists(
     num_classes=st.integers(2, 7),
     classes_only=st.booleans(),
 )
+@pytest.mark.fault(
+    'images of 1 to 50 pixels a side at any scales',
+    'a class for each pixel',
+)
 def test_any_image_has_a_class_for_each_pixel(
     tiny_model_cfg, scales, size, batch, num_classes, classes_only
 ):
@@ -93,6 +97,10 @@ def test_any_image_has_a_class_for_each_pixel(
     label_map=st.none()
     | st.dictionaries(st.integers(0, 255), st.integers(0, 255), max_size=3),
     unknown=st.sampled_from(['error', 'ignore']),
+)
+@pytest.mark.fault(
+    'any values in a label of 8 or 16 bits',
+    'classes or 255, or refused with the path',
 )
 def test_any_label_is_of_classes_or_refused(
     tmp_path, values, dtype, num_classes, label_map, unknown
@@ -136,6 +144,10 @@ SETTING = st.sampled_from(
 @given(
     setting=SETTING, value=mistakes, mode=st.sampled_from(['whole', 'slide'])
 )
+@pytest.mark.fault(
+    'any value of a setting of train_cfg or test_cfg',
+    'it works or the error has its name',
+)
 def test_any_setting_works_or_is_named(tiny_model_cfg, setting, value, mode):
     part, key = setting
     windows = dict(crop_size=(32, 32), stride=(16, 16))
@@ -160,6 +172,10 @@ def saved():
 
 
 @given(data=st.data())
+@pytest.mark.fault(
+    'any byte of a checkpoint is changed, or it is cut anywhere',
+    'refused, or read as it was',
+)
 def test_any_damaged_file_is_refused(saved, tmp_path, data):
     """Or nothing of what it holds has changed."""
     content = bytearray(saved)
@@ -195,6 +211,10 @@ def test_any_damaged_file_is_refused(saved, tmp_path, data):
         ),
         max_leaves=6,
     )
+)
+@pytest.mark.fault(
+    'any content in a file for the converter',
+    'refused with its path; nothing is written',
 )
 def test_any_file_is_converted_or_refused(tmp_path, value):
     path, out = tmp_path / 'theirs.pth', tmp_path / 'ours.pth'

@@ -109,6 +109,10 @@ def test_links(meta, tmp_path):
         ('{"version": 2, "teacher": {}, "settings": {}}', 'version=2'),
     ],
 )
+@pytest.mark.fault(
+    'autolabel_meta.json is damaged or of another version',
+    'an error with its path',
+)
 def test_damaged_files(tmp_path, text, named):
     (tmp_path / 'autolabel_meta.json').write_bytes(os.fsencode(text))
     with pytest.raises(ValueError, match=named):

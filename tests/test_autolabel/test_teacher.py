@@ -219,6 +219,10 @@ def calls(tmp_path, monkeypatch):
         ),
     ],
 )
+@pytest.mark.fault(
+    "a program in the config of a teacher's checkpoint",
+    'nothing of it is called',
+)
 def test_a_foreign_checkpoint_calls_nothing(
     make_set, save, calls, monkeypatch, dataset
 ):

@@ -120,6 +120,10 @@ LABEL_IDS = dict(classes=CLASSES, label_format='labelIds')
         (dict(label_ids='x'), {}, 'settings are damaged'),
     ],
 )
+@pytest.mark.fault(
+    'settings of a data set that contradict those of its auto-labels',
+    'refused, with both',
+)
 def test_settings_that_make_no_sense(root, meta, kwargs, match):
     if meta is not None:
         write_meta(root / 'autolabels', **meta)
@@ -178,6 +182,10 @@ def test_one_flat_folder(root):
     assert paths(dataset, root, 'seg_map_path') == expected
 
 
+@pytest.mark.fault(
+    'auto-labels or confidences that are missing',
+    "refused with the reasons noted, or left out with missing='drop'",
+)
 def test_lacking_files(root, logged, write_png):
     write_meta(root / 'autolabels')
     write_png(root / 'coarse/sub/b.png', np.ones(SIZE))

@@ -167,6 +167,10 @@ def test_the_name_of_the_file_stays(tmp_path, set_cfg, class_uniform):
     assert path.name == 'BaseSegDataset_tile64_a171231c49bd1236.npz'
 
 
+@pytest.mark.fault(
+    'labels have changed since their centroids were stored',
+    'a warning; the centroids are found again',
+)
 def test_same_size_other_content(root, labels, cache, logged):
     load_or_build(labels, cache)
     path = root / 'ann' / '004.png'
@@ -195,6 +199,10 @@ class Payload:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.fault(
+    'a file of centroids that is cut',
+    'a warning; it is made again',
+)
 def test_files_cut_short_are_replaced(labels, rows, cache, logged):
     load_or_build(labels, cache)
     (path,) = cache.iterdir()
@@ -211,6 +219,10 @@ def test_files_cut_short_are_replaced(labels, rows, cache, logged):
     assert np.array_equal(read_rows(path), rows)
 
 
+@pytest.mark.fault(
+    'a flipped bit in a file of centroids',
+    'refused, or what is read has not changed',
+)
 def test_no_flipped_bit_goes_unnoticed(labels, rows, cache):
     load_or_build(labels, cache)
     (path,) = cache.iterdir()
@@ -227,6 +239,10 @@ def test_no_flipped_bit_goes_unnoticed(labels, rows, cache):
         assert np.array_equal(found, rows), k
 
 
+@pytest.mark.fault(
+    'a file of centroids of other labels or another format',
+    'a warning; it is made again',
+)
 def test_files_of_other_labels_and_formats_are_not_used(
     labels, rows, cache, logged, monkeypatch
 ):
@@ -244,6 +260,10 @@ def test_files_of_other_labels_and_formats_are_not_used(
     assert "'hmsa_mmseg centroids 99'" in second
 
 
+@pytest.mark.fault(
+    'a program in a file of centroids',
+    'not run; the file is made again',
+)
 def test_nothing_is_unpickled(tmp_path, labels, rows, cache):
     trace = tmp_path / 'trace'
     payload = np.array([Payload(trace)], object)
@@ -265,6 +285,10 @@ def full_disk(*args, **kwargs):
 
 
 @pytest.mark.parametrize('fails', ['os.replace', 'numpy.savez'])
+@pytest.mark.fault(
+    'the disk is full when centroids are stored',
+    'a warning; they are kept in memory',
+)
 def test_a_full_disk(labels, rows, cache, logged, monkeypatch, fails):
     monkeypatch.setattr(fails, full_disk)
     assert np.array_equal(load_or_build(labels, cache), rows)
@@ -316,6 +340,10 @@ def test_processes_of_a_job_share_the_work(tmp_path, labels, rows, cache):
     assert names(cache) == [centroid_index.index_path(labels).name]
 
 
+@pytest.mark.fault(
+    'two processes have different files of centroids',
+    'both use the table of the first',
+)
 def test_all_processes_use_the_table_of_the_first(tmp_path, labels, rows):
     """Also where each has a file of its own that it would accept."""
     caches = [tmp_path / 'one', tmp_path / 'two']
@@ -329,6 +357,10 @@ def test_all_processes_use_the_table_of_the_first(tmp_path, labels, rows):
     assert [one[2] for one in found] == [[0, 4, 8], []]
 
 
+@pytest.mark.fault(
+    'two jobs store centroids of one data set at once',
+    'both succeed, with one whole file',
+)
 def test_two_processes_at_once(labels, rows, cache):
     together, results = FORK.Barrier(2), FORK.Queue()
 
@@ -353,6 +385,10 @@ def test_two_processes_at_once(labels, rows, cache):
         *(('os.fsync', nth, left) for nth, left in ((1, 9), (2, 7), (11, 0))),
         *(('os.replace', nth, left) for nth, left in ((1, 9), (6, 0))),
     ],
+)
+@pytest.mark.fault(
+    'a kill while centroids are stored',
+    'the next start goes on with the labels that are left',
 )
 def test_goes_on_after_being_killed_while_writing(
     labels, rows, cache, reads, monkeypatch, at, nth, left

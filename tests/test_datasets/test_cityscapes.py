@@ -122,6 +122,14 @@ def write_list(*lines):
         ),
     ],
 )
+@pytest.mark.fault(
+    'a folder of a data set does not exist, or has no images',
+    'refused, with path, suffix and what was found',
+)
+@pytest.mark.fault(
+    'labels of a data set are missing',
+    'refused when it is built, with counts and paths',
+)
 def test_faults_are_named(root, change, kwargs, match):
     change(root)
     kwargs = {'data_root': str(root), **kwargs}
@@ -332,6 +340,10 @@ def test_skip_list(coarse, logged):
     assert names(build_coarse(coarse, cities=['konz'])) == ['konz_2']
 
 
+@pytest.mark.fault(
+    'coarse images without label, the first of all',
+    "refused, or left out with missing='drop'; no pair is shifted",
+)
 def test_coarse_images_without_label(coarse, logged):
     # The first in order: pairing by order would shift all others.
     folder = coarse / 'gtCoarse/train_extra'

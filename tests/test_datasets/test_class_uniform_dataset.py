@@ -102,6 +102,10 @@ def test_what_the_pipeline_gets(root, set_cfg, class_uniform):
     assert all(first != other for first, other in zip(drawn[0], drawn[2]))
 
 
+@pytest.mark.fault(
+    'a step of the pipeline refuses an image',
+    'another, the same each time; an error after max_refetch',
+)
 def test_a_refused_sample_is_replaced(root, set_cfg, class_uniform):
     def refuse(results):
         return None if results['img_path'].endswith('002.png') else results
@@ -179,6 +183,10 @@ class LoadMyLabels:
         return results
 
 
+@pytest.mark.fault(
+    'centroids of labels with values that are no class',
+    'refused, with file, values and counts',
+)
 def test_labels_that_cannot_be_used(
     tmp_path, write_set, set_cfg, root, class_uniform
 ):

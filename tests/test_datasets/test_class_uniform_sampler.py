@@ -211,6 +211,10 @@ def test_boosted_datasets_give_centroids_alone():
     assert sum(coarse.values()) == coarse[0]
 
 
+@pytest.mark.fault(
+    'classes that no label has',
+    'a warning with their names; others have their shares',
+)
 def test_shares_that_are_left_to_images(logged):
     dataset = FakeDataset(50, 3)
     dataset.class_centroids, dataset.metainfo = None, {}
@@ -286,6 +290,10 @@ def stream(dataset, epochs, workers=0, persistent=False):
 
 
 @pytest.mark.parametrize(('workers', 'persistent'), [(2, True), (3, False)])
+@pytest.mark.fault(
+    'other or persistent workers, also after resuming',
+    'the same samples in each epoch',
+)
 def test_workers_change_no_sample(dataset, workers, persistent):
     expected = stream(dataset, range(3))
     assert len(expected) == 3 * 15

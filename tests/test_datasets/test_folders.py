@@ -85,6 +85,14 @@ def test_images_and_masks_are_matched_by_name(root):
         ('val.txt', '', dict(img_suffix='.gif'), '0 images with suffix'),
     ],
 )
+@pytest.mark.fault(
+    'a folder with a mask that is missing, or shared by two images',
+    'refused, with names and counts: pairs are made by name',
+)
+@pytest.mark.fault(
+    'a list of images that names one that does not exist',
+    'refused, with its name',
+)
 def test_faults_are_named(root, file, content, kwargs, message):
     if content is None:
         (root / file).unlink()

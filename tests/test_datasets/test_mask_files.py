@@ -35,6 +35,10 @@ def refused(path):
     return str(caught.value)
 
 
+@pytest.mark.fault(
+    'a colour mask with transparent pixels',
+    'refused, with their number',
+)
 def test_rgb_and_rgba(path):
     save(path, COLOURS)
     assert np.array_equal(read_colours(path), CODES)
@@ -101,6 +105,10 @@ def flipped(content):
         (lambda content: RGB_16, '16 bits a channel; expected 8'),
         (lambda content: encode_grey(GREY), 'it is grey; expected colours'),
     ],
+)
+@pytest.mark.fault(
+    'a colour mask that is cut, flipped, JPEG, grey or of 16 bits',
+    'refused, with its path and kind',
 )
 def test_damaged_and_other_masks(path, damage, message):
     save(path, COLOURS)

@@ -45,6 +45,10 @@ def equal(first, second):
     return all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.fault(
+    'the disk is full when the batch of a NaN loss is written',
+    'the error of the loss, which says so',
+)
 def test_options(make_runner, run, monkeypatch):
     for name, value in (('max_skips', -1), ('buffer_interval', 0.5)):
         with pytest.raises(ValueError, match=rf'{name} must be an integer'):
@@ -74,6 +78,10 @@ def test_options(make_runner, run, monkeypatch):
     assert not guarded.model._forward_hooks
 
 
+@pytest.mark.fault(
+    'NaN in the loss',
+    'stops with paths, losses, learning rate; the batch is written',
+)
 def test_dump_holds_the_batch(make_runner, tmp_path, rows, monkeypatch):
     label = torch.arange(6).reshape(1, 2, 3)
 
@@ -112,6 +120,10 @@ def test_dump_holds_the_batch(make_runner, tmp_path, rows, monkeypatch):
     assert dump['lr'] == {'lr': [pytest.approx(0.1 * (1 - 2 / 7))]}
 
 
+@pytest.mark.fault(
+    'more batches with a NaN loss than max_skips',
+    'the first are left out; then it stops, with finite weights',
+)
 def test_skipped_batch_changes_nothing(make_runner, tmp_path, messages):
     record = Record()
     runner = make_runner(
@@ -135,6 +147,10 @@ def test_skipped_batch_changes_nothing(make_runner, tmp_path, messages):
 
 
 @pytest.mark.parametrize('bad', [3, 4])
+@pytest.mark.fault(
+    'NaN in the loss within summed gradients',
+    'all that was summed for the step is left out',
+)
 def test_skip_within_accumulated_gradients(run, bad):
     """Batches 3 and 4 make one step; 5 and 6 the next."""
     record = Record()
@@ -230,6 +246,10 @@ class Watch(Hook):
         (torch.nan, True, 2, 0),
     ],
 )
+@pytest.mark.fault(
+    'infinity in the loss, or NaN under AMP',
+    'weights, optimizer and scaler stay; no gradient is left',
+)
 def test_bad_batch_leaves_nothing_behind(
     make_runner, amp, value, scaled, accumulated, max_skips
 ):
@@ -260,6 +280,10 @@ def test_bad_batch_leaves_nothing_behind(
     assert watch.has_grads == (accumulated == 2)
 
 
+@pytest.mark.fault(
+    'NaN in a running mean of batch norm',
+    'an error with the name of the buffer',
+)
 def test_buffers_are_checked(make_runner):
     class PoisonBuffer(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):

@@ -74,6 +74,10 @@ class Ending(SkippingSampler):
 
 
 @pytest.mark.parametrize('sampler', [Shuffled, Ending])
+@pytest.mark.fault(
+    'resuming with a sampler that cannot skip',
+    'a warning; past batches are loaded again',
+)
 def test_other_samplers_are_replayed_with_a_warning(
     reads_of, messages, sampler
 ):
@@ -84,6 +88,10 @@ def test_other_samplers_are_replayed_with_a_warning(
     assert any(told in message for message in messages())
 
 
+@pytest.mark.fault(
+    'resuming with workers, which load ahead',
+    'the run ends with the weights of the uninterrupted one',
+)
 def test_workers_start_where_they_should(run, tmp_path, rows):
     """With workers, batches are asked for ahead of their iteration."""
 
@@ -111,6 +119,10 @@ def test_workers_start_where_they_should(run, tmp_path, rows):
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
+@pytest.mark.fault(
+    'a worker of the data loader is killed',
+    'an error that names num_workers and shared memory',
+)
 def test_dead_worker_is_explained(make_runner, rows, monkeypatch):
     def die(self, index):
         os.kill(os.getpid(), signal.SIGKILL)

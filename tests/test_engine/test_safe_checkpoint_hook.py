@@ -36,6 +36,10 @@ def test_files_load_with_weights_only(run, tmp_path, load):
     torch.testing.assert_close(saved['optimizer']['state'], momentum)
 
 
+@pytest.mark.fault(
+    'a misspelt setting of the checkpoint hook',
+    'refused when the run is built, with the settings there are',
+)
 def test_options_of_mmengines_hook(run, make_runner, tmp_path, load):
     run(max_epochs=4, checkpoint=dict(max_keep_ckpts=1))
     folder = tmp_path / 'run'
@@ -73,6 +77,10 @@ def test_other_back_ends_are_left_to_mmengine(run, tmp_path, load):
     ('name', 'value'),
     [('linear.weight', torch.nan), ('norm.running_var', torch.inf)],
 )
+@pytest.mark.fault(
+    'NaN or infinity in a weight or statistic when saving',
+    'an error with its name; the last checkpoint stays',
+)
 def test_weights_that_are_not_finite_are_not_saved(run, tmp_path, name, value):
     def poison(runner):
         # After the step of this iteration, before the hook saves.
@@ -91,6 +99,10 @@ def test_weights_that_are_not_finite_are_not_saved(run, tmp_path, name, value):
     assert pointer == str(folder / 'iter_2.pth')
 
 
+@pytest.mark.fault(
+    'a run with AMP, EMA and a schedule is resumed',
+    'scaler, average and schedule are those that were saved',
+)
 def test_states_of_scaler_average_and_schedule_return(
     run, make_runner, tmp_path, load, amp
 ):
@@ -141,6 +153,10 @@ def test_states_of_scaler_average_and_schedule_return(
     torch.testing.assert_close(*states, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.fault(
+    '--resume with other processes or batch size',
+    'a warning: the images come in another order',
+)
 def test_another_order_of_the_images_is_told(run, tmp_path, messages, load):
     run('first')
     checkpoint = str(tmp_path / 'first' / 'iter_2.pth')

@@ -76,6 +76,14 @@ def run_code(path):
     ],
     ids=['empty', 'cut', 'flipped', 'foreign', 'code'],
 )
+@pytest.mark.fault(
+    'the newest checkpoint is empty, cut, flipped or foreign: --resume',
+    'a warning with the reason; the next older one is taken',
+)
+@pytest.mark.fault(
+    'the newest checkpoint holds a program: --resume',
+    'not run; the next older one is taken',
+)
 def test_passes_over_damaged_files(
     half, go_on, messages, monkeypatch, tmp_path, damage, reason
 ):
@@ -101,6 +109,10 @@ def test_passes_over_damaged_files(
     ],
     ids=['missing', 'stale', 'older'],
 )
+@pytest.mark.fault(
+    'last_checkpoint is missing, stale or of an older file',
+    'the newest whole checkpoint is taken',
+)
 def test_pointer_is_not_needed(half, go_on, messages, pointer, told):
     file = half / 'last_checkpoint'
     file.unlink()
@@ -112,6 +124,10 @@ def test_pointer_is_not_needed(half, go_on, messages, pointer, told):
     assert all(told in message for message in found)
 
 
+@pytest.mark.fault(
+    'no checkpoint of a run is usable: --resume',
+    'an error with the reason of each',
+)
 def test_nothing_to_resume_from_is_an_error(half, go_on):
     cut(half / 'iter_2.pth', 10)
     flip(half / 'iter_4.pth')
@@ -133,6 +149,10 @@ def test_nothing_to_resume_from_is_an_error(half, go_on):
         dict(max_epochs=1),
     ],
     ids=['lowered', 'epoch'],
+)
+@pytest.mark.fault(
+    '--resume after the end, or with max_iters lowered',
+    'nothing to train, which is said; no file changes',
 )
 def test_complete_run_does_nothing(run, go_on, messages, tmp_path, rows, loop):
     run(**{**loop, 'max_iters': 4})
@@ -161,6 +181,10 @@ def test_where_to_look(run, go_on, tmp_path):
     assert go_on(checkpoint=checkpoint).started_at == 4
 
 
+@pytest.mark.fault(
+    '--resume from weights without an optimizer',
+    'refused; as load_from of a new run they are taken',
+)
 def test_load_from(run, half, go_on, tmp_path, messages):
     best = str(half / 'best_score_iter_2.pth')
     with pytest.raises(ValueError, match=r'best_score\S+ .*has no optimizer'):
@@ -238,6 +262,10 @@ def test_a_linked_work_dir_keeps_its_name(run, tmp_path, go_on):
     assert go_on(checkpoint=checkpoint).started_at == 4
 
 
+@pytest.mark.fault(
+    'InfiniteSampler in a run by epoch',
+    'refused: an epoch would never end',
+)
 def test_endless_epochs_are_refused(make_runner, rows):
     runner = make_runner(
         runner_type=SafeResumeRunner,

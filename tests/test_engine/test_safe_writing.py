@@ -103,6 +103,18 @@ def fail_from_now_on(monkeypatch, fault):
         ('free', OSError, r'checkpoint of [\d,]+ bytes: 1,000 bytes are free'),
     ],
 )
+@pytest.mark.fault(
+    'the disk is full, or a write fails, while a checkpoint is saved',
+    'an error; the last checkpoint and its pointer stay, no part is left',
+)
+@pytest.mark.fault(
+    'a checkpoint is damaged while it is written',
+    'refused by its checksum; the last one stays',
+)
+@pytest.mark.fault(
+    'less space is free than a checkpoint takes',
+    'an error with both numbers before anything is written',
+)
 def test_failed_save_leaves_the_last_checkpoint(
     run, tmp_path, monkeypatch, fault, error, message
 ):
@@ -119,6 +131,10 @@ def test_failed_save_leaves_the_last_checkpoint(
     assert load(folder / 'iter_2.pth')['meta']['iter'] == 2
 
 
+@pytest.mark.fault(
+    'saving the best checkpoint fails',
+    'an error; the best so far stays',
+)
 def test_failed_best_checkpoint_leaves_the_best_so_far(
     run, tmp_path, monkeypatch, set_scores
 ):
@@ -170,6 +186,10 @@ def test_nothing_is_removed_before_the_new_file_is_named(
         (1, [BEST_2, BEST_4, 'iter_4.pth'], [BEST_4, 'iter_4.pth']),
     ],
 )
+@pytest.mark.fault(
+    'a kill between saving a checkpoint and removing the old one',
+    'the next run removes it',
+)
 def test_killed_before_removing_it_removes_later(
     run, tmp_path, monkeypatch, set_scores, removals, left, kept
 ):
@@ -199,6 +219,14 @@ def test_killed_before_removing_it_removes_later(
     assert info['best_ckpt'] == str(folder / kept[0])
 
 
+@pytest.mark.fault(
+    'an outdated checkpoint cannot be removed',
+    'a warning; it is removed later',
+)
+@pytest.mark.fault(
+    'a kill has left a part of a checkpoint',
+    'the next run removes it and says so',
+)
 def test_removals_that_are_left(run, tmp_path, monkeypatch, messages):
     folder = tmp_path / 'run'
     folder.mkdir()

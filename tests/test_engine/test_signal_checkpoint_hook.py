@@ -39,6 +39,10 @@ def saved(folder):
     return sorted(path.name for path in folder.glob('iter*.pth'))
 
 
+@pytest.mark.fault(
+    'a signal to stop, such as SIGUSR1',
+    'saved after the iteration; ends with the exit status chosen',
+)
 def test_saves_and_exits(run, tmp_path):
     numbers = signal.SIGTERM, signal.SIGUSR1
     before = [*map(signal.getsignal, numbers)]
@@ -71,6 +75,10 @@ def test_does_not_save_twice(make_runner, monkeypatch):
     assert calls == ['iter_2.pth']
 
 
+@pytest.mark.fault(
+    'a signal to stop within an epoch',
+    'ends and says that nothing is saved within an epoch',
+)
 def test_nothing_is_saved_within_an_epoch(make_runner, tmp_path, messages):
     runner = make_runner(
         max_epochs=2,
@@ -85,6 +93,10 @@ def test_nothing_is_saved_within_an_epoch(make_runner, tmp_path, messages):
     )
 
 
+@pytest.mark.fault(
+    'Ctrl-C twice',
+    'the second ends the run at once',
+)
 def test_second_signal_acts_at_once(make_runner, run, react):
     react(signal.SIG_IGN)
     hooks = [SignalAt(3, signal.SIGINT), dict(type='SignalCheckpointHook')]
@@ -104,6 +116,10 @@ def test_second_signal_acts_at_once(make_runner, run, react):
     assert runner.iter == 2
 
 
+@pytest.mark.fault(
+    'SignalCheckpointHook on Windows, which has fewer signals',
+    'those that are missing are left out; unknown names are refused',
+)
 def test_signals_that_windows_has_not_are_left_out(monkeypatch):
     windows = enum.IntEnum('Signals', dict(SIGINT=2, SIGTERM=15))
     monkeypatch.setattr(signal, 'Signals', windows)

@@ -75,6 +75,10 @@ def files(folder, work_dir):
     return sorted(path.name for path in (folder / work_dir).glob('*.pth'))
 
 
+@pytest.mark.fault(
+    'SIGKILL at any moment of saving a checkpoint',
+    'there is always a whole one, which the pointer names',
+)
 def test_there_is_always_a_whole_checkpoint(tmp_path):
     """SIGKILL at arbitrary moments of a process that only saves."""
     lines = run(tmp_path, 'killed').splitlines()
@@ -98,6 +102,10 @@ def test_there_is_always_a_whole_checkpoint(tmp_path):
         last = newest
 
 
+@pytest.mark.fault(
+    'NaN in the loss of one of two processes',
+    'both stop before the step; the batch is written to a file',
+)
 def test_invalid_loss_of_one_stops_both(folder, ends, weights):
     other, at_fault = ends['nan']
     assert other == (
@@ -113,6 +121,10 @@ def test_invalid_loss_of_one_stops_both(folder, ends, weights):
     ]
 
 
+@pytest.mark.fault(
+    'NaN in the loss of one of two processes, max_skips=1',
+    'both leave the batch out',
+)
 def test_both_skip(folder, ends, weights):
     """Batches 3 and 4 make one step; 4 is the one that is summed over."""
     assert ends['skip'] == ['finished', 'finished']
@@ -122,11 +134,19 @@ def test_both_skip(folder, ends, weights):
     assert all(torch.isfinite(v).all() for v in weights('skip', 0).values())
 
 
+@pytest.mark.fault(
+    'SIGTERM to one of two processes',
+    'both save at the same iteration and end',
+)
 def test_signal_to_one_stops_both(folder, ends):
     assert ends['stop'] == ['SystemExit: 0', 'SystemExit: 0']
     assert saved(folder, 'stop', 5)
 
 
+@pytest.mark.fault(
+    'a run of two processes is stopped and resumed',
+    'it ends with the weights of the uninterrupted one, bit for bit',
+)
 def test_resumed_run_ends_as_the_uninterrupted_one(folder, ends, weights):
     assert ends['whole'] == ends['resume'] == ['finished', 'finished']
     assert files(folder, 'stop') == [
@@ -146,6 +166,10 @@ def test_resumed_run_ends_as_the_uninterrupted_one(folder, ends, weights):
         assert equal(weights('resume', rank), weights('whole', rank))
 
 
+@pytest.mark.fault(
+    'the disk of one of two processes is full',
+    'both stop with an error; the last checkpoint stays',
+)
 def test_failed_save_stops_both(folder, ends):
     first, second = ends['full']
     assert first == 'OSError: No space left on device'
@@ -156,6 +180,10 @@ def test_failed_save_stops_both(folder, ends):
     assert os.path.basename(pointer) == 'iter_2.pth'
 
 
+@pytest.mark.fault(
+    'two processes list different images',
+    'both refuse to train, with both counts',
+)
 def test_other_images_of_one_stop_both(folder, ends):
     for end in ends['images']:
         assert end.startswith('ValueError: train_dataloader.dataset: the proc')

@@ -60,6 +60,10 @@ class _BakesTheBatch(nn.Module):
         ),
     ],
 )
+@pytest.mark.fault(
+    'a layer that cannot be exported',
+    'an error with what to try; the old file stays',
+)
 def test_what_cannot_be_exported(
     layer, format, message, build_case, export, tmp_path
 ):
@@ -75,6 +79,10 @@ def test_what_cannot_be_exported(
 
 
 @pytest.mark.parametrize('format', ['onnx', 'torch-export'])
+@pytest.mark.fault(
+    'the exported file cannot be loaded',
+    'an error; the old file stays',
+)
 def test_a_file_that_cannot_be_loaded(
     format, build_case, export, tmp_path, monkeypatch
 ):
@@ -96,6 +104,10 @@ def test_a_file_that_cannot_be_loaded(
 
 @pytest.mark.parametrize(
     ('package', 'opset'), [('onnxruntime', 17), ('onnxscript', 21)]
+)
+@pytest.mark.fault(
+    'packages for the export are missing',
+    'an error with the pip line',
 )
 def test_missing_packages(package, opset, build_case, export, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
@@ -119,6 +131,10 @@ def test_other_models_and_an_old_torch(build_case, export, monkeypatch):
         export(model)
 
 
+@pytest.mark.fault(
+    'weights above the limit of ONNX',
+    'refused, with the format that takes them',
+)
 def test_weights_that_are_too_large(build_case, export, tmp_path, monkeypatch):
     aux = dict(
         type='FCNHead', in_channels=8, in_index=0, channels=8, num_classes=5
@@ -137,6 +153,10 @@ def test_weights_that_are_too_large(build_case, export, tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.fault(
+    'NaN in a weight: export',
+    'refused, with the size of the image',
+)
 def test_a_model_that_is_not_finite(build_case, export):
     """Nothing would be compared: NaN has no margin."""
     model = build_case()

@@ -26,6 +26,10 @@ SETTINGS = ExportSettings('onnx', (64, 96), batch=1, scales=(0.5, 1.0))
 
 
 @pytest.mark.parametrize('read', [load, read_metadata])
+@pytest.mark.fault(
+    'an exported file is missing or damaged',
+    'an error with its path',
+)
 def test_missing_and_damaged_files(read, tmp_path):
     with pytest.raises(ExportError, match=r"'torchscript'.* use 'onnx'"):
         read(tmp_path / 'model', 'torchscript')

@@ -360,6 +360,10 @@ def test_activations_of_timm_stay(kind):
         folded.train()
 
 
+@pytest.mark.fault(
+    'a model with folded batch norm is trained or given weights',
+    'refused',
+)
 def test_a_folded_model_is_not_trained_and_takes_no_other_weights():
     model = randomized(nn.Sequential(conv(), nn.BatchNorm2d(4)))
     state = copy.deepcopy(model.state_dict())

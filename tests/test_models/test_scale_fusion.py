@@ -146,11 +146,19 @@ def test_resize_image_keeps_the_dtype():
         *((float('inf'), 1.0), ('0.5', 1.0), '0.5', 0.5, None, (True, 0.5)),
     ],
 )
+@pytest.mark.fault(
+    'scales that are empty, doubled, 0, negative, NaN or no numbers',
+    'refused, with the setting and what was found',
+)
 def test_bad_scales_are_named(scales):
     with pytest.raises(ValueError, match=r'model\.test_cfg\.scales must be'):
         check_scales(scales, 'model.test_cfg.scales')
 
 
+@pytest.mark.fault(
+    'scales in any order; one scale for training',
+    'sorted; refused for training',
+)
 def test_scales_are_sorted_and_counted():
     assert check_scales([2, 0.5, 1.0], 'key') == (0.5, 1.0, 2.0)
     with pytest.raises(ValueError, match=r'2 or more .*\(1\.0,\)'):

@@ -34,6 +34,10 @@ def expected(either, tmp_path):
     return EXPECTED[either.tool]
 
 
+@pytest.mark.fault(
+    'an image is replaced by one of as many bytes: infer, autolabel',
+    'predicted again; one that was only moved is not',
+)
 def test_the_same_image(either, images, tmp_path, predicted):
     """What it is made of counts, in both tools: not its times, nor place."""
     # Without compression: another image of as many bytes.
@@ -56,6 +60,10 @@ def test_the_same_image(either, images, tmp_path, predicted):
     assert again() == []
 
 
+@pytest.mark.fault(
+    'infer or autolabel with other settings in the same folder',
+    'refused, with what has changed',
+)
 def test_the_same_settings(either, teacher, make_config, tmp_path, predicted):
     """What results depend on counts, in both tools."""
     either()
@@ -75,6 +83,10 @@ def test_the_same_settings(either, teacher, make_config, tmp_path, predicted):
     assert predicted == []
 
 
+@pytest.mark.fault(
+    'the output folder of infer or autolabel has other files',
+    'refused; they stay',
+)
 def test_foreign_folders(either, tmp_path):
     """They are left alone, and files of versions that are not known."""
     mine = tmp_path / 'out/classes/mine.png'
@@ -104,6 +116,10 @@ def test_foreign_folders(either, tmp_path):
     either('--limit', '1')
 
 
+@pytest.mark.fault(
+    'a kill at any moment of infer or autolabel',
+    'the same command goes on to the same files, bit for bit',
+)
 def test_killed(either, fork, tmp_path, expected):
     """At any moment; then it goes on to the same files, to the last bit."""
     out = tmp_path / 'out'
@@ -130,6 +146,10 @@ def test_killed(either, fork, tmp_path, expected):
 @pytest.mark.parametrize(
     ('moment', 'number'),
     [(1, errno.EDQUOT), (4, errno.ENOSPC), (11, errno.EDQUOT)],
+)
+@pytest.mark.fault(
+    'the disk or quota is full: infer, autolabel',
+    'exit status 28; no half file; the same command goes on',
 )
 def test_full_disk(either, monkeypatch, tmp_path, expected, number, moment):
     """Nothing half written is left; with space the same command goes on."""
@@ -160,6 +180,10 @@ def test_full_disk(either, monkeypatch, tmp_path, expected, number, moment):
     assert tree(out) == expected
 
 
+@pytest.mark.fault(
+    'one of two predicting processes is late, one image is bad',
+    'both wait and end with one status',
+)
 def test_processes_of_torchrun(either, fork, images, tmp_path):
     """They share the images, and end together, with one status.
 
@@ -195,6 +219,10 @@ def test_processes_of_torchrun(either, fork, images, tmp_path):
     assert found == tree(tmp_path / 'one')
 
 
+@pytest.mark.fault(
+    'infer or autolabel is started twice in one folder',
+    'no file is ever half written',
+)
 def test_two_at_once_in_one_folder(either, fork, tmp_path, expected):
     """By mistake, with all images each: nothing is ever half written."""
     waits = [fork(either.tool, *either.options) for _ in range(2)]
@@ -207,6 +235,10 @@ def test_two_at_once_in_one_folder(either, fork, tmp_path, expected):
 @pytest.mark.usefixtures('heeded')
 @pytest.mark.parametrize(
     ('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+@pytest.mark.fault(
+    'SIGTERM or Ctrl-C in infer or autolabel',
+    'the image is finished; the same command goes on',
 )
 def test_signals(either, monkeypatch, tmp_path, expected, number, code):
     """The image at hand is done, all is written, and it can go on."""

@@ -168,6 +168,10 @@ def test_label_ids(run, teacher, tmp_path):
     assert np.array_equal(classes + 1, ade)
 
 
+@pytest.mark.fault(
+    'images of several sizes with --batch-size 2: infer',
+    'predicted in batches of one size each',
+)
 def test_batches_of_several_sizes(run, images, tmp_path):
     """Larger batches, of one size each, give what single images give."""
     save(images / 'b/0.png', 2, 51, 90)
@@ -183,6 +187,10 @@ def test_batches_of_several_sizes(run, images, tmp_path):
         assert np.mean(one == two) > 0.999
 
 
+@pytest.mark.fault(
+    'grey, alpha, 16 bits, palette, EXIF, 1x1, 7x1: infer',
+    'predicted as the same pixels in RGB are',
+)
 def test_pixels_of_all_kinds(run, tmp_path):
     """Each image against the same pixels as a plain PNG of three channels.
 
@@ -237,6 +245,10 @@ def test_pixels_of_all_kinds(run, tmp_path):
     assert found['turned'].shape == (64, 32)
 
 
+@pytest.mark.fault(
+    'images that are empty, cut, or no image: infer',
+    'an error with the path; listed with --on-error skip',
+)
 def test_damaged_images(run, images, tmp_path):
     """They stop the run, after those before them; or are listed in the end."""
     bad = {
@@ -261,6 +273,10 @@ def test_damaged_images(run, images, tmp_path):
     assert stems.isdisjoint(Path(name).stem for name in bad)
 
 
+@pytest.mark.fault(
+    'a checkpoint of other classes, or cut: infer',
+    'refused before anything is written',
+)
 def test_checkpoints_that_do_not_fit(run, teacher, tmp_path):
     path = tmp_path / 'bad.pth'
     checkpoint = torch.load(teacher.checkpoint, weights_only=True)
@@ -333,6 +349,10 @@ def test_goes_on(run, tmp_path, predicted):
     assert len(again('color', '--flip')) == 5
 
 
+@pytest.mark.fault(
+    'infer --overwrite fails halfway',
+    'what was begun is not taken for the old results',
+)
 def test_killed_while_results_are_replaced(run, predicted):
     """What was begun with other settings is not taken for that of before."""
     run()

@@ -17,6 +17,10 @@ def names(*inputs, **kwargs):
     return [item.name for item in find_items([*map(str, inputs)], **kwargs)]
 
 
+@pytest.mark.fault(
+    'links among the images that lead in a circle',
+    'searched once',
+)
 def test_folders_files_and_links(images, tmp_path):
     (images / 'text.md').touch()
     (images / '.hidden.png').touch()
@@ -34,6 +38,10 @@ def test_folders_files_and_links(images, tmp_path):
     assert names(images) == [*NAMES[:4], 'link/0', 'link/c/2', 'top']
 
 
+@pytest.mark.fault(
+    'results are written among the images',
+    'they are not taken for images',
+)
 def test_results_among_the_images(run, label, images):
     """Neither tool takes what the other has written for an image."""
     run(out='images')
@@ -59,6 +67,10 @@ def test_list(images, tmp_path):
         names(images, root=str(images))
 
 
+@pytest.mark.fault(
+    'inputs that do not exist, are streams, or share a name',
+    'refused, with what is wrong',
+)
 def test_inputs_that_make_no_sense(images, tmp_path):
     (images / 'text.md').touch()
     (tmp_path / 'empty').mkdir()
@@ -103,6 +115,10 @@ def test_names_of_labels_that_clash(found, layout, has_check, named):
         check_names(items, files, has_check)
 
 
+@pytest.mark.fault(
+    'labels would replace images, also through a link',
+    'refused; the images stay',
+)
 def test_labels_that_would_replace_images(label, images, tmp_path):
     """Also where a link leads to them."""
     before = (images / 'a/0.png').read_bytes()
@@ -122,6 +138,10 @@ def test_labels_that_would_replace_images(label, images, tmp_path):
     assert (images / 'a/0.png').read_bytes() == before
 
 
+@pytest.mark.fault(
+    'file names that are not UTF-8, or as long as can be',
+    'predicted as others are',
+)
 def test_names_that_are_long_or_no_text(either, tmp_path):
     """What a file system takes: 255 bytes, of whatever value."""
     folder = tmp_path / 'odd'

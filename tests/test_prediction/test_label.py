@@ -202,6 +202,14 @@ GOOD = {
 
 
 @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+@pytest.mark.fault(
+    'images that are empty, cut, no image, or too large: autolabel',
+    'listed with the reason; the others are labelled',
+)
+@pytest.mark.fault(
+    'images that are grey, with alpha, of 16 bits, of one colour',
+    'listed as such; labelled with --allow',
+)
 def test_images_that_fail(label, tmp_path):
     """All in one run: no output, a line, and the others are done.
 

@@ -42,6 +42,10 @@ DAMAGE = [
 ]
 
 
+@pytest.mark.fault(
+    'auto-labels that are cut, lost or of another size',
+    'these alone are predicted again',
+)
 def test_damaged_labels_are_done_again(label, tmp_path, done, predicted):
     """And no others; all is as if nothing had been."""
     label()
@@ -78,6 +82,10 @@ def test_a_look_reads_no_image(label, monkeypatch):
 
 
 @pytest.mark.parametrize('texts', ['bytes', 'nothing'])
+@pytest.mark.fault(
+    'auto-labels of version 0.1',
+    'taken as they are while their images have the same length',
+)
 def test_labels_of_version_0_1(label, tmp_path, predicted, done, texts):
     """They tell the length of the image's file; earlier ones not even that."""
     path = tmp_path / 'out/top.png'
@@ -111,6 +119,10 @@ def test_other_settings_are_refused(label, tmp_path, predicted, done):
     assert tree(tmp_path / 'out') == tree(tmp_path / 'new')
 
 
+@pytest.mark.fault(
+    'autolabel goes on with another checkpoint',
+    'refused, or noted for each label with --allow-mixed',
+)
 def test_other_teacher(label, tmp_path, predicted, teacher):
     checkpoint = torch.load(teacher.checkpoint, weights_only=True)
     state = checkpoint['state_dict']
@@ -154,6 +166,10 @@ def test_from_confidence_to_none(label, tmp_path, done):
     assert not [*(tmp_path / 'out').rglob('*_prob.png')]
 
 
+@pytest.mark.fault(
+    'an image with a label has become unreadable',
+    'its label is removed; it is tried again',
+)
 def test_failed_images(label, tmp_path, done, images):
     """They lose the label that they have, and are tried again."""
     good = (images / 'b/0.png').read_bytes()

@@ -21,6 +21,10 @@ from hmsa_mmseg.datasets.autolabel_files import read_lines
 from .conftest import save, tree
 
 
+@pytest.mark.fault(
+    'one of several autolabel processes is killed',
+    'the others finish; its share can be done by any number',
+)
 def test_one_shard_is_killed(fork, label, tmp_path, whole):
     """The others finish; its own is finished by any number of processes."""
     replace = os.replace
@@ -50,6 +54,14 @@ def test_one_shard_is_killed(fork, label, tmp_path, whole):
     assert tree(out) == tree(whole)
 
 
+@pytest.mark.fault(
+    'a flipped bit in the pixels of an auto-label',
+    'found by the merge; the same command predicts it again',
+)
+@pytest.mark.fault(
+    'a manifest of auto-labels is lost or torn',
+    'read again from the labels',
+)
 def test_lost_lines_and_flipped_bits(label, tmp_path, done):
     """What a killed process did not list is read from the files.
 
@@ -84,6 +96,10 @@ def test_failures_of_another_teacher(label, images, tmp_path):
 
 
 @pytest.mark.parametrize('first', ['failures.jsonl', 'failures.0-of-1.jsonl'])
+@pytest.mark.fault(
+    'two processes merge the lists of auto-labels at once',
+    'no failure is lost',
+)
 def test_two_merge_at_once(label, images, tmp_path, monkeypatch, first):
     """While one reads, the other does all of it: no failure is lost."""
     (images / 'a/1.png').write_bytes(b'')
@@ -213,6 +229,10 @@ def test_where_the_time_went(label, tmp_path):
     assert f'time outside the model: {100 * share:.1f} %' in said
 
 
+@pytest.mark.fault(
+    'more images fail than --max-errors',
+    'stops and says so',
+)
 def test_max_errors(label, images, tmp_path):
     for path in images.rglob('*.png'):
         path.write_bytes(b'')
@@ -222,6 +242,10 @@ def test_max_errors(label, images, tmp_path):
     assert len(read_lines(tmp_path / 'out/failures.0-of-1.jsonl')) == 3
 
 
+@pytest.mark.fault(
+    'the disk is full at the report of autolabel',
+    'exit status 28: labels are complete, the report is not',
+)
 def test_a_disk_that_is_full_at_the_report(label, monkeypatch):
     """All is labelled; the exit status is that of a full disk."""
 
@@ -233,6 +257,10 @@ def test_a_disk_that_is_full_at_the_report(label, monkeypatch):
     assert 'are complete, the report is not' in said
 
 
+@pytest.mark.fault(
+    'the labels of all images will not fit on the disk',
+    'said after the first ones, with exit status 28',
+)
 def test_space_is_foreseen(label, monkeypatch, tmp_path):
     """After the first images, for what all shards will write."""
     usage = namedtuple('Usage', 'total used free')
@@ -255,6 +283,10 @@ def test_space_is_foreseen(label, monkeypatch, tmp_path):
     assert '2 more take' in said
 
 
+@pytest.mark.fault(
+    'the output folder is read-only, or below a file: autolabel',
+    'an error with the path and the reason',
+)
 def test_folders_that_cannot_be_written(label, monkeypatch, tmp_path):
     (tmp_path / 'file').touch()
     said = label(out='file/out', code=1)

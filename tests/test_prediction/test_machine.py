@@ -78,6 +78,10 @@ def failing(monkeypatch, error, when=lambda self: True):
 @pytest.mark.parametrize(
     ('error', 'oom'), [(MEMORY[0], 'slide'), (MEMORY[1], 'fail')]
 )
+@pytest.mark.fault(
+    'memory runs out for one image: autolabel',
+    'listed with size and scales; the others are labelled',
+)
 def test_out_of_memory(label, monkeypatch, tmp_path, error, oom):
     """A line with size and scales; scales are never changed."""
     failing(monkeypatch, error)
@@ -90,6 +94,10 @@ def test_out_of_memory(label, monkeypatch, tmp_path, error, oom):
     assert len(read_lines(tmp_path / 'out/manifest.jsonl')) == 4
 
 
+@pytest.mark.fault(
+    'memory runs out for one image: autolabel --oom slide',
+    'predicted in windows, which is noted',
+)
 def test_out_of_memory_then_windows(label, monkeypatch, tmp_path):
     """The label is that of a run which asks for the same windows."""
     with monkeypatch.context() as patch:
@@ -109,6 +117,10 @@ def test_out_of_memory_then_windows(label, monkeypatch, tmp_path):
     assert found == expected != whole
 
 
+@pytest.mark.fault(
+    'memory runs out for one image: autolabel --oom cpu',
+    'predicted on the CPU, which is noted',
+)
 def test_out_of_memory_then_cpu(label, monkeypatch, tmp_path, done):
     """Once more on the CPU; here that is where it has been."""
     left = [True]
@@ -122,6 +134,10 @@ def test_out_of_memory_then_cpu(label, monkeypatch, tmp_path, done):
     assert prob == done['b/c/2_prob.png']
 
 
+@pytest.mark.fault(
+    'a model cannot predict one image of a batch',
+    'the others are predicted alone',
+)
 def test_a_batch_that_the_model_cannot_do(run, monkeypatch, tmp_path):
     """The others in it are done alone."""
     failing(monkeypatch, ValueError('too small\nfor this: out of memory'))
@@ -132,6 +148,14 @@ def test_a_batch_that_the_model_cannot_do(run, monkeypatch, tmp_path):
     assert len(found) == 4
 
 
+@pytest.mark.fault(
+    'NaN in a prediction: autolabel',
+    'the image is listed as failed; no label is written',
+)
+@pytest.mark.fault(
+    'NaN in a weight: infer',
+    'refused, with the name of the weight',
+)
 def test_numbers_that_are_none(run, label, teacher, monkeypatch, tmp_path):
     """NaN in a result, or in the weights, is no class."""
     call = Predictor.__call__
@@ -168,6 +192,10 @@ def test_a_pipeline_that_resizes(label, make_config, tmp_path):
 
 @pytest.mark.usefixtures('heeded')
 @pytest.mark.parametrize('waits', [False, True])
+@pytest.mark.fault(
+    'a second Ctrl-C, or one at the start of a tool',
+    'ends at once',
+)
 def test_a_second_signal_and_one_at_the_start(capsys, waits):
     def run(stopping):
         stopping.wait(waits)

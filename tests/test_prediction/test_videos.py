@@ -121,6 +121,10 @@ def test_goes_on(run, clip, tmp_path, predicted):
     assert again('--save', 'classes', 'color') == FRAMES
 
 
+@pytest.mark.fault(
+    'a kill while a video is written',
+    'no part takes its name; the same command goes on',
+)
 def test_killed_while_a_video_is_written(run, clip, tmp_path, fork):
     """No part of it takes its name."""
     draw = Products.overlay
@@ -153,6 +157,10 @@ def test_killed_while_a_video_is_written(run, clip, tmp_path, fork):
         assert np.mean(cv2.absdiff(one, other)) < 1
 
 
+@pytest.mark.fault(
+    'a video that is cut, or is none',
+    'skipped with the reason; what can be read is predicted',
+)
 def test_damaged_videos(run, clip, tmp_path):
     whole = clip.read_bytes()
     folder = tmp_path / 'videos'
@@ -171,6 +179,10 @@ def test_damaged_videos(run, clip, tmp_path):
     assert len(tree(tmp_path / 'out/classes/day/clip')) == FRAMES
 
 
+@pytest.mark.fault(
+    'a video of odd size, which codecs would cut',
+    'refused, with what helps',
+)
 def test_odd_sizes(run, frames, tmp_path):
     path = tmp_path / 'odd.avi'
     odd = [frame[:63, :127] for frame in frames]

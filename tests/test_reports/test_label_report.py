@@ -199,6 +199,10 @@ def test_another_round_before(tmp_path, report):
     assert 'is not compared with' in report(out)[2]
 
 
+@pytest.mark.fault(
+    'a process of the report is killed',
+    'exit status 1; the last report stays',
+)
 def test_a_killed_process_is_no_report(one, tool, capsys, monkeypatch):
     here = os.getpid()
     (one / 'report.html').write_text('old')

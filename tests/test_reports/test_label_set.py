@@ -54,6 +54,10 @@ def test_pairs_are_read_as_they_were_written(folder, tmp_path, monkeypatch):
     assert tree.unlisted() == []
 
 
+@pytest.mark.fault(
+    'auto-labels that are damaged: report',
+    'an error with the path',
+)
 def test_damaged_pairs(folder):
     pixels = PAIRS['a/2'][1].copy()
     pixels[3, 3] ^= 1

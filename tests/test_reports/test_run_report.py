@@ -347,6 +347,10 @@ def test_what_limits_a_run_is_said(report, tmp_path):
         assert page.find('h1')[0]['text'] == 'hmsa_<tiny>'
 
 
+@pytest.mark.fault(
+    'a picture of a run is missing or damaged: report',
+    'an error with its path; the last page stays',
+)
 def test_a_missing_or_damaged_picture(report, tool, tmp_path):
     write_show_dir(tmp_path, {IMAGES[0]: make_sample(0)})
     assert tool.main([str(tmp_path)]) == 0

@@ -155,6 +155,10 @@ def fails(case, tool, capsys):
     return run
 
 
+@pytest.mark.fault(
+    'predictions of other sizes, values or names: confusion matrix',
+    'refused, with the path',
+)
 def test_maps_that_do_not_fit(case, fails):
     path = case.maps / 'a.png'
     pixels = np.array(Image.open(path))

@@ -91,6 +91,10 @@ def event_scalars(work_dir):
     return starts
 
 
+@pytest.mark.fault(
+    'train.py meets a file limit, then a kill, then is resumed',
+    'it ends with the weights of the uninterrupted one, bit for bit',
+)
 def test_interrupted_run_ends_as_the_uninterrupted_one(
     train, tmp_path, same_end
 ):
@@ -151,6 +155,10 @@ def check_curves(whole, cut, resumed_at):
     assert last == (8, pytest.approx(scores[8], rel=1e-5))
 
 
+@pytest.mark.fault(
+    'train.py by epoch is killed and resumed, with other workers',
+    'it ends with the weights of the uninterrupted one, bit for bit',
+)
 def test_killed_run_by_epoch(train, tmp_path, same_end):
     train('whole', max_epochs=3, workers=2)
     # Five iterations in an epoch: killed within the second.

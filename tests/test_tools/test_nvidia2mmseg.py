@@ -215,6 +215,10 @@ def fails(convert, capsys):
     return run
 
 
+@pytest.mark.fault(
+    "keys of the authors' checkpoint that lack or do not fit",
+    'all are listed; nothing is written',
+)
 def test_lists_all_keys_that_do_not_fit(fails, tmp_path, dst):
     state = their_state()
     del state['backbone.bn1.bias'], state['ocr.conv3x3_ocr.0.bias']
@@ -231,6 +235,10 @@ def test_lists_all_keys_that_do_not_fit(fails, tmp_path, dst):
         assert text in message
 
 
+@pytest.mark.fault(
+    'a file of another architecture, or none, for the converter',
+    'refused, with its path; the source stays',
+)
 def test_other_files_are_refused(convert, fails, files, tmp_path, dst, capsys):
     removed = ('scale_attn.conv1.', 'scale_attn.bn1.')
     theirs = their_state()

@@ -59,6 +59,10 @@ def test_inference_model_takes_files_arrays_and_batches(
     assert model.dataset_meta['classes'][0] == 'road'
 
 
+@pytest.mark.fault(
+    'images of several sizes in one batch of MMSegInferencer',
+    'refused by mmseg; one by one they are predicted',
+)
 def test_inferencer(
     config_file, trained, val_images, expected, same_maps, tmp_path
 ):

@@ -188,6 +188,10 @@ def test_half_precision(
     assert all(np.isfinite(line['loss']) for line in run.train)
 
 
+@pytest.mark.fault(
+    'test.py in two processes, with an odd number of images',
+    'the scores and maps of one',
+)
 def test_two_processes_give_the_same_numbers(run_test, tested):
     found = run_test('--show-dir', 'pictures', two_ranks=True)
     assert len(found.maps) == len(tested.maps)
@@ -215,6 +219,10 @@ def test_two_processes_give_the_same_numbers(run_test, tested):
             ('data_root', 'missing'),
         ),
     ],
+)
+@pytest.mark.fault(
+    'another num_classes in test.py, no such data_root in train.py',
+    'the last line has the key and the values',
 )
 def test_errors_name_key_and_values(
     tool, option, texts, run_tool, config_file, trained, tmp_path

@@ -62,6 +62,10 @@ def test_safe_load_takes_tensors_and_a_numpy_scalar(tmp_path, zipped):
 
 @pytest.mark.usefixtures('way')
 @pytest.mark.parametrize('module', ['numpy.core', 'numpy._core'])
+@pytest.mark.fault(
+    "numpy's scalar in a checkpoint, under either of its names",
+    'read without running code',
+)
 def test_safe_load_knows_both_names_of_the_scalar(tmp_path, module):
     path = tmp_path / 'file.pth'
     torch.save(np.float64(0.25), path, _use_new_zipfile_serialization=False)
@@ -108,6 +112,10 @@ def test_safe_load_runs_no_code(tmp_path, zipped):
         ),
     ],
 )
+@pytest.mark.fault(
+    'a checkpoint with objects that are not known',
+    'refused, with the name of the type or function',
+)
 def test_safe_load_names_what_it_refuses(tmp_path, value, name):
     path = tmp_path / 'file.pth'
     torch.save(dict(entry=value), path)
@@ -119,6 +127,10 @@ def test_safe_load_names_what_it_refuses(tmp_path, value, name):
 
 
 @pytest.mark.usefixtures('way')
+@pytest.mark.fault(
+    'a checkpoint with methods of its own for HistoryBuffer',
+    'read with the known methods',
+)
 def test_safe_load_lets_no_file_replace_methods_of_the_history(
     tmp_path, monkeypatch
 ):
@@ -163,6 +175,10 @@ def test_safe_load_finds_a_flipped_bit(tmp_path):
 
 
 @pytest.mark.usefixtures('way')
+@pytest.mark.fault(
+    'a checkpoint cut at any place, or no checkpoint',
+    'refused, with its path',
+)
 def test_files_that_are_cut_or_foreign(tmp_path):
     path = tmp_path / 'file.pth'
     torch.save(dict(w=torch.zeros(10**5)), path)
@@ -180,6 +196,10 @@ def test_files_that_are_cut_or_foreign(tmp_path):
             read(tmp_path / 'none.pth')
 
 
+@pytest.mark.fault(
+    'a flipped bit where no checksum looks',
+    'refused: an entry says that it is a folder',
+)
 def test_entry_that_says_it_is_a_folder(tmp_path):
     """By one bit, which no checksum covers; torch reads old memory then."""
     path = tmp_path / 'x.pth'

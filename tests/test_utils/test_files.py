@@ -26,6 +26,10 @@ def refuse(part):
         (None, 'no bytes', TypeError),
     ],
 )
+@pytest.mark.fault(
+    'what is written is refused or fails',
+    'the old file stays, no part is left',
+)
 def test_a_file_is_whole_or_the_old_one(tmp_path, check, content, error):
     path = tmp_path / 'new' / 'file'
     write_json(path, ['old'])
@@ -82,6 +86,10 @@ def test_parts_of_long_names(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.fault(
+    'parts of files of processes that have ended',
+    'removed; those of running processes stay',
+)
 def test_stale_parts(tmp_path):
     """Those of dead processes and other machines, of own files alone."""
     ended = subprocess.Popen([sys.executable, '-c', ''])

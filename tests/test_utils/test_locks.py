@@ -21,6 +21,10 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.fault(
+    'two processes predict one share in one folder',
+    'the second is refused; a lock left by a kill does not count',
+)
 def test_a_share_is_predicted_by_one_process(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, '-c', HOLD, str(tmp_path / '.0.lock')],
@@ -40,6 +44,10 @@ def test_a_share_is_predicted_by_one_process(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.fault(
+    'a file system without locks',
+    'a warning: nothing guards the folder',
+)
 def test_file_systems_without_locks(tmp_path, monkeypatch):
     """It is said that nothing guards the folder, and the run goes on."""
 

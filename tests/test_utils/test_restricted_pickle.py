@@ -52,6 +52,10 @@ OWN = f'c{__name__}\nListed\n'.encode()
         OWN + b')}\x92.',
     ],
 )
+@pytest.mark.fault(
+    'a program in a pickle, with a torch that cannot list names',
+    'nothing is called',
+)
 def test_nothing_is_called_that_is_not_listed(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     copyreg.add_extension('posix', 'mkdir', 240)
@@ -77,6 +81,10 @@ def test_what_is_listed_comes_back(protocol):
     assert found['size'] == torch.Size([1])
 
 
+@pytest.mark.fault(
+    'a TorchScript or tar file in place of a checkpoint',
+    'refused, with its kind',
+)
 def test_programs_are_refused(tmp_path):
     path = str(tmp_path / 'file.pth')
     torch.save(torch.ones(1), path)

@@ -92,6 +92,10 @@ def test_several_winning_scales_are_black(draw, make_sample):
     assert len(found) > len(few)
 
 
+@pytest.mark.fault(
+    'a label or prediction that does not fit its image: pictures',
+    'an error with the name of the image',
+)
 def test_faults_name_the_image(draw, make_sample, image):
     with pytest.raises(ValueError, match=r'photo.png: expected .*\(24, 40\)'):
         draw_pictures(image[:-1], make_sample(), CLASSES, PALETTE)

@@ -60,6 +60,10 @@ def test_pictures_are_written(tmp_path, image):
         np.testing.assert_allclose(found, picture, rtol=0, atol=atol)
 
 
+@pytest.mark.fault(
+    'the disk is full while pictures are written',
+    'an error; the old record stays',
+)
 def test_full_disk_is_an_error(tmp_path, image, record, monkeypatch):
     before = write_record(tmp_path, record).read_bytes()
 
@@ -75,6 +79,10 @@ def test_full_disk_is_an_error(tmp_path, image, record, monkeypatch):
     assert path.read_bytes() == before
 
 
+@pytest.mark.fault(
+    'pictures of another run, or image of that name, in one folder',
+    'refused, with the path',
+)
 def test_images_and_runs_do_not_replace_each_other(tmp_path, record):
     write_record(tmp_path, record)
     # It differs by its suffix alone.
@@ -98,6 +106,10 @@ def test_images_and_runs_do_not_replace_each_other(tmp_path, record):
         ('"intersect": [', '"intersect": [1, ', r'intersect has \(4,\), expe'),
         ('"labelled": [', '"labelled": ["x", ', 'labelled has no numbers'),
     ],
+)
+@pytest.mark.fault(
+    'a damaged record of pictures',
+    'an error with its path',
 )
 def test_damaged_and_foreign_files_are_named(
     tmp_path, record, old, new, message

@@ -53,6 +53,10 @@ def test_all_weights_are_used(name, small):
     assert check_checkpoint(case.cfg, case.path) == report
 
 
+@pytest.mark.fault(
+    'a zoo checkpoint of another architecture',
+    'refused, with the keys',
+)
 def test_another_architecture_names_the_keys(small):
     case, key = small(FCN), 'backbone.layer1.0.conv1.weight'
     value = case.state[key]
@@ -117,6 +121,10 @@ class Evil:
         return print, ('ran',)
 
 
+@pytest.mark.fault(
+    'a zoo checkpoint that is damaged or holds a program',
+    'refused, with its path',
+)
 def test_files_that_are_no_checkpoints(small, tmp_path):
     case = small(FCN)
     with pytest.raises(OSError, match='missing'):

@@ -41,6 +41,10 @@ def sample(tmp_path):
 
 
 @each
+@pytest.mark.fault(
+    'a sample without its confidence or coarse label',
+    'left alone, or refused where it is required',
+)
 def test_samples_without_the_file(name):
     plain = dict(seg_map_path='a/label.png', gt_seg_map=LABEL)
     assert build(name)(dict(plain))['gt_seg_map'] is LABEL
@@ -63,6 +67,14 @@ def test_samples_without_the_file(name):
         (ZEROS, {'gt_seg_map': None}, 'not loaded yet.*after LoadSegLabels'),
         (ZEROS, {'flip': True}, 'flipped.*after LoadSegLabels'),
     ],
+)
+@pytest.mark.fault(
+    'a confidence or coarse label of another size, kind, or damaged',
+    'refused, with its path',
+)
+@pytest.mark.fault(
+    'an image is flipped before its confidence is loaded',
+    'refused, with the order that is expected',
 )
 def test_files_that_do_not_fit(name, pixels, info, match, sample):
     with pytest.raises(ValueError, match=match):

@@ -57,6 +57,10 @@ def of(*values):
         (TRAIN_IDS > 4, TRAIN_IDS > 4),
     ],
 )
+@pytest.mark.fault(
+    'labels with a palette, of 16 bits, or of two values',
+    'read as class numbers, not as colours',
+)
 def test_reads_indices(save, pixels, expected):
     np.testing.assert_array_equal(load(save(pixels)), expected)
 
@@ -102,6 +106,22 @@ CUT_OFF = dict(label_map={**{i: i for i in range(65)}, 65: 255})
         ),
     ],
 )
+@pytest.mark.fault(
+    'label values that are no class',
+    'refused, with file, values and counts',
+)
+@pytest.mark.fault(
+    'a label of 16 bits above 255, of floats, or of 4 channels',
+    'refused, with file and kind',
+)
+@pytest.mark.fault(
+    'labels with ids where trainIds are expected',
+    'refused, with the setting that helps',
+)
+@pytest.mark.fault(
+    'a label of another size than its image',
+    'refused, with both sizes and paths',
+)
 def test_refuses(save, pixels, info, kwargs, match):
     path = save(pixels, 'label.tif')
     with pytest.raises(ValueError, match=match):
@@ -109,6 +129,10 @@ def test_refuses(save, pixels, info, kwargs, match):
 
 
 @pytest.mark.parametrize('keep', [0, 70])
+@pytest.mark.fault(
+    'a label that is empty or cut',
+    'refused, with its path',
+)
 def test_truncated_file(keep, tmp_path):
     content = io.BytesIO()
     Image.fromarray(np.resize(TRAIN_IDS, (64, 64))).save(content, 'png')

@@ -203,11 +203,23 @@ def test_a_head_that_leaves_its_classifier_out_is_named():
         ([dict(FCN, num_classes=7), FCN], r'same num_classes, got \[7, 5\]'),
     ],
 )
+@pytest.mark.fault(
+    'seg heads that are missing, or of several num_classes',
+    'refused, with what was found',
+)
 def test_bad_seg_heads(seg_head, message):
     with pytest.raises((TypeError, ValueError), match=message):
         build(seg_head)
 
 
+@pytest.mark.fault(
+    'a checkpoint with another attn_channels',
+    'refused, with the value to set',
+)
+@pytest.mark.fault(
+    'a checkpoint with another num_classes',
+    'refused, or a new classifier with reinit_classifier=True',
+)
 def test_checkpoints_of_another_width_or_other_classes():
     wide, narrow = build(attn_channels=16), build(attn_channels=None)
     with pytest.raises(ValueError, match=r'16 .*\n?.*attn_channels=16'):

@@ -117,6 +117,10 @@ def test_an_absent_class_gets_no_gradient_from_the_rmi_term():
     assert (grad[:, 2] - 0.5 * bce_grad[:, 2]).abs().max() > 1e-6
 
 
+@pytest.mark.fault(
+    'a batch without labels: RMI',
+    'a finite loss',
+)
 def test_without_labels_the_loss_is_its_floor():
     logits, label = random_case(19, (24, 28), ignored=2)
     assert (label < 0).all()
@@ -206,6 +210,10 @@ HARD = {
 
 @pytest.mark.parametrize('kind', HARD)
 @with_and_without_rmi
+@pytest.mark.fault(
+    'logits that are huge, constant, perfect or all wrong: RMI',
+    'loss and gradient are finite',
+)
 def test_finite_for_any_finite_logits(kind, with_rmi):
     logits = torch.randn(1, 2, 64, 96)
     _, border = half_plane(1.0, (64, 96))
@@ -325,6 +333,10 @@ def test_without_an_ignore_index_every_label_is_a_class():
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
 @with_and_without_rmi
+@pytest.mark.fault(
+    'half precision or autocast: RMI',
+    'computed in full precision',
+)
 def test_half_precision_and_autocast(dtype, with_rmi):
     logits, label = small_case()
     logits = logits.to(dtype)
@@ -340,6 +352,10 @@ def test_half_precision_and_autocast(dtype, with_rmi):
 
 @pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
 @with_and_without_rmi
+@pytest.mark.fault(
+    'a logit that is not finite: RMI',
+    'the loss is NaN, for InvalidLossHook to see',
+)
 def test_a_logit_that_is_not_finite_shows(value, with_rmi):
     for row in (0, 9):  # ignored, and labelled
         logits, label = small_case()
@@ -360,6 +376,10 @@ def test_a_logit_that_is_not_finite_shows(value, with_rmi):
         ({'avg_factor': 3.0}, "reduction 'mean' and no avg_factor"),
         ({'reduction_override': 'sum'}, "got 'sum' and None"),
     ],
+)
+@pytest.mark.fault(
+    'a label that is no class, or a crop below 8x8: RMI',
+    'refused, with values or sizes',
 )
 def test_calls_that_make_no_sense(change, message):
     logits, label = small_case(size=change.pop('size', (16, 20)))
@@ -399,6 +419,10 @@ def test_under_torch_compile(with_rmi):
     torch.testing.assert_close(found_grad, grad, rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.fault(
+    'a device without float64: RMI',
+    'refused',
+)
 def test_devices_without_float64_are_refused(monkeypatch):
     logits, label = small_case()
     monkeypatch.setattr(rmi_loss, 'has_float64', lambda device: False)

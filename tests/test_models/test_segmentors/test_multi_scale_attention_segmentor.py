@@ -74,6 +74,10 @@ def test_all_modes(build_tiny, make_batch):
         ((9, 5), (0.5, 1.0, 2.0)),
     ],
 )
+@pytest.mark.fault(
+    'images of odd and small sizes at four scales',
+    'logits of exactly the size of the image',
+)
 def test_any_size_and_scales(build_tiny, make_batch, size, scales):
     inputs, _ = make_batch(size=size)
     logits = predictions(build_tiny(), inputs, scales)
@@ -160,6 +164,10 @@ def test_neck(build_tiny, make_batch):
     assert predictions(model, batch[0], (0.5, 1.0)).shape == (2, 5, 64, 64)
 
 
+@pytest.mark.fault(
+    'a batch without labels: cross-entropy',
+    'the loss is 0, and all parameters have gradients',
+)
 def test_losses_of_one_channel_and_without_labels(build_tiny, make_batch):
     scale_loss = dict(loss_scale=dict(BINARY['loss_decode']))
     model = build_tiny(BINARY, decode_head=scale_loss)

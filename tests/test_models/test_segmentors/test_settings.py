@@ -46,6 +46,10 @@ AVERAGE = dict(type='MultiScaleAverageHead', seg_head=FCN)
         (dict(stats_scale=True), r'stats_scale must be one of'),
     ],
 )
+@pytest.mark.fault(
+    'a misspelt or wrong setting of model.train_cfg',
+    'refused, with its name and what was expected',
+)
 def test_bad_train_cfg(cfg, message, tiny_model_cfg):
     cfg = {'scales': (0.5, 1.0), **cfg}
     message = rf'model\.train_cfg.*{message}'
@@ -74,6 +78,10 @@ def test_bad_train_cfg(cfg, message, tiny_model_cfg):
         (dict(memory_budget=10**9), r"memory_budget=1000000000 .*mode='slide"),
         (dict(over_budget='slide'), r"over_budget='slide' .*mode='slide'"),
     ],
+)
+@pytest.mark.fault(
+    'a misspelt or wrong setting of model.test_cfg',
+    'refused, with its name and what was expected',
 )
 def test_bad_test_cfg(cfg, message, tiny_model_cfg):
     cfg = {'mode': 'whole', 'scales': SCALES, **cfg}
@@ -114,6 +122,10 @@ def test_models_that_do_not_fit(cfg, message, tiny_model_cfg):
         MODELS.build({**tiny_model_cfg(), **cfg})
 
 
+@pytest.mark.fault(
+    'train_cfg.checkpoint with a torch that is too old',
+    'refused, with the version that is needed',
+)
 def test_checkpointing_with_an_old_torch(tiny_model_cfg, monkeypatch):
     monkeypatch.setattr(torch, '__version__', '2.0.1+cu117')
     train_cfg = dict(scales=(0.5, 1.0), checkpoint=('scales',))

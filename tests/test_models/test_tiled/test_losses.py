@@ -137,6 +137,10 @@ def test_other_scales_and_tiles(
 
 
 @main_losses
+@pytest.mark.fault(
+    'NaN or infinity in a logit: losses in tiles',
+    'loss and gradient are not finite, as without tiles',
+)
 def test_not_finite_or_differentiated_twice(loss, build, batch_of):
     model, batch = build(loss), batch_of((33, 47))
     bias = model.decode_head.seg_heads[-1].conv_seg.bias
@@ -206,6 +210,10 @@ def test_losses_and_hooks_of_others_are_called(build, batch_of):
     assert {'decode.loss_own', 'aux.loss_bce'} < losses.keys()
 
 
+@pytest.mark.fault(
+    'a label that is no class: losses in tiles',
+    'the error of the loss, with the label',
+)
 def test_a_label_that_is_no_class_gives_the_loss_s_own_error(build, batch_of):
     model, batch = build(RMI), batch_of()
     batch[1][1].gt_sem_seg.data[0, 8, 9] = 7

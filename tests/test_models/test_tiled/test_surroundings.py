@@ -90,6 +90,10 @@ def default_device():
         (default_device, False),
     ],
 )
+@pytest.mark.fault(
+    'torch.set_default_device around the fast paths',
+    'the same numbers',
+)
 def test_a_default_device_changes_nothing(around, fast, build, make_batch):
     model = build(fast=fast)
     inputs, samples = make_batch(size=SIZE)
@@ -112,6 +116,10 @@ def test_a_default_device_changes_nothing(around, fast, build, make_batch):
 
 @pytest.mark.parametrize(
     ('seg_head', 'fast'), [(CASCADE, True), (CASCADE, False), (KNET, True)]
+)
+@pytest.mark.fault(
+    'two threads predict with one model',
+    'each has the features of its own image',
 )
 def test_threads_share_a_model(seg_head, fast, build, make_batch):
     model = build(seg_head, fast)
@@ -151,6 +159,10 @@ def test_threads_share_a_model(seg_head, fast, build, make_batch):
 @pytest.mark.needs_torch('is_compiling')
 @each_way
 @torch.no_grad()
+@pytest.mark.fault(
+    'torch.compile of the whole model, fast paths on and off',
+    'one graph, the same numbers',
+)
 def test_one_graph_of_the_whole_model(fast, build, make_batch):
     model = build(fast=fast)
     inputs, _ = make_batch(size=SIZE)
