@@ -362,7 +362,7 @@ def test_one_training_in_a_folder(make_config, tmp_path):
         stdout=subprocess.PIPE,
     )
     try:
-        assert holder.stdout.readline()
+        assert b'locked\n' in iter(holder.stdout.readline, b'')
         match = f'in use by training, process {holder.pid} on'
         with pytest.raises(RuntimeError, match=match):
             Runner.from_cfg(make_config()).train()

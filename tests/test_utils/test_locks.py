@@ -31,7 +31,7 @@ def test_a_share_is_predicted_by_one_process(tmp_path):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    assert holder.stdout.readline()
+    assert b'locked\n' in iter(holder.stdout.readline, b'')
     match = f'process {holder.pid} on'
     with pytest.raises(PredictionError, match=match):
         Shard(0, 2).alone_in(tmp_path).__enter__()

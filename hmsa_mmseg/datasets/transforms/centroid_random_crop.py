@@ -81,6 +81,14 @@ class CentroidRandomCrop(OptionsRepr, BaseTransform):
             results['img'], top, left, shape, self.img_pad_val
         )
         for key in results.get('seg_fields', []):
+            if results[key].shape[:2] != size:
+                raise ValueError(
+                    f'{results.get("img_path")}: the image is {size[0]}x'
+                    f'{size[1]} (height x width) at CentroidRandomCrop, its '
+                    f'{key} {results[key].shape[0]}x{results[key].shape[1]}; '
+                    'expected the label to be loaded before the image is '
+                    'resized'
+                )
             results[key] = _cut(
                 results[key], top, left, shape, self.seg_pad_val
             )

@@ -195,6 +195,13 @@ class WrappedSegHeads(BaseModule):
             )
         if num_classes is not None:
             cfgs = [{**cfg, 'num_classes': num_classes} for cfg in cfgs]
+        for cfg in cfgs:
+            count = cfg.get('num_classes', 1)
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(
+                    f'decode_head.seg_head.num_classes={count!r}; expected '
+                    'an integer of 1 or more'
+                )
         heads = [MODELS.build(cfg) for cfg in cfgs]
         classifiers = [find_classifier(head) for head in heads]
         last = heads[-1]

@@ -98,6 +98,7 @@ def test_the_centroid_follows_the_image(flip_first, direction, scales):
     results = make(40, 60, centroid=(49, 9))
     results['gt_seg_map'][:] = 0
     results['gt_seg_map'][8:12, 48:52] = 1
+    results['seg_fields'] = ['gt_seg_map']  # mmcv resizes no other.
     flip = RandomFlip(prob=1.0, direction=direction)
     steps = [Resize(scale_factor=scale) for scale in scales]
     for step in [flip, *steps] if flip_first else [*steps, flip]:
@@ -152,3 +153,19 @@ def test_options():
     ):
         with pytest.raises(ValueError, match=match):
             build(**kwargs)
+
+
+@pytest.mark.fault(
+    'an image of another size than its label at CentroidRandomCrop',
+    'an error with both sizes and the path',
+)
+def test_label_that_was_not_resized():
+    results = dict(
+        img=np.zeros((8, 8, 3), np.uint8),
+        img_path='a.png',
+        gt_seg_map=np.zeros((4, 4), np.uint8),
+        seg_fields=['gt_seg_map'],
+    )
+    match = r'a\.png: the image is 8x8 .* its gt_seg_map 4x4'
+    with pytest.raises(ValueError, match=match):
+        build(crop_size=4)(results)

@@ -207,6 +207,7 @@ def test_options(save):
     for kwargs, message in (
         (dict(num_classes=0), 'num_classes=0; expected 1 to 254'),
         (dict(num_classes=255), 'num_classes=255'),
+        (dict(num_classes='19'), "num_classes='19'; expected 1 to 254"),
         (dict(unknown='drop'), "unknown='drop'; expected 'error' or"),
         (dict(label_map={7: 19}), r'label_map leads to \[19\]; expected 0'),
     ):

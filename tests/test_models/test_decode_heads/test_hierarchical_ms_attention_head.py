@@ -201,6 +201,7 @@ def test_a_head_that_leaves_its_classifier_out_is_named():
         ('FCNHead', r'decode_head\.seg_head must be'),
         ([FCN, 'OCRHead'], r'decode_head\.seg_head must be'),
         ([dict(FCN, num_classes=7), FCN], r'same num_classes, got \[7, 5\]'),
+        (dict(FCN, num_classes=0), 'num_classes=0; expected an integer'),
     ],
 )
 @pytest.mark.fault(
