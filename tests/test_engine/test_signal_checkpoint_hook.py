@@ -57,6 +57,21 @@ def test_saves_and_exits(run, tmp_path):
     assert [*map(signal.getsignal, numbers)] == before
 
 
+@pytest.mark.fault(
+    'a signal to stop while gradients are summed',
+    'the run goes on until they are used',
+)
+def test_sums_of_gradients_are_not_cut(run, tmp_path):
+    with pytest.raises(SystemExit):
+        run(
+            max_iters=6,
+            checkpoint=dict(interval=6, save_best=None),
+            optim_wrapper=dict(accumulative_counts=3),
+            custom_hooks=[SignalAt(1), dict(type='SignalCheckpointHook')],
+        )
+    assert saved(tmp_path / 'run') == ['iter_3.pth']
+
+
 def test_does_not_save_twice(make_runner, monkeypatch):
     runner = make_runner(
         checkpoint=dict(save_best=None),
