@@ -5,6 +5,8 @@ import gc
 import os
 import platform
 import re
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from mmseg.utils import register_all_modules
 
 # Of modules that start processes, by themselves or by a fixture.
 STARTS_PROCESSES = re.compile(
-    r'\b(subprocess|multiprocessing|num_workers|run_tool|FORK)\b'
+    r'\b(subprocess|multiprocessing|num_workers|run_tool|hold_lock|FORK)\b'
 )
 WORKER_BYTES = 3 * 2**30
 FAULTS_PAGE = """# Faults
@@ -198,6 +200,34 @@ def load():
 def _scope_and_seed():
     register_all_modules(init_default_scope=True)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def hold_lock():
+    """Return a function that starts a process which holds a lock."""
+    code = """
+import sys
+from hmsa_mmseg.utils.locks import lock_file
+lock_file(*sys.argv[1:])
+print('locked', flush=True)
+sys.stdin.read()
+"""
+    holders = []
+
+    def hold(path, what):
+        holder = subprocess.Popen(
+            [sys.executable, '-c', code, str(path), what],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        holders.append(holder)
+        assert b'locked\n' in iter(holder.stdout.readline, b'')
+        return holder
+
+    yield hold
+    for holder in holders:
+        holder.kill()
+        holder.wait()
 
 
 @pytest.fixture

@@ -132,7 +132,8 @@ def prepare_pipelines(dataset: object, is_training: bool, where: str) -> None:
         pipeline = getattr(leaf, 'pipeline', None)
         if pipeline is None or isinstance(pipeline, PipelineErrors):
             continue
-        moved, kinds = None, {type(step) for step in _steps(pipeline)}
+        moved, steps = None, [*_steps(pipeline)]
+        kinds = {type(step) for step in steps}
         if (
             by_class
             and RandomCrop in kinds
@@ -145,7 +146,7 @@ def prepare_pipelines(dataset: object, is_training: bool, where: str) -> None:
                 logger='current',
                 level=logging.WARNING,
             )
-        for step in _steps(pipeline):
+        for step in steps:
             name = type(step).__name__
             if not is_training and isinstance(step, Pad):
                 raise ValueError(

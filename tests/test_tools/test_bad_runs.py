@@ -1,7 +1,5 @@
 """Runs that would be wrong in silence, as a user of mmseg starts them."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -341,35 +339,19 @@ def test_averaged_weights_are_prepared_for_a_test(make_config, tmp_path):
     assert scores[0] == pytest.approx(scores[1], abs=0.5)
 
 
-HOLD = """
-import sys
-from hmsa_mmseg.utils.locks import lock_file
-lock_file(sys.argv[1], 'training')
-print('locked', flush=True)
-sys.stdin.read()
-"""
-
-
 @pytest.mark.fault(
     'two trainings in one folder',
     'the second is refused; a lock left by a kill does not count',
 )
-def test_one_training_in_a_folder(make_config, tmp_path):
+def test_one_training_in_a_folder(hold_lock, make_config, tmp_path):
     work_dir = tmp_path / 'work'
-    holder = subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(work_dir / '.training.lock')],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert b'locked\n' in iter(holder.stdout.readline, b'')
-        match = f'in use by training, process {holder.pid} on'
-        with pytest.raises(RuntimeError, match=match):
-            Runner.from_cfg(make_config()).train()
-        assert not [*work_dir.glob('*.pth')]
-    finally:
-        holder.kill()
-        holder.communicate()
+    holder = hold_lock(work_dir / '.training.lock', 'training')
+    match = f'in use by training, process {holder.pid} on'
+    with pytest.raises(RuntimeError, match=match):
+        Runner.from_cfg(make_config()).train()
+    assert not [*work_dir.glob('*.pth')]
+    holder.kill()
+    holder.communicate()
     # What a process that was killed leaves behind locks nothing.
     assert (work_dir / '.training.lock').exists()
     cfg = make_config()

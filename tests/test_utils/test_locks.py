@@ -3,8 +3,6 @@
 import errno
 import fcntl
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -12,26 +10,13 @@ from hmsa_mmseg.prediction.errors import PredictionError
 from hmsa_mmseg.prediction.shards import Shard
 from hmsa_mmseg.utils import locks
 
-HOLD = """
-import sys
-from hmsa_mmseg.utils.locks import lock_file
-lock_file(sys.argv[1], 'prediction')
-print('locked', flush=True)
-sys.stdin.read()
-"""
-
 
 @pytest.mark.fault(
     'two processes predict one share in one folder',
     'the second is refused; a lock left by a kill does not count',
 )
-def test_a_share_is_predicted_by_one_process(tmp_path):
-    holder = subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(tmp_path / '.0.lock')],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert b'locked\n' in iter(holder.stdout.readline, b'')
+def test_a_share_is_predicted_by_one_process(hold_lock, tmp_path):
+    holder = hold_lock(tmp_path / '.0.lock', 'prediction')
     match = f'process {holder.pid} on'
     with pytest.raises(PredictionError, match=match):
         Shard(0, 2).alone_in(tmp_path).__enter__()
