@@ -20,9 +20,8 @@ from hmsa_mmseg.datasets.class_and_pipeline_checks import (
     class_names,
     prepare_pipelines,
 )
+from hmsa_mmseg.utils.nonfinite import constant_infinities, nonfinite_names
 from hmsa_mmseg.utils.unwrapping import segmentor_of, unwrapped
-
-from .nonfinite import constant_infinities, nonfinite_names
 
 
 def check_start(runner: Runner, check_classes: bool) -> None:

@@ -12,6 +12,7 @@ from mmseg.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
 from .checkpoint import safe_load
+from .nonfinite import nonfinite_names
 
 #: Of missing or unused weights, so many are named.
 _MAX_NAMES = 10
@@ -116,12 +117,12 @@ def load_model(cfg: Config, checkpoint: str) -> nn.Module:
             f'{_some(extra)}'
         )
     # Buffers may hold infinity on purpose: masks of some backbones.
-    for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
-            raise ValueError(
-                f'{checkpoint}: {name} holds NaN or infinity; expected the '
-                'weights of a training that has not diverged'
-            )
+    nonfinite = nonfinite_names(dict(model.named_parameters()))
+    if nonfinite:
+        raise ValueError(
+            f'{checkpoint}: {nonfinite[0]} holds NaN or infinity; expected '
+            'the weights of a training that has not diverged'
+        )
     model.dataset_meta = _dataset_meta(cfg, loaded.get('meta') or {})
     return model
 

@@ -12,9 +12,9 @@ from mmseg.registry import HOOKS
 
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.checks import check_integer
+from hmsa_mmseg.utils.nonfinite import constant_infinities, nonfinite_names
 from hmsa_mmseg.utils.unwrapping import unwrapped
 
-from ..nonfinite import constant_infinities, nonfinite_names
 from ..plain import to_plain
 from ..process_groups import any_process
 

@@ -16,10 +16,10 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.locks import lock_file, unlock_file
+from hmsa_mmseg.utils.nonfinite import constant_infinities, nonfinite_names
 from hmsa_mmseg.utils.unwrapping import unwrapped
 
 from .. import atomic_backend
-from ..nonfinite import constant_infinities, nonfinite_names
 from ..plain import make_plain
 from ..process_groups import (
     any_process,

@@ -167,10 +167,12 @@ def _check_loaded(
     mmengine warns of those that are missing, and predicts with what was
     drawn at random.
     """
+    if model.partial_weights:
+        return
     missing = [
         key for key in keys.missing_keys if 'num_batches_tracked' not in key
     ]
-    if missing and not model.partial_weights:
+    if missing:
         raise ValueError(
             f'the checkpoint lacks {len(missing)} of the weights of the '
             f'model, such as {missing[0]}, and has '
@@ -179,7 +181,7 @@ def _check_loaded(
             'of it needs default_hooks.checkpoint.type=SafeCheckpointHook'
         )
     for name, weight in model.named_parameters():
-        if not model.partial_weights and not weight.isfinite().all():
+        if not weight.isfinite().all():
             raise ValueError(
                 f'the checkpoint has NaN or infinity in {name}; expected the '
                 'weights of a training that has not diverged'
