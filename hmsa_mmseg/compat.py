@@ -188,6 +188,7 @@ def prepare() -> None:
 #: What the package and its tests ask of torch beyond 2.0, and the first
 #: version that has it.
 TORCH_SINCE = {
+    'capture_mode': (2, 1),  # torch.cuda.graph(capture_error_mode=...)
     'checkpointing': (2, 1),  # a second run can be told from the first
     'compile_module': (2, 1),  # nn.Module.compile
     'flop_counter': (2, 1),
@@ -200,6 +201,7 @@ TORCH_SINCE = {
     'choice_of_attention': (2, 3),  # its fused operators can be left out
     'numpy_2': (2, 3),
     'scaler_on_cpu': (2, 3),  # torch.amp.GradScaler
+    'autocast_by_device': (2, 4),  # one function asks for all devices
     'float16_on_cpu': (2, 4),
     'onnx_by_choice': (2, 5),  # which exporter writes can be said
     'names_in_files': (2, 6),  # weights_only=True takes names of types
@@ -276,3 +278,31 @@ def autocast(device_type: str, dtype: Any) -> Any:
             '(test_cfg.dtype=None), or another device'
         )
     return context
+
+
+def autocast_state(device_type: str) -> tuple:
+    """What autocast does to operations on a device.
+
+    Type and whether casts are kept; empty if it is off, and before torch 2.4
+    for all devices but CUDA's.
+    """
+    import torch
+
+    if torch_has('autocast_by_device'):
+        is_on = torch.is_autocast_enabled(device_type)
+        dtype = torch.get_autocast_dtype(device_type)
+    else:
+        is_on = device_type == 'cuda' and torch.is_autocast_enabled()
+        dtype = torch.get_autocast_gpu_dtype()
+    return (dtype, torch.is_autocast_cache_enabled()) if is_on else ()
+
+
+def capture_graph(graph: Any, pool: Any) -> Any:
+    """Make ``torch.cuda.graph``, which lets other threads use the GPU."""
+    import torch
+
+    mode = {}
+    if torch_has('capture_mode'):
+        # As those that pin memory for the loader, or watch NCCL.
+        mode = dict(capture_error_mode='thread_local')
+    return torch.cuda.graph(graph, pool=pool, **mode)

@@ -94,8 +94,9 @@ class _View:
 
     def weights(self, scales: Scales) -> Tensor:
         """Weights of scales in their blend, (1, S, H, W)."""
-        return self.model.decode_head.predict_scale_maps(
-            self._falling(scales), self.inputs.shape[2:]
+        head = self.model.decode_head
+        return head.predict_scale_maps(
+            head.decode(self._falling(scales)), self.inputs.shape[2:]
         ).scale_weights
 
 

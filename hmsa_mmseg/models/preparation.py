@@ -15,6 +15,7 @@ from hmsa_mmseg.compat import torch_has, torch_needed
 
 from .decode_heads.base_multi_scale_head import BaseMultiScaleHead
 from .folding import fold_batch_norm
+from .utils.cuda_graph import GraphCache
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -24,6 +25,7 @@ def prepare_for_inference(
     fold_bn: bool = True,
     channels_last: bool = True,
     compile: bool | Mapping = False,
+    cuda_graph: bool = False,
 ) -> EncoderDecoder:
     """Change a trained model, in place, so that it predicts in less time.
 
@@ -42,13 +44,18 @@ def prepare_for_inference(
             backbone, at first use and once for each scale and size of
             images, which takes a minute or more; with fixed sizes only. A
             dict holds its arguments. Defaults to False.
+        cuda_graph (bool): Whether backbone and heads run as a CUDA graph,
+            captured when a size of images comes for the second time; the
+            graphs of four sizes are kept. Weights stay where they are from
+            then on. It has never run on a GPU. Defaults to False.
 
     Returns:
         EncoderDecoder: The same model.
 
     Raises:
         TypeError: If it is no encoder-decoder of mmseg.
-        ValueError: If it is in training mode, or torch cannot compile it.
+        ValueError: If it is in training mode, torch cannot compile it, or
+            ``cuda_graph`` is asked for with a model of mmseg's own.
     """
     if not isinstance(model, EncoderDecoder):
         raise TypeError(
@@ -64,6 +71,11 @@ def prepare_for_inference(
         raise ValueError(
             'prepare_for_inference: compile must be True, False or a dict of '
             f'arguments of torch.compile, got {compile!r}'
+        )
+    if cuda_graph and not hasattr(model, 'inference_graphs'):
+        raise ValueError(
+            'prepare_for_inference: cuda_graph=True is for '
+            f'MultiScaleAttentionSegmentor; got {type(model).__name__}'
         )
     if fold_bn:
         pairs = fold_batch_norm(model, lambda: _run_plainly(model))
@@ -88,6 +100,10 @@ def prepare_for_inference(
             )
         options = {} if compile is True else dict(compile)
         model.backbone.compile(**{'dynamic': False, **options})
+    if cuda_graph:
+        model.inference_graphs = GraphCache(
+            'prepare_for_inference: cuda_graph', keep_latest=True
+        )
     return model
 
 

@@ -23,6 +23,7 @@ class InferencePreparationHook(Hook):
         fold_bn (bool): As in :func:`prepare_for_inference`.
         channels_last (bool): Likewise.
         compile (bool | dict): Likewise.
+        cuda_graph (bool): Likewise.
     """
 
     # After EMAHook, which exchanges the weights of the model it knows.
@@ -33,9 +34,13 @@ class InferencePreparationHook(Hook):
         fold_bn: bool = True,
         channels_last: bool = True,
         compile: bool | Mapping = False,
+        cuda_graph: bool = False,
     ) -> None:
         self.options = dict(
-            fold_bn=fold_bn, channels_last=channels_last, compile=compile
+            fold_bn=fold_bn,
+            channels_last=channels_last,
+            compile=compile,
+            cuda_graph=cuda_graph,
         )
         self._model = None
 

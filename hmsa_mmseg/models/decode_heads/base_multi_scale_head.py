@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from mmseg.registry import MODELS
@@ -30,6 +31,21 @@ from .scale_maps import ScaleMaps, scale_indicators
 from .seg_heads import WrappedSegHeads
 
 ScaleFeats = tuple[float, Sequence[Tensor]]
+
+
+class DecodedScales(NamedTuple):
+    """What the heads say at each scale, lowest first.
+
+    Attributes:
+        scales (Sequence[float]): Relative image sizes.
+        logits (Sequence[Tensor]): Shape (N, K, h, w) each.
+        attended (Sequence[Tensor | None]): What
+            :meth:`BaseMultiScaleHead.attend` gives.
+    """
+
+    scales: Sequence[float]
+    logits: Sequence[Tensor]
+    attended: Sequence[Tensor | None]
 
 
 class BaseMultiScaleHead(WrappedSegHeads, metaclass=ABCMeta):
@@ -155,31 +171,31 @@ class BaseMultiScaleHead(WrappedSegHeads, metaclass=ABCMeta):
             ValueError: If there is no scale at all, or the head cannot
                 combine these.
         """
-        return self.predict_rows(inputs, input_size).whole()
+        return self.predict_rows(self.decode(inputs), input_size).whole()
 
     def predict_rows(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+        self, decoded: DecodedScales, input_size: Sequence[int]
     ) -> LogitRows:
         """Combine the scales into logits whose rows may yet have to be made.
 
-        Arguments are those of :meth:`predict`, and so are the logits.
+        Of what :meth:`decode` gives; the logits are those of :meth:`predict`.
         """
         as_rows = self.fast and not (is_tracing() or torch.is_grad_enabled())
-        scales, logits, attended = self._decode(inputs)
+        scales, logits, attended = decoded
         combine = self.combination(scales, attended, input_size, as_rows)
         found = combine(logits)
         return found if isinstance(found, LogitRows) else WholeLogits(found)
 
     def predict_scale_maps(
-        self, inputs: Iterable[ScaleFeats], input_size: Sequence[int]
+        self, decoded: DecodedScales, input_size: Sequence[int]
     ) -> ScaleMaps:
         """Combine the scales, and keep what each of them says.
 
         For looking at a model: it takes the memory of S + 1 predictions.
 
-        Arguments are those of :meth:`predict`, and so are the logits.
+        Of what :meth:`decode` gives; the logits are those of :meth:`predict`.
         """
-        scales, logits, attended = self._decode(inputs)
+        scales, logits, attended = decoded
         combine = self.combination(scales, attended, input_size, False)
 
         def up(maps: Sequence[Tensor]) -> list[Tensor]:
@@ -197,15 +213,8 @@ class BaseMultiScaleHead(WrappedSegHeads, metaclass=ABCMeta):
             torch.stack(up(logits), dim=1),
         )
 
-    def _decode(
-        self, inputs: Iterable[ScaleFeats]
-    ) -> tuple[Sequence[float], Sequence[Tensor], Sequence[Tensor | None]]:
-        """Run the heads for a prediction, highest scale first.
-
-        Returns:
-            tuple: Scales, logits (N, K, h, w) and what :meth:`attend` gives
-            of each, lowest first.
-        """
+    def decode(self, inputs: Iterable[ScaleFeats]) -> DecodedScales:
+        """Run the heads for a prediction; arguments as :meth:`predict`."""
         found = []
         for scale, feats in inputs:
             is_top = not found
@@ -224,7 +233,7 @@ class BaseMultiScaleHead(WrappedSegHeads, metaclass=ABCMeta):
             raise ValueError('a prediction needs at least one scale, got none')
         scales, logits, attended = zip(*found[::-1])
         self.check_num_scales(scales, 'model.test_cfg.scales')
-        return scales, logits, attended
+        return DecodedScales(scales, logits, attended)
 
     def loss(
         self,

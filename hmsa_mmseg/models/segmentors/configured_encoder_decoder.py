@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import _IncompatibleKeys
 
 from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
+from ..utils.cuda_graph import GraphCache
 from ..utils.execution import is_tracing
 from ..utils.memory_errors import memory_advice
 from .settings import (
@@ -46,11 +47,19 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
         #: Whether mmengine may load a checkpoint that lacks weights, as one to
         #: train from may; a training with SafeCheckpointHook sets it.
         self.partial_weights = False
+        #: Graphs of ``train_cfg.cuda_graph``.
+        self.training_graphs = GraphCache('model.train_cfg.cuda_graph')
+        #: Graphs of inference, where a model has been prepared for them.
+        self.inference_graphs: GraphCache | None = None
         self.register_load_state_dict_post_hook(_check_loaded)
         self.train(self.training)
 
     def load_state_dict(self, *args, **kwargs):
         """As PyTorch's: ``strict`` says what may be missing."""
+        # Weights may be assigned instead of copied.
+        for graphs in (self.training_graphs, self.inference_graphs):
+            if graphs is not None:
+                graphs.clear()
         before, self.partial_weights = self.partial_weights, True
         try:
             return super().load_state_dict(*args, **kwargs)

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 
+import torch
+from mmengine.structures import PixelData
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
-from ..decode_heads.base_multi_scale_head import ScaleFeats
+from ..decode_heads.base_multi_scale_head import DecodedScales, ScaleFeats
 from ..scale_fusion import resize_image
 from ..tiled.logit_rows import LogitRows, WholeLogits
 from ..utils.checkpointing import (
@@ -18,6 +21,12 @@ from ..utils.checkpointing import (
     checkpoint_modules,
     checkpointable_blocks,
     recompute,
+)
+from ..utils.execution import is_tracing
+from ..utils.norm_layers import (
+    PassWeights,
+    counting_at_once,
+    plain_norm_layers,
 )
 from .configured_encoder_decoder import ConfiguredEncoderDecoder
 from .results import make_results
@@ -70,6 +79,9 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
     def _extract_for_training(self, inputs: Tensor) -> list[ScaleFeats]:
         """Compute the features of all scales, checkpointed as asked for."""
         settings = self.training_settings
+        weights = PassWeights(
+            plain_norm_layers(self.backbone), len(settings.scales)
+        )
         blocks = []
         if 'backbone' in settings.checkpoint:
             blocks = checkpointable_blocks(self.backbone)
@@ -82,15 +94,16 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
                 return self.extract_feat(scaled)
 
         scale_feats = []
-        for scale in settings.scales:
+        for i, scale in enumerate(settings.scales):
             scaled = resize_image(inputs, scale, self.align_corners)
             # The highest comes first in the backward pass: computed again
             # it would take the same memory again, at once.
             is_top = scale == settings.scales[-1]
-            if 'scales' in settings.checkpoint and not is_top:
-                feats = recompute(self, partial(extract, scale), scaled)
-            else:
-                feats = extract(scale, scaled)
+            with weights.of_pass(i):
+                if 'scales' in settings.checkpoint and not is_top:
+                    feats = recompute(self, partial(extract, scale), scaled)
+                else:
+                    feats = extract(scale, scaled)
             scale_feats.append((scale, feats))
         return scale_feats
 
@@ -109,10 +122,23 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
         """
         settings = self.inference_settings
         with settings.autocast(inputs.device):
-            return self.decode_head.predict(
-                self.extract_scales(inputs, settings.scales[::-1]),
-                inputs.shape[2:],
+            return self.decode_head.predict_rows(
+                self._decoded(inputs), inputs.shape[2:]
+            ).whole()
+
+    def _decoded(self, inputs: Tensor) -> DecodedScales:
+        """Run backbone and heads at all scales of ``test_cfg``."""
+        scales = self.inference_settings.scales
+
+        def decoded(inputs: Tensor) -> DecodedScales:
+            return self.decode_head.decode(
+                self.extract_scales(inputs, scales[::-1])
             )
+
+        found = None
+        if self.inference_graphs is not None and not is_tracing():
+            found = self.inference_graphs(self, decoded, (inputs,), scales)
+        return decoded(inputs) if found is None else found
 
     def predict_rows(self, inputs: Tensor) -> LogitRows:
         """Predict as :meth:`inference`, but no row before it is asked for.
@@ -131,8 +157,7 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
             return WholeLogits(self.slide_inference(inputs, None))
         with settings.autocast(inputs.device):
             return self.decode_head.predict_rows(
-                self.extract_scales(inputs, settings.scales[::-1]),
-                inputs.shape[2:],
+                self._decoded(inputs), inputs.shape[2:]
             )
 
     def predict(
@@ -174,8 +199,7 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
         """What each scale says, see :meth:`ScaleMaps.stacked`."""
         with settings.autocast(inputs.device):
             return self.decode_head.predict_scale_maps(
-                self.extract_scales(inputs, settings.scales[::-1]),
-                inputs.shape[2:],
+                self._decoded(inputs), inputs.shape[2:]
             ).stacked()
 
     def slide_inference(
@@ -222,10 +246,35 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
             dict[str, Tensor]: The decode head's losses, and ``aux*.*`` of
             the auxiliary heads unless only attention is trained.
         """
-        scale_feats = self._extract_for_training(inputs)
-        losses = self.decode_head.loss(
-            scale_feats, inputs.shape[2:], data_samples
+        if self.training_settings.cuda_graph and not is_tracing():
+            found = self._losses_by_graph(inputs, data_samples)
+            if found is not None:
+                return found
+        return self._losses(inputs, data_samples)
+
+    def _losses_by_graph(
+        self, inputs: Tensor, data_samples: SampleList
+    ) -> dict | None:
+        """Replay the losses, if there is a graph of them."""
+
+        def losses(inputs: Tensor, labels: Tensor) -> dict:
+            samples = [
+                SegDataSample(gt_sem_seg=PixelData(data=label))
+                for label in labels
+            ]
+            return self._losses(inputs, samples)
+
+        labels = torch.stack([x.gt_sem_seg.data for x in data_samples])
+        return self.training_graphs(
+            self, losses, (inputs, labels), self.training_settings
         )
+
+    def _losses(self, inputs: Tensor, data_samples: SampleList) -> dict:
+        with counting_at_once(plain_norm_layers(self)):
+            scale_feats = self._extract_for_training(inputs)
+            losses = self.decode_head.loss(
+                scale_feats, inputs.shape[2:], data_samples
+            )
         if self.with_auxiliary_head and not self.attention_only:
             _, feats = min(scale_feats, key=lambda item: abs(item[0] - 1))
             aux = self._auxiliary_head_forward_train(feats, data_samples)

@@ -51,6 +51,9 @@ class TrainingSettings(NamedTuple):
             statistics of batch normalisation in backbone, neck and seg heads
             are taken from; None for all scales', as in the authors' code,
             which fit none of them.
+        cuda_graph (bool): Whether losses and gradients of a batch are
+            captured as a CUDA graph when its size comes for the second time,
+            and replayed from then on; see :mod:`..utils.cuda_graph`.
     """
 
     scales: tuple[float, ...]
@@ -58,6 +61,7 @@ class TrainingSettings(NamedTuple):
     attention_only: bool = False
     norm_eval: bool = False
     stats_scale: float | None = None
+    cuda_graph: bool = False
 
 
 class InferenceSettings(NamedTuple):
@@ -148,6 +152,12 @@ def read_train_cfg(
             f'model.train_cfg.checkpoint={names!r} has nothing to save '
             'with model.train_cfg.attention_only=True, where backbone '
             'and neck keep nothing for a backward pass; remove one'
+        )
+    if names and settings.cuda_graph:
+        raise ValueError(
+            f'model.train_cfg.checkpoint={names!r} cannot be captured as '
+            'model.train_cfg.cuda_graph=True asks for: it reads the state of '
+            'random numbers; remove one'
         )
     if names and not torch_has('checkpointing'):
         raise ValueError(

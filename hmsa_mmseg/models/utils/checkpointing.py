@@ -18,6 +18,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
+from .norm_layers import BatchCount
+
 
 class FrozenStatistics(AbstractContextManager):
     """Within it, normalisation layers do not update running statistics.
@@ -28,7 +30,7 @@ class FrozenStatistics(AbstractContextManager):
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.saved: list[tuple[_NormBase, dict[str, Any]]] = []
+        self.saved: list[tuple[_NormBase, float | None, Any]] = []
 
     def __enter__(self) -> None:
         """Let running statistics stand still."""
@@ -36,14 +38,13 @@ class FrozenStatistics(AbstractContextManager):
         for layer in self.module.modules():
             if isinstance(layer, _NormBase) and layer.training:
                 counter = layer.num_batches_tracked
-                saved = dict(
-                    momentum=layer.momentum, num_batches_tracked=counter
-                )
-                self.saved.append((layer, saved))
+                self.saved.append((layer, layer.momentum, counter))
                 # 1 - 0 times the old value is the old value, to the last bit.
                 layer.momentum = 0.0
-                if counter is not None:
-                    # Whatever is counted here is not read.
+                # Whatever is counted here is not read.
+                if isinstance(counter, BatchCount):
+                    layer._buffers['num_batches_tracked'] = BatchCount()
+                elif counter is not None:
                     if scratch is None:
                         scratch = torch.zeros_like(counter)
                     layer.num_batches_tracked = scratch
@@ -51,9 +52,8 @@ class FrozenStatistics(AbstractContextManager):
     def __exit__(self, *exc_info) -> None:
         """Let them follow again."""
         while self.saved:
-            layer, saved = self.saved.pop()
-            for name, value in saved.items():
-                setattr(layer, name, value)
+            layer, layer.momentum, counter = self.saved.pop()
+            layer._buffers['num_batches_tracked'] = counter
 
 
 def recompute(module: nn.Module, function: Callable, *args, **kwargs) -> Any:

@@ -1,0 +1,371 @@
+"""What a model computes, captured as CUDA graphs and replayed.
+
+On a GPU the thousands of operations of a step take longer to start than to
+run. A graph starts them all at once, with the tensors of its capture: inputs
+are copied in, results are copied out.
+
+What is captured is a function of tensors, its result any tree of tensors.
+With gradients it becomes one autograd node: a graph of the forward pass, a
+graph of the backward pass from the gradients of the results to those of the
+parameters, which share their memory. Optimizer, loss scaling, clipping and
+the hooks of DDP stay outside.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from hmsa_mmseg.compat import autocast_state, capture_graph
+
+from .execution import is_untouched
+
+#: Graphs that are kept at once, each with the memory of its results.
+MAX_GRAPHS = 4
+#: Runs before a capture, in which libraries choose their kernels
+#: (`torch.cuda.make_graphed_callables` runs as many).
+WARM_UPS = 3
+
+
+class CudaRecorder:
+    """Records and replays on the current CUDA device.
+
+    Its graphs share memory: what one has left there, the next may overwrite.
+    """
+
+    device_type = 'cuda'
+
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+        self.last_use = torch.cuda.Event()
+
+    @contextmanager
+    def warming_up(self) -> Iterator[None]:
+        """On a stream that a capture may follow; random numbers stay."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        kept = torch.random.fork_rng([torch.cuda.current_device()])
+        with kept, torch.cuda.stream(stream):
+            yield
+        torch.cuda.current_stream().wait_stream(stream)
+
+    @contextmanager
+    def refusing_waits(self) -> Iterator[None]:
+        """Within it a RuntimeError says what waits for the GPU."""
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode('error')
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+    @contextmanager
+    def recording(self) -> Iterator[Any]:
+        """Record what is called, without running it; gives the graph."""
+        graph = torch.cuda.CUDAGraph()
+        with capture_graph(graph, self.pool):
+            yield graph
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Let streams use the memory of the graphs one after the other."""
+        torch.cuda.current_stream().wait_event(self.last_use)
+        yield
+        self.last_use.record()
+
+
+class GraphCache:
+    """Graphs of a function of one model, one for each kind of input.
+
+    A kind is captured when it comes for the second time: where each image has
+    another size, nothing is. Copies of a model begin with none. Threads wait
+    for each other.
+
+    Args:
+        key (str): Config key that asks for graphs, for the log.
+        keep_latest (bool): Whether, when there are :data:`MAX_GRAPHS`, the
+            one that was not used for longest is dropped; otherwise further
+            kinds are not captured. Defaults to False.
+    """
+
+    recorder_type = CudaRecorder
+
+    def __init__(self, key: str, keep_latest: bool = False) -> None:
+        self.key, self.keep_latest = key, keep_latest
+        self.lock = Lock()
+        self.clear()
+
+    def __reduce__(self) -> tuple:
+        """Copies and pickled models have no graphs."""
+        return type(self), (self.key, self.keep_latest)
+
+    def clear(self) -> None:
+        """Drop all graphs, as when weights are no longer where they were."""
+        self.graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
+        self.seen: OrderedDict[Hashable, None] = OrderedDict()
+        self.failed: set[Hashable] = set()
+        self.recorder = None
+
+    def __call__(
+        self,
+        model: nn.Module,
+        function: Callable[..., Any],
+        inputs: Sequence[Tensor],
+        settings: Hashable = None,
+    ) -> Any:
+        """Compute ``function(*inputs)`` by a graph, if there can be one.
+
+        Args:
+            model (nn.Module): Whose parameters and buffers it reads.
+            function (Callable): Of tensors, with a tree of tensors as its
+                result. It reads nothing else that changes.
+            inputs (Sequence[Tensor]): What it reads; they need no gradient.
+            settings (Hashable): What else makes a kind of input.
+
+        Returns:
+            Any: The result; None if the function is to be called instead,
+            for a reason that the log says once.
+        """
+        device = inputs[0].device.type
+        if device != self.recorder_type.device_type:
+            self._log(f'not on a device of type {device}')
+            return None
+        kind = (
+            settings,
+            torch.is_grad_enabled(),
+            autocast_state(device),
+            *((x.shape, x.dtype, x.device) for x in inputs),
+        )
+        with self.lock:
+            graph = self._graph(kind, model, function, inputs)
+            return None if graph is None else graph(inputs)
+
+    def _graph(
+        self,
+        kind: Hashable,
+        model: nn.Module,
+        function: Callable,
+        inputs: Sequence[Tensor],
+    ) -> _Graph | None:
+        graph = self.graphs.get(kind)
+        if graph is not None:
+            if graph.holds():
+                self.graphs.move_to_end(kind)
+                return graph
+            del self.graphs[kind]
+            _log_once(
+                f'{self.key}=True: the model has changed, captured again'
+            )
+            self.seen.pop(kind, None)
+        if kind in self.failed or not self._is_known(kind):
+            return None
+        if len(self.graphs) == MAX_GRAPHS:
+            if not self.keep_latest:
+                self._log(f'more than {MAX_GRAPHS} kinds of batches')
+                return None
+            self.graphs.popitem(last=False)
+        try:
+            hooked = [
+                name
+                for name, module in model.named_modules()
+                if name and not is_untouched(module)
+            ]
+            if hooked:
+                raise RuntimeError(f'hooks of {hooked[0]} would not be called')
+            if self.recorder is None:
+                self.recorder = self.recorder_type()
+            graph = _Graph(self.recorder, model, function, inputs)
+        except Exception as error:
+            # Whatever it is: without a graph it works, or says what is wrong.
+            self.failed.add(kind)
+            self._log(f'{type(error).__name__}: {error}')
+            return None
+        _log_once(
+            f'{self.key}=True: captured. This has been tested with a stand-in '
+            'on CPUs, never on a GPU: compare some results with those of '
+            f'{self.key}=False'
+        )
+        self.graphs[kind] = graph
+        return graph
+
+    def _is_known(self, kind: Hashable) -> bool:
+        """Whether a kind has come before; remembers the latest."""
+        is_known = kind in self.seen
+        self.seen[kind] = None
+        if len(self.seen) > 4 * MAX_GRAPHS:
+            self.seen.popitem(last=False)
+        return is_known
+
+    def _log(self, why: str) -> None:
+        _log_once(f'{self.key}=True: runs without a graph: {why}')
+
+
+@lru_cache
+def _log_once(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)
+
+
+@contextmanager
+def _kept(buffers: Sequence[Tensor]) -> Iterator[None]:
+    """Give buffers back their values in the end, also after an error."""
+    before = [x.clone() for x in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for x, old in zip(buffers, before):
+                x.copy_(old)
+
+
+class _Graph:
+    """A function, captured with some inputs."""
+
+    def __init__(
+        self,
+        recorder: CudaRecorder,
+        model: nn.Module,
+        function: Callable,
+        inputs: Sequence[Tensor],
+    ) -> None:
+        self.recorder, self.uses = recorder, 0
+        self.modules = list(model.modules())
+        buffers = list(model.buffers())
+        self.weights = [*model.parameters(), *buffers]
+        self.state = self._state()
+        self.params: Sequence[Tensor] = ()
+        if torch.is_grad_enabled():
+            self.params = [p for p in model.parameters() if p.requires_grad]
+        self.grad_results = None
+        with torch.inference_mode(False), torch.no_grad():
+            self.inputs = [x.detach().clone() for x in inputs]
+        with recorder.warming_up(), _kept(buffers):
+            for run in range(WARM_UPS):
+                # The first may make what is kept from then on.
+                is_last = run == WARM_UPS - 1
+                with recorder.refusing_waits() if is_last else nullcontext():
+                    grads = self._backward(self._forward(function))
+            self.params = [
+                p for p, grad in zip(self.params, grads) if grad is not None
+            ]
+            del grads
+        # Casts of weights from the outside are not of the graph, and those of
+        # the graph not of the outside.
+        torch.clear_autocast_cache()
+        with recorder.recording() as self.forward_graph:
+            results = self._forward(function)
+        if self.params:
+            with recorder.recording() as self.backward_graph:
+                self.grads = self._backward(results)
+        torch.clear_autocast_cache()
+        self.needs_grad = [x.requires_grad for x in results]
+        # What the backward pass needs is gone; its memory is the graphs'.
+        self.results = [x.detach() for x in results]
+        self.leaves = [
+            None if isinstance(leaf, Tensor) else leaf for leaf in self.leaves
+        ]
+
+    def _forward(self, function: Callable) -> list[Tensor]:
+        """Run the function; tensors of its result."""
+        self.leaves, self.spec = tree_flatten(function(*self.inputs))
+        is_tensor = [isinstance(leaf, Tensor) for leaf in self.leaves]
+        self.places = [i for i, yes in enumerate(is_tensor) if yes]
+        return [self.leaves[i] for i in self.places]
+
+    def _backward(self, results: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Gradients of the parameters, from static ones of the results."""
+        results = [x for x in results if x.requires_grad]
+        if not results or not self.params:
+            return ()
+        if self.grad_results is None:
+            self.grad_results = [torch.ones_like(x) for x in results]
+        return torch.autograd.grad(
+            results, self.params, self.grad_results, allow_unused=True
+        )
+
+    def _state(self) -> tuple:
+        """What a capture takes for given."""
+        return (
+            [module.training for module in self.modules],
+            [(x.data_ptr(), x.requires_grad) for x in self.weights],
+        )
+
+    def holds(self) -> bool:
+        """Whether the model is as it was at the capture."""
+        return self.state == self._state()
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Any:
+        """Replay the function; its result, copied."""
+        if self.params:
+            found = _Replay.apply(self, inputs, *self.params)
+        else:
+            found = self.replay(inputs)
+        leaves = list(self.leaves)
+        for i, x in zip(self.places, found):
+            leaves[i] = x
+        return tree_unflatten(leaves, self.spec)
+
+    def replay(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Replay the forward pass; tensors of its result, copied."""
+        if self.params:
+            self._let_go_of_grads()
+        self.uses += 1
+        with self.recorder.using(), torch.no_grad():
+            for mine, x in zip(self.inputs, inputs):
+                mine.copy_(x, non_blocking=True)
+            self.forward_graph.replay()
+            return tuple(x.clone() for x in self.results)
+
+    def _let_go_of_grads(self) -> None:
+        """Copy gradients that are still read: a replay writes to them.
+
+        As when they are accumulated, or were set to zero instead of None.
+        """
+        for param, mine in zip(self.params, self.grads):
+            grad = param.grad
+            if grad is not None and grad.data_ptr() == mine.data_ptr():
+                param.grad = grad.clone()
+
+
+class _Replay(Function):
+    """Forward and backward pass of a graph as one node."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, graph: _Graph, inputs: Sequence[Tensor], *params: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Replay the forward pass."""
+        found = graph.replay(inputs)
+        ctx.graph, ctx.use = graph, graph.uses
+        constants = [x for x, yes in zip(found, graph.needs_grad) if not yes]
+        ctx.mark_non_differentiable(*constants)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Replay the backward pass; gradients of the parameters."""
+        graph = ctx.graph
+        if ctx.use != graph.uses:
+            raise RuntimeError(
+                'a CUDA graph has run again since these losses, or their '
+                'backward pass has run before: what it needs is gone; '
+                'expected one backward pass after each forward pass; '
+                'otherwise set model.train_cfg.cuda_graph=False'
+            )
+        graph.uses += 1
+        wanted = [x for x, yes in zip(grads, graph.needs_grad) if yes]
+        with graph.recorder.using(), torch.no_grad():
+            for mine, grad in zip(graph.grad_results, wanted):
+                mine.copy_(grad)
+            graph.backward_graph.replay()
+        return None, None, *(mine.detach() for mine in graph.grads)

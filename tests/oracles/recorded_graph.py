@@ -1,0 +1,112 @@
+"""A stand-in for CUDA graphs on a CPU.
+
+What is recorded are the operators that reach PyTorch's kernels, with the very
+tensors they read and write; a replay calls them again and writes to the same
+tensors. As with a CUDA graph no line of Python runs again, and recording
+changes nothing that was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+WAITS = ('_local_scalar_dense', 'nonzero', 'masked_select', '_unique2')
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_flatten(tree)[0] if isinstance(x, Tensor)]
+
+
+class RecordedGraph(TorchDispatchMode):
+    """Records operators while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Callable, tuple, dict, list[Tensor]]] = []
+        self.made: set[int] = set()
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operator and keep it."""
+        kwargs = kwargs or {}
+        for i, arg in enumerate(func._schema.arguments):
+            is_written = arg.alias_info is not None and arg.alias_info.is_write
+            is_statistic = arg.name in ('running_mean', 'running_var')
+            if is_written or is_statistic:
+                for x in _tensors(args[i : i + 1]):
+                    key = x.untyped_storage().data_ptr()
+                    if key not in self.made and key not in self.before:
+                        self.before[key] = x, x.clone()
+        result = func(*args, **kwargs)
+        self.calls.append((func, args, kwargs, _tensors(result)))
+        known = {
+            x.untyped_storage().data_ptr() for x in _tensors((args, kwargs))
+        }
+        for x in self.calls[-1][3]:
+            key = x.untyped_storage().data_ptr()
+            if key not in known:
+                self.made.add(key)
+        return result
+
+    def restore(self) -> None:
+        """Undo what recording wrote to tensors from before."""
+        for x, old in self.before.values():
+            x.data.copy_(old)  # autograd does not see it
+
+    def replay(self) -> None:
+        """Call all operators again."""
+        with torch.no_grad():
+            for func, args, kwargs, results in self.calls:
+                for mine, new in zip(results, _tensors(func(*args, **kwargs))):
+                    if mine.data_ptr() != new.data_ptr():
+                        mine.copy_(new)
+
+
+class _RefusingWaits(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, func: Callable, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = func._schema.name.split('::')[1]
+        masks = args[1] if name in ('index', 'index_put_') else ()
+        has_mask = any(x.dtype == torch.bool for x in _tensors(masks))
+        if name in WAITS or has_mask:
+            raise RuntimeError(f'{func._schema.name} waits for the device')
+        return func(*args, **(kwargs or {}))
+
+
+class RecordingOnCPU:
+    """In the place of ``CudaRecorder``."""
+
+    device_type = 'cpu'
+
+    @contextmanager
+    def warming_up(self) -> Iterator[None]:
+        """Random numbers stay."""
+        with torch.random.fork_rng([]):
+            yield
+
+    def refusing_waits(self) -> TorchDispatchMode:
+        """Refuse what would wait for a GPU."""
+        return _RefusingWaits()
+
+    @contextmanager
+    def recording(self) -> Iterator[RecordedGraph]:
+        """Record what is called, without an effect."""
+        graph = RecordedGraph()
+        with torch.random.fork_rng([]), graph:
+            yield graph
+        graph.restore()
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """There is one stream only."""
+        yield

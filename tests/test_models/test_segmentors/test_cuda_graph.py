@@ -1,0 +1,303 @@
+"""`cuda_graph=True`, with a stand-in that records and replays on a CPU."""
+
+import contextlib
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmseg.registry import MODELS
+from oracles.recorded_graph import RecordingOnCPU
+from test_models.cases import CE, HEADS, build_head
+
+from hmsa_mmseg.models import prepare_for_inference
+from hmsa_mmseg.models.utils import cuda_graph
+from hmsa_mmseg.models.utils.cuda_graph import MAX_GRAPHS, GraphCache
+
+TRAIN_CFG = dict(scales=(0.5, 1.0))
+GRAPHED = dict(TRAIN_CFG, cuda_graph=True)
+HEAD = dict(HEADS['hierarchical'], loss_scale=dict(CE, loss_weight=0.05))
+# Fused features and dropout, sizes beside tensors, and stochastic depth.
+NAMES = ['hrnet_fcn-ocr', 'resnet_deeplabv3plus', 'mit_segformer']
+
+
+@pytest.fixture(autouse=True)
+def said(monkeypatch):
+    """What the log is told of graphs, which run on a CPU."""
+    found = []
+    monkeypatch.setattr(cuda_graph, '_log_once', found.append)
+    monkeypatch.setattr(GraphCache, 'recorder_type', RecordingOnCPU)
+    return found
+
+
+def graphs_of(model):
+    return list(model.training_graphs.graphs.values())
+
+
+def losses(model, batch, dtype=None):
+    context = contextlib.nullcontext()
+    if dtype is not None:
+        context = torch.autocast('cpu', dtype=dtype)
+    inputs, samples = batch
+    with context:
+        return model.loss(inputs, copy.deepcopy(samples))
+
+
+def train(model, steps, dtype=None, accumulate=1, set_to_none=True):
+    """Train, and return all that is left behind after each step."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    found = []
+    for i, batch in enumerate(steps):
+        torch.manual_seed(i)
+        values = losses(model, batch, dtype)
+        # As a GradScaler does.
+        (512 * model.parse_losses(values)[0]).backward()
+        seen = {f'loss of {key}': values[key] for key in values}
+        for name, param in model.named_parameters():
+            if param.grad is not None:
+                seen[f'gradient of {name}'] = param.grad.clone()
+        seen.update((key, x.clone()) for key, x in model.named_buffers())
+        seen['random state'] = torch.get_rng_state()
+        found.append(seen)
+        if (i + 1) % accumulate == 0:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none)
+    return found
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert torch.equal(one[key], other[key]), key
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(dtype=torch.bfloat16),
+        dict(accumulate=2),
+        dict(set_to_none=False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('zoo_case', NAMES, indirect=True)
+def test_training_is_the_same(said, build_tiny, make_batch, zoo_case, options):
+    steps = [make_batch(size=(64, 96), seed=seed) for seed in range(5)]
+    eager = build_tiny(**zoo_case, decode_head=HEAD, train_cfg=TRAIN_CFG)
+    graphed = copy.deepcopy(eager)
+    graphed.train_cfg = GRAPHED
+    expected = train(eager.train(), steps, **options)
+    found = train(graphed.train(), steps, **options)
+    assert len(graphs_of(graphed)) == 1, said
+    assert_same(found, expected)
+
+
+@pytest.fixture
+def graphed(build_tiny, make_batch):
+    """A model whose losses have a graph for a batch of the usual size."""
+    model = build_tiny(decode_head=HEAD, train_cfg=GRAPHED).train()
+    for _ in range(2):
+        losses(model, make_batch())
+    assert len(graphs_of(model)) == 1
+    return model
+
+
+def total(model, batch):
+    return model.parse_losses(losses(model, batch))[0]
+
+
+def test_one_backward_pass_for_each_forward_pass(graphed, make_batch):
+    loss = total(graphed, make_batch())
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match='cuda_graph=False'):
+        loss.backward()
+    before = total(graphed, make_batch(seed=1))
+    total(graphed, make_batch(seed=2)).backward()
+    with pytest.raises(RuntimeError, match='cuda_graph=False'):
+        before.backward()
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda model: model.double().float(),
+        lambda model: model.load_state_dict(model.state_dict()),
+        lambda model: model.backbone.requires_grad_(False),
+        lambda model: model.backbone.eval(),
+        lambda model: setattr(
+            model, 'train_cfg', dict(GRAPHED, scales=(0.75, 1.0))
+        ),
+    ],
+    ids=['moved', 'loaded', 'frozen', 'mode', 'settings'],
+)
+def test_a_changed_model_is_captured_again(graphed, make_batch, change):
+    (old,) = graphs_of(graphed)
+    change(graphed)
+    eager = copy.deepcopy(graphed)
+    eager.train_cfg = {**eager.train_cfg, 'cuda_graph': False}
+    steps = [make_batch(seed=seed) for seed in range(3)]
+    assert_same(train(graphed, steps), train(eager, steps))
+    assert graphs_of(graphed)[-1] is not old
+
+
+def test_each_size_has_its_graph_up_to_a_number(graphed, make_batch, said):
+    sizes = [(64, 64 + 8 * i) for i in range(MAX_GRAPHS + 1)]
+    for size in sizes:
+        for seed in range(2):
+            assert losses(graphed, make_batch(size=size, seed=seed))
+    assert len(graphs_of(graphed)) == MAX_GRAPHS
+    assert f'more than {MAX_GRAPHS} kinds' in said[-1]
+
+
+def waits(build_tiny):
+    """mmseg's accuracy takes pixels by a mask."""
+    head = dict(HEAD, fast=False)
+    return build_tiny(decode_head=head, train_cfg=GRAPHED), 'waits'
+
+
+def is_watched(build_tiny):
+    model = build_tiny(decode_head=HEAD, train_cfg=GRAPHED)
+    model.backbone.register_forward_hook(lambda *args: None)
+    return model, 'hooks of backbone'
+
+
+def reads_more(build_tiny):
+    """Labels of its own kind, which samples of a graph do not have."""
+    model = build_tiny(decode_head=HEAD, train_cfg=GRAPHED)
+    head = model.decode_head.seg_heads[-1]
+    by_feat = head.loss_by_feat
+
+    def loss_by_feat(logits, samples):
+        assert all(sample.img_shape for sample in samples)
+        return by_feat(logits, samples)
+
+    head.loss_by_feat = loss_by_feat
+    return model, 'AttributeError'
+
+
+@pytest.mark.parametrize('make', [waits, is_watched, reads_more])
+def test_what_cannot_be_captured_runs_without(
+    build_tiny, make_batch, said, make
+):
+    model, why = make(build_tiny)
+    eager = copy.deepcopy(model)
+    eager.train_cfg = TRAIN_CFG
+    steps = [make_batch(seed=seed) for seed in range(3)]
+    assert_same(train(model.train(), steps), train(eager.train(), steps))
+    assert not graphs_of(model)
+    assert any(why in line for line in said)
+
+
+def test_other_devices_run_without(build_tiny, make_batch, said, monkeypatch):
+    monkeypatch.setattr(RecordingOnCPU, 'device_type', 'cuda')
+    model = build_tiny(train_cfg=GRAPHED).train()
+    for _ in range(3):
+        total(model, make_batch()).backward()
+    assert not graphs_of(model)
+    assert 'device of type cpu' in said[0]
+
+
+def test_without_gradients(graphed, make_batch):
+    with torch.no_grad():
+        found = [losses(graphed, make_batch()) for _ in range(3)]
+    assert_same(found[1:], found[:2])
+    total(graphed, make_batch()).backward()
+
+
+def test_checkpointing_is_refused(build_tiny):
+    with pytest.raises(ValueError, match='checkpoint'):
+        build_tiny(train_cfg=dict(GRAPHED, checkpoint=('scales',)))
+
+
+def test_copies_have_no_graphs(graphed, build_tiny):
+    keys = build_tiny(decode_head=HEAD).state_dict().keys()
+    for model in (
+        copy.deepcopy(graphed),
+        pickle.loads(pickle.dumps(graphed)),
+    ):
+        assert not graphs_of(model)
+        assert model.state_dict().keys() == keys
+
+
+# --------------------------------------------------------------- inference
+
+
+def prepared(model):
+    return prepare_for_inference(
+        copy.deepcopy(model),
+        fold_bn=False,
+        channels_last=False,
+        cuda_graph=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ('kind', 'options'),
+    [
+        *((kind, dict()) for kind in HEADS),
+        ('hierarchical', dict(dtype='bfloat16', classes_only=True)),
+        ('hierarchical', dict(scale_maps=True, confidence=True)),
+        (
+            'hierarchical',
+            dict(mode='slide', crop_size=(48, 48), stride=(32, 32)),
+        ),
+    ],
+)
+def test_inference_is_the_same(tiny_model_cfg, make_batch, kind, options):
+    test_cfg = {'mode': 'whole', 'scales': (0.5, 1.0), **options}
+    model = build_head(tiny_model_cfg, kind, test_cfg=test_cfg).eval()
+    graphed = prepared(model)
+    for seed in range(3):
+        inputs, samples = make_batch(seed=seed)
+        with torch.no_grad():
+            expected = model.predict(inputs, copy.deepcopy(samples))
+            found = graphed.predict(inputs, copy.deepcopy(samples))
+        for one, other in zip(found, expected):
+            assert one.keys() == other.keys()
+            for key in list(one.keys()):
+                mine, others = one.get(key), other.get(key)
+                assert torch.equal(mine.data, others.data), key
+    assert len(graphed.inference_graphs.graphs) == 1
+
+
+def test_graphs_of_latest_sizes_are_kept(build_lively, make_batch):
+    graphed = prepared(build_lively().eval())
+    sizes = [(64, 64 + 8 * i) for i in range(MAX_GRAPHS + 2)]
+    with torch.inference_mode():
+        for size in sizes:
+            for seed in range(2):
+                graphed.encode_decode(make_batch(size=size, seed=seed)[0])
+    graphs = graphed.inference_graphs.graphs
+    widths = [graph.inputs[0].shape[3] for graph in graphs.values()]
+    assert widths == [size[1] for size in sizes[2:]]
+
+
+def test_threads_share_graphs(build_lively, make_batch):
+    model = build_lively().eval()
+    graphed = prepared(model)
+    images = [make_batch(seed=seed)[0] for seed in range(8)]
+
+    @torch.no_grad()
+    def predict(one, image):
+        return one.encode_decode(image)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda x: predict(graphed, x), images))
+    assert graphed.inference_graphs.graphs
+    for image, logits in zip(images, found):
+        assert torch.equal(logits, predict(model, image))
+
+
+def test_models_of_mmseg_are_refused(tiny_model_cfg):
+    cfg = tiny_model_cfg()
+    head = cfg['decode_head']['seg_head']
+    cfg.update(type='EncoderDecoder', decode_head=head, test_cfg={})
+    stock = MODELS.build(ConfigDict(cfg, train_cfg={}))
+    with pytest.raises(ValueError, match='cuda_graph'):
+        prepare_for_inference(stock.eval(), cuda_graph=True)
