@@ -115,6 +115,7 @@ class GraphCache:
         self.graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
         self.seen: OrderedDict[Hashable, None] = OrderedDict()
         self.failed: set[Hashable] = set()
+        self.recaptures = 0
         self.recorder = None
 
     def __call__(
@@ -164,6 +165,10 @@ class GraphCache:
                 self.graphs.move_to_end(kind)
                 return graph
             del self.graphs[kind]
+            self.recaptures += 1
+            if self.recaptures > MAX_GRAPHS:
+                self.failed.add(kind)
+                self._log('the model changes again and again')
             _log_once(
                 f'{self.key}=True: the model has changed, captured again'
             )
@@ -246,7 +251,7 @@ class _Graph:
         self.params: Sequence[Tensor] = ()
         if torch.is_grad_enabled():
             self.params = [p for p in model.parameters() if p.requires_grad]
-        self.grad_results = None
+        self.grad_results: Sequence[Tensor] = ()
         with torch.inference_mode(False), torch.no_grad():
             self.inputs = [x.detach().clone() for x in inputs]
         with recorder.warming_up(), _kept(buffers):
@@ -259,6 +264,8 @@ class _Graph:
                 p for p, grad in zip(self.params, grads) if grad is not None
             ]
             del grads
+        if self.grad_results and not self.params:
+            raise RuntimeError('the weights are held by a wrapper, as FSDP')
         # Casts of weights from the outside are not of the graph, and those of
         # the graph not of the outside.
         torch.clear_autocast_cache()
@@ -285,10 +292,10 @@ class _Graph:
     def _backward(self, results: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """Gradients of the parameters, from static ones of the results."""
         results = [x for x in results if x.requires_grad]
+        if not self.grad_results:
+            self.grad_results = [torch.ones_like(x) for x in results]
         if not results or not self.params:
             return ()
-        if self.grad_results is None:
-            self.grad_results = [torch.ones_like(x) for x in results]
         return torch.autograd.grad(
             results, self.params, self.grad_results, allow_unused=True
         )

@@ -13,6 +13,8 @@ from hmsa_mmseg.engine.process_groups import close_gloo  # first of all
 
 # isort: split
 
+sys.path.append(str(Path(__file__).parents[2]))
+
 import torch
 import torch.distributed as dist
 from mmengine.config import ConfigDict
@@ -22,7 +24,10 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
+from oracles.recorded_graph import RecordingOnCPU
 from torch.distributed.fsdp import FullyShardedDataParallel
+
+from hmsa_mmseg.models.utils.cuda_graph import GraphCache
 
 WORLD_SIZE = 2
 
@@ -38,6 +43,7 @@ def make_samples(labels):
 
 
 def ddp(rank, folder):
+    GraphCache.recorder_type = RecordingOnCPU
     dist.init_process_group(
         'gloo',
         init_method=f'file://{folder}/rendezvous',
@@ -55,12 +61,15 @@ def ddp(rank, folder):
             make_samples(job['labels'][half]),
         )
         wrapper = MMDistributedDataParallel(model, broadcast_buffers=False)
-        # A parameter without gradient is an error in the second forward.
-        for _ in range(2):
+        # A parameter without gradient is an error in the second forward, in
+        # which a graph is captured.
+        for _ in range(3):
             wrapper.zero_grad()
             losses = wrapper(inputs, samples, mode='loss')
             total, _ = model.parse_losses(losses)
             total.backward()
+        if 'cuda_graph' in cfg['train_cfg']:
+            assert len(model.training_graphs.graphs) == 1
         if rank == 0:
             gradients = {
                 name: param.grad

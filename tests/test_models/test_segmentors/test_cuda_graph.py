@@ -108,6 +108,11 @@ def graphed(build_tiny, make_batch):
     return model
 
 
+def move(model):
+    for param in model.parameters():
+        param.data = param.data.clone()
+
+
 def total(model, batch):
     return model.parse_losses(losses(model, batch))[0]
 
@@ -126,7 +131,7 @@ def test_one_backward_pass_for_each_forward_pass(graphed, make_batch):
 @pytest.mark.parametrize(
     'change',
     [
-        lambda model: model.double().float(),
+        move,
         lambda model: model.load_state_dict(model.state_dict()),
         lambda model: model.backbone.requires_grad_(False),
         lambda model: model.backbone.eval(),
@@ -144,6 +149,14 @@ def test_a_changed_model_is_captured_again(graphed, make_batch, change):
     steps = [make_batch(seed=seed) for seed in range(3)]
     assert_same(train(graphed, steps), train(eager, steps))
     assert graphs_of(graphed)[-1] is not old
+
+
+def test_weights_that_never_stay_where_they_are(graphed, make_batch, said):
+    for seed in range(4 * MAX_GRAPHS):
+        move(graphed)
+        total(graphed, make_batch(seed=seed)).backward()
+    assert not graphs_of(graphed)
+    assert 'changes again' in said[-1]
 
 
 def test_each_size_has_its_graph_up_to_a_number(graphed, make_batch, said):
@@ -192,6 +205,19 @@ def test_what_cannot_be_captured_runs_without(
     assert_same(train(model.train(), steps), train(eager.train(), steps))
     assert not graphs_of(model)
     assert any(why in line for line in said)
+
+
+def test_weights_held_by_a_wrapper(build_tiny, make_batch, said):
+    model = build_tiny(decode_head=HEAD, train_cfg=GRAPHED)
+    params = list(model.parameters())
+    for module in model.modules():
+        for name, param in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            setattr(module, name, param.view_as(param))
+    for seed in range(3):
+        total(model, make_batch(seed=seed)).backward(retain_graph=True)
+    assert 'FSDP' in said[-1]
+    assert all(p.grad is not None for p in params if p.numel() > 1)
 
 
 def test_other_devices_run_without(build_tiny, make_batch, said, monkeypatch):

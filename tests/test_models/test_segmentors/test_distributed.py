@@ -80,7 +80,9 @@ def jobs(tiny_model_cfg, zoo_case):
     zoo['train_cfg']['norm_eval'] = True
     if compat.torch_has('checkpointing'):
         zoo['train_cfg']['checkpoint'] = ['scales', 'backbone']
-    return dict(gn=gn, attention_only=attention, zoo=zoo)
+    graphed = copy.deepcopy(gn)
+    graphed['train_cfg']['cuda_graph'] = True
+    return dict(gn=gn, attention_only=attention, zoo=zoo, graphed=graphed)
 
 
 @pytest.fixture(scope='module')
