@@ -166,13 +166,10 @@ class GraphCache:
                 return graph
             del self.graphs[kind]
             self.recaptures += 1
+            self.seen.pop(kind, None)
             if self.recaptures > MAX_GRAPHS:
                 self.failed.add(kind)
                 self._log('the model changes again and again')
-            _log_once(
-                f'{self.key}=True: the model has changed, captured again'
-            )
-            self.seen.pop(kind, None)
         if kind in self.failed or not self._is_known(kind):
             return None
         if len(self.graphs) == MAX_GRAPHS:

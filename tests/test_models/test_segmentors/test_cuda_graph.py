@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.runner import Runner
 from mmseg.registry import MODELS
 from oracles.recorded_graph import RecordingOnCPU
 from test_models.cases import CE, HEADS, build_head
@@ -249,6 +250,62 @@ def test_copies_have_no_graphs(graphed, build_tiny):
     ):
         assert not graphs_of(model)
         assert model.state_dict().keys() == keys
+
+
+def test_a_run_with_hooks_and_resume(tiny_model_cfg, make_batch, tmp_path):
+    """Stock runner, EMA, clipping; stopped half-way and resumed."""
+
+    def run(name, cuda_graph, max_iters, resume=False):
+        cfg = tiny_model_cfg(decode_head=HEAD)
+        cfg['train_cfg']['cuda_graph'] = cuda_graph
+        data = []
+        for seed in range(3):
+            inputs, samples = make_batch(seed=seed)
+            data += [
+                dict(inputs=image, data_samples=sample)
+                for image, sample in zip(inputs, samples)
+            ]
+        runner = Runner(
+            model=ConfigDict(cfg),
+            work_dir=str(tmp_path / name),
+            experiment_name=f'{tmp_path.name}_{name}_{max_iters}',
+            train_dataloader=dict(
+                dataset=data,
+                batch_size=2,
+                sampler=dict(type='InfiniteSampler', shuffle=False),
+                collate_fn=dict(type='pseudo_collate'),
+            ),
+            train_cfg=dict(by_epoch=False, max_iters=max_iters),
+            optim_wrapper=dict(
+                optimizer=dict(type='SGD', lr=0.1, momentum=0.9),
+                clip_grad=dict(max_norm=1.0),
+            ),
+            default_hooks=dict(
+                checkpoint=dict(
+                    type='SafeCheckpointHook', by_epoch=False, interval=2
+                )
+            ),
+            custom_hooks=[
+                dict(type='EMAHook'),
+                dict(type='IterSeedHook'),
+                dict(type='InvalidLossHook', buffer_interval=1),
+            ],
+            log_processor=dict(by_epoch=False),
+            resume=resume,
+            randomness=dict(seed=0),
+            default_scope='mmseg',
+        )
+        runner.train()
+        model = runner.model
+        assert len(model.training_graphs.graphs) == int(cuda_graph)
+        state = torch.load(
+            tmp_path / name / f'iter_{max_iters}.pth', weights_only=True
+        )
+        return {**state['state_dict'], **state['ema_state_dict']}
+
+    expected = run('eager', False, 6)
+    run('graph', True, 4)
+    assert_same([run('graph', True, 6, resume=True)], [expected])
 
 
 # --------------------------------------------------------------- inference

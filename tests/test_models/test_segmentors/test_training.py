@@ -13,6 +13,9 @@ from torch import nn
 
 from hmsa_mmseg.analysis.complexity import count_flops
 from hmsa_mmseg.models.scale_fusion import resize_image
+from hmsa_mmseg.models.segmentors import (
+    multi_scale_attention_segmentor as segmentor,
+)
 from hmsa_mmseg.models.utils.checkpointing import FrozenStatistics
 
 ATTN = 'decode_head.scale_attn.'
@@ -48,6 +51,33 @@ def step(model, batch, autocast=False):
     found.update(model.named_buffers())
     found['random state'] = torch.get_rng_state()
     return found
+
+
+# ------------------------------------------------- norm layers, all at once
+
+
+@each_model(NAMES[:1])
+@pytest.mark.parametrize('stats_scale', [None, 0.5])
+def test_norm_layers_are_counted_and_summed_at_once(
+    zoo_case, build_tiny, make_batch, monkeypatch, stats_scale
+):
+    train_cfg = dict(scales=(0.25, *SCALES), stats_scale=stats_scale)
+    model = build_tiny(**zoo_case, train_cfg=train_cfg).train()
+    # One that reads its counter, and one that is called twice.
+    model.backbone.bn1.momentum = None
+    relu = model.backbone.relu
+    model.backbone.relu = nn.Sequential(model.backbone.bn1, relu)
+    one_by_one = copy.deepcopy(model.double())
+    inputs, samples = make_batch(size=(64, 96))
+    batch = inputs.double(), samples
+    found = step(model, batch)
+    monkeypatch.setattr(segmentor, 'plain_norm_layers', lambda model: [])
+    torch.testing.assert_close(
+        found, step(one_by_one, batch), rtol=1e-12, atol=1e-12
+    )
+    assert found['backbone.bn1.num_batches_tracked'] == 2 * (
+        3 if stats_scale is None else 1
+    )
 
 
 # --------------------------------------------------------- attention alone
