@@ -297,7 +297,7 @@ def autocast_state(device_type: str) -> tuple:
     return (dtype, torch.is_autocast_cache_enabled()) if is_on else ()
 
 
-def capture_graph(graph: Any, pool: Any) -> Any:
+def capture_graph(graph: Any, pool: Any, stream: Any) -> Any:
     """Make ``torch.cuda.graph``, which lets other threads use the GPU."""
     import torch
 
@@ -305,4 +305,4 @@ def capture_graph(graph: Any, pool: Any) -> Any:
     if torch_has('capture_mode'):
         # As those that pin memory for the loader, or watch NCCL.
         mode = dict(capture_error_mode='thread_local')
-    return torch.cuda.graph(graph, pool=pool, **mode)
+    return torch.cuda.graph(graph, pool=pool, stream=stream, **mode)

@@ -88,6 +88,9 @@ class RecordingOnCPU:
 
     device_type = 'cpu'
 
+    def __init__(self, device: torch.device) -> None:
+        pass
+
     @contextmanager
     def warming_up(self) -> Iterator[None]:
         """Random numbers stay."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import lru_cache
 from threading import Lock
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hmsa_mmseg.compat import autocast_state, capture_graph
@@ -39,26 +40,32 @@ WARM_UPS = 3
 
 
 class CudaRecorder:
-    """Records and replays on the current CUDA device.
+    """Records and replays on a GPU, by a stream of its own.
 
     Its graphs share memory: what one has left there, the next may overwrite.
+
+    Args:
+        device (torch.device): Where all that is recorded runs.
     """
 
     device_type = 'cuda'
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
         self.last_use = torch.cuda.Event()
 
     @contextmanager
     def warming_up(self) -> Iterator[None]:
-        """On a stream that a capture may follow; random numbers stay."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        kept = torch.random.fork_rng([torch.cuda.current_device()])
-        with kept, torch.cuda.stream(stream):
+        """On the stream that records; random numbers stay."""
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        kept = torch.random.fork_rng([self.device])
+        # Its device is the current one within, too.
+        with kept, torch.cuda.stream(self.stream):
             yield
-        torch.cuda.current_stream().wait_stream(stream)
+        current.wait_stream(self.stream)
 
     @contextmanager
     def refusing_waits(self) -> Iterator[None]:
@@ -74,15 +81,18 @@ class CudaRecorder:
     def recording(self) -> Iterator[Any]:
         """Record what is called, without running it; gives the graph."""
         graph = torch.cuda.CUDAGraph()
-        with capture_graph(graph, self.pool):
+        captured = capture_graph(graph, self.pool, self.stream)
+        with torch.cuda.device(self.device), captured:
             yield graph
 
     @contextmanager
     def using(self) -> Iterator[None]:
         """Let streams use the memory of the graphs one after the other."""
-        torch.cuda.current_stream().wait_event(self.last_use)
-        yield
-        self.last_use.record()
+        current = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(current):
+            current.wait_event(self.last_use)
+            yield
+            self.last_use.record(current)
 
 
 class GraphCache:
@@ -116,7 +126,7 @@ class GraphCache:
         self.seen: OrderedDict[Hashable, None] = OrderedDict()
         self.failed: set[Hashable] = set()
         self.recaptures = 0
-        self.recorder = None
+        self.recorders: dict[torch.device, CudaRecorder] = {}
 
     def __call__(
         self,
@@ -138,14 +148,14 @@ class GraphCache:
             Any: The result; None if the function is to be called instead,
             for a reason that the log says once.
         """
-        device = inputs[0].device.type
-        if device != self.recorder_type.device_type:
-            self._log(f'not on a device of type {device}')
+        kind_of_device = inputs[0].device.type
+        if kind_of_device != self.recorder_type.device_type:
+            self._log(f'not on a device of type {kind_of_device}')
             return None
         kind = (
             settings,
             torch.is_grad_enabled(),
-            autocast_state(device),
+            autocast_state(kind_of_device),
             *((x.shape, x.dtype, x.device) for x in inputs),
         )
         with self.lock:
@@ -185,9 +195,10 @@ class GraphCache:
             ]
             if hooked:
                 raise RuntimeError(f'hooks of {hooked[0]} would not be called')
-            if self.recorder is None:
-                self.recorder = self.recorder_type()
-            graph = _Graph(self.recorder, model, function, inputs)
+            device = inputs[0].device
+            if device not in self.recorders:
+                self.recorders[device] = self.recorder_type(device)
+            graph = _Graph(self.recorders[device], model, function, inputs)
         except Exception as error:
             # Whatever it is: without a graph it works, or says what is wrong.
             self.failed.add(kind)
@@ -230,6 +241,37 @@ def _kept(buffers: Sequence[Tensor]) -> Iterator[None]:
                 x.copy_(old)
 
 
+class _Reads(TorchDispatchMode):
+    """Keeps the tensors that are read but not made while it is entered.
+
+    A graph reads them by their address, such as what is cached for a size.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: set[int] = set()
+        self.found: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        read = _by_address((args, kwargs))
+        for address in read.keys() - self.made:
+            self.found[address] = read[address]
+        result = func(*args, **kwargs)
+        self.made.update(_by_address(result).keys() - read.keys())
+        return result
+
+
+def _by_address(tree: Any) -> dict[int, Tensor]:
+    return {
+        leaf.untyped_storage().data_ptr(): leaf
+        for leaf in tree_flatten(tree)[0]
+        if isinstance(leaf, Tensor)
+    }
+
+
 class _Graph:
     """A function, captured with some inputs."""
 
@@ -252,11 +294,11 @@ class _Graph:
         with torch.inference_mode(False), torch.no_grad():
             self.inputs = [x.detach().clone() for x in inputs]
         with recorder.warming_up(), _kept(buffers):
-            for run in range(WARM_UPS):
-                # The first may make what is kept from then on.
-                is_last = run == WARM_UPS - 1
-                with recorder.refusing_waits() if is_last else nullcontext():
-                    grads = self._backward(self._forward(function))
+            # The first may make what is cached from then on.
+            for _ in range(WARM_UPS - 1):
+                self._backward(self._forward(function))
+            with recorder.refusing_waits(), _Reads() as self.reads:
+                grads = self._backward(self._forward(function))
             self.params = [
                 p for p, grad in zip(self.params, grads) if grad is not None
             ]
@@ -293,9 +335,17 @@ class _Graph:
             self.grad_results = [torch.ones_like(x) for x in results]
         if not results or not self.params:
             return ()
-        return torch.autograd.grad(
+        grads = torch.autograd.grad(
             results, self.params, self.grad_results, allow_unused=True
         )
+        # Each is to be a tensor of its own, which clipping may change.
+        addresses: set[int] = set()
+        own = []
+        for grad in grads:
+            found = _by_address(grad).keys()
+            own.append(grad.clone() if found & addresses else grad)
+            addresses |= found
+        return own
 
     def _state(self) -> tuple:
         """What a capture takes for given."""

@@ -221,6 +221,24 @@ def test_weights_held_by_a_wrapper(build_tiny, make_batch, said):
     assert all(p.grad is not None for p in params if p.numel() > 1)
 
 
+def test_what_is_cached_outside_stays_in_memory():
+    """And gradients that are one tensor do not stay one."""
+    weights = torch.nn.ParameterList([torch.ones(3), torch.ones(3)])
+    cached = [torch.arange(3.0)]
+
+    def function(x):
+        return ((weights[0] + weights[1]) * cached[0] * x).sum()
+
+    graphs = GraphCache('key')
+    for _ in range(3):
+        loss = graphs(weights, function, [torch.ones(3)])
+    loss.backward()
+    weights[0].grad.mul_(2)
+    assert weights[1].grad.tolist() == [0.0, 1.0, 2.0]
+    (graph,) = graphs.graphs.values()
+    assert cached.pop().data_ptr() in graph.reads.found
+
+
 def test_other_devices_run_without(build_tiny, make_batch, said, monkeypatch):
     monkeypatch.setattr(RecordingOnCPU, 'device_type', 'cuda')
     model = build_tiny(train_cfg=GRAPHED).train()
