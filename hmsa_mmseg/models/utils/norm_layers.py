@@ -35,13 +35,16 @@ class BatchCount:
 
 def plain_norm_layers(module: nn.Module) -> list[_NormBase]:
     """Find the norm layers that Python runs, not what compiled it."""
-    if isinstance(module, _NormBase):
-        return [module]
-    is_compiled = getattr(module, '_compiled_call_impl', None) is not None
-    if is_compiled or hasattr(module, '_orig_mod'):
-        return []
-    children = map(plain_norm_layers, module.children())
-    return [layer for layers in children for layer in layers]
+    found, left = [], [module]
+    while left:
+        module = left.pop()
+        if isinstance(module, _NormBase):
+            found.append(module)
+            continue
+        is_compiled = vars(module).get('_compiled_call_impl') is not None
+        if not is_compiled and '_orig_mod' not in module._modules:
+            left += filter(None.__ne__, module._modules.values())
+    return found
 
 
 @contextmanager
