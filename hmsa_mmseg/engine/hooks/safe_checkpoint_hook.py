@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,8 +65,7 @@ class SafeCheckpointHook(CheckpointHook):
         **kwargs: Likewise.
 
     Raises:
-        ValueError: If it is given an argument that mmengine's hook has not,
-            or what is loaded is not whole or has other classes.
+        ValueError: If what is loaded is not whole or has other classes.
     """
 
     _constants: frozenset[str] = frozenset()
@@ -75,13 +73,6 @@ class SafeCheckpointHook(CheckpointHook):
     def __init__(self, *args, check_classes: bool = True, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.check_classes = check_classes
-        # The parent would give them to the runner, at the first checkpoint.
-        if self.args:
-            known = [*inspect.signature(CheckpointHook).parameters][:-1]
-            raise ValueError(
-                f'SafeCheckpointHook: unknown keys {[*self.args]}; expected '
-                f'some of {", ".join(known)}'
-            )
 
     def before_run(self, runner) -> None:
         """Check data sets and model of a run before it begins.
