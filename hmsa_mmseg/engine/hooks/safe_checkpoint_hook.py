@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -16,15 +16,12 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.locks import lock_file, unlock_file
 from hmsa_mmseg.utils.nonfinite import constant_infinities, nonfinite_names
+from hmsa_mmseg.utils.ranks import from_all_processes, from_main_process
 from hmsa_mmseg.utils.unwrapping import unwrapped
 
 from .. import atomic_backend
 from ..plain import make_plain
-from ..process_groups import (
-    any_process,
-    close_gloo_at_exit,
-    from_main_process,
-)
+from ..process_groups import close_gloo_at_exit
 from ..run_checks import check_loaded, check_start
 
 #: In the work_dir of a training.
@@ -184,12 +181,12 @@ class SafeCheckpointHook(CheckpointHook):
                 )
 
     def _save_checkpoint(self, runner) -> None:
-        with self._saving(runner, 'save a checkpoint'):
-            super()._save_checkpoint(runner)
+        save = super()._save_checkpoint
+        self._save(runner, lambda: save(runner))
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
-        with self._saving(runner, 'save the best checkpoint'):
-            super()._save_best_checkpoint(runner, metrics)
+        save = super()._save_best_checkpoint
+        self._save(runner, lambda: save(runner, metrics))
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict):
         """Save, and name the file in ``last_checkpoint``."""
@@ -221,19 +218,10 @@ class SafeCheckpointHook(CheckpointHook):
             with atomic_file(pointer) as file:
                 file.write(os.fspath(self.last_ckpt).encode())
 
-    @contextmanager
-    def _saving(self, runner, what: str) -> Iterator[None]:
+    def _save(self, runner, save: Callable[[], None]) -> None:
         """Remove nothing before all is saved; stop all if one cannot."""
-        held, error = self.file_backend, None
-        try:
-            yield
-        except Exception as caught:
-            error = caught
-        failed = any_process(error is not None)
-        if error is not None:
-            raise error
-        if failed:
-            raise RuntimeError(f'another process could not {what}, see there')
+        held = self.file_backend
+        from_all_processes(save)
         if is_main_process():
             _remove(runner, held.backend, {*held.outdated})
         held.outdated.clear()
