@@ -11,6 +11,9 @@ from .version import __version__
 compat.prepare()
 
 from . import autolabel, datasets, engine, models, visualization  # noqa: E402
+from .known_keys import check_keys_of_classes  # noqa: E402
+
+check_keys_of_classes()
 
 __all__ = [
     '__version__',

@@ -9,9 +9,10 @@ PACKAGE = Path(__file__).parents[1] / 'hmsa_mmseg'
 # Room -> rooms that it may import. A room may import itself.
 ROOMS = {
     'compat': set(),
+    'known_keys': set(),
     'utils': {'compat'},
-    'models': {'compat'},
-    'datasets': {'compat', 'utils'},
+    'models': {'compat', 'known_keys'},
+    'datasets': {'compat', 'known_keys', 'utils'},
     'visualization': {'compat', 'utils', 'models', 'datasets'},
     'analysis': {'compat', 'utils', 'models', 'datasets'},
     'engine': {'compat', 'utils', 'models', 'datasets'},

@@ -26,20 +26,22 @@ import numpy as np
 import torch
 from mmengine import fileio
 from mmengine.dataset import BaseDataset
-from mmengine.dist import (
-    all_gather_object,
-    broadcast_object_list,
-    get_dist_info,
-)
+from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
 from hmsa_mmseg.utils import atomic_file
+from hmsa_mmseg.utils.ranks import (
+    check_same,
+    from_all_processes,
+    from_main_process,
+)
 
 from .centroids import LabelCentroids
 
 FORMAT = 'hmsa_mmseg centroids 1'
 LOG_SECONDS = 10
+_SAME = 'the same labels and settings on every machine'
 
 
 def index_path(labels: LabelCentroids, cache_dir: str | None = None) -> Path:
@@ -69,29 +71,45 @@ def load_or_build(
 ) -> np.ndarray:
     """Return the centroids of all labels, from a file if there is one.
 
-    In a distributed job all processes call this together: the first accepts
-    the file or not, each reads its share of the labels, and all return the
-    same table. What was read is kept in files of parts until the table is
-    written, so that a job that was interrupted goes on. A file that is
-    damaged or was made from other labels is replaced. Where the folder cannot
-    be written, the centroids are only kept in memory. Both are logged as
-    warnings. ``num_workers`` processes read labels, 0: this one; None: up to
-    8 of the CPUs there are for each process of the job.
+    In a distributed job all processes call this together. They must have the
+    same labels; the file of the first is taken, or each reads its share of
+    the labels, and all return the same table. What was read is kept in files
+    of parts until the table is written, so that a job that was interrupted
+    goes on. A file that is damaged or was made from other labels is replaced.
+    Where the folder cannot be written, the centroids are only kept in memory.
+    Both are logged as warnings. ``num_workers`` processes read labels, 0:
+    this one; None: up to 8 of the CPUs there are for each process of the job.
 
     Returns:
         np.ndarray: (R, 4) int32, columns label (row of ``labels.items``), x,
         y and class, ordered by label.
+
+    Raises:
+        ValueError: If processes have other labels or settings.
     """
-    path = index_path(labels, cache_dir)
-    is_first = get_dist_info()[0] == 0
-    found = [_load(path, labels) if is_first else None]
-    broadcast_object_list(found)
-    rows = found[0]
+    rank, _ = get_dist_info()
+    paths = from_all_processes(lambda: index_path(labels, cache_dir))
+    check_same('class centroids', [path.name for path in paths], _SAME)
+    path, is_first = paths[rank], rank == 0
+    rows = from_main_process(lambda: _load(path))
+    if rows is not None:
+        changed = from_all_processes(lambda: _changed(rows, labels))
+        check_same(
+            'class centroids',
+            [f'{name or "no label"} has changed' for name in changed],
+            _SAME,
+        )
+        if changed[0] is not None:
+            rows = None
+            if is_first:
+                _warn_not_used(path, f'{changed[0]!r} has other centroids now')
     parts = path.with_suffix('.parts')
     if rows is None:
         workers = _auto_workers(labels, num_workers)
-        blocks = _read_share(labels, parts, workers)
-        for part in all_gather_object(blocks):
+        blocks = {}
+        for part in from_all_processes(
+            lambda: _read_share(labels, parts, workers)
+        ):
             blocks.update(part)
         rows = np.concatenate([blocks[k] for k in range(len(labels))])
         if is_first:
@@ -101,23 +119,27 @@ def load_or_build(
     return rows
 
 
-def _load(path: Path, labels: LabelCentroids) -> np.ndarray | None:
+def _load(path: Path) -> np.ndarray | None:
     try:
-        rows = read_rows(path)
+        return read_rows(path)
     except OSError:
         # Most likely there is none. If it is another fault, writing tells.
         return None
     except ValueError as error:
         return _warn_not_used(path, str(error))
-    # The fingerprint sees names, sizes and options. That the same labels
-    # still load as they did then is tried on a few.
+
+
+def _changed(rows: np.ndarray, labels: LabelCentroids) -> str | None:
+    """Name a label that has other centroids, if a few that are tried have.
+
+    The fingerprint sees names, sizes and options.
+    """
     last = len(labels.items) - 1
     for position in sorted({0, last // 2, last}):
         stored = rows[rows[:, 0] == position]
         if not np.array_equal(stored, labels.rows(position)):
-            changed = labels.path(position)
-            return _warn_not_used(path, f'{changed!r} has other centroids now')
-    return rows
+            return os.path.basename(labels.path(position))
+    return None
 
 
 def _read_share(

@@ -13,6 +13,8 @@ import numpy as np
 from mmcv.transforms import LoadAnnotations
 from mmengine.dataset import BaseDataset
 
+from .pipeline_errors import PipelineErrors
+
 # Labels read at a time by one process. Files of parts depend on it: whoever
 # changes it also changes FORMAT of centroid_index.py.
 BLOCK_SIZE = 32
@@ -143,15 +145,15 @@ class LabelCentroids:
             np.ndarray: (R, 4) int32, columns ``position``, x, y and class.
 
         Raises:
-            ValueError: If the label has values which are neither a class nor
-                ignored, or if the loader gave no label.
+            ValueError: If the label cannot be loaded, or has values which
+                are neither a class nor ignored.
         """
         leaf_id, index = self.items[position]
         leaf = self.leaves[leaf_id]
         results = leaf.get_data_info(int(index))
         path = self.path(position)
         for transform in self.loaders[leaf_id]:
-            results = transform(results)
+            results = PipelineErrors(transform)(results)
         if results is None or 'gt_seg_map' not in results:
             names = [type(t).__name__ for t in self.loaders[leaf_id]]
             raise ValueError(

@@ -1,25 +1,28 @@
-"""Between the processes of a run: what they agree on, and gloo's end."""
+"""How the processes of a run end: one before the others, or all together."""
 
 from __future__ import annotations
 
 import atexit
 import gc
+import os
+import re
+import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-import torch
 import torch.distributed as dist
-from mmengine.dist import (
-    all_reduce,
-    broadcast_object_list,
-    get_backend,
-    is_main_process,
-)
+from mmengine.dist import get_backend
 from mmengine.runner import Runner
 
 from hmsa_mmseg.compat import torch_has
+from hmsa_mmseg.utils.ranks import from_all_processes
+
+#: Of what a collective says that has failed.
+_BACKENDS = re.compile('gloo|NCCL')
+_TRIES = 600  # in a minute
 
 
 def close_gloo_at_exit(runner: Runner) -> None:
@@ -56,35 +59,59 @@ def close_gloo() -> None:
         dist.destroy_process_group()
 
 
-def any_process(flag: bool | torch.Tensor) -> bool:
-    """Tell every process whether one of them raises its flag.
+@contextmanager
+def lost_processes_named(runner: Runner) -> Iterator[None]:
+    """Say which process was lost, where collectives only say that one was.
 
-    All must call it at the same place. A tensor has one element.
+    gloo notices at once that another process has ended.
+
+    Raises:
+        RuntimeError: In place of that of the back end, if processes of this
+            machine have ended, or there are other machines.
     """
-    flag = torch.as_tensor(flag).detach().reshape(1).to(torch.int32)
-    all_reduce(flag, op='max')
-    return bool(flag)
+    if not runner.distributed:
+        yield
+        return
+    places = from_all_processes(_place)
+    try:
+        yield
+    except RuntimeError as error:
+        if not _BACKENDS.search(str(error)):
+            raise
+        machine, _ = _place()
+        here = {r: pid for r, (m, pid) in enumerate(places) if m == machine}
+        # Its connections are closed while it ends, which may take seconds.
+        for _ in range(_TRIES):
+            lost = [rank for rank, pid in here.items() if _has_ended(pid)]
+            if lost:
+                break
+            time.sleep(0.1)
+        who = ', '.join(f'rank {r} (process {here[r]})' for r in lost)
+        elsewhere = [str(r) for r in range(len(places)) if r not in here]
+        if not lost and elsewhere:
+            who = f'one of rank {", ".join(elsewhere)} on other machines'
+        if not who:
+            raise
+        raise RuntimeError(
+            f'{who} has ended, and the rest cannot go on: {error}\nLook at '
+            'what it has printed; if that is nothing, it was killed, mostly '
+            'as memory ran out. Start all again, with --resume.'
+        ) from error
 
 
-def from_main_process(function: Callable[[], object]) -> object:
-    """Call a function on rank 0 alone; all get its result, or its error.
+def _place() -> tuple[tuple[str, str], int]:
+    """Tell machine, or container, and number of this process."""
+    space = ''
+    with suppress(OSError):
+        space = os.readlink('/proc/self/ns/pid')
+    return (socket.gethostname(), space), os.getpid()
 
-    All processes must call it at the same place.
 
-    Args:
-        function (Callable): What it returns can be pickled.
-
-    Returns:
-        object: What it returns on rank 0.
-    """
-    outcome = [None, None]
-    if is_main_process():
-        try:
-            outcome[0] = function()
-        # Whatever it is: the other processes wait.
-        except Exception as error:
-            outcome[1] = error
-    broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
+def _has_ended(process: int) -> bool:
+    """Whether a process of this machine has ended; known on Linux only."""
+    try:
+        stat = Path('/proc', str(process), 'stat').read_text()
+    except OSError:
+        return Path('/proc/self/stat').exists()
+    # Behind the name; a zombie, which nobody has waited for, is Z.
+    return stat.rpartition(')')[2].split()[0] in 'ZX'

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 
 from mmengine.dataset import BaseDataset
-from mmengine.dist import all_gather_object
 from mmengine.hooks import EMAHook
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from mmseg.models.segmentors import SegTTAModel
@@ -21,11 +20,12 @@ from hmsa_mmseg.datasets.class_and_pipeline_checks import (
     prepare_pipelines,
 )
 from hmsa_mmseg.utils.nonfinite import constant_infinities, nonfinite_names
+from hmsa_mmseg.utils.ranks import check_same, from_all_processes
 from hmsa_mmseg.utils.unwrapping import segmentor_of, unwrapped
 
 
 def check_start(runner: Runner, check_classes: bool) -> None:
-    """Refuse a run that would be wrong without a word.
+    """Refuse a run that would be wrong without a word, on all ranks.
 
     Args:
         runner (Runner): With the loops that will run built.
@@ -37,7 +37,18 @@ def check_start(runner: Runner, check_classes: bool) -> None:
             would lose the label, test-time augmentation does not go with the
             model, or there is nothing to train.
     """
-    _check_same_images(runner)
+    from_all_processes(lambda: _check(runner, check_classes))
+    if not runner.distributed:
+        return
+    for where, dataset in _datasets(runner):
+        check_same(
+            where,
+            from_all_processes(lambda dataset=dataset: _images_of(dataset)),
+            'the same images in the same order on every machine',
+        )
+
+
+def _check(runner: Runner, check_classes: bool) -> None:
     model = segmentor_of(runner.model)
     heads = getattr(model, 'decode_head', None)
     head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
@@ -68,29 +79,8 @@ def check_start(runner: Runner, check_classes: bool) -> None:
         segmentor_of(start).partial_weights = True
 
 
-def _check_same_images(runner: Runner) -> None:
-    """Refuse processes of which one sees other files than the rest."""
-    if not runner.distributed:
-        return
-    found = {
-        where: _images_of(dataset) for where, dataset in _datasets(runner)
-    }
-    ranks = all_gather_object(found)
-    for where in found:
-        listed = [rank[where] for rank in ranks]
-        if len({*listed}) > 1:
-            numbers = ', '.join(
-                f'rank {rank}: {number} images ({digest})'
-                for rank, (number, digest) in enumerate(listed)
-            )
-            raise ValueError(
-                f'{where}: the processes list different images, {numbers}; '
-                'expected the same files in the same order on every machine'
-            )
-
-
-def _images_of(dataset: object) -> tuple[int, str]:
-    """Number of images, and what their names, in their order, hash to."""
+def _images_of(dataset: object) -> str:
+    """Tell how many images there are, and a hash of their names in order."""
     names = hashlib.sha256()
     for leaf in leaf_datasets(dataset):
         # Without folders, which may be local to a machine.
@@ -98,7 +88,7 @@ def _images_of(dataset: object) -> tuple[int, str]:
             for index in range(len(leaf)):
                 path = leaf.get_data_info(index).get('img_path') or ''
                 names.update(os.fsencode(os.path.basename(path)) + b'/')
-    return len(dataset), names.hexdigest()[:8]
+    return f'{len(dataset)} images ({names.hexdigest()[:8]})'
 
 
 def check_loaded(

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -301,26 +303,33 @@ def test_a_full_disk(labels, rows, cache, logged, monkeypatch, fails):
 # --- several processes, and processes that end
 
 
-def in_job(rank, store, labels, cache, results):
-    """One of two processes of a distributed job."""
+def in_job(rank, world_size, store, labels, cache, results):
+    """One of the processes of a distributed job."""
     torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{store}', rank=rank, world_size=2
+        'gloo', init_method=f'file://{store}', rank=rank, world_size=world_size
     )
     read = LabelCentroids.rows
     positions = []
     LabelCentroids.rows = lambda self, k: positions.append(k) or read(self, k)
-    results.put((rank, load_or_build(labels, cache), positions))
+    try:
+        found = load_or_build(labels, cache)
+    except Exception as error:
+        found = f'{type(error).__name__}: {error}'
+    results.put((rank, found, positions))
     torch.distributed.destroy_process_group()
 
 
-def run_job(tmp_path, labels, caches):
+def run_job(tmp_path, labels, caches, different=None):
+    """Labels and centroids of each rank; `different` labels of rank 1."""
+    each = [labels] * len(caches)
+    each[1] = different or labels
     results = FORK.Queue()
     processes = [
         FORK.Process(
             target=in_job,
-            args=(rank, tmp_path / 'store', labels, cache, results),
+            args=(rank, len(caches), tmp_path / 'store', *its, results),
         )
-        for rank, cache in enumerate(caches)
+        for rank, its in enumerate(zip(each, caches))
     ]
     for process in processes:
         process.start()
@@ -340,21 +349,67 @@ def test_processes_of_a_job_share_the_work(tmp_path, labels, rows, cache):
     assert names(cache) == [centroid_index.index_path(labels).name]
 
 
+@pytest.mark.parametrize('world_size', [2, 3])
 @pytest.mark.fault(
-    'two processes have different files of centroids',
-    'both use the table of the first',
+    'processes have different files of centroids',
+    'all use the table of the first',
 )
-def test_all_processes_use_the_table_of_the_first(tmp_path, labels, rows):
+def test_all_processes_use_the_table_of_the_first(
+    tmp_path, labels, rows, world_size
+):
     """Also where each has a file of its own that it would accept."""
-    caches = [tmp_path / 'one', tmp_path / 'two']
-    tables = [rows.copy(), rows.copy()]
-    for table, cache, value in zip(tables, caches, (1, 2)):
+    caches = [tmp_path / str(rank) for rank in range(world_size)]
+    tables = [rows.copy() for _ in caches]
+    for value, (table, cache) in enumerate(zip(tables, caches)):
         table[table[:, 0] == 2, 1] = value
         path = centroid_index.index_path(labels, str(cache))
         write_rows(path, table, cache)
     found = run_job(tmp_path, labels, caches)
     assert all(np.array_equal(table, tables[0]) for _, table, _ in found)
-    assert [one[2] for one in found] == [[0, 4, 8], []]
+    # Each tries a few of its own labels.
+    assert [one[2] for one in found] == [[0, 4, 8]] * world_size
+
+
+@pytest.mark.parametrize('world_size', [2, 3])
+@pytest.mark.fault(
+    'one process has other labels for centroids, or cannot read one',
+    'all stop, with rank and file',
+)
+def test_labels_of_one_process_that_differ(
+    root, tmp_path, cache, set_cfg, class_uniform, world_size
+):
+    def labels(root, **options):
+        return class_uniform(set_cfg(root, LOAD, **options)).labels(8)[0]
+
+    def stored(name, label):
+        other = tmp_path / name / root.name  # with the same names and sizes
+        shutil.copytree(root, other)
+        return other / 'ann' / label
+
+    caches = [cache] * world_size
+    others = 'rank 0' if world_size == 2 else 'rank 0, 2'
+    fewer = run_job(tmp_path, labels(root), caches, labels(root, indices=8))
+    assert {type(end) for _, end, _ in fewer} == {str}
+    for _, end, _ in fewer:
+        assert end.startswith('ValueError: class centroids: the processes')
+        assert re.search(rf'differ, {others}: Base.*; rank 1: Base', end)
+    # A file that cannot be read, before there are centroids.
+    path = stored('broken', '003.png')
+    path.write_bytes(b'\0' * path.stat().st_size)
+    broken = run_job(tmp_path, labels(root), caches, labels(path.parents[1]))
+    for rank, end, _ in broken:
+        assert '003.png' in end
+        assert end.startswith('RuntimeError: rank 1: ') == (rank != 1)
+    # Another content, when there are.
+    load_or_build(labels(root), cache)
+    path = stored('changed', '004.png')
+    size = path.stat().st_size
+    Image.fromarray(np.ones((24, 32), np.uint8)).save(path)
+    with path.open('ab') as file:
+        file.write(b'\0' * (size - path.stat().st_size))
+    changed = run_job(tmp_path, labels(root), caches, labels(path.parents[1]))
+    for _, end, _ in changed:
+        assert f'differ, {others}: no label has changed; rank 1: 004' in end
 
 
 @pytest.mark.fault(

@@ -240,7 +240,7 @@ def test_shares_that_are_left_to_images(logged):
         (dict(bias=(1, 2)), 'expected 3 factors'),
         (dict(bias=(1, -2, 0)), 'not negative'),
         (dict(bias=(9, 9, 9)), 'asks for 216 .* epochs of 50'),
-        (dict(boost=dict(dataset=1)), "unknown keys .'dataset'."),
+        (dict(boost=dict(dataset=1)), 'boost .*did you mean datasets'),
         (dict(boost=dict(classes=(3,))), r'boost.classes=\(3,\).*0 to 2'),
         (dict(boost=dict(datasets=(0,))), 'not boosted'),
     ],

@@ -4,6 +4,7 @@ import atexit
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -11,7 +12,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from hmsa_mmseg.engine import SafeResumeRunner, process_groups
-from hmsa_mmseg.engine.process_groups import close_gloo
+from hmsa_mmseg.engine.process_groups import (
+    close_gloo,
+    lost_processes_named,
+)
 
 TURNS = 2
 # At the end of rank 0 a collective is under way, and the interpreter takes
@@ -127,3 +131,26 @@ def test_leaves_failed_programs_alone(own_group, monkeypatch, failed):
     assert dist.is_initialized() == failed
     if not failed:
         assert close_gloo() is None  # there is none any more
+
+
+@pytest.mark.parametrize(
+    ('said', 'machines', 'found'),
+    [
+        ('gloo: closed by peer', 2, 'one of rank 1 on other machines has end'),
+        ('gloo: closed by peer', 1, '^gloo: closed by peer$'),
+        ('out of memory', 2, '^out of memory$'),
+    ],
+)
+def test_processes_that_cannot_be_seen(monkeypatch, said, machines, found):
+    """Those that can be are killed in test_several_processes.py."""
+    here = process_groups._place()
+    places = [here, (('another', ''), here[1])][:machines]
+    module = 'hmsa_mmseg.engine.process_groups'
+    monkeypatch.setattr(f'{module}.from_all_processes', lambda place: places)
+    monkeypatch.setattr(f'{module}._TRIES', 1)
+    runner = SimpleNamespace(distributed=True)
+    with (
+        pytest.raises(RuntimeError, match=found),
+        lost_processes_named(runner),
+    ):
+        raise RuntimeError(said)

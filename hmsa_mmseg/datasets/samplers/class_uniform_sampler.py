@@ -13,6 +13,8 @@ from mmengine.logging import print_log
 from mmseg.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
+from hmsa_mmseg.known_keys import check_keys
+
 from ..class_uniform_dataset import ClassUniformDataset, SampleIndex
 
 
@@ -275,12 +277,7 @@ def _item_seed(seed: int, epoch: int, position: int) -> int:
 
 def _check_boost(boost: dict | None, dataset: ClassUniformDataset) -> dict:
     checked = dict(datasets=(), classes=(), until_epoch=None)
-    unknown = {*(boost or {})} - {*checked}
-    if unknown:
-        raise ValueError(
-            f'boost has unknown keys {sorted(unknown)}; expected datasets, '
-            'classes and until_epoch'
-        )
+    check_keys('boost', boost or (), checked)
     checked.update(boost or {})
     num_parts = int(dataset.parts().max()) + 1
     num_classes = len(dataset.metainfo.get('classes') or ())

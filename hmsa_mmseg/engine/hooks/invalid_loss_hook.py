@@ -13,10 +13,10 @@ from mmseg.registry import HOOKS
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.checks import check_integer
 from hmsa_mmseg.utils.nonfinite import constant_infinities, nonfinite_names
+from hmsa_mmseg.utils.ranks import any_process
 from hmsa_mmseg.utils.unwrapping import unwrapped
 
 from ..plain import to_plain
-from ..process_groups import any_process
 
 #: How the names of written batches begin, which are no checkpoints.
 DUMP_PREFIX = 'invalid_loss_'

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -17,15 +16,12 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from hmsa_mmseg.utils import atomic_file
 from hmsa_mmseg.utils.locks import lock_file, unlock_file
 from hmsa_mmseg.utils.nonfinite import constant_infinities, nonfinite_names
+from hmsa_mmseg.utils.ranks import from_all_processes, from_main_process
 from hmsa_mmseg.utils.unwrapping import unwrapped
 
 from .. import atomic_backend
 from ..plain import make_plain
-from ..process_groups import (
-    any_process,
-    close_gloo_at_exit,
-    from_main_process,
-)
+from ..process_groups import close_gloo_at_exit
 from ..run_checks import check_loaded, check_start
 
 #: In the work_dir of a training.
@@ -66,8 +62,7 @@ class SafeCheckpointHook(CheckpointHook):
         **kwargs: Likewise.
 
     Raises:
-        ValueError: If it is given an argument that mmengine's hook has not,
-            or what is loaded is not whole or has other classes.
+        ValueError: If what is loaded is not whole or has other classes.
     """
 
     _constants: frozenset[str] = frozenset()
@@ -75,13 +70,6 @@ class SafeCheckpointHook(CheckpointHook):
     def __init__(self, *args, check_classes: bool = True, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.check_classes = check_classes
-        # The parent would give them to the runner, at the first checkpoint.
-        if self.args:
-            known = [*inspect.signature(CheckpointHook).parameters][:-1]
-            raise ValueError(
-                f'SafeCheckpointHook: unknown keys {[*self.args]}; expected '
-                f'some of {", ".join(known)}'
-            )
 
     def before_run(self, runner) -> None:
         """Check data sets and model of a run before it begins.
@@ -193,12 +181,12 @@ class SafeCheckpointHook(CheckpointHook):
                 )
 
     def _save_checkpoint(self, runner) -> None:
-        with self._saving(runner, 'save a checkpoint'):
-            super()._save_checkpoint(runner)
+        save = super()._save_checkpoint
+        self._save(runner, lambda: save(runner))
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
-        with self._saving(runner, 'save the best checkpoint'):
-            super()._save_best_checkpoint(runner, metrics)
+        save = super()._save_best_checkpoint
+        self._save(runner, lambda: save(runner, metrics))
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict):
         """Save, and name the file in ``last_checkpoint``."""
@@ -230,19 +218,10 @@ class SafeCheckpointHook(CheckpointHook):
             with atomic_file(pointer) as file:
                 file.write(os.fspath(self.last_ckpt).encode())
 
-    @contextmanager
-    def _saving(self, runner, what: str) -> Iterator[None]:
+    def _save(self, runner, save: Callable[[], None]) -> None:
         """Remove nothing before all is saved; stop all if one cannot."""
-        held, error = self.file_backend, None
-        try:
-            yield
-        except Exception as caught:
-            error = caught
-        failed = any_process(error is not None)
-        if error is not None:
-            raise error
-        if failed:
-            raise RuntimeError(f'another process could not {what}, see there')
+        held = self.file_backend
+        from_all_processes(save)
         if is_main_process():
             _remove(runner, held.backend, {*held.outdated})
         held.outdated.clear()

@@ -10,8 +10,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmseg.registry import HOOKS
 
 from hmsa_mmseg.utils.checks import check_integer
-
-from ..process_groups import any_process
+from hmsa_mmseg.utils.ranks import any_process
 
 # What Windows has not, where nobody sends them.
 _POSIX = {'SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU'}

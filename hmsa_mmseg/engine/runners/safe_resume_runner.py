@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
 from mmengine.dataset import InfiniteSampler
@@ -12,9 +14,14 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmseg.registry import RUNNERS
 
 from hmsa_mmseg.utils import check_crc, safe_load
+from hmsa_mmseg.utils.ranks import (
+    check_same,
+    from_all_processes,
+    from_main_process,
+)
 
 from ..hooks.invalid_loss_hook import DUMP_PREFIX
-from ..process_groups import close_gloo_at_exit, from_main_process
+from ..process_groups import close_gloo_at_exit, lost_processes_named
 
 
 @RUNNERS.register_module()
@@ -37,7 +44,7 @@ class SafeResumeRunner(Runner):
       order of the data.
 
     Where checkpoints are on other than local storage, mmengine's runner
-    decides.
+    decides. All processes must find the same file there, of the same content.
 
     An endless sampler in a loop by epochs, which would never come to the end
     of its first one, is refused.
@@ -49,7 +56,20 @@ class SafeResumeRunner(Runner):
         close_gloo_at_exit(self)
 
     def train(self):
-        """Train, from the newest whole checkpoint on if asked to resume."""
+        """Train, from the newest whole checkpoint on if asked to resume.
+
+        If another process ends before this one, the error names it.
+        """
+        with lost_processes_named(self):
+            check_same(
+                '--resume',
+                from_all_processes(lambda: self._resume),
+                'one command for all',
+            )
+            self._choose_start()
+            return super().train()
+
+    def _choose_start(self) -> None:
         if self._resume and not self._has_loaded and self._is_local():
             path, seed = from_main_process(self._find_start)
             if path is None:
@@ -66,7 +86,6 @@ class SafeResumeRunner(Runner):
                 # Before the sampler is built.
                 self._randomness_cfg.update(seed=seed)
                 self.set_randomness(**self._randomness_cfg)
-        return super().train()
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop; a ValueError if its epochs would have no end."""
@@ -96,8 +115,18 @@ class SafeResumeRunner(Runner):
         return all(isinstance(backend, LocalBackend) for backend in backends)
 
     def load_or_resume(self) -> None:
-        """Load what to start from; say so if nothing is left to train."""
+        """Load what to start from; say so if nothing is left to train.
+
+        Raises:
+            ValueError: If another process has another file in its place.
+        """
         path = self._load_from
+        if path and not self._has_loaded:
+            check_same(
+                path,
+                from_all_processes(lambda: _content_of(path)),
+                'one checkpoint, in a folder that all processes see',
+            )
         super().load_or_resume()
         loop = self._train_loop
         if self._resume and (
@@ -198,6 +227,22 @@ def _checkpoints(folder: Path) -> list[Path]:
         for path in folder.glob('*.pth')
         if not path.name.startswith(DUMP_PREFIX)
     ]
+
+
+def _content_of(path: str) -> str:
+    """Tell a local file from others by little of it."""
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        return 'no such file'  # nor of other ranks, if it is a URL
+    try:
+        with zipfile.ZipFile(path) as archive:
+            checksums = [
+                (entry.filename, entry.CRC) for entry in archive.infolist()
+            ]
+    except zipfile.BadZipFile:
+        checksums = 'cut short, or no zip archive'
+    digest = zlib.crc32(repr(checksums).encode())
+    return f'{os.path.getsize(path)} bytes ({digest:08x})'
 
 
 def _read_meta(path: str | Path) -> tuple[dict, str | None]:

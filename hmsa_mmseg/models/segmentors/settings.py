@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hmsa_mmseg.compat import autocast, torch_has, torch_needed
+from hmsa_mmseg.known_keys import check_keys
 
 from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
 from ..scale_fusion import Size, check_scales
@@ -226,12 +227,7 @@ def _check_names_and_flags(cfg: Mapping, cfg_name: str, kind: type) -> None:
                 f'model.{cfg_name}.{name}={cfg[name]!r} is no setting any '
                 f'more: remove it; {instead}'
             )
-    unknown = sorted(set(cfg) - set(kind._fields), key=str)
-    if unknown:
-        raise ValueError(
-            f'model.{cfg_name} has no setting {unknown}; expected some of '
-            f'{list(kind._fields)}'
-        )
+    check_keys(f'model.{cfg_name}', cfg, kind._fields)
     for name, default in kind._field_defaults.items():
         value = cfg.get(name, default)
         if default is False and not isinstance(value, bool):

@@ -33,7 +33,10 @@ AVERAGE = dict(type='MultiScaleAverageHead', seg_head=FCN)
         (dict(checkpoint=('scale',)), r"some of .* got \('scale',\)"),
         (dict(checkpoint='backbone'), r"must be a list .* got 'backbone'"),
         (dict(checkpoint=0), r'must be a list of some of .* got 0'),
-        ({'chekpoint': 1, 2: 3}, r"no setting \[2, 'chekpoint'\]"),
+        (
+            {'chekpoint': 1, 2: 3},
+            r"2, 'chekpoint' .did you mean check",
+        ),
         (dict(attention_only=1), r'must be True or False, got 1'),
         (
             dict(attention_only=True, checkpoint=('backbone',)),
@@ -66,7 +69,7 @@ def test_bad_train_cfg(cfg, message, tiny_model_cfg):
         (dict(scales=None), r'scales is missing'),
         (dict(scales=(0, 1)), r'scales .* got 0 in \(0, 1\)'),
         (dict(scales=()), r'scales .* got \(\)'),
-        (dict(scale=1), r"has no setting \['scale'\]; expected some"),
+        (dict(scale=1), "'scale' .did you mean scales"),
         (dict(mode='tiles'), r"mode must be .*'slide'.*'tiles'"),
         (dict(mode=None), r"mode must be .*'slide'.*got None"),
         (dict(dtype='half'), r"dtype must be .*'float16'.*'half'"),

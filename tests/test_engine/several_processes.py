@@ -1,20 +1,22 @@
-"""Forks processes that train: two together with gloo, or some to be killed.
+"""Forks processes that train: some together with gloo, or some to be killed.
 
-Arguments: a folder, and scenarios below. In the folder, each rank leaves how
-each scenario has ended for it, and its weights. For `killed`, a process is
-killed time and again while it saves, and for each a line is printed: the
-files with what is in them, what last_checkpoint names, and which is found to
-be the newest.
+Arguments: a folder, and scenarios below, each followed by a number of
+processes if these are not two. In the folder, each rank leaves how each
+scenario has ended for it, and its weights; those that disagree, how each try
+has ended. The exit codes of the processes of a scenario are printed. For
+`killed`, a process is killed time and again while it saves, and for each a
+line is printed: the files with what is in them, what last_checkpoint names,
+and which is found to be the newest.
 """
 
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 
 import hmsa_mmseg  # noqa: F401  (before mmseg)
@@ -109,6 +111,14 @@ def stop(batch):
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
+def die(batch):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(batch):
+    raise ValueError('a broken image')
+
+
 # name: (work_dir, hooks, accumulated batches)
 SCENARIOS = dict(
     whole=('whole', [], 1),
@@ -121,8 +131,12 @@ SCENARIOS = dict(
     stop=('stop', [On(1, 5, stop), dict(type='SignalCheckpointHook')], 1),
     resume=('stop', [], 1),
     full=('full', [On(0, 4, fail_to_save)], 1),
-    images=('images', [], 1),
+    broken=('broken', [On(1, 3, fail)], 1),
 )
+# What is different on rank 1 in each try of the processes that disagree.
+DIFFERENT = [
+    *('images', 'checks', 'resume', 'absent', 'cut', 'other', 'dead'),
+]
 
 
 def settings(inputs, hooks, max_iters, **checkpoint):
@@ -148,17 +162,26 @@ def settings(inputs, hooks, max_iters, **checkpoint):
     )
 
 
-def train(folder, name, rank):
-    work_dir, hooks, accumulated = SCENARIOS[name]
-    inputs = torch.linspace(-1, 1, 32).reshape(16, 2)
-    if name == 'images':
-        inputs = inputs[rank:]
-    runner = SafeResumeRunner(
+def make_runner(
+    folder,
+    name,
+    rank,
+    world_size,
+    work_dir,
+    hooks,
+    accumulated=1,
+    first_image=0,
+    max_iters=8,
+    **kwargs,
+):
+    inputs = torch.linspace(-1, 1, 32).reshape(16, 2)[first_image:]
+    hooks = [dict(type='IterSeedHook'), *hooks]
+    return SafeResumeRunner(
         model=Model(),
         work_dir=os.path.join(folder, work_dir),
-        resume=name == 'resume',
         launcher='pytorch',
-        **settings(inputs, [dict(type='IterSeedHook'), *hooks], 8, interval=2),
+        **kwargs,
+        **settings(inputs, hooks, max_iters, interval=2),
         optim_wrapper=dict(
             optimizer=dict(type='SGD', lr=0.1, momentum=0.9),
             accumulative_counts=accumulated,
@@ -169,7 +192,7 @@ def train(folder, name, rank):
                 backend='gloo',
                 init_method=f'file://{folder}/meeting_{name}',
                 rank=rank,
-                world_size=2,
+                world_size=world_size,
             )
         ),
         cfg=Config(
@@ -180,32 +203,77 @@ def train(folder, name, rank):
             )
         ),
     )
-    ended = 'finished'
+
+
+def end_of(runner):
     try:
         runner.train()
     except (Exception, SystemExit) as error:
-        ended = f'{type(error).__name__}: {error}'
+        return f'{type(error).__name__}: {error}'
+    return 'finished'
+
+
+def train(folder, name, rank, world_size):
+    work_dir, *rest = SCENARIOS[name]
+    if name == 'resume' and rank == 1:
+        work_dir = 'empty'  # that of rank 0 counts
+    runner = make_runner(
+        *(folder, name, rank, world_size, work_dir, *rest),
+        resume=name == 'resume',
+    )
+    ended = end_of(runner)
     state = runner.model.module.state_dict()
     result = dict(ended=ended, state=state)
     torch.save(result, folder / f'{name}_rank{rank}.pt')
+    if name == 'broken':
+        raise RuntimeError('as without end_of')
+
+
+def disagree(folder, name, rank, world_size):
+    """Try to train together, with a difference on rank 1 each time."""
+    ends = {}
+    whole = folder / 'whole'
+    here = folder / f'{name}_rank{rank}'
+    here.mkdir()
+    os.chdir(here)
+    for what in DIFFERENT:
+        differs = rank == 1 and what
+        shutil.copy(whole / 'iter_4.pth', 'start.pth')
+        if differs == 'absent':
+            os.remove('start.pth')
+        elif differs == 'cut':
+            os.truncate('start.pth', os.path.getsize('start.pth') - 100)
+        elif differs == 'other':
+            shutil.copy(whole / 'iter_6.pth', 'start.pth')
+        runner = make_runner(
+            *(folder, name, rank, world_size, f'{name}_{what}'),
+            [On(1, 6, die)] if what == 'dead' else [],
+            first_image=1 if differs == 'images' else 0,
+            max_iters=0 if differs == 'checks' else 8,
+            resume=differs != 'resume',
+            load_from='start.pth',
+            experiment_name=f'{name}_{what}',
+        )
+        ends[what] = end_of(runner)
+        torch.save(ends, folder / f'{name}_rank{rank}.pt')
+    raise RuntimeError('as without end_of')
 
 
 def fork(function, *args):
     child = os.fork()
     if child == 0:
-        try:
-            function(*args)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(0)
+        function(*args)  # What it raises ends the program as any other.
+        os._exit(0)
     return child
 
 
-def train_as_rank(folder, name, rank):
+def train_as_rank(folder, name, rank, world_size):
     # Negative: see TWO_RANKS in tests/test_tools.
-    os.environ.update(RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK='-1')
-    train(folder, name, rank)
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK='-1'
+    )
+    function = train if name in SCENARIOS else disagree
+    function(folder, name, rank, world_size)
 
 
 def train_until_killed(folder, delay):
@@ -253,9 +321,14 @@ def main(folder, *names):
                 left['signal'] = os.WTERMSIG(status)
                 print(json.dumps(left), flush=True)
             continue
-        children = [fork(train_as_rank, folder, name, k) for k in (0, 1)]
-        for child in children:
-            os.waitpid(child, 0)
+        size = int(name[-1]) if name[-1].isdigit() else 2
+        children = [
+            fork(train_as_rank, folder, name, rank, size)
+            for rank in range(size)
+        ]
+        states = [os.waitpid(child, 0)[1] for child in children]
+        codes = [os.waitstatus_to_exitcode(state) for state in states]
+        print(json.dumps({name: codes}), flush=True)
 
 
 main(Path(sys.argv[1]), *sys.argv[2:])

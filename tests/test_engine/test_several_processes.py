@@ -1,7 +1,8 @@
-"""What is promised to two processes with gloo, and to one that is killed."""
+"""What is promised to processes with gloo, and to one that is killed."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).with_name('two_processes.py')
-SCENARIOS = ['whole', 'nan', 'skip', 'stop', 'resume', 'full', 'images']
+SCRIPT = Path(__file__).with_name('several_processes.py')
+SCENARIOS = ['whole', 'nan', 'skip', 'stop', 'resume', 'full', 'broken']
+# Of two processes, and of three.
+DISAGREEING = ['disagree2', 'disagree3']
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp('two')
+    return tmp_path_factory.mktemp('several')
 
 
 def run(folder, *names):
@@ -31,12 +34,35 @@ def run(folder, *names):
 
 
 @pytest.fixture(scope='module')
-def results(folder):
+def codes(folder):
+    """The exit codes of the processes of each scenario."""
+    lines = run(folder, *SCENARIOS, *DISAGREEING).splitlines()
+    codes = {}
+    for line in lines:
+        if line.startswith('{'):
+            codes.update(json.loads(line))
+    return codes
+
+
+@pytest.fixture(scope='module')
+def results(folder, codes):
     """What each rank of each scenario has left: {scenario: [dict, dict]}."""
-    run(folder, *SCENARIOS)
     return {
         name: [torch.load(folder / f'{name}_rank{rank}.pt') for rank in (0, 1)]
         for name in SCENARIOS
+    }
+
+
+@pytest.fixture(params=DISAGREEING)
+def tries(request, folder, codes):
+    """How each rank has ended each try: {what differs: [rank 0, ...]}."""
+    ranks = [
+        torch.load(folder / f'{request.param}_rank{rank}.pt')
+        for rank in range(len(codes[request.param]))
+    ]
+    return {
+        what: [ends[what] for ends in ranks if what in ends]
+        for what in ranks[0]
     }
 
 
@@ -173,20 +199,64 @@ def test_resumed_run_ends_as_the_uninterrupted_one(folder, ends, weights):
 def test_failed_save_stops_both(folder, ends):
     first, second = ends['full']
     assert first == 'OSError: No space left on device'
-    assert second == (
-        'RuntimeError: another process could not save a checkpoint, see there'
-    )
+    assert second == f'RuntimeError: rank 0: {first}'
     pointer = (folder / 'full' / 'last_checkpoint').read_text()
     assert os.path.basename(pointer) == 'iter_2.pth'
 
 
-@pytest.mark.fault(
-    'two processes list different images',
-    'both refuse to train, with both counts',
+@pytest.mark.parametrize(
+    ('what', 'found'),
+    [
+        ('images', r'dataset: .*: 16 images \(\w+\); rank 1: 15 images \('),
+        ('resume', '--resume: .*: True; rank 1: False; expected'),
+        ('absent', r'start\.pth: .*: \d+ bytes.*; rank 1: no such file;'),
+        ('cut', r'start\.pth: .*: (\d+) bytes.*; rank 1: (?!\1)\d+ bytes'),
+        ('other', r'start\.pth: .*\((\w+)\); rank 1: .*\((?!\1)\w+\);'),
+    ],
 )
-def test_other_images_of_one_stop_both(folder, ends):
-    for end in ends['images']:
-        assert end.startswith('ValueError: train_dataloader.dataset: the proc')
-        assert 'rank 0: 16 images' in end
-        assert 'rank 1: 15 images' in end
-    assert files(folder, 'images') == []
+@pytest.mark.fault(
+    'processes find other images, or another checkpoint to start from',
+    'all refuse to train, with what each has found',
+)
+def test_differences_stop_all(tries, what, found):
+    ends = tries[what]
+    others = ', '.join(str(rank) for rank in range(len(ends)) if rank != 1)
+    assert {*ends} == {ends[0]}
+    assert ends[0].startswith('ValueError: ')
+    assert f'the processes differ, rank {others}: ' in ends[0]
+    assert re.search(found, ends[0])
+
+
+@pytest.mark.fault(
+    'a check before the training fails on one rank only',
+    'all stop with its error',
+)
+def test_a_failed_check_stops_all(tries):
+    at_fault = tries['checks'].pop(1)
+    assert at_fault.startswith('ValueError: train_cfg.max_iters=0')
+    assert {*tries['checks']} == {f'RuntimeError: rank 1: {at_fault}'}
+
+
+@pytest.mark.fault(
+    'SIGKILL to one of several processes that train',
+    'the others end at once, with its rank',
+)
+def test_a_killed_process_ends_all(tries, codes):
+    """Not after half an hour, the timeout of gloo, but as programs do."""
+    ends = tries['dead']
+    # The first has no end.
+    assert codes[f'disagree{len(ends) + 1}'].pop(1) == -9
+    for end in ends:
+        assert re.match('RuntimeError: .*rank 1 .* has ended, and the', end)
+    assert {*codes[f'disagree{len(ends) + 1}']} == {1}
+
+
+@pytest.mark.fault(
+    'an image that one of two processes cannot read',
+    'both end, one with its error, the other with the rank of this one',
+)
+def test_an_error_of_one_ends_both(ends, codes):
+    other, at_fault = ends['broken']
+    assert at_fault == 'ValueError: a broken image'
+    assert re.match('RuntimeError: rank 1 .* has ended, and the', other)
+    assert codes['broken'] == [1, 1]
