@@ -1,16 +1,15 @@
 from .hooks import (
-    ChannelsLastHook,
     InferencePreparationHook,
     InvalidLossHook,
     IterSeedHook,
     SafeCheckpointHook,
     SignalCheckpointHook,
+    TrainingPreparationHook,
 )
 from .loops import ResumableIterBasedTrainLoop
 from .runners import SafeResumeRunner
 
 __all__ = [
-    'ChannelsLastHook',
     'InferencePreparationHook',
     'InvalidLossHook',
     'IterSeedHook',
@@ -18,4 +17,5 @@ __all__ = [
     'SafeCheckpointHook',
     'SafeResumeRunner',
     'SignalCheckpointHook',
+    'TrainingPreparationHook',
 ]

@@ -67,11 +67,7 @@ def prepare_for_inference(
             'prepare_for_inference: expected a model in evaluation mode, '
             'model.eval(); got one in training mode'
         )
-    if not isinstance(compile, (bool, Mapping)):
-        raise ValueError(
-            'prepare_for_inference: compile must be True, False or a dict of '
-            f'arguments of torch.compile, got {compile!r}'
-        )
+    options = compile_options(compile, 'prepare_for_inference')
     if cuda_graph and not hasattr(model, 'inference_graphs'):
         raise ValueError(
             'prepare_for_inference: cuda_graph=True is for '
@@ -92,19 +88,34 @@ def prepare_for_inference(
         )
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    if compile is not False:
-        if not torch_has('compile_module'):
-            raise ValueError(
-                f'prepare_for_inference: compile={compile!r} '
-                f'{torch_needed("compile_module")}'
-            )
-        options = {} if compile is True else dict(compile)
-        model.backbone.compile(**{'dynamic': False, **options})
+    if options is not None:
+        model.backbone.compile(**options)
     if cuda_graph:
         model.inference_graphs = GraphCache(
             'prepare_for_inference: cuda_graph', keep_latest=True
         )
     return model
+
+
+def compile_options(compile: bool | Mapping, where: str) -> dict | None:
+    """Arguments of ``torch.compile`` of an option, None to do without.
+
+    Raises:
+        ValueError: If it is no such option, or torch cannot compile a part of
+            a model; ``where`` begins the message.
+    """
+    if not isinstance(compile, (bool, Mapping)):
+        raise ValueError(
+            f'{where}: compile must be True, False or a dict of arguments of '
+            f'torch.compile, got {compile!r}'
+        )
+    if compile is False:
+        return None
+    if not torch_has('compile_module'):
+        raise ValueError(
+            f'{where}: compile={compile!r} {torch_needed("compile_module")}'
+        )
+    return {'dynamic': False, **({} if compile is True else compile)}
 
 
 def input_channels(model: EncoderDecoder) -> int:

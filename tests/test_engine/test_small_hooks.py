@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 from mmseg.registry import HOOKS
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hmsa_mmseg.engine.plain import make_plain, to_plain
@@ -33,26 +35,146 @@ def hook(name, **kwargs):
     return HOOKS.build(dict(type=name, **kwargs))
 
 
-@pytest.mark.parametrize('wrap', [identity, Wrapped])
-def test_channels_last(wrap):
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
-    ).double()
-    inputs = torch.rand(2, 3, 9, 7, dtype=torch.double)
+@pytest.fixture
+def ddp(tmp_path):
+    """Return a function that wraps a model in DDP, of one process."""
+    file = f'file://{tmp_path}/meeting'
+    dist.init_process_group('gloo', init_method=file, rank=0, world_size=1)
+    yield MMDistributedDataParallel
+    dist.destroy_process_group()
 
-    def step():
-        model.zero_grad()
-        loss = model(inputs).square().sum()
-        loss.backward()
-        return [loss, *(p.grad.clone() for p in model.parameters())]
 
-    before = step()
-    runner = SimpleNamespace(model=wrap(model))
-    hook('ChannelsLastHook').before_train(runner)
-    last = torch.channels_last
-    assert model(inputs).is_contiguous(memory_format=last)
-    torch.testing.assert_close(step(), before, rtol=1e-12, atol=1e-12)
+needs_compile = pytest.mark.needs_torch('compile_module')
+COMPILED = dict(compile=dict(backend='aot_eager', fullgraph=True))
+
+
+@pytest.mark.parametrize(
+    ('options', 'graphs', 'train_cfg'),
+    [
+        (dict(name='ChannelsLastHook'), 0, dict()),
+        pytest.param(COMPILED, 2, dict(), marks=needs_compile),
+        pytest.param(
+            # The lower scale twice: statistics stand still in the second run.
+            *(COMPILED, 3, dict(checkpoint=('scales',))),
+            marks=needs_compile,
+        ),
+        pytest.param(
+            *(COMPILED, 2, dict(stats_scale=1.0)), marks=needs_compile
+        ),
+        pytest.param(
+            *(dict(compile=True), 2, dict()),
+            marks=[needs_compile, pytest.mark.slow],
+        ),
+    ],
+)
+@pytest.mark.fault(
+    'channels_last under DDP, which has strides of its own',
+    'gradients are right from the first step on',
+)
+def test_training_preparation(
+    options, graphs, train_cfg, build_tiny, make_batch, ddp
+):
+    torch._dynamo.reset()  # of the graphs of other tests
+    counters.clear()
+    model = build_tiny(train_cfg=dict(scales=(0.5, 1.0), **train_cfg)).double()
+    plain = copy.deepcopy(model)
+    wrapped = ddp(model)
+    keys = list(model.state_dict())
+
+    def step(model, seed, size=(64, 64)):
+        inputs, samples = make_batch(size=size, seed=seed)
+        model.train().zero_grad()
+        call = wrapped if model is wrapped.module else model
+        losses = call(inputs.double(), samples, mode='loss')
+        model.parse_losses(losses)[0].backward()
+        grads = [p.grad for p in model.parameters()]
+        return [*losses.values(), *grads, *model.buffers()]
+
+    def predict(model):
+        inputs, _ = make_batch(size=(48, 80))
+        with torch.no_grad():
+            return [model.eval().encode_decode(inputs.double())]
+
+    runner = SimpleNamespace(model=wrapped)
+    prepare = hook(**{'name': 'TrainingPreparationHook', **options})
+    prepare.before_train(runner)
+    weight = model.backbone.conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert list(model.state_dict()) == keys
+
+    def same(function, *args):
+        torch.testing.assert_close(
+            *(function(one, *args) for one in (model, plain)),
+            rtol=1e-9,
+            atol=1e-12,
+        )
+        return counters['stats']['unique_graphs']
+
+    assert [same(step, 0), same(step, 1)] == [graphs, graphs]
+    prepare.before_val_epoch(runner)
+    assert same(predict) == graphs
+    prepare.after_val_epoch(runner, {})
+    assert same(step, 2) == graphs
+    prepare.after_train(runner)
+    assert same(step, 3, (32, 96)) == graphs
+
+
+@needs_compile
+def test_a_compiled_run_is_resumed(
+    run, build_tiny, make_batch, tmp_path, load
+):
+    torch._dynamo.reset()
+    counters.clear()
+
+    def loader(**kwargs):
+        images, samples = make_batch(**kwargs)
+        pairs = [
+            dict(inputs=image, data_samples=sample)
+            for image, sample in zip(images, samples)
+        ]
+        return dict(dataset=pairs, batch_size=2, num_workers=0)
+
+    def train(name, hooks=(), **kwargs):
+        torch.manual_seed(0)
+        return run(
+            name,
+            model=build_tiny(),
+            train_dataloader=dict(
+                **loader(batch_size=6), sampler=dict(type='InfiniteSampler')
+            ),
+            val_dataloader=dict(
+                **loader(size=(48, 80)),
+                sampler=dict(type='DefaultSampler', shuffle=False),
+            ),
+            custom_hooks=list(hooks),
+            **kwargs,
+        ).model.state_dict()
+
+    hooks = [dict(type='TrainingPreparationHook', **COMPILED)]
+    plain, whole = train('plain'), train('whole', hooks)
+    assert counters['stats']['unique_graphs'] == 2
+    start = dict(load_from=str(tmp_path / 'whole' / 'iter_2.pth'), resume=True)
+    resumed = train('resumed', hooks, **start)
+    assert plain.keys() == load(start['load_from'])['state_dict'].keys()
+    for key, value in whole.items():
+        assert torch.equal(resumed[key], value), key
+        torch.testing.assert_close(value, plain[key], rtol=1e-3, atol=1e-4)
+
+
+@needs_compile
+@pytest.mark.fault(
+    'a compiled backbone with checkpoint of its blocks',
+    'refused before the first iteration',
+)
+def test_training_preparation_that_is_refused(build_tiny):
+    model = build_tiny(
+        train_cfg=dict(scales=(0.5, 1.0), checkpoint=('backbone',))
+    )
+    prepare = hook('TrainingPreparationHook', compile=True)
+    with pytest.raises(ValueError, match=r"checkpoint=\('backbone',\)"):
+        prepare.before_train(SimpleNamespace(model=model))
+    with pytest.raises(ValueError, match=r"compile must be .* got 'inductor'"):
+        hook('TrainingPreparationHook', compile='inductor')
 
 
 def count_norms(model):

@@ -18,7 +18,10 @@ OPTIONS = [
     dict(),
     dict(channels_last=False),
     dict(fold_bn=False),
-    dict(compile=dict(backend='eager')),
+    pytest.param(
+        dict(compile=dict(backend='aot_eager')),
+        marks=pytest.mark.needs_torch('compile_module'),
+    ),
 ]
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='needs a GPU'
@@ -40,17 +43,18 @@ def norms(model):
 @each_device
 @pytest.mark.parametrize('options', OPTIONS)
 def test_predictions_are_the_same(options, device, build_lively, make_batch):
-    model = build_lively().to(device)
+    torch._dynamo.reset()  # of the graphs of other tests
+    model = build_lively().to(device).double()
     prepared = copy.deepcopy(model)
     assert prepare_for_inference(prepared, **options) is prepared
     # Several sizes, and each of them again.
     for size in ((64, 96), (47, 61), (64, 96)):
-        inputs = make_batch(size=size)[0].to(device)
+        inputs = make_batch(size=size)[0].to(device).double()
         torch.testing.assert_close(
             logits(prepared, inputs),
             logits(model, inputs),
-            rtol=0,
-            atol=1e-4 if device == 'cuda' else 1e-5,
+            rtol=1e-9,
+            atol=1e-9,
         )
     assert bool(norms(prepared)) == (options.get('fold_bn') is False)
     # Half precision and windows find the prepared layers.
@@ -58,8 +62,8 @@ def test_predictions_are_the_same(options, device, build_lively, make_batch):
     for cfg in (dict(dtype='bfloat16'), windows):
         with torch.no_grad():
             found, expected = (
-                with_cfg(one, **cfg).inference(
-                    inputs, [dict(ori_shape=(64, 96))] * 2
+                with_cfg(one.float(), **cfg).inference(
+                    inputs.float(), [dict(ori_shape=(64, 96))] * 2
                 )
                 for one in (prepared, model)
             )
@@ -141,7 +145,7 @@ def test_a_plain_encoder_decoder(tiny_model_cfg, make_batch):
     assert norms(model) == []
 
 
-def test_bad_options_and_models(build_lively):
+def test_bad_options_and_models(build_lively, monkeypatch):
     model = build_lively()
     with pytest.raises(ValueError, match=r"compile must be .* got 'inductor'"):
         prepare_for_inference(model, compile='inductor')
@@ -151,6 +155,9 @@ def test_bad_options_and_models(build_lively):
         prepare_for_inference(model.train())
     with pytest.raises(TypeError, match=r'of mmseg.*; got ResNet'):
         prepare_for_inference(model.backbone)
+    monkeypatch.setattr(preparation, 'torch_has', lambda feature: False)
+    with pytest.raises(ValueError, match=r'compile=True needs torch'):
+        prepare_for_inference(model.eval(), compile=True)
     assert norms(model) != []
 
 

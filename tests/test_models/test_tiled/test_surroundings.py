@@ -175,25 +175,6 @@ def test_one_graph_of_the_whole_model(fast, build, make_batch):
     )
 
 
-@pytest.mark.needs_torch('compile_module')
-def test_a_training_step_with_a_compiled_backbone(build, make_batch):
-    model = build().train()
-    inputs, samples = make_batch(size=SIZE)
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    found = []
-    for compiled in (False, True):
-        model.load_state_dict(state)
-        if compiled:
-            # Other tests of this process may have used up the recompiles.
-            torch._dynamo.reset()
-            model.backbone.compile(fullgraph=True, backend='eager')
-        total, _ = model.parse_losses(model.loss(inputs, samples))
-        params = list(model.parameters())
-        found.append([total, *torch.autograd.grad(total, params)])
-    for one, other in zip(*found):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-
-
 @torch.no_grad()
 def test_a_trace_is_of_any_size(build):
     """Tiles would be those of the size that was traced."""
