@@ -15,6 +15,7 @@ from benchmarks.measure import Timing
 from benchmarks.page import Limit
 
 DOCS = Path(__file__).parents[2] / 'docs/benchmarks'
+GPU_DOCS = DOCS.with_name('gpu')
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,11 @@ def test_peak_of_what_is_held_at_once(device):
     assert 8000 <= peak(lambda: x.exp().sum().backward()) <= 8016
 
 
+def test_dispatched_operations():
+    x = torch.zeros(8, 8, device='meta')
+    assert measure.count_operations(lambda: (x[1:].view(-1) + 1).sum()) == 2
+
+
 def test_interleaved_takes_turns():
     calls = []
     functions = dict(a=lambda: calls.append('a'), b=lambda: calls.append('b'))
@@ -67,25 +73,41 @@ def test_rows_of_a_case():
     def fails():
         raise RuntimeError('no memory is left\nand more')
 
-    found = cases.rows_of(
-        Case(
-            dict(fails=fails, one=lambda: x + 1),
-            counted=dict(meta=lambda: torch.empty(8, 8, device='meta')),
-            check=lambda: dict(one=0.5),
-            facts=dict(fact=dict(miou=80.0)),
-        ),
-        Options(rounds=2),
+    case = Case(
+        dict(fails=fails, one=lambda: x + 1),
+        counted=dict(meta=lambda: torch.empty(8, 8, device='meta')),
+        check=lambda: dict(one=0.5),
+        facts=dict(fact=dict(miou=80.0)),
+        found_later=dict(one=lambda: dict(kernels=3), fails=fails),
     )
+    found = cases.rows_of(case, Options(rounds=2))
     rows = {row.pop('way'): row for row in found}
     assert rows['meta'] == dict(gflop=0, live_gb=256 / 1e9)
     assert rows['fails'] == dict(error='RuntimeError: no memory is left')
     assert rows['fact'] == dict(miou=80.0)
     assert rows['one']['ratio'] == (1, 1, 1)
     assert rows['one']['rounds'] == 2
+    assert rows['one']['kernels'] == 3
     assert rows['one']['difference'] == 0.5
     held = Case(dict(one=lambda: x + 1), is_held=True, result_gb=1e-6)
     (row,) = cases.rows_of(held, Options(rounds=1))
     assert row['live_gb'] == pytest.approx(3e-6)
+    # Without time nothing begins.
+    found = cases.rows_of(case, Options(seconds=-1))
+    assert ['no time' in row.get('error', '') for row in found] == [
+        *(False, True, True, False),
+    ]
+
+
+def test_difference_of_a_graph():
+    one = torch.tensor([0.0, 2.0])
+    eager = iter([dict(a=one, b=0 * one), dict(a=one, b=0 * one)])
+    found = cases.graph_difference(
+        lambda: next(eager), lambda: dict(a=1.5 * one, b=0 * one)
+    )
+    assert found == dict(graph_difference=(0.5, 0.0))
+    found = cases.graph_difference(lambda: dict(a=one), dict)
+    assert math.isinf(found['graph_difference'][0])
 
 
 def test_classes_may_differ_where_logits_tie():
@@ -116,6 +138,27 @@ def test_committed_pages_are_those_of_their_data(tmp_path):
     assert page.figures_table(figures) in (DOCS / 'table.md').read_text()
     # Not a number keeps no limit.
     assert not any(fig._replace(measured=math.nan).is_met for fig in figures)
+    # Of a GPU there are other limits.
+    figures = page.figures_table(benchmark.all_figures(GPU_DOCS))
+    for name in ('table.md', 'README.md'):
+        assert figures in (GPU_DOCS / name).read_text()
+
+
+def test_limits_without_a_figure():
+    limit = Limit('speed', 'one', 'fast', 'ms', 2, over='slow')
+    row = dict(case='one', way='fast', ms=3)
+    for rows in (
+        [],
+        [dict(row, case='two')],
+        [row, dict(case='one', way='slow', error='no')],
+    ):
+        (figure,) = limit.figures(rows, '2026-12-01')
+        assert 'never run' in figure.texts
+    rows = [row, dict(case='one', way='slow', ms=2)]
+    (figure,) = limit.figures(rows, '2026-12-01')
+    assert figure.texts[2:] == ['<= 2', '1.50', '2026-12-01', 'yes']
+    (figure,) = limit._replace(limit=None).figures(rows, '2026-12-01')
+    assert figure.texts[2:] == ['reported', '1.50', '2026-12-01', '']
 
 
 class FakeSuite(SimpleNamespace):
@@ -143,6 +186,8 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path, monkeypatch):
     # What is there can be read.
     assert '| one | a |' in (tmp_path / 'rmi.md').read_text()
     fake.killed = None
+    benchmark.main([*argv, '--cases', 'on.$'])
+    assert fake.built == ['one']
     benchmark.main(argv)
     assert fake.built == ['one', 'two']
     found = json.loads((tmp_path / 'data/rmi.json').read_text())

@@ -1,15 +1,22 @@
 """The suites: that they run, and that they refuse what is not equal."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import benchmark
 import pytest
-from benchmarks import fusion, inference, loss, measure, networks, rmi, train
+from benchmarks import inference, loss, measure, networks, rmi, train
 from benchmarks import tta as tta_suite
 from benchmarks.cases import Options
 from oracles.literal_network import LiteralNetwork
+from oracles.recorded_graph import RecordingOnCPU
 
 from hmsa_mmseg.models import AccumulatingTTAModel
-from hmsa_mmseg.models.tiled.logit_rows import LogitRows
+from hmsa_mmseg.models.utils.cuda_graph import GraphCache
 
+ROOT = Path(__file__).parents[2]
 SMALL = Options(size='small', rounds=1)
 
 
@@ -27,8 +34,46 @@ def test_suite_writes_page_and_figures(tmp_path, capsys, name):
     assert len({row.count('|') for row in rows}) == 1
     assert 'Error' not in text
     suite = benchmark.suite_of(name)
-    figures = benchmark.all_figures(tmp_path)
-    assert {figure.limit for figure in figures} == set(suite.LIMITS)
+    found = {
+        figure.limit
+        for figure in benchmark.all_figures(tmp_path)
+        if figure.measured is not None
+    }
+    assert found == {limit for limit in suite.LIMITS if not limit.on_gpu}
+
+
+@pytest.mark.slow
+def test_ways_with_graphs(tmp_path, monkeypatch):
+    """By the stand-in: rows, differences and what a GPU is measured by."""
+    monkeypatch.setattr(GraphCache, 'recorder_type', RecordingOnCPU)
+    rows = benchmark.measure('train', *first_case('train'))
+    rows += benchmark.measure('inference', *first_case('inference'))
+    graphed = [row for row in rows if 'graph' in row['way']]
+    assert len(graphed) == 4
+    for row in graphed:
+        assert 'error' not in row
+        graph, _ = row['graph_difference']
+        assert graph <= 1e-5
+
+
+def first_case(name):
+    return next(iter(benchmark.suite_of(name).cases(SMALL))), SMALL
+
+
+@pytest.mark.slow
+def test_gpu_check_on_a_cpu(tmp_path):
+    run = subprocess.run(
+        [ROOT / 'tools/dev/gpu_check.sh', tmp_path],
+        env=dict(os.environ, PYTHON=sys.executable, CUDA_VISIBLE_DEVICES=''),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout
+    assert {path.stem for path in tmp_path.glob('*.md')} == {
+        *('train', 'inference', 'counts', 'table'),
+    }
+    # What comes with the first run is not left.
+    assert not (tmp_path / 'unfinished.json').exists()
 
 
 def off(function):
@@ -48,10 +93,6 @@ def with_other_gradient(function):
         return value + 0.01 * (value - value.detach())
 
     return changed
-
-
-def with_other_classes(function):
-    return lambda rows: 18 - function(rows)
 
 
 def with_other_result(test_step):
@@ -75,11 +116,6 @@ def check(suite):
 @pytest.mark.parametrize(
     ('suite', 'place', 'name', 'wrong', 'match'),
     [
-        (fusion, LogitRows, 'whole', off, 'fusion: .*row tiles'),
-        (
-            *(fusion, fusion, 'classes_of_rows', with_other_classes),
-            'fusion: .*wrong classes',
-        ),
         (loss, loss, 'literal_loss', off, 'loss: .*not equal'),
         (loss, loss, 'literal_loss', with_other_gradient, 'loss: .*gradient'),
         (rmi, rmi, 'literal_rmi_loss', off, 'rmi: .*not equal'),

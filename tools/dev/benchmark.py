@@ -14,9 +14,11 @@ same ``--out``. ``table`` stands for the suites that have such figures.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -41,7 +43,7 @@ from hmsa_mmseg.utils import write_json
 # A suite has TITLE, NOTE (what its page says about the figures), LIMITS,
 # `cases(options)`, title -> function that builds a case, and, if each case
 # is to run in a process of its own, IS_APART.
-TABLE = ['counts', 'fusion', 'rmi', 'loss', 'inference', 'train', 'tta']
+TABLE = ['counts', 'rmi', 'loss', 'inference', 'train', 'tta']
 SUITES = [*TABLE, 'switches', 'zoo']
 OUT = Path('docs/benchmarks')
 UNFINISHED = 'unfinished.json'
@@ -55,6 +57,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add('suites', nargs='+', choices=['table', *SUITES])
+    add(
+        '--cases',
+        default='',
+        metavar='PATTERN',
+        help='measure no cases but those whose titles have it, and keep what '
+        'an earlier run with a pattern has measured of others',
+    )
     add('--out', type=Path, help=f'default: {OUT}, for full sizes alone')
     add(
         '--size',
@@ -67,7 +76,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--seconds',
         type=float,
         default=300,
-        help='after which a case begins no further round; default 300',
+        help='after half of which a case begins no further way, and after '
+        'which nothing but the first round; default 300',
     )
     add('--threads', type=int, help="threads of torch; default: torch's")
     add(
@@ -178,15 +188,20 @@ def run_suite(
     suite = suite_of(name)
     command, text = command_line(args, name), ''
     done = state.setdefault(command, {})
-    for title in suite.cases(options):
+    titles = list(suite.cases(options))
+    for title in titles:
         progress(f'{name}: {title}' + (', measured' * (title in done)))
         if title not in done:
+            if not re.search(args.cases, title):
+                continue
             is_apart = getattr(suite, 'IS_APART', False)
             run = measure_apart if is_apart else measure
             done[title] = run(name, title, options, args.threads)
             write_json(args.out / UNFINISHED, state)
         rows = [
-            dict(case=case, **row) for case, of in done.items() for row in of
+            dict(case=case, **row)
+            for case in titles
+            for row in done.get(case, ())
         ]
         results = dict(command=command, machine=machine(), rows=rows)
         text = page.write_suite(args.out, name, suite, results)
@@ -194,14 +209,24 @@ def run_suite(
 
 
 def all_figures(out: Path) -> list[page.Figure]:
-    """Figures of all suites whose results lie in a folder."""
+    """What has a limit, with what the results in a folder say of it.
+
+    The limits are those of a GPU if any of the results are.
+    """
+    paths = {name: out / 'data' / f'{name}.json' for name in SUITES}
+    results = {
+        name: json.loads(path.read_text())
+        for name, path in paths.items()
+        if path.is_file()
+    }
+    on_gpu = any(of['machine']['gpu'] for of in results.values())
     found = []
     for name in SUITES:
-        path = out / 'data' / f'{name}.json'
-        if path.is_file():
-            rows = json.loads(path.read_text())['rows']
-            for limit in suite_of(name).LIMITS:
-                found += limit.figures(rows)
+        of = results.get(name, dict(rows=[], machine={}))
+        for limit in suite_of(name).LIMITS:
+            if limit.on_gpu == on_gpu:
+                date = of['machine'].get('date', '')
+                found += limit.figures(of['rows'], date)
     return found
 
 
@@ -218,16 +243,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [
         one for name in args.suites for one in ([name], TABLE)[name == 'table']
     ]
+    # What has been imported is there to stay.
+    gc.freeze()
     for name in dict.fromkeys(names):
         print(run_suite(name, args, options, state))
-    state_file.unlink(missing_ok=True)
+    if not args.cases:
+        state_file.unlink(missing_ok=True)
     figures = all_figures(args.out)
-    if figures:
-        summary = page.figures_table(figures)
-        text = f'# What was reached\n\n{summary}\n'
-        (args.out / 'table.md').write_text(text)
-        page.plot(figures, args.out / 'table.png')
-        print(summary)
+    summary = page.figures_table(figures)
+    text = f'# What was reached\n\n{summary}\n'
+    (args.out / 'table.md').write_text(text)
+    print(summary)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +14,9 @@ import torch
 
 from .measure import (
     count,
+    cuda_graph_bytes,
     interleaved,
+    kernels,
     live_gb,
     median_ms,
     pair_ratios,
@@ -62,7 +66,7 @@ class Options(NamedTuple):
 class Case(NamedTuple):
     """One comparison; the first of its ways is what the others are over."""
 
-    #: What is timed, by name.
+    #: What is timed, by name. What a way needs is built when it first runs.
     ways: Mapping[str, Function] = {}
     #: What is counted on ``meta``; on a GPU only if there is nothing to time.
     counted: Mapping[str, Function] = {}
@@ -74,6 +78,8 @@ class Case(NamedTuple):
     check: Callable[[], Mapping[str, float]] | None = None
     #: Further columns by way.
     facts: Mapping[str, Mapping[str, Any]] = {}
+    #: The same, as functions, of ways that have been timed.
+    found_later: Mapping[str, Callable[[], Mapping[str, Any]]] = {}
 
 
 def progress(text: str) -> None:
@@ -82,10 +88,17 @@ def progress(text: str) -> None:
 
 
 def rows_of(case: Case, options: Options) -> list[dict[str, Any]]:
-    """Check a case, then measure it."""
+    """Check a case, then measure it.
+
+    After half of ``options.seconds`` no further way is begun, and after all
+    of them nothing but the first round.
+    """
+    on_gpu = options.device == 'cuda'
+    half = time.monotonic() + options.seconds / 2
+    end = half + options.seconds / 2
     differences = case.check() if case.check else {}
     # On a GPU no time is lost with what is the same on every machine.
-    skips = bool(case.ways) and options.device == 'cuda'
+    skips = bool(case.ways) and on_gpu
     counted = {} if skips else case.counted
     ways = [*counted, *case.ways, *case.facts]
     rows: dict[str, dict[str, Any]] = {way: dict(way=way) for way in ways}
@@ -97,24 +110,43 @@ def rows_of(case: Case, options: Options) -> list[dict[str, Any]]:
     left = {}
     for way, function in case.ways.items():
         try:
-            # cuDNN chooses its kernels anew for each shape.
-            for _ in range(3 if options.device == 'cuda' else 1):
+            if time.monotonic() > half:
+                raise TimeoutError('no time was left')
+            held = cuda_graph_bytes() if on_gpu else 0
+            # cuDNN chooses its kernels anew for each shape, and graphs are
+            # captured in the second run.
+            for _ in range(3 if on_gpu else 1):
                 function()
+            if on_gpu:
+                held = cuda_graph_bytes() - held
+                rows[way]['cuda_gb'] = (peak_cuda_bytes(function) + held) / 1e9
             left[way] = function
-        except RuntimeError as error:  # mostly: no memory is left
+        except Exception as error:  # mostly: no memory is left
             rows[way]['error'] = error_text(error)
-    times = interleaved(left, options.rounds, 0, options.seconds)
+    times = interleaved(left, options.rounds, 0, end - time.monotonic())
     first = next(iter(left), None)
     for way in left:
         rows[way].update(
             ms=median_ms(times[way]),
-            cpu_ms=median_ms(times[way], 'cpu'),
             ratio=pair_ratios(times, way, first),
-            cpu_ratio=pair_ratios(times, way, first, 'cpu'),
             rounds=len(times[way]),
         )
-        if options.device == 'cuda':
-            rows[way]['cuda_gb'] = peak_cuda_bytes(left[way]) / 1e9
+        if on_gpu:
+            rows[way]['issue_ms'] = median_ms(times[way], 'issue')
+        else:
+            rows[way].update(
+                cpu_ms=median_ms(times[way], 'cpu'),
+                cpu_ratio=pair_ratios(times, way, first, 'cpu'),
+            )
+    later = list(case.found_later.items())
+    if on_gpu:
+        later += [(way, partial(kernels, left[way])) for way in left]
+    for way, function in later:
+        if way in left and time.monotonic() < end:
+            try:
+                rows[way].update(function())
+            except Exception as error:
+                rows[way]['error'] = error_text(error)
     for way, difference in differences.items():
         rows[way]['difference'] = difference
     for way, facts in case.facts.items():
@@ -133,6 +165,30 @@ def logits_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference, relative to the largest magnitude."""
     difference = (found.double() - expected.double()).abs().max()
     return (difference / expected.double().abs().max()).item()
+
+
+def graph_difference(
+    eager: Callable[[], Mapping[str, torch.Tensor]],
+    graphed: Callable[[], Mapping[str, torch.Tensor]],
+) -> dict[str, tuple[float, float]]:
+    """How far a graph is from an eager run, and a second eager run.
+
+    Of the tensor that is farthest, relative to its largest magnitude.
+    """
+    first, again, found = eager(), eager(), graphed()
+
+    def farthest(results: Mapping[str, torch.Tensor]) -> float:
+        if results.keys() != first.keys():
+            return float('inf')
+        # A tensor of zeros must be equal.
+        return max(
+            logits_difference(results[key], value)
+            if value.any()
+            else float(results[key].abs().max())
+            for key, value in first.items()
+        )
+
+    return dict(graph_difference=(farthest(found), farthest(again)))
 
 
 def wrong_classes(

@@ -20,8 +20,10 @@ from hmsa_mmseg.models import AccumulatingTTAModel
 from hmsa_mmseg.models.tiled.decisions import Decision, decide
 
 from .cases import SMALL_SIZE, Case, Options
+from .measure import count_operations
 from .networks import (
     CITYSCAPES,
+    CROSS_ENTROPY,
     MAPILLARY,
     SCALES,
     STOCK,
@@ -43,7 +45,9 @@ at 0.5 and 1 with the losses of the recipe (mmseg: plain cross-entropy); half:
 weights and activations of two bytes. Attention to scale: both ways in float32
 with cross-entropy alone and `fast=False`; the explicit one is trained at the
 scales it is tested at (sec. 3 of the paper). File: one image scored at the
-size of its file, seen by the network at the authors' long edge of 2177."""
+size of its file, seen by the network at the authors' long edge of 2177.
+Dispatched operations: of forward and backward, views left out; on a GPU the
+host starts them one by one."""
 # Of the network and of the file.
 FILES = dict(small=((96, 144), (200, 300)), full=((1451, 2177), (4000, 6000)))
 CHECKPOINT = ('scales', 'backbone')
@@ -65,6 +69,11 @@ LIMITS = [
             (f'{CHECKPOINTED}, half', light),
         )
     ),
+    Limit(
+        *('dispatched operations of an eager step', 'dispatched', 'fast'),
+        *('operations', 5600),
+        on_gpu=True,
+    ),
 ]
 
 
@@ -80,6 +89,9 @@ def cases(options: Options) -> dict[str, Callable[[], Case]]:
     found['training, attention to scale'] = lambda: Case(
         counted=attention_to_scale(options)
     )
+    size = SMALL_SIZE if options.is_small else (512, 1024)
+    title = f'dispatched, cross-entropy, 2 x {size_text(size)}'
+    found[title] = partial(_dispatched, options, size)
     size, file_size = map(size_text, FILES[options.size])
     found[f'file of {file_size}, seen at {size}'] = partial(_file, options)
     return found
@@ -136,6 +148,20 @@ def _training(options: Options, title: str, size: tuple[int, int]) -> Case:
                 name, of, batch, size, options, dtype
             )
     return Case(counted=functions)
+
+
+def _dispatched(options: Options, size: tuple[int, int]) -> Case:
+    cfg = config_for(options.size, CROSS_ENTROPY)
+    steps = {
+        way: meta_step(way, cfg, 2, size, options)
+        for way in (STOCK, 'plain', 'fast')
+    }
+    return Case(
+        facts={
+            way: dict(operations=count_operations(step))
+            for way, step in steps.items()
+        }
+    )
 
 
 def attention_to_scale(options: Options) -> dict[str, Callable[[], Any]]:

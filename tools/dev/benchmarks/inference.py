@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from mmseg.models import SegTTAModel
 from torch import Tensor, nn
 
 from hmsa_mmseg.models import prepare_for_inference
@@ -15,11 +16,13 @@ from hmsa_mmseg.models import prepare_for_inference
 from .cases import (
     Case,
     Options,
+    graph_difference,
     logits_difference,
     must_be_equal,
     wrong_classes,
 )
 from .networks import (
+    SCALES,
     STOCK,
     build,
     build_stock,
@@ -29,17 +32,31 @@ from .networks import (
     set_fast,
 )
 from .page import Limit, size_text
+from .steps import can_have_graphs, must_have_a_graph
+from .tta import STOCK as TTA
+from .tta import views
 
 TITLE = 'Inference'
 NOTE = """\
 One image at scales 0.5, 1 and 2 (mmseg: at 1), from the normalised image to
 the class of every pixel. Plain and fast: with full logits as well, as mmseg
 keeps them; classes: `test_cfg.classes_only`; prepared:
-`prepare_for_inference`, which folds BN and takes channels_last. Difference: of
-the largest logit, or the share of other classes."""
+`prepare_for_inference`, which folds BN and takes channels_last; graph: its
+`cuda_graph`, with the difference of its logits to eager ones. mmseg's TTA
+begins with the views, in uint8. Difference: of the largest logit, or the share
+of other classes."""
 FASTEST = 'fast, classes, prepared'
+GRAPH = 'fast, classes, prepared, graph'
 LIMITS = [
     Limit('CPU time of inference', '', FASTEST, 'cpu_ratio', 0.70),
+    *(
+        Limit(what, f'1024x2048, {dtype}', GRAPH, *limit, on_gpu=True)
+        for dtype in ('bfloat16', 'float16')
+        for what, *limit in [
+            ("three scales over the authors' way", 'ratio', 0.4),
+            ("three scales over mmseg's TTA", 'ms', 0.25, TTA),
+        ]
+    ),
 ]
 # Of the largest logit; float32 rounds in another order, and BN folded into
 # weights rounds those. In half precision nothing is equal to float32.
@@ -73,6 +90,11 @@ class Networks:
         self.stock = build_stock(cfg, device)
         self.references = reference_networks(options, self.model)
         self.prepared = prepare_for_inference(copy.deepcopy(self.model))
+        self.graphed = prepare_for_inference(
+            copy.deepcopy(self.model), cuda_graph=True
+        )
+        self.tta = SegTTAModel(self.stock).eval().to(device)
+        self.calls = 0
         self._device, self._dtype = device, getattr(torch, dtype)
 
     def _amp(self) -> torch.autocast:
@@ -102,6 +124,19 @@ class Networks:
         self.model.test_cfg['classes_only'] = False
         return self.model.predict(x)
 
+    def graphed_classes(self, x: Tensor) -> Tensor:
+        """The same from a graph, from the second time on."""
+        found = self.classes(x, self.graphed)
+        if self.calls:
+            must_have_a_graph(self.graphed.inference_graphs)
+        self.calls += 1
+        return found
+
+    def tta_predict(self, data: dict[str, list]) -> Any:
+        """What mmseg's tools get of several views."""
+        with self._amp():
+            return self.tta.test_step(data)
+
     def stock_predict(self, x: Tensor) -> Any:
         """The same of mmseg's model, which sees one scale."""
         with self._amp():
@@ -118,16 +153,34 @@ def _case(
         for name in networks.references
     }
     first = next(iter(ways))
-    ways['plain'] = lambda: networks.predict(x, fast=False)
-    ways['fast'] = lambda: networks.predict(x, fast=True)
-    ways['fast, classes'] = lambda: networks.classes(x, networks.model)
+    if can_have_graphs(options):
+        ways[GRAPH] = lambda: networks.graphed_classes(x)
     ways[FASTEST] = lambda: networks.classes(x, networks.prepared)
+    if options.device == 'cuda' or options.is_small:
+        data = views(size, SCALES, (False, True), options.device)
+        ways[TTA] = lambda: networks.tta_predict(data)
+    ways['fast, classes'] = lambda: networks.classes(x, networks.model)
+    if options.device == 'cpu':
+        ways['fast'] = lambda: networks.predict(x, fast=True)
+        ways['plain'] = lambda: networks.predict(x, fast=False)
     ways[STOCK] = lambda: networks.stock_predict(x)
     if not is_whole:
         ways = {way: ways[way] for way in (first, FASTEST)}
     ways = {way: torch.no_grad()(function) for way, function in ways.items()}
+
+    @torch.no_grad()
+    def logits(model: nn.Module) -> dict[str, Tensor]:
+        return dict(logits=model.encode_decode(x))
+
+    later = partial(
+        graph_difference,
+        partial(logits, networks.prepared),
+        partial(logits, networks.graphed),
+    )
     return Case(
-        ways, check=partial(check, networks, x, dtype) if is_whole else None
+        ways,
+        check=partial(check, networks, x, dtype) if is_whole else None,
+        found_later={GRAPH: later},
     )
 
 
@@ -147,7 +200,8 @@ def check(networks: Networks, x: Tensor, dtype: str) -> dict[str, float]:
         name: logits_difference(networks.reference(name, x), expected)
         for name in others
     }
-    for way, fast in dict(plain=False, fast=True).items():
+    on_gpu = x.device.type == 'cuda'  # where they are not timed
+    for way, fast in {} if on_gpu else dict(plain=False, fast=True).items():
         found[way] = logits_difference(networks.logits(x, fast), expected)
     for way, model in {
         'fast, classes': networks.model,

@@ -18,16 +18,23 @@ from typing import Any, NamedTuple
 
 import torch
 from oracles.live_bytes import peak_live_bytes as peak_live_bytes
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import timer
 
 from hmsa_mmseg.analysis.complexity import count_flops as count_flops
 
 
 class Timing(NamedTuple):
-    """Seconds of one call: by the clock, and of processor time."""
+    """Seconds of one call: by the clock, of processor time, to its return.
+
+    On a GPU a call returns when all that it does has been started.
+    """
 
     wall: float
     cpu: float
+    issue: float = 0.0
 
 
 def live_gb(function: Callable[[], Any]) -> float:
@@ -43,6 +50,23 @@ def count(function: Callable[[], Any]) -> dict[str, float]:
     # Not both at once: what counts operations keeps tensors, of which
     # checkpointed layers make more.
     return dict(gflop=count_flops(function) / 1e9, live_gb=live_gb(function))
+
+
+class _Operations(TorchDispatchMode):
+    number = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.number += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def count_operations(function: Callable[[], Any]) -> int:
+    """Count the operators that a call dispatches and that are no views."""
+    with _Operations() as operations:
+        function()
+    return operations.number
 
 
 def _now() -> Timing:
@@ -67,10 +91,15 @@ def interleaved(
             gc.collect()
             start = _now()
             functions[name]()
+            issued = time.perf_counter()
             end = _now()
             if i >= 0:
                 times[name].append(
-                    Timing(end.wall - start.wall, end.cpu - start.cpu)
+                    Timing(
+                        end.wall - start.wall,
+                        end.cpu - start.cpu,
+                        issued - start.wall,
+                    )
                 )
     return times
 
@@ -106,6 +135,31 @@ def peak_cuda_bytes(function: Callable[[], Any]) -> int:
     function()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
+
+
+def cuda_graph_bytes() -> int:
+    """What CUDA's allocator keeps for graphs, between their replays too."""
+    return sum(
+        segment['total_size']
+        for segment in torch.cuda.memory_snapshot()
+        if tuple(segment['segment_pool_id']) != (0, 0)
+    )
+
+
+def kernels(function: Callable[[], Any]) -> dict[str, float]:
+    """Number and time of all that the GPU runs in a call."""
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        function()
+        torch.cuda.synchronize()
+    found = [
+        event.time_range.elapsed_us()
+        for event in profiler.events()
+        # Annotations last as long as all kernels within them.
+        if event.device_type == DeviceType.CUDA
+        and not getattr(event, 'is_user_annotation', False)
+    ]
+    return dict(device_ms=sum(found) / 1e3, kernels=len(found))
 
 
 def _cpu_name() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from .cases import Options
 
 CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
+CROSS_ENTROPY = 'hmsa_hr48_ocr_4xb2-160k_cityscapes-512x1024'
 CITYSCAPES = 'hmsa_hr48_ocr_8xb1-rmi-amp-175e_cityscapes-1024x2048'
 MAPILLARY = 'hmsa_hr48_ocr_8xb2-rmi-amp-200e_mapillary-1024x1024'
 # The same cascade of heads on a small backbone, to see that a suite runs.
@@ -132,22 +134,26 @@ def random_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     over the root of the number of inputs), and the statistics of BN differ
     from channel to channel, so that a layer left out or taken twice shows.
     """
+    return {
+        key: _random_value(key, value.shape)
+        if value.is_floating_point()
+        else torch.zeros_like(value)
+        for key, value in state.items()
+    }
 
-    def random_value(key: str, value: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-        if not value.is_floating_point():
-            return torch.zeros_like(value)
-        uniform = torch.rand(value.shape, generator=generator)
-        if key.endswith('running_var'):
-            return 0.5 + uniform
-        normal = torch.randn(value.shape, generator=generator)
-        if value.dim() == 4:
-            return normal / value[0].numel() ** 0.5
-        if key.endswith('weight'):
-            return 0.5 + 0.5 * uniform
-        return 0.1 * normal
 
-    return {key: random_value(key, value) for key, value in state.items()}
+@cache  # a GPU takes less time for a whole case
+def _random_value(key: str, shape: torch.Size) -> Tensor:
+    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+    uniform = torch.rand(shape, generator=generator)
+    if key.endswith('running_var'):
+        return 0.5 + uniform
+    normal = torch.randn(shape, generator=generator)
+    if len(shape) == 4:
+        return normal / shape[1:].numel() ** 0.5
+    if key.endswith('weight'):
+        return 0.5 + 0.5 * uniform
+    return 0.1 * normal
 
 
 def images(

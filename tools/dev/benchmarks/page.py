@@ -1,4 +1,4 @@
-"""The pages: tables of rows, what has a limit, and its plot."""
+"""The pages: tables of rows, and what has a limit."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def difference_text(value: float) -> str:
     return f'{value:.0e}' if value else '0'
 
 
+def graph_text(found: Sequence[float]) -> str:
+    """Of a graph, and of eager runs among themselves."""
+    graph, eager = map(difference_text, found)
+    return f'{graph} (eager {eager})'
+
+
 def size_text(size: Sequence[int]) -> str:
     """Such as ``1024x2048``."""
     return 'x'.join(map(str, size))
@@ -43,11 +49,16 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str], bool]] = {
     'source': ('from', str, False),
     'mparam': ('million weights', number, False),
     'difference': ('difference', difference_text, False),
+    'graph_difference': ('graph to eager', graph_text, False),
+    'operations': ('operations', number, True),
     'gflop': ('GFLOP', number, True),
     'live_gb': ('GB', number, True),
     'ms': ('ms', number, False),
     'ratio': ('over the first', ratio_text, False),
     'cpu_ratio': ('CPU time', ratio_text, False),
+    'issue_ms': ('until started, ms', number, False),
+    'device_ms': ('kernels, ms', number, False),
+    'kernels': ('kernels', number, False),
     'cuda_gb': ('GB on the GPU', number, True),
     'error': ('remark', str, False),
 }
@@ -79,19 +90,24 @@ class Limit(NamedTuple):
 
     Of the cases whose titles begin with ``case``. Of a ratio the median is
     taken; ``over`` another way it is a quotient; ``at_least``: its inverse,
-    which must not be below the limit.
+    which must not be below the limit. Without a limit it is only reported.
     """
 
     what: str
     case: str
     way: str
     column: str
-    limit: float
+    limit: float | None
     over: str | None = None
     at_least: bool = False
+    on_gpu: bool = False
 
-    def figures(self, rows: Sequence[Row]) -> Iterable[Figure]:
-        """Compare with what was measured."""
+    def figures(self, rows: Sequence[Row], date: str) -> list[Figure]:
+        """Compare with what was measured, or say that nothing was."""
+        found = list(self._measured(rows, date))
+        return found or [Figure(self, self.case)]
+
+    def _measured(self, rows: Sequence[Row], date: str) -> Iterable[Figure]:
         for row in rows:
             is_meant = row['way'] == self.way and self.column in row
             if not (is_meant and row['case'].startswith(self.case)):
@@ -100,19 +116,22 @@ class Limit(NamedTuple):
             if self.over is not None:
                 keys = (row['case'], self.over)
                 (other,) = (r for r in rows if (r['case'], r['way']) == keys)
+                if self.column not in other:
+                    continue
                 value = value / other[self.column]
             elif self.column.endswith('ratio'):
                 value = value[0]
             value = 1 / value if self.at_least else value
-            yield Figure(self, row['case'], value)
+            yield Figure(self, row['case'], value, date)
 
 
 class Figure(NamedTuple):
-    """A figure that was measured, and its limit."""
+    """A figure with a limit, and what was measured: None if nothing was."""
 
     limit: Limit
     case: str
-    measured: float
+    measured: float | None = None
+    date: str = ''
 
     @property
     def is_met(self) -> bool:
@@ -122,57 +141,27 @@ class Figure(NamedTuple):
         return self.measured <= self.limit.limit
 
     @property
-    def effort(self) -> float:
-        """Measured over limit, upside down if more is better: 1 is met."""
-        ratio = self.measured / self.limit.limit
-        return 1 / ratio if self.limit.at_least else ratio
-
-    @property
     def texts(self) -> list[str]:
-        """Cells of the table: figure, case, limit, measured, met."""
+        """Cells of the table: figure, case, limit, measured, date, met."""
         is_gb = self.limit.column.endswith('gb') and not self.limit.over
         unit = ' GB' if is_gb else 'x' if self.limit.at_least else ''
         sign = '>=' if self.limit.at_least else '<='
-        return [
-            self.limit.what,
-            self.case,
-            f'{sign} {self.limit.limit:g}{unit}',
-            f'{number(self.measured)}{unit}',
-            'yes' if self.is_met else '**no**',
-        ]
+        limit, is_met = 'reported', ''
+        if self.limit.limit is not None:
+            limit = f'{sign} {self.limit.limit:g}{unit}'
+        if self.measured is None:
+            return [self.limit.what, self.case, limit, 'never run', '', '']
+        if self.limit.limit is not None:
+            is_met = 'yes' if self.is_met else '**no**'
+        measured = f'{number(self.measured)}{unit}'
+        what = (self.limit.what, self.case)
+        return [*what, limit, measured, self.date, is_met]
 
 
 def figures_table(figures: Iterable[Figure]) -> str:
     """Table of what was to be reached."""
-    head = ['figure', 'case', 'limit', 'measured', 'met?']
+    head = ['figure', 'case', 'limit', 'measured', 'on', 'met?']
     return markdown_table(head, [fig.texts for fig in figures], left=2)
-
-
-def plot(figures: Sequence[Figure], path: Path) -> None:
-    """Draw every figure as a share of its limit."""
-    # Only here: nothing else needs matplotlib. No display is asked for.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=(9, 1 + 0.32 * len(figures)), layout='tight')
-    FigureCanvasAgg(canvas)
-    axes: Any = canvas.subplots()
-    colors = ['tab:green' if fig.is_met else 'tab:orange' for fig in figures]
-    efforts = [figure.effort for figure in figures]
-    axes.barh(range(len(figures)), efforts, color=colors, height=0.65)
-    axes.axvline(1, color='black', linewidth=1)
-    labels = [': '.join(figure.texts[:2]) for figure in figures]
-    axes.set_yticks(range(len(figures)), labels, fontsize=8)
-    axes.invert_yaxis()
-    for row, figure in enumerate(figures):
-        _, _, limit, measured, _ = figure.texts
-        note = f' {measured} ({limit})'
-        axes.text(efforts[row], row, note, va='center', fontsize=7)
-    axes.set_xlim(0, 1.25 * max([1.0, *filter(math.isfinite, efforts)]))
-    axes.set_xlabel('measured as a share of the limit; left of 1: reached')
-    axes.spines[['top', 'right']].set_visible(False)
-    # Texts may be wider than their axes.
-    canvas.savefig(path, dpi=110, bbox_inches='tight')
 
 
 def describe(machine: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from .cases import SMALL_SIZE, Case, Options
 from .networks import load_config, single_scale
-from .steps import meta_step, training_step
+from .steps import TrainingStep, meta_step
 
 TITLE = 'Checkpointing, and attention alone'
 NOTE = """\
@@ -79,7 +79,7 @@ def _case(cfgs_of: Callable, name: str, options: Options) -> Case:
         crop = size = SMALL_SIZE
     return Case(
         {
-            way: training_step('own', cfg, batch, size, options)
+            way: TrainingStep('own', cfg, batch, size, options)
             for way, cfg in cfgs.items()
         },
         counted={

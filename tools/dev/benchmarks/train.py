@@ -1,7 +1,7 @@
 """Suite `train`: whole training steps, against mmseg's at a single scale.
 
 On a GPU also the authors' recipes at their true size, with what CUDA's
-allocator hands out.
+allocator hands out, CUDA graphs, channels_last and Inductor.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from .cases import (
     SMALL_SIZE,
     Case,
     Options,
+    graph_difference,
     logits_difference,
     must_be_equal,
 )
 from .networks import (
     CITYSCAPES,
+    CROSS_ENTROPY,
     MAPILLARY,
     STOCK,
     config_for,
@@ -29,56 +31,96 @@ from .networks import (
     labels,
 )
 from .page import Limit, size_text
-from .steps import network_and_loss, num_classes, training_step
+from .steps import (
+    TrainingStep,
+    can_have_graphs,
+    network_and_loss,
+    num_classes,
+)
 
 TITLE = 'Training'
 NOTE = """\
 Forward, losses, backward and update at scales 0.5 and 1.0 (mmseg: at 1.0),
-in float32 on a CPU and under bfloat16 autocast on a GPU. Difference: of loss
-and gradients to those of the plain way, in float64, relative to the largest.
-GB on the GPU: above weights, gradients and momentum that were there before."""
+in float32 on a CPU and, where nothing is said, under bfloat16 autocast on a
+GPU. Difference: of loss and gradients to those of the plain way, in float64,
+relative to the largest. Graph: `train_cfg.cuda_graph`; its loss and gradients
+to those of an eager step, and those of two eager steps, of the parameter that
+is farthest. GB on the GPU: above weights, gradients and momentum that were
+there before, with what graphs keep between steps. Until started: when the host
+has started a step; kernels: time and number of all that the GPU runs, by
+torch.profiler. float32 is torch's default: TF32 in convolutions alone."""
+GRAPH = 'fast + graph'
+CHECKPOINTED = 'fast + checkpointing'
+# Beginnings of titles.
+ONE = 'cross-entropy, 1 x 1024x2048'
+TWO = 'cross-entropy, 2 x 512x1024'
+RMI = 'Cityscapes, RMI'
+BOTH_GRAPHED = (GRAPH, 'ms', None, f'{STOCK} + graph')
 LIMITS = [
     Limit('time of a step', 'cross-entropy', 'fast', 'ratio', 1.0),
+    *(
+        Limit(*figure, on_gpu=True)
+        for figure in [
+            ("step over mmseg's, both eager", ONE, 'fast', 'ratio', 1.4),
+            ("step over mmseg's, both eager", TWO, 'fast', 'ratio', 1.6),
+            ("graphed step over mmseg's eager one", ONE, GRAPH, 'ratio', 1.0),
+            ("graphed step over mmseg's eager one", TWO, GRAPH, 'ratio', 0.8),
+            ("step over mmseg's, both graphed", ONE, *BOTH_GRAPHED),
+            ("step over mmseg's, both graphed", TWO, *BOTH_GRAPHED),
+            ('graphed step over the literal one', RMI, GRAPH, 'ratio', 0.5),
+            ("peak over mmseg's", ONE, 'fast', 'cuda_gb', 1.0, STOCK),
+        ]
+    ),
 ]
-CROSS_ENTROPY = 'hmsa_hr48_ocr_4xb2-160k_cityscapes-512x1024'
-CHECKPOINTED = 'fast, checkpointing'
-# Losses -> config, images, their size on a GPU, and what is compared; the
-# first way is what all else is over.
-RECIPES = {
-    'cross-entropy': (
-        CROSS_ENTROPY,
-        1,
-        (1024, 2048),
-        (STOCK, 'plain', 'fast'),
+# What is most wanted goes first; the first of all is what others are over.
+SINGLE_SCALE = (
+    *(STOCK, 'fast', GRAPH, f'{STOCK} + graph'),
+    *('fast + graph + channels_last', 'fast + channels_last', 'plain'),
+)
+RECIPE = ('literal', 'fast', GRAPH, 'plain', CHECKPOINTED)
+# Title, config, images, their size on a GPU, and what is compared.
+CASES = [
+    ('cross-entropy', CROSS_ENTROPY, 1, (1024, 2048), SINGLE_SCALE),
+    (RMI, CITYSCAPES, 1, (1024, 2048), RECIPE),
+    # From here on, on a GPU alone.
+    ('cross-entropy', CROSS_ENTROPY, 2, (512, 1024), SINGLE_SCALE),
+    ('Mapillary, RMI', MAPILLARY, 2, (1024, 1024), RECIPE),
+    *(
+        ('float32, cross-entropy', CROSS_ENTROPY, batch, size, SINGLE_SCALE)
+        for batch, size in ((1, (1024, 2048)), (2, (512, 1024)))
     ),
-    'Cityscapes, RMI': (
-        *(CITYSCAPES, 1, (1024, 2048)),
-        ('literal', 'plain', 'fast', CHECKPOINTED),
+    (
+        *('compiled, cross-entropy', CROSS_ENTROPY, 2, (512, 1024)),
+        (STOCK, 'fast', 'fast + compile'),
     ),
-    'Mapillary, RMI': (
-        *(MAPILLARY, 2, (1024, 1024)),
-        ('literal', 'plain', 'fast', CHECKPOINTED),
-    ),
-}
+]
 # Of the loss, and of the largest gradient of each parameter, in float64. The
 # plain RMI loss and its formula solve in different ways.
 TOLERANCE = 1e-6
 
 
 def cases(options: Options) -> dict[str, Callable[[], Case]]:
-    """What is compared; checkpointing and Mapillary on a GPU alone."""
+    """What is compared; on a CPU two cases at a smaller size."""
     on_gpu = options.device == 'cuda'
     found = {}
-    for title, (recipe, batch, size, ways) in RECIPES.items():
+    for title, recipe, batch, size, ways in CASES if on_gpu else CASES[:2]:
         if not on_gpu:
-            if recipe == MAPILLARY:
-                continue
-            size = options.timed_size
-            ways = [way for way in ways if way != CHECKPOINTED]
+            size, left_out = options.timed_size, ['checkpointing']
+            if not options.is_small:
+                left_out.append('channels_last')
+            ways = [
+                way for way in ways if way.split(' + ')[-1] not in left_out
+            ]
+        if not can_have_graphs(options):
+            ways = [way for way in ways if 'graph' not in way]
         if options.is_small:
             size = SMALL_SIZE
+        has_half = on_gpu and 'float32' not in title
         found[f'{title}, {batch} x {size_text(size)}'] = partial(
-            _case, recipe, batch, size, ways, options
+            *(_case, recipe, batch, size, ways, options),
+            torch.bfloat16 if has_half else None,
+            # On a GPU the tests compare the ways of the other.
+            is_checked=title == RMI or not on_gpu,
         )
     return found
 
@@ -89,19 +131,25 @@ def _case(
     size: tuple[int, int],
     ways: tuple[str, ...],
     options: Options,
+    autocast: torch.dtype | None,
+    is_checked: bool,
 ) -> Case:
     cfg = config_for(options.size, recipe)
-    light = config_for(options.size, recipe, checkpoint=('scales', 'backbone'))
-    autocast = torch.bfloat16 if options.device == 'cuda' else None
     steps = {
-        way: training_step(
-            way.partition(', checkpointing')[0],
-            light if way == CHECKPOINTED else cfg,
-            *(batch, size, options, autocast),
-        )
+        way: TrainingStep(way, cfg, batch, size, options, autocast)
         for way in ways
     }
-    return Case(steps, check=partial(check, cfg, ways, options))
+    later = {
+        way: partial(
+            graph_difference,
+            steps[way.replace(' + graph', '')].gradients,
+            steps[way].gradients,
+        )
+        for way in ways
+        if 'graph' in way
+    }
+    checks = partial(check, cfg, ways, options) if is_checked else None
+    return Case(steps, check=checks, found_later=later)
 
 
 def check(
@@ -115,7 +163,7 @@ def check(
     value, expected = _gradients('plain', cfg, options)
     found = {}
     for way in ways:
-        if way in (STOCK, 'plain', CHECKPOINTED):
+        if way in (STOCK, 'plain') or '+' in way:
             continue
         loss, grads = _gradients(way, cfg, options)
         found[way] = max(

@@ -33,7 +33,7 @@ from hmsa_mmseg.zoo import config_root, find_config
 from .cases import SMALL_SIZE, Case, Options, count
 from .networks import CONFIGS, build
 from .page import size_text
-from .steps import meta_step, training_step
+from .steps import TrainingStep, meta_step
 from .tta import one_view, views
 
 IS_APART = True
@@ -203,7 +203,7 @@ def train_case(path: Path, options: Options) -> Case:
     ways = {}
     for suffix, dtype in zip(_autocasts(options), options.dtypes):
         autocast = None if dtype == 'float32' else getattr(torch, dtype)
-        ways[way + suffix] = training_step(
+        ways[way + suffix] = TrainingStep(
             'own', cfg, batch, size, options, autocast
         )
     return Case(ways, counted={way: step})

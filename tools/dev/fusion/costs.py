@@ -19,7 +19,7 @@ from benchmarks.measure import (
     pair_ratios,
     peak_cuda_bytes,
 )
-from benchmarks.steps import meta_step, training_step
+from benchmarks.steps import TrainingStep, meta_step
 from mmengine.config import Config
 from mmseg.utils import register_all_modules
 
@@ -36,7 +36,7 @@ def measure(
     options = Options()
     cfgs = {key: Config.fromfile(path) for key, path in configs.items()}
     steps = {
-        key: training_step('own', cfg, num, size, options)
+        key: TrainingStep('own', cfg, num, size, options)
         for key, cfg in cfgs.items()
     }
     times = interleaved(steps, rounds=rounds, warmup=2)
