@@ -1,3 +1,4 @@
+from . import pipeline_errors  # noqa: F401  (names images)
 from .autolabel import AutoLabelDataset
 from .camvid import HMSACamVidDataset
 from .checks import FileChecksMixin
@@ -17,7 +18,7 @@ from .transforms import (
     RandomGaussianBlur,
     UniteCoarseLabels,
 )
-from .wrappers import leaf_datasets
+from .wrappers import ExplainedConcatDataset, leaf_datasets
 
 __all__ = [
     'ApplyConfidence',
@@ -28,6 +29,7 @@ __all__ = [
     'ClassUniformDataset',
     'ClassUniformSampler',
     'EvalAtInputSize',
+    'ExplainedConcatDataset',
     'FileChecksMixin',
     'HMSACamVidDataset',
     'HMSACityscapesDataset',

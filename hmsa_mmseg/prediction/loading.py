@@ -17,6 +17,7 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
 
 from hmsa_mmseg.utils.loading import find_test_set
+from hmsa_mmseg.visualization.pictures import as_rgb
 
 from .errors import BadInputError, PredictionError, in_one_line
 from .journal import Source, source_of
@@ -106,7 +107,7 @@ class Pipeline:
     def _prepare(self, path: Path, results: dict | None) -> Loaded:
         try:
             if results is not None:
-                image = _as_rgb(results['img'])
+                image = as_rgb(results['img'])
             for step in self.steps:
                 results = None if results is None else step(results)
             if results is None:
@@ -134,18 +135,3 @@ def _check_whole(path: Path) -> None:
             raise BadInputError(
                 'truncated', f'{path}: damaged: {in_one_line(error)}'
             ) from error
-
-
-def _as_rgb(image: np.ndarray) -> np.ndarray:
-    """Copy an image as it was loaded, BGR or grey, to RGB uint8."""
-    image = np.atleast_3d(image)
-    if image.shape[2] == 1:
-        image = image.repeat(3, axis=2)
-    if image.shape[2] != 3:
-        raise ValueError(
-            f'{image.shape[2]} channels after loading; expected 1 or 3'
-        )
-    rgb = image[..., ::-1]
-    if rgb.dtype != np.uint8:
-        rgb = rgb.clip(0, 255)
-    return np.ascontiguousarray(rgb, dtype=np.uint8)
