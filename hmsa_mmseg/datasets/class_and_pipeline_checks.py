@@ -148,13 +148,8 @@ def check_pipelines(dataset: object, is_training: bool, where: str) -> None:
             )
         for step in steps:
             name = type(step).__name__
-            if not is_training and isinstance(step, Pad):
-                raise ValueError(
-                    f'{where}: {name} in the pipeline of a test: what is '
-                    'predicted for the padding would be stretched over the '
-                    'image. Remove it; model.data_preprocessor.test_cfg='
-                    'dict(size_divisor=32) pads, and cuts again'
-                )
+            if not is_training:
+                check_padding(step, where)
             if isinstance(step, _GEOMETRIC):
                 moved = moved or name
             elif moved and is_training and isinstance(step, _LOADERS):
@@ -163,6 +158,17 @@ def check_pipelines(dataset: object, is_training: bool, where: str) -> None:
                     'pipeline, so the label would not follow the image; '
                     f'expected {name} before {moved}'
                 )
+
+
+def check_padding(step: object, where: str) -> None:
+    """Refuse a step of a pipeline, of the key given, if it is a Pad."""
+    if isinstance(step, Pad):
+        raise ValueError(
+            f'{where}: {type(step).__name__} in the pipeline of a test: what '
+            'is predicted for the padding would be stretched over the image. '
+            'Remove it; model.data_preprocessor.test_cfg='
+            'dict(size_divisor=32) pads, and cuts again'
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from mmseg.datasets.transforms import (
 from mmseg.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
 
+from hmsa_mmseg.datasets.class_and_pipeline_checks import check_padding
 from hmsa_mmseg.utils.loading import find_test_set
 from hmsa_mmseg.visualization.pictures import as_rgb
 
@@ -52,6 +53,7 @@ class Pipeline:
 
     Raises:
         PredictionError: If it has none that begins with an image file.
+        ValueError: If it pads images.
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -64,7 +66,9 @@ class Pipeline:
                 'says how images are prepared; expected the config of a '
                 'training or test run'
             )
-        steps = map(TRANSFORMS.build, pipeline)
+        steps = [*map(TRANSFORMS.build, pipeline)]
+        for step in steps:
+            check_padding(step, f'{cfg.filename}: test_dataloader.dataset')
         self.loader, *self.steps = (
             step for step in steps if not isinstance(step, _LABEL_LOADERS)
         )
@@ -92,7 +96,9 @@ class Pipeline:
         # Readers raise errors of any type.
         except Exception as error:
             raise BadInputError(
-                'undecodable', f'{path}: damaged: {in_one_line(error)}'
+                'undecodable',
+                f'{path}: damaged, or of a kind that the loader of the config '
+                f'does not read: {in_one_line(error)}',
             ) from error
         return self._prepare(path, results)._replace(source=source)
 
