@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import difflib
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import mmseg
 
+from .utils.loading import read_config
 from .version import __version__
 
 #: Where both packages keep what is no module; ours, where it was not
@@ -149,7 +151,27 @@ def _run(script: Path, argv: list[str]) -> None:
     sys.modules['__main__'] = module
     sys.path.insert(0, str(script.parent))
     sys.argv[:] = argv
-    exec(compile(script.read_bytes(), str(script), 'exec'), vars(module))
+    code = compile(script.read_bytes(), str(script), 'exec')
+    try:
+        exec(code, vars(module))
+    except Exception as error:
+        sys.exit(f'error: {_cause(error, argv)}')
+
+
+def _cause(error: Exception, argv: Sequence[str]) -> str:
+    """Say what has ended a script in a line, of which files it was called."""
+    configs = [path for path in argv[1:] if path.endswith('.py')]
+    runs = [f'hmsa {name}' for name in _OF_MMSEG]
+    try:
+        for path in configs[:1]:
+            # Others may do without a model.
+            read_config(path, {} if argv[0] in runs else dict(model={}))
+        if isinstance(error, (FileNotFoundError, IsADirectoryError)):
+            raise error
+    except (OSError, ValueError) as found:
+        return str(found)
+    traceback.print_exc()
+    return f'{" ".join(argv)}: {type(error).__name__}: {error}'
 
 
 if __name__ == '__main__':

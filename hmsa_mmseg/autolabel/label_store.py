@@ -37,6 +37,7 @@ from hmsa_mmseg.prediction.journal import is_same
 from hmsa_mmseg.prediction.loading import Loaded
 from hmsa_mmseg.prediction.products import classes_of
 from hmsa_mmseg.prediction.shards import Shard
+from hmsa_mmseg.utils.files import named_errors
 
 from .merging import files_of, manifest_line
 from .meta import identities_in, identity_of
@@ -51,7 +52,7 @@ class LineWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._file = path.open('ab+')
+        self._path, self._file = path, path.open('ab+')
         self._is_torn = False
         if self._file.tell():
             self._file.seek(-1, os.SEEK_END)
@@ -60,7 +61,7 @@ class LineWriter:
     def add(self, line: Mapping[str, Any]) -> None:
         """Write a line."""
         text = json.dumps(line).encode() + b'\n'
-        with self._lock:
+        with self._lock, named_errors(self._path):
             # Its rest is lost; the next one begins anew.
             start = b'\n' if self._is_torn else b''
             self._is_torn = True
@@ -70,7 +71,7 @@ class LineWriter:
 
     def close(self) -> None:
         """Bring all lines to the disk and close the file."""
-        with self._file:
+        with named_errors(self._path), self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
 

@@ -1,3 +1,4 @@
+from . import pipeline_errors  # noqa: F401  (names images)
 from .autolabel import AutoLabelDataset
 from .camvid import HMSACamVidDataset
 from .checks import FileChecksMixin
@@ -17,7 +18,7 @@ from .transforms import (
     RandomGaussianBlur,
     UniteCoarseLabels,
 )
-from .wrappers import leaf_datasets
+from .wrappers import ConcatDataset, leaf_datasets
 
 __all__ = [
     'ApplyConfidence',
@@ -27,6 +28,7 @@ __all__ = [
     'CityscapesCoarseDataset',
     'ClassUniformDataset',
     'ClassUniformSampler',
+    'ConcatDataset',
     'EvalAtInputSize',
     'FileChecksMixin',
     'HMSACamVidDataset',

@@ -11,9 +11,7 @@ import re
 
 import numpy as np
 from mmcv.transforms import LoadAnnotations
-from mmengine.dataset import BaseDataset
-
-from .pipeline_errors import PipelineErrors
+from mmengine.dataset import BaseDataset, Compose
 
 # Labels read at a time by one process. Files of parts depend on it: whoever
 # changes it also changes FORMAT of centroid_index.py.
@@ -152,8 +150,7 @@ class LabelCentroids:
         leaf = self.leaves[leaf_id]
         results = leaf.get_data_info(int(index))
         path = self.path(position)
-        for transform in self.loaders[leaf_id]:
-            results = PipelineErrors(transform)(results)
+        results = Compose(self.loaders[leaf_id])(results)
         if results is None or 'gt_seg_map' not in results:
             names = [type(t).__name__ for t in self.loaders[leaf_id]]
             raise ValueError(

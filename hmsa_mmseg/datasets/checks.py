@@ -10,8 +10,6 @@ from typing import NamedTuple
 from mmengine import fileio
 from mmengine.logging import print_log
 
-from .pipeline_errors import PipelineErrors
-
 
 class SampleFile(NamedTuple):
     """A file that each sample should have besides its image."""
@@ -92,10 +90,6 @@ class FileChecksMixin:
             if file.folder in checked_keys:
                 data_list = self._check_file(data_list, file)
         return data_list
-
-    def prepare_data(self, idx: int) -> dict | None:
-        """Run the pipeline on a sample; its errors name the image."""
-        return PipelineErrors(self.pipeline)(self.get_data_info(idx))
 
     def _can_list(self, key: str) -> bool:
         folder = self.data_prefix.get(key)

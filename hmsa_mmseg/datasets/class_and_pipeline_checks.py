@@ -23,8 +23,8 @@ from mmseg.datasets.transforms import (
 )
 
 from .class_uniform_dataset import ClassUniformDataset
-from .pipeline_errors import PipelineErrors
 from .transforms import CentroidRandomCrop, LoadSegLabels
+from .transforms.label_companions import LabelCompanion
 from .wrappers import leaf_datasets
 
 _GEOMETRIC = (
@@ -32,6 +32,9 @@ _GEOMETRIC = (
     *(RandomCrop, RandomRotate, RandomRotFlip, ResizeShortestEdge),
     *(ResizeToMultiple, CentroidRandomCrop),
 )
+
+# Of what lies beside the image, as it is in its files.
+_LOADERS = (LoadAnnotations, LabelCompanion)
 
 _SWITCH = (
     'If it is meant, set default_hooks.checkpoint.check_classes=False '
@@ -113,26 +116,23 @@ def class_names(dataset: object) -> list[str]:
     return [*(metainfo.get('classes') or ())]
 
 
-def prepare_pipelines(dataset: object, is_training: bool, where: str) -> None:
-    """Refuse pipelines that lose the label, and have the others name images.
+def check_pipelines(dataset: object, is_training: bool, where: str) -> None:
+    """Refuse pipelines that lose the label.
 
     Args:
-        dataset (object): Of mmseg, or one that wraps such; its pipelines
-            become :class:`PipelineErrors`.
+        dataset (object): Of mmseg, or one that wraps such.
         is_training (bool): Whether it is trained on, or tested.
         where (str): Key of the data set in the config.
 
     Raises:
-        ValueError: If a training pipeline moves the image before the label
-            is loaded, which then stays where it was, or one of a test pads
-            the image, whose prediction is stretched over the original then.
+        ValueError: If a training pipeline moves the image before the label,
+            or what changes it, is loaded, which then stays where it was, or
+            one of a test pads the image, whose prediction is stretched over
+            the original then.
     """
     by_class = is_training and isinstance(dataset, ClassUniformDataset)
     for leaf in leaf_datasets(dataset):
-        pipeline = getattr(leaf, 'pipeline', None)
-        if pipeline is None or isinstance(pipeline, PipelineErrors):
-            continue
-        moved, steps = None, [*_steps(pipeline)]
+        moved, steps = None, [*_steps(getattr(leaf, 'pipeline', None))]
         kinds = {type(step) for step in steps}
         if (
             by_class
@@ -148,22 +148,27 @@ def prepare_pipelines(dataset: object, is_training: bool, where: str) -> None:
             )
         for step in steps:
             name = type(step).__name__
-            if not is_training and isinstance(step, Pad):
-                raise ValueError(
-                    f'{where}: {name} in the pipeline of a test: what is '
-                    'predicted for the padding would be stretched over the '
-                    'image. Remove it; model.data_preprocessor.test_cfg='
-                    'dict(size_divisor=32) pads, and cuts again'
-                )
+            if not is_training:
+                check_padding(step, where)
             if isinstance(step, _GEOMETRIC):
                 moved = moved or name
-            elif moved and is_training and isinstance(step, LoadAnnotations):
+            elif moved and is_training and isinstance(step, _LOADERS):
                 raise ValueError(
                     f'{where}: {moved} comes before {name} in a training '
                     'pipeline, so the label would not follow the image; '
                     f'expected {name} before {moved}'
                 )
-        leaf.pipeline = PipelineErrors(pipeline)
+
+
+def check_padding(step: object, where: str) -> None:
+    """Refuse a step of a pipeline, of the key given, if it is a Pad."""
+    if isinstance(step, Pad):
+        raise ValueError(
+            f'{where}: {type(step).__name__} in the pipeline of a test: what '
+            'is predicted for the padding would be stretched over the image. '
+            'Remove it; model.data_preprocessor.test_cfg='
+            'dict(size_divisor=32) pads, and cuts again'
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -15,7 +15,6 @@ from mmseg.registry import DATASETS, TRANSFORMS
 
 from .centroid_index import load_or_build
 from .centroids import LabelCentroids, find_label_loader
-from .pipeline_errors import PipelineErrors
 
 
 class SampleIndex(NamedTuple):
@@ -140,7 +139,7 @@ class ClassUniformDataset:
         results = leaf.get_data_info(position)
         results['class_centroid'] = index.centroid
         results['class_id'] = index.class_id
-        sample = PipelineErrors(leaf.pipeline)(results)
+        sample = leaf.pipeline(results)
         if sample is None:
             # As all datasets of mmengine: another one, chosen at random, and
             # an error after `max_refetch` of them.

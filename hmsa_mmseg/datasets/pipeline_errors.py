@@ -1,49 +1,38 @@
-"""Errors of a pipeline that say which image they are about."""
+"""Errors of a pipeline that say which image and step they are about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from mmengine.dataset import Compose
 
 
-class PipelineErrors:
-    """A pipeline whose errors begin with the path of the image.
+def _call(self: Compose, data: dict) -> dict | None:
+    """Run the steps, as mmengine does.
 
     OpenCV and numpy say what is wrong with an array, not with which file.
 
-    Args:
-        pipeline (Callable): Of a data set.
+    Raises:
+        ValueError: If a step fails without naming the image or the label.
     """
-
-    def __init__(self, pipeline: Callable[[dict], dict | None]) -> None:
-        self.pipeline = pipeline
-
-    def __call__(self, results: dict) -> dict | None:
-        """Run the pipeline.
-
-        Raises:
-            ValueError: If a step of it fails without naming the image or the
-                label.
-        """
-        paths = [results.get('img_path'), results.get('seg_map_path')]
-        paths = [str(path) for path in paths if path]
+    keys = ('img_path', 'seg_map_path') if isinstance(data, dict) else ()
+    paths = [str(data[key]) for key in keys if data.get(key)]
+    for step in self.transforms:
         try:
-            return self.pipeline(results)
+            data = step(data)
         except Exception as error:
             text = ' '.join(str(error).split())
             if not paths or any(path in text for path in paths):
                 raise
+            image = getattr(data.get('img'), 'shape', 'not loaded')
             raise ValueError(
-                f'{paths[0]}: the data pipeline fails: '
+                f'{paths[0]}: the data pipeline fails in '
+                f'{type(step).__name__} (image: {image}): '
                 f'{type(error).__name__}: {text[:500]}'
             ) from error
+        if data is None:
+            return None
+    return data
 
-    def __getattr__(self, name: str):
-        """Be the pipeline for everything else.
 
-        Raises:
-            AttributeError: If it has no such attribute.
-        """
-        # Not while it is being unpickled in a worker.
-        if name == 'pipeline':
-            raise AttributeError(name)
-        return getattr(self.pipeline, name)
+# All ways to a sample: data sets of any package, in workers that start before
+# any hook is called, and MMSegInferencer.
+Compose.__call__ = _call

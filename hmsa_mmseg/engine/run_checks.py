@@ -6,9 +6,12 @@ import hashlib
 import os
 from collections.abc import Iterator
 
+import torch
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import EMAHook
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
+from mmseg.models.data_preprocessor import SegDataPreProcessor
+from mmseg.models.losses import FocalLoss
 from mmseg.models.segmentors import SegTTAModel
 from torch import nn
 
@@ -16,8 +19,8 @@ from hmsa_mmseg.datasets import leaf_datasets
 from hmsa_mmseg.datasets.class_and_pipeline_checks import (
     check_checkpoint_classes,
     check_dataset_classes,
+    check_pipelines,
     class_names,
-    prepare_pipelines,
 )
 from hmsa_mmseg.utils.nonfinite import constant_infinities, nonfinite_names
 from hmsa_mmseg.utils.ranks import check_same, from_all_processes
@@ -35,7 +38,8 @@ def check_start(runner: Runner, check_classes: bool) -> None:
     Raises:
         ValueError: If they have not, processes list other images, a pipeline
             would lose the label, test-time augmentation does not go with the
-            model, or there is nothing to train.
+            model, there is nothing to train, or the first iteration would
+            fail.
     """
     from_all_processes(lambda: _check(runner, check_classes))
     if not runner.distributed:
@@ -53,7 +57,7 @@ def _check(runner: Runner, check_classes: bool) -> None:
     heads = getattr(model, 'decode_head', None)
     head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
     for where, dataset in _datasets(runner):
-        prepare_pipelines(dataset, where.startswith('train'), where)
+        check_pipelines(dataset, where.startswith('train'), where)
         if check_classes:
             num_classes = getattr(head, 'num_classes', 1)
             check_dataset_classes(dataset, num_classes, where)
@@ -74,9 +78,37 @@ def _check(runner: Runner, check_classes: bool) -> None:
             f'train_cfg.{name}={getattr(loop, name)}: there is nothing to '
             'train; expected 1 or more'
         )
+    _check_training(model)
     averaged = [h for h in runner.hooks if isinstance(h, EMAHook)]
     for start in (runner.model, *(h.ema_model.module for h in averaged)):
         segmentor_of(start).partial_weights = True
+
+
+def _check_training(model: nn.Module) -> None:
+    """Refuse what mmseg would fail at in the first iteration."""
+    pads = model.data_preprocessor
+    if isinstance(pads, SegDataPreProcessor) and (
+        (pads.size is None) == (pads.size_divisor is None)
+    ):
+        raise ValueError(
+            f'model.data_preprocessor: size={pads.size}, size_divisor='
+            f'{pads.size_divisor}; expected one of them, such as the '
+            'crop_size of the pipeline as size'
+        )
+    for name, module in model.named_modules():
+        if not isinstance(module, FocalLoss):
+            continue
+        device = next(model.parameters()).device
+        logits = torch.zeros(1, 2, 1, 1, device=device)
+        try:
+            FocalLoss()(logits, logits[:, 0].long())
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f'model.{name}: FocalLoss of mmseg cannot run on {device} '
+                'with this mmcv; it needs a GPU and the full mmcv, compiled '
+                'with CUDA. Expected those, or another loss, such as '
+                'ClassWeightedCrossEntropyLoss or RMILoss'
+            ) from error
 
 
 def _images_of(dataset: object) -> str:

@@ -16,7 +16,9 @@ from mmseg.datasets.transforms import (
 from mmseg.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
 
+from hmsa_mmseg.datasets.class_and_pipeline_checks import check_padding
 from hmsa_mmseg.utils.loading import find_test_set
+from hmsa_mmseg.visualization.pictures import as_rgb
 
 from .errors import BadInputError, PredictionError, in_one_line
 from .journal import Source, source_of
@@ -51,6 +53,7 @@ class Pipeline:
 
     Raises:
         PredictionError: If it has none that begins with an image file.
+        ValueError: If it pads images.
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -63,7 +66,9 @@ class Pipeline:
                 'says how images are prepared; expected the config of a '
                 'training or test run'
             )
-        steps = map(TRANSFORMS.build, pipeline)
+        steps = [*map(TRANSFORMS.build, pipeline)]
+        for step in steps:
+            check_padding(step, f'{cfg.filename}: test_dataloader.dataset')
         self.loader, *self.steps = (
             step for step in steps if not isinstance(step, _LABEL_LOADERS)
         )
@@ -91,7 +96,9 @@ class Pipeline:
         # Readers raise errors of any type.
         except Exception as error:
             raise BadInputError(
-                'undecodable', f'{path}: damaged: {in_one_line(error)}'
+                'undecodable',
+                f'{path}: damaged, or of a kind that the loader of the config '
+                f'does not read: {in_one_line(error)}',
             ) from error
         return self._prepare(path, results)._replace(source=source)
 
@@ -106,7 +113,7 @@ class Pipeline:
     def _prepare(self, path: Path, results: dict | None) -> Loaded:
         try:
             if results is not None:
-                image = _as_rgb(results['img'])
+                image = as_rgb(results['img'])
             for step in self.steps:
                 results = None if results is None else step(results)
             if results is None:
@@ -134,18 +141,3 @@ def _check_whole(path: Path) -> None:
             raise BadInputError(
                 'truncated', f'{path}: damaged: {in_one_line(error)}'
             ) from error
-
-
-def _as_rgb(image: np.ndarray) -> np.ndarray:
-    """Copy an image as it was loaded, BGR or grey, to RGB uint8."""
-    image = np.atleast_3d(image)
-    if image.shape[2] == 1:
-        image = image.repeat(3, axis=2)
-    if image.shape[2] != 3:
-        raise ValueError(
-            f'{image.shape[2]} channels after loading; expected 1 or 3'
-        )
-    rgb = image[..., ::-1]
-    if rgb.dtype != np.uint8:
-        rgb = rgb.clip(0, 255)
-    return np.ascontiguousarray(rgb, dtype=np.uint8)

@@ -141,12 +141,21 @@ def safe_load(path: str | os.PathLike, mapped: bool = False) -> object:
         ValueError: If it is damaged, no file of ``torch.save``, or holds
             objects of any other type.
     """
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(
+            f'{path} is a folder; expected a checkpoint in it'
+        )
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f'{path}: there is no such checkpoint; expected the path of a file'
+        )
     with open(path, 'rb') as file:
         is_zip = file.read(4) == b'PK\3\4'  # As torch.load finds out.
     if is_zip and not mapped:
         check_crc(path)
     try:
-        return _torch_load(os.fspath(path), mapped)
+        return _torch_load(path, mapped)
     # What torch.load raises for a file that is none has no common type: of
     # some that are cut short, it is an error of the system.
     except Exception as error:
@@ -171,13 +180,7 @@ def load_from_local(filename: str, map_location: object = None) -> object:
     Weights come on the CPU, whatever ``map_location`` says; what reads them
     brings them where it needs them.
     """
-    path = os.path.expanduser(filename)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f'{filename}: there is no such checkpoint; expected the path of '
-            'a file'
-        )
-    return safe_load(path)
+    return safe_load(filename)
 
 
 # All ways into mmengine: test.py, load_from, --resume, MMSegInferencer,

@@ -65,23 +65,30 @@ def atomic_file(
     # Beside the target: os.replace is atomic within one file system only.
     part = part_file(path) if part is None else part
     try:
-        with part.open('wb') as file:
-            yield file
-            file.flush()
+        with named_errors(path):
+            with part.open('wb') as file:
+                yield file
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            if check is not None:
+                check(part)
+            os.replace(part, path)
             if sync:
-                os.fsync(file.fileno())
-        if check is not None:
-            check(part)
-        os.replace(part, path)
-        if sync:
-            _sync_folder(path.parent)
+                _sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Name a file in errors of which the system does not say where."""
+    try:
+        yield
     except OSError as error:
-        # Of a full disk the system does not say where.
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_json(

@@ -29,6 +29,24 @@ from .sample_maps import SampleMaps, read_sample
 DIMMED = 0.5
 
 
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Copy an image as it was loaded, BGR or grey, to RGB, uint8 (H, W, 3).
+
+    Of more channels the first three are shown. Values far from those of 8
+    bits, as in 16 bits or from 0 to 1, are stretched to them.
+    """
+    image = np.atleast_3d(image)
+    channels = [2, 1, 0] if image.shape[2] > 2 else [0, 0, 0]
+    rgb = image[..., channels]
+    if rgb.dtype != np.uint8:
+        rgb = np.nan_to_num(rgb.astype(np.float32))
+        low, high = rgb.min(), rgb.max()
+        if high > low and not 1 < high < 512:
+            rgb = (rgb - low) * (255 / (high - low))
+        rgb = rgb.round().clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(rgb)
+
+
 def draw_pictures(
     image: np.ndarray,
     data_sample: SegDataSample,

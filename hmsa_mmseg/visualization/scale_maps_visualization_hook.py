@@ -9,6 +9,7 @@ from datetime import datetime
 import mmcv
 import numpy as np
 import torch
+from mmcv.transforms import LoadImageFromFile
 from mmengine import dist, fileio
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
@@ -21,6 +22,7 @@ from hmsa_mmseg.utils.checks import check_integer
 from hmsa_mmseg.utils.unwrapping import segmentor_of, unwrapped
 
 from .image_names import ImageNames
+from .pictures import as_rgb
 from .records import FOLDER, check_run, write_run
 from .scale_maps_step import predict_with_maps
 from .scale_maps_visualizer import ScaleMapsVisualizer
@@ -116,6 +118,10 @@ class ScaleMapsVisualizationHook(Hook):
         self._read_args = self.backend_args
         if self.backend_args is None:
             self._read_args = getattr(leaf, 'backend_args', None)
+        steps = getattr(getattr(leaf, 'pipeline', None), 'transforms', ())
+        loaders = [s for s in steps if isinstance(s, LoadImageFromFile)]
+        loader = [*loaders, LoadImageFromFile()][0]
+        self._decode_args = loader.color_type, loader.imdecode_backend
         # Of --show and --show-dir, the one without the other.
         self._writes = not self.show or bool(cfg.get('save_dir'))
         self._run = self._describe(runner, mode, dataset)
@@ -210,10 +216,16 @@ class ScaleMapsVisualizationHook(Hook):
 
     def _read(self, path: str) -> np.ndarray:
         content = fileio.get(path, backend_args=self._read_args)
-        image = mmcv.imfrombytes(content, channel_order='rgb')
+        flag, backend = self._decode_args
+        image, reason = None, 'unknown format'
+        # Readers raise errors of many types, or give None.
+        try:
+            image = mmcv.imfrombytes(content, flag=flag, backend=backend)
+        except Exception as error:
+            reason = ' '.join(str(error).split())
         if image is None:
-            raise ValueError(f'{path}: cannot be read as an image')
-        return image
+            raise ValueError(f'{path}: cannot be read as an image: {reason}')
+        return as_rgb(image)
 
     def after_test_epoch(self, runner, metrics: Mapping | None = None) -> None:
         """Add the metrics to ``run.json`` and say where all is."""

@@ -97,7 +97,7 @@ def fail_from_now_on(monkeypatch, fault):
     ('fault', 'error', 'message'),
     [
         ('write', OSError, 'No space left'),
-        ('fsync', OSError, 'No space left'),
+        ('fsync', OSError, r'No space left .*iter_4\.pth'),
         ('replace', OSError, 'No space left'),
         ('damage', ValueError, r'checksum of its entry .*data/0'),
         ('free', OSError, r'checkpoint of [\d,]+ bytes: 1,000 bytes are free'),

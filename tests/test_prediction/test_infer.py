@@ -21,7 +21,7 @@ from hmsa_mmseg.visualization import read_record, read_records
 from .conftest import SCRIPTS_IDS, draw, read, save, tree
 
 CFG = '--cfg-options'
-PIPELINE = 'test_dataloader.dataset.pipeline.0.type'
+PIPELINE = 'test_dataloader.dataset.pipeline'
 
 
 def test_flip_scales_and_slide(run, network, tmp_path):
@@ -303,7 +303,14 @@ def test_checkpoints_that_do_not_fit(run, teacher, tmp_path):
             'memory_budget=1000000000',
         ),
         ('--device moon', '--device moon'),
-        (f'{CFG} {PIPELINE}=PackSegInputs', 'expected LoadImageFromFile'),
+        (
+            f'{CFG} {PIPELINE}.0.type=PackSegInputs',
+            'expected LoadImageFromFile',
+        ),
+        (
+            f'{CFG} {PIPELINE}.2.type=Pad {PIPELINE}.2.size_divisor=64',
+            'Pad in the pipeline of a test',
+        ),
         # Nobody knows the classes.
         (
             f'{CFG} test_dataloader.dataset.type=BaseSegDataset',

@@ -1,5 +1,6 @@
 """Runs that would be wrong in silence, as a user of mmseg starts them."""
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.apis import MMSegInferencer
 
+from hmsa_mmseg import cli
 from hmsa_mmseg.datasets import LoadSegLabels, class_and_pipeline_checks
 from hmsa_mmseg.datasets.transforms import load_seg_labels
 
@@ -110,6 +112,58 @@ BEFORE = 'comes before LoadSegLabels in a training pipeline'
             ),
             f'RandomFlip {BEFORE}',
         ),
+        (
+            dict(
+                steps=dict(
+                    train=[
+                        LABELS,
+                        resized((256, 128)),
+                        dict(type='ApplyConfidence'),
+                    ]
+                )
+            ),
+            'Resize comes before ApplyConfidence',
+        ),
+        (
+            {
+                'model.decode_head.seg_head.1.loss_decode': dict(
+                    _delete_=True, type='FocalLoss'
+                )
+            },
+            r'decode_head\.seg_head\.1\.loss_decode: FocalLoss .* on cpu',
+        ),
+        (
+            {'model.data_preprocessor.size': None},
+            'data_preprocessor: size=None, size_divisor=None; expected one',
+        ),
+        (
+            dict(
+                steps=dict(
+                    train=[
+                        LABELS,
+                        dict(
+                            type='RandomResize',
+                            scale=(128, 64),
+                            ratio_range=(1.0, 3.0),
+                            keep_ratio=True,
+                        ),
+                    ]
+                )
+            ),
+            r'train/\d\.png: .*data_preprocessor\.size=\(64, 128\) pads',
+        ),
+        (
+            dict(
+                steps=dict(
+                    train=[LABELS, dict(type='RandomCrop', crop_size=(4, 4))]
+                ),
+                **{
+                    'model.data_preprocessor.size': (4, 4),
+                    'train_dataloader.batch_size': 1,
+                },
+            ),
+            r'backbone\.bn1, BatchNorm2d: Expected more .* larger batch',
+        ),
         ({'train_cfg.max_iters': 0}, 'max_iters=0: there is nothing to train'),
         (
             {
@@ -125,8 +179,24 @@ BEFORE = 'comes before LoadSegLabels in a training pipeline'
     'refused before the first iteration, with both lists',
 )
 @pytest.mark.fault(
-    'an image is resized or flipped before its label is loaded',
+    'an image is resized or flipped before its label or confidence is loaded',
     'refused before the first iteration, with both steps',
+)
+@pytest.mark.fault(
+    'FocalLoss of mmseg on a CPU',
+    'refused before the first iteration, with its place and other losses',
+)
+@pytest.mark.fault(
+    'a data preprocessor without size and size_divisor',
+    'refused before the first iteration',
+)
+@pytest.mark.fault(
+    'training images larger than the size of the data preprocessor',
+    'an error with the path, both sizes and the step that cuts',
+)
+@pytest.mark.fault(
+    'batch normalisation over a single value',
+    'an error with the name of the layer and what helps',
 )
 @pytest.mark.fault(
     'max_iters=0',
@@ -140,6 +210,61 @@ def test_training_that_is_refused(make_config, changed, match):
     runner = Runner.from_cfg(make_config(**changed))
     with pytest.raises(ValueError, match=match):
         runner.train()
+
+
+@pytest.mark.fault(
+    'SyncBN on several CPUs',
+    'an error with the name of the layer and what to take',
+)
+def test_synchronised_statistics_without_a_gpu(make_config, monkeypatch):
+    norm = make_config().model.backbone.norm_cfg
+    model = Runner.from_cfg(
+        make_config(**{'model.backbone.norm_cfg': dict(norm, type='SyncBN')})
+    ).model
+
+    def refuse(*args):
+        raise ValueError('SyncBatchNorm expected input tensor to be on GPU')
+
+    # As in a group of processes.
+    monkeypatch.setattr(type(model.backbone.bn1), 'forward', refuse)
+    with pytest.raises(ValueError, match=r"norm_cfg=dict\(type='BN'\)"):
+        model(torch.zeros(1, 3, 8, 8), [], mode='loss')
+
+
+@pytest.mark.fault(
+    'data sets of other classes in ConcatDataset',
+    'refused, with what differs, and where',
+)
+def test_data_sets_that_cannot_be_concatenated(make_config):
+    cfg = make_config()
+    one = cfg.train_dataloader.dataset
+    other = {**one, 'classes': ('road', 'sky', 'tree')}
+    cfg.train_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[one, one, other]
+    )
+    match = r'classes of datasets\[0\] and datasets\[2\] differ: .*tree.*sky'
+    with pytest.raises(ValueError, match=match):
+        Runner.from_cfg(cfg).train()
+
+
+@pytest.mark.fault(
+    'binary cross-entropy of a batch without a labelled pixel',
+    'a loss of 0, and training goes on',
+)
+def test_a_binary_model_without_labels(make_config):
+    ignored = dict(
+        type='LoadSegLabels', num_classes=2, label_map={0: 255, 1: 255, 2: 255}
+    )
+    steps = dict(train=[ignored], val=[resized((128, 64)), ignored])
+    cfg = make_config(CLASSES[:2], 2, steps)
+    for head in cfg.model.decode_head.seg_head:
+        head.update(out_channels=1, threshold=0.4)
+        head.loss_decode.use_sigmoid = True
+    cfg.model.decode_head.loss_scale.use_sigmoid = True
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 2
+    assert runner.message_hub.get_scalar('train/loss').current() == 0
 
 
 def test_classes_that_differ_on_purpose(make_config):
@@ -258,10 +383,18 @@ def test_tests_that_are_refused(make_config, trained_folder, folder):
     # Other names are no error of a training that starts from the weights.
     cfg = make_config(load_from=str(trained_folder), classes=('a', 'b', 'c'))
     Runner.from_cfg(cfg).train()
-    with pytest.raises(ValueError, match='in another order'):
-        Runner.from_cfg(
-            make_config(classes=('b', 'a', 'c'), resume=True)
-        ).train()
+    for changed, match in (
+        (dict(classes=('b', 'a', 'c')), 'in another order'),
+        (
+            dict(
+                classes=('a', 'b', 'c'),
+                **{'model.decode_head.attn_channels': 16},
+            ),
+            'has 8 channels .* of the model 16; set .*attn_channels=8',
+        ),
+    ):
+        with pytest.raises(ValueError, match=match):
+            Runner.from_cfg(make_config(resume=True, **changed)).train()
 
 
 @pytest.mark.fault(
@@ -288,10 +421,29 @@ def test_an_empty_image_is_named(make_config, folder):
     content = path.read_bytes()
     path.write_bytes(b'')
     try:
-        # In a worker, too, which starts before any hook is called.
-        for workers in (0, 1):
-            cfg = make_config(**{'train_dataloader.num_workers': workers})
-            cfg.experiment_name += f'_{workers}'
+        # In a worker, too, which starts before any hook is called, and with
+        # data set and loop of mmseg and mmengine.
+        for workers, loop in (
+            (0, 'ResumableIterBasedTrainLoop'),
+            (1, 'ResumableIterBasedTrainLoop'),
+            (1, 'IterBasedTrainLoop'),
+        ):
+            cfg = make_config(
+                **{
+                    'train_dataloader.num_workers': workers,
+                    'train_cfg.type': loop,
+                }
+            )
+            cfg.experiment_name += f'_{workers}_{loop}'
+            dataset = cfg.train_dataloader.dataset
+            if loop == 'IterBasedTrainLoop':
+                classes = dict(classes=dataset.pop('classes'))
+                dataset.update(
+                    type='BaseSegDataset',
+                    metainfo=classes,
+                    img_suffix='.png',
+                    seg_map_suffix='.png',
+                )
             with pytest.raises(ValueError, match=r'0\.png: the data'):
                 Runner.from_cfg(cfg).train()
     finally:
@@ -406,3 +558,88 @@ def test_crops_that_do_not_look_for_classes(make_config, monkeypatch):
     Runner.from_cfg(cfg).train()
     (warning,) = said
     assert 'expected CentroidRandomCrop' in warning
+
+
+COMMANDS = {
+    'infer': 'infer CONFIG FILE images --out out',
+    'label': 'label CONFIG FILE images out',
+    'export': 'export CONFIG FILE --out a.onnx --size 64 128',
+    'convert': 'convert FILE a.pth',
+    'from-zoo': 'from-zoo fcn_r50-d8_4xb2-40k_cityscapes-512x1024 FILE',
+    'test': 'test CONFIG FILE',
+    'publish': 'publish FILE a.pth',
+    'train': 'train CONFIG --cfg-options load_from=FILE',
+    'flops': 'flops FILE',
+    'browse': 'browse FILE --output-dir out --not-show',
+    'confusion': 'confusion FILE . out',
+    'centroids': 'centroids FILE',
+    'report': 'report FILE',
+    'masks': 'masks FILE out --table FILE',
+    'add-attention': 'add-attention FILE a.pth',
+}
+
+
+@pytest.fixture
+def run_command(monkeypatch, tmp_path, capsys):
+    """Return a function that gives status and errors of a command."""
+    monkeypatch.setattr(sys, 'argv', ['hmsa'])
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    monkeypatch.setitem(sys.modules, '__main__', sys.modules['__main__'])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'images').mkdir()
+    cv2.imwrite('images/0.png', np.zeros((64, 128, 3), np.uint8))
+
+    def run(argv):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(argv)
+        code = ended.value.code
+        said = capsys.readouterr().err
+        return f'{said}{code}' if isinstance(code, str) else said
+
+    return run
+
+
+@pytest.mark.parametrize('command', cli.COMMANDS)
+@pytest.mark.fault(
+    'a checkpoint or config that does not exist: each command',
+    'an error in a line, with the path',
+)
+def test_files_that_are_not_there(run_command, make_config, tmp_path, command):
+    make_config().dump(tmp_path / 'config.py')
+    (tmp_path / 'folder.pth').mkdir()
+    files = ['no.py' if 'CONFIG' not in COMMANDS[command] else 'no.pth']
+    if '.pth' in COMMANDS[command] or 'CONFIG' in COMMANDS[command]:
+        files.append('folder.pth')
+    for file in files:
+        line = COMMANDS[command].replace('FILE', file)
+        said = run_command(line.replace('CONFIG', 'config.py').split())
+        assert file in said
+        assert 'Traceback' not in said
+
+
+@pytest.mark.parametrize('command', ['train', 'test', 'infer', 'flops'])
+@pytest.mark.fault(
+    'a config that has no model, or is no program',
+    'an error in a line, with the path',
+)
+def test_configs_that_are_none(run_command, tmp_path, command):
+    for text, match in (('a = (', 'SyntaxError'), ('a = 1', 'model=None')):
+        (tmp_path / 'bad.py').write_text(text)
+        line = COMMANDS[command].replace('CONFIG', 'bad.py')
+        said = run_command(line.replace('FILE', 'bad.py').split())
+        assert 'bad.py' in said
+        assert match in said
+        assert 'Traceback' not in said
+
+
+@pytest.mark.fault(
+    'an error that nothing foresaw: each command',
+    'its trace, and at last the command with its files',
+)
+def test_errors_that_nothing_foresaw(run_command, make_config, tmp_path):
+    cfg = make_config(**{'optim_wrapper.optimizer.lr': 'fast'})
+    cfg.dump(tmp_path / 'config.py')
+    said = run_command(['train', 'config.py'])
+    assert 'Traceback' in said
+    assert 'error: hmsa train config.py: ' in said.splitlines()[-1]

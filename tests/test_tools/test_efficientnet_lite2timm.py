@@ -110,7 +110,7 @@ def test_files_that_do_not_fit(tool, state, fails, tmp_path, capsys):
     assert '  _conv_stem.weight: (32, 1, 3, 3), expected (32, 3' in message
     torch.save([1, 2], src)
     assert f'{src} holds no weights' in fails('--src', src)
-    assert 'No such file' in fails('--src', 'none.pth')
+    assert 'none.pth: there is no such' in fails('--src', 'none.pth')
     before = src.read_bytes()
     assert tool.main([str(src), '--src', str(src)]) == 1
     assert 'is the source' in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """A trained model to a file for deployment."""
 
+import errno
 import re
 
 import pytest
@@ -123,6 +124,21 @@ def test_settings_that_make_no_sense(options, config, message, run, tmp_path):
         run.config.write_text(config)
     said = run('--out', tmp_path / 'model.onnx', *SIZE, *options, code=1)
     assert re.search(message, said)
+
+
+@pytest.mark.fault(
+    'the disk is full while a model is exported',
+    'an error with the path; no file is left',
+)
+def test_a_full_disk(run, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('os.fsync', full)
+    out = tmp_path / 'made/model.onnx'
+    said = run('--out', out, *SIZE, code=1)
+    assert f"No space left on device: '{out}'" in said
+    assert not list(out.parent.iterdir())
 
 
 def test_out_is_checked_first(run):

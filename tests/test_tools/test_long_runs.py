@@ -103,7 +103,8 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(
 
     fault = dict(type='FullDiskFault', at=4)
     output = train('cut', hooks=[fault], workers=2, fails=True)
-    assert 'OSError: [Errno 27] File too large' in output
+    full = f"OSError: [Errno 27] File too large: '{folder / 'iter_4.pth'}'"
+    assert full in output
     assert [path.name for path in folder.glob('*.pth')] == ['iter_2.pth']
     assert not [*folder.glob('.*.part')]
     check_crc(folder / 'iter_2.pth')

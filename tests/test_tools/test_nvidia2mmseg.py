@@ -260,7 +260,7 @@ def test_other_files_are_refused(convert, fails, files, tmp_path, dst, capsys):
     src, converted = files
     assert 'give --reverse' in fails(converted, dst)
     assert 'omit --reverse' in fails(src, dst, '--reverse')
-    assert 'No such file' in fails('none.pth', dst)
+    assert 'none.pth: there is no such' in fails('none.pth', dst)
     before = src.read_bytes()
     assert convert(src, src) == 1
     assert 'is the source' in capsys.readouterr().err

@@ -12,6 +12,7 @@ from hmsa_mmseg.visualization.colours import (
     heat,
     scale_palette,
 )
+from hmsa_mmseg.visualization.pictures import as_rgb
 
 from .conftest import CLASSES, PALETTE, SIZE
 
@@ -25,6 +26,20 @@ def draw(image):
         return draw_pictures(image, sample, CLASSES, PALETTE)
 
     return draw
+
+
+@pytest.mark.parametrize(
+    ('pixels', 'expected'),
+    [
+        ([[[300.0, -2.0, 7.6]]], [[[8, 0, 255]]]),
+        ([[[1, 2, 3, 99]]], [[[3, 2, 1]]]),
+        ([[0, 1000, 2000]], [[[0] * 3, [128] * 3, [255] * 3]]),
+        ([[0.0, 0.5, 1.0]], [[[0] * 3, [128] * 3, [255] * 3]]),
+        ([[0.0, np.nan]], [[[0] * 3] * 2]),
+    ],
+)
+def test_pixels_of_any_type_are_shown(pixels, expected):
+    assert as_rgb(np.array(pixels)).tolist() == expected
 
 
 def data(sample, field):

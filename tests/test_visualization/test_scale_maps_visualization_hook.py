@@ -339,3 +339,40 @@ def test_other_visualizer_and_senseless_numbers(
     for name, value in (('interval', 0), ('val_images', 1.5)):
         with pytest.raises(ValueError, match=f'{name} must be an integer'):
             ScaleMapsVisualizationHook(**{name: value})
+
+
+@pytest.mark.fault(
+    'float and 16-bit images: pictures',
+    'drawn as the loader of the data set reads them',
+)
+@pytest.mark.fault(
+    'an image that the loader of the data set cannot read: pictures',
+    'an error with the path',
+)
+def test_images_as_the_loader_of_the_data_set_reads_them(
+    build_lively, make_runner, data_set, root, tmp_path
+):
+    model = build_lively(test_cfg=dict(mode='whole', scales=SCALES))
+    load = dict(LOAD, color_type='unchanged', to_float32=True)
+    dataset = data_set((load, LABELS, PACK), '_tif')
+    dataset.update(img_suffix='.tif')
+    dataset['data_prefix']['seg_map_path'] = 'ann'
+    # From black to white, in a range that is not that of 8 bits.
+    ramp = np.broadcast_to(np.linspace(0, 255, SIZE[1])[:, None], (*SIZE, 3))
+    for dtype in (np.float32, np.uint16):
+        for name in NAMES:
+            path = (root / 'img_tif' / name).with_suffix('.tif')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), (100 * ramp).astype(dtype))
+        folder = tmp_path / dtype.__name__
+        runner = make_runner(model, dataset, save_dir=str(folder))
+        runner.test()
+        for record in read_records(folder):
+            drawn = cv2.imread(str(folder / record.pictures['input']))
+            assert np.abs(drawn - ramp).max() < 4
+    (hook,) = (
+        h for h in runner.hooks if isinstance(h, ScaleMapsVisualizationHook)
+    )
+    path.write_bytes(b'none')
+    with pytest.raises(ValueError, match=str(path)):
+        hook._read(str(path))

@@ -12,7 +12,6 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
@@ -28,28 +27,12 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from hmsa_mmseg.visualization.pictures import as_rgb
 from hmsa_mmseg.zoo import find_config
 
 SPLITS = ('train', 'val', 'test')
 # Others are written as PNG.
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
-
-
-def displayed(inputs: Tensor) -> np.ndarray:
-    """Turn BGR values of 0 to 255, (C, H, W), into RGB, uint8 (H, W, 3).
-
-    In one piece: OpenCV refuses to draw into what is none.
-    """
-    pixels = inputs.permute(1, 2, 0).numpy()
-    channels = pixels.shape[2]
-    if channels not in (1, 3):
-        raise ValueError(
-            f'images of {channels} channels cannot be shown; expected 1 or 3'
-        )
-    if pixels.dtype != np.uint8:
-        pixels = pixels.round().clip(0, 255).astype(np.uint8)
-    pixels = pixels[..., [0, 0, 0] if channels == 1 else [2, 1, 0]]
-    return np.ascontiguousarray(pixels)
 
 
 def fitted(label: Tensor, inputs: Tensor) -> Tensor:
@@ -108,7 +91,7 @@ def browse(cfg: Config, args: argparse.Namespace) -> int:
             out = str(Path(args.output_dir, name))
         visualizer.add_datasample(
             name=name,
-            image=displayed(item['inputs']),
+            image=as_rgb(item['inputs'].permute(1, 2, 0).numpy()),
             data_sample=sample.numpy(),
             draw_gt=True,
             draw_pred=False,

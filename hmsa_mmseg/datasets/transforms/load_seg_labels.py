@@ -216,7 +216,8 @@ def read_grey(
     if image.ndim != 2:
         raise ValueError(
             f'{path}: a {kind} with {image.shape[2]} channels; expected '
-            'one (a grey or palette image)'
+            'one (a grey or palette image); of colours, hmsa masks makes '
+            'class numbers'
         )
     return image
 

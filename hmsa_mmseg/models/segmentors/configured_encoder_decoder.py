@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from mmengine.config import ConfigDict
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.utils import ConfigType
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import _IncompatibleKeys
 
 from ..decode_heads.base_multi_scale_head import BaseMultiScaleHead
+from ..losses.binary_cross_entropy import take_empty_labels
 from ..utils.cuda_graph import GraphCache
+from ..utils.errors import memory_advice, norm_advice
 from ..utils.execution import is_tracing
-from ..utils.memory_errors import memory_advice
 from .settings import (
     InferenceSettings,
     TrainingSettings,
@@ -44,6 +46,10 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
             for part in self.decode_head.attention_modules:
                 part.requires_grad_(True)
         self._is_built = True
+        take_empty_labels(self)
+        self.data_preprocessor.register_forward_pre_hook(
+            _check_sizes, with_kwargs=True
+        )
         #: Whether mmengine may load a checkpoint that lacks weights, as one to
         #: train from may; a training with SafeCheckpointHook sets it.
         self.partial_weights = False
@@ -67,11 +73,12 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
             self.partial_weights = before
 
     def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
-        """As mmseg's; where memory runs out, with what takes less."""
+        """As mmseg's; with what helps where memory or a layer fails."""
         if mode == 'tensor' or is_tracing():
             return super().forward(inputs, data_samples, mode)
         training = mode == 'loss'
-        with memory_advice(inputs.shape, self._scales(training), training):
+        scales = self._scales(training)
+        with memory_advice(inputs.shape, scales, training), norm_advice(self):
             return super().forward(inputs, data_samples, mode)
 
     def train_step(self, data, optim_wrapper) -> dict:
@@ -166,6 +173,24 @@ class ConfiguredEncoderDecoder(EncoderDecoder):
             for part in self.decode_head.attention_modules:
                 part.train()
         return self
+
+
+def _check_sizes(pads: nn.Module, args: tuple, kwargs: dict) -> None:
+    """Refuse training images that cannot be padded to one size."""
+    data, training = [*args, *kwargs.values(), False][:2]
+    size = getattr(pads, 'size', None)
+    if not training or size is None:
+        return
+    found = [tuple(image.shape[-2:]) for image in data['inputs']]
+    if len({tuple(map(max, one, size)) for one in found}) > 1:
+        large = max(range(len(found)), key=found.__getitem__)
+        path = data['data_samples'][large].get('img_path')
+        raise ValueError(
+            f'{path}: {found[large]} (height, width) in one batch with '
+            f'{min(found)}; model.data_preprocessor.size={tuple(size)} pads '
+            'images to that size, and cuts none; expected a step such as '
+            f'RandomCrop(crop_size={tuple(size)}) in the training pipeline'
+        )
 
 
 def _check_loaded(

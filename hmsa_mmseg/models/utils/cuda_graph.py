@@ -191,7 +191,9 @@ class GraphCache:
             hooked = [
                 name
                 for name, module in model.named_modules()
-                if name and not is_untouched(module)
+                # The model and what prepares the batch are called as before.
+                if name not in ('', 'data_preprocessor')
+                and not is_untouched(module)
             ]
             if hooked:
                 raise RuntimeError(f'hooks of {hooked[0]} would not be called')

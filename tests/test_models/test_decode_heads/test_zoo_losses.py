@@ -95,6 +95,12 @@ def test_class_weights_are_torchs(ignored):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
+def test_the_divisor_of_class_weights_is_no_choice():
+    MODELS.build(dict(WEIGHTED, avg_non_ignore=True))
+    with pytest.raises(ValueError, match='avg_non_ignore=False; expected'):
+        MODELS.build(dict(WEIGHTED, avg_non_ignore=False))
+
+
 def test_is_mmsegs_where_all_pixels_have_a_label():
     logits, label = logits_and_label(ignored=0)
     stock = dict(type='CrossEntropyLoss', class_weight=WEIGHTS)

@@ -1,9 +1,12 @@
-"""What to do when memory runs out, said where it does."""
+"""What to do about errors of torch, said where they come from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from traceback import walk_tb
+
+from torch import nn
 
 _TRAINING = (
     "model.train_cfg.checkpoint=('scales', 'backbone'), train.py --amp, and "
@@ -15,6 +18,13 @@ _TEST = (
 )
 # Of CUDA, and of the allocator of a CPU.
 _SIGNS = ('out of memory', 'not enough memory', "can't allocate memory")
+# How errors of batch normalisation begin.
+_NORMS = {
+    'Expected more than 1 value per channel': 'a larger batch or crop, SyncBN '
+    "on several GPUs, or norm_cfg=dict(type='GN', num_groups=...)",
+    'SyncBatchNorm expected input tensor': "norm_cfg=dict(type='BN') or "
+    "dict(type='GN', num_groups=...) without a GPU",
+}
 
 
 @contextmanager
@@ -43,4 +53,33 @@ def memory_advice(
             f'{text}\nThe batch has {number} images of {height}x{width} '
             f'(height x width), seen at the scales {tuple(scales)}. Less '
             f'memory take: {less}.'
+        ) from error
+
+
+@contextmanager
+def norm_advice(model: nn.Module) -> Iterator[None]:
+    """Tell which layer of a model cannot normalise, and what can.
+
+    Raises:
+        ValueError: In the place of torch's, which names no layer.
+    """
+    try:
+        yield
+    except ValueError as error:
+        found = [
+            advice
+            for start, advice in _NORMS.items()
+            if str(error).startswith(start)
+        ]
+        if not found:
+            raise
+        *_, layer = (
+            frame.f_locals['self']
+            for frame, _ in walk_tb(error.__traceback__)
+            if 'self' in frame.f_locals
+        )
+        names = [name for name, one in model.named_modules() if one is layer]
+        raise ValueError(
+            f'{"".join(names)}, {type(layer).__name__}: {error}; expected '
+            f'{found[0]}'
         ) from error
