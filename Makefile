@@ -17,6 +17,7 @@
 #              each module, and check its links (Python 3.11 or newer)
 # make docs-links  ask for every external link (needs a network)
 # make faults  inject every fault and write docs/faults.md
+# make guards  break every guard: does a test notice? (an hour; goes on)
 # make licences print the licences of what is installed
 # make fix     format the code and repair what ruff can repair
 # make wheel   build the wheel into dist/
@@ -46,7 +47,7 @@ ROUNDS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo autolabel-demo check test nightly test-matrix test-slow compare benchmark \
-	gpu faults licences docs docs-links docs-sources lint fix wheel clean install
+	gpu faults guards licences docs docs-links docs-sources lint fix wheel clean install
 
 demo: install
 	$(PY) tools/dev/run.py demo --work-dir demo_out
@@ -80,6 +81,9 @@ benchmark: install
 
 faults: install
 	$(PY) -m pytest -m fault -n $(WORKERS) --faults=docs/faults.md
+
+guards: install
+	$(PY) tools/dev/break_guards.py --out guards_out
 
 licences: install
 	$(PIP) install pip-licenses
@@ -140,5 +144,5 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 	@touch $@
 
 clean:
-	rm -rf build dist demo_out autolabel_demo_out compare_out \
+	rm -rf build dist demo_out autolabel_demo_out compare_out guards_out \
 	docs/_build docs/api *.egg-info .pytest_cache .ruff_cache .nox

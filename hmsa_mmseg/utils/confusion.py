@@ -26,9 +26,6 @@ def joint_counts(
     Returns:
         ndarray: int64, of shape ``sizes``.
     """
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1:
-        raise ValueError(f'expected one size, got {sorted(shapes)}')
     flat = [array.reshape(-1) for array in arrays]
     counts = np.zeros(math.prod(sizes), np.int64)
     for start in range(0, flat[0].size, _STRIP):

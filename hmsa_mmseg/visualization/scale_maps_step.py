@@ -98,7 +98,6 @@ def _merge_with_maps(merge_preds: Callable) -> Callable:
         results = merge_preds(views_of_images)
         for views, result, fields in zip(views_of_images, results, maps):
             result.set_data(fields)
-            result.pop('confidence', None)
             if 'seg_logits' in views[0]:
                 add_confidence(result, views)
         return results

@@ -118,6 +118,7 @@ LABEL_IDS = dict(classes=CLASSES, label_format='labelIds')
         (dict(version=2), {}, 'version=2; expected 1'),
         (dict(label_ids=[0]), {}, '1 label_ids of 3 classes'),
         (dict(label_ids='x'), {}, 'settings are damaged'),
+        (dict(layout='flat'), {}, "layout='flat'; expected one of"),
     ],
 )
 @pytest.mark.fault(

@@ -257,9 +257,14 @@ def test_files_of_other_labels_and_formats_are_not_used(
         patch.setattr(centroid_index, 'FORMAT', 'hmsa_mmseg centroids 99')
         load_or_build(labels, cache)
     assert np.array_equal(load_or_build(labels, cache), rows)
-    first, second = logged('WARNING')
+    with np.load(path) as file:
+        header = file['header']
+    np.savez(path, header=header, rows=rows + 1)
+    assert np.array_equal(load_or_build(labels, cache), rows)
+    first, second, third = logged('WARNING')
     assert 'for other labels' in first
     assert "'hmsa_mmseg centroids 99'" in second
+    assert 'checksum' in third
 
 
 @pytest.mark.fault(

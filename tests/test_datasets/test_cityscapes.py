@@ -93,7 +93,7 @@ def write_list(*lines):
 @pytest.mark.parametrize(
     ('change', 'kwargs', 'match'),
     [
-        (nothing, dict(data_root='nowhere'), r"data_root='nowhere'"),
+        (nothing, dict(data_root='nowhere'), r"^data_root='nowhere'"),
         (nothing, dict(img='none'), r"data_prefix\.img_path: '.*/none' does"),
         (nothing, dict(seg='none'), r'data_prefix\.seg_map_path: '),
         # Does not blame data_root.

@@ -61,12 +61,15 @@ def test_with_coarse_labels(cityscapes_extra, classes):
     ],
 )
 def test_faults_are_named(cityscapes_extra, options, match):
-    with pytest.raises((FileNotFoundError, ValueError), match=match):
+    errors = FileNotFoundError, ValueError
+    with pytest.raises(errors, match=match) as found:
         build(
             cityscapes_extra,
             data_prefix=prefix(coarse_map_path=COARSE),
             **options,
         )[0]
+    # They name a file, and no other is put before it.
+    assert 'the data pipeline fails' not in str(found.value)
 
 
 def test_the_archive_without_the_damaged_image(cityscapes_extra, write_png):

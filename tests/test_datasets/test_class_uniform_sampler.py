@@ -250,6 +250,10 @@ def test_bad_options(kwargs, match):
         build(FakeDataset(50, 3), **kwargs)
     with pytest.raises(TypeError, match=r'got a list; .*ClassUnif'):
         build([1, 2, 3])
+    unnamed = FakeDataset(50, 3)
+    unnamed.metainfo = {}
+    with pytest.raises(ValueError, match='has no classes'):
+        build(unnamed)
     with pytest.raises(ValueError, match='num_samples=-1'):
         build(FakeDataset(50, 3)).skip(-1)
 

@@ -118,6 +118,12 @@ def test_damaged_and_other_masks(path, damage, message):
     assert 'a JPEG, whose compression changes colours' in refused(path)
 
 
+def test_masks_that_are_too_large(path, monkeypatch):
+    save(path, COLOURS)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1)
+    assert 'too large a mask' in refused(path)
+
+
 # --- grey files
 
 

@@ -139,3 +139,13 @@ def test_dead_worker_is_explained(make_runner, rows, monkeypatch):
     monkeypatch.setattr(type(rows), '__getitem__', die)
     with pytest.raises(RuntimeError, match=r'num_workers, now 1, or enlarge'):
         runner.train()
+
+
+def test_other_errors_of_a_data_set_stay(make_runner, rows, monkeypatch):
+    def fail(self, index):
+        raise RuntimeError('no such row')
+
+    runner = make_runner(loop='ResumableIterBasedTrainLoop')
+    monkeypatch.setattr(type(rows), '__getitem__', fail)
+    with pytest.raises(RuntimeError, match=r'^no such row$'):
+        runner.train()

@@ -49,6 +49,16 @@ def test_options_of_mmengines_hook(run, make_runner, tmp_path, load):
         make_runner(checkpoint=dict(intervall=2))
 
 
+def test_sharded_weights_are_refused(run, monkeypatch):
+    monkeypatch.setattr(
+        'hmsa_mmseg.engine.hooks.safe_checkpoint_hook.'
+        'FullyShardedDataParallel',
+        torch.nn.Module,
+    )
+    with pytest.raises(TypeError, match='FSDP'):
+        run()
+
+
 def test_other_back_ends_are_left_to_mmengine(run, tmp_path, load):
     put = []
 

@@ -6,10 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import cv2
+import infer
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmseg.registry import MODELS
 from PIL import Image
 
 from hmsa_mmseg.prediction.inputs import IMAGE_SUFFIXES
@@ -311,6 +313,10 @@ def test_checkpoints_that_do_not_fit(run, teacher, tmp_path):
             f'{CFG} {PIPELINE}.2.type=Pad {PIPELINE}.2.size_divisor=64',
             'Pad in the pipeline of a test',
         ),
+        (
+            f'{CFG} test_dataloader.dataset.pipeline=[] test_pipeline=[]',
+            'no test_dataloader.dataset.pipeline',
+        ),
         # Nobody knows the classes.
         (
             f'{CFG} test_dataloader.dataset.type=BaseSegDataset',
@@ -321,6 +327,41 @@ def test_checkpoints_that_do_not_fit(run, teacher, tmp_path):
 def test_options_that_do_not_go_together(run, tmp_path, options, named):
     assert named in run(*options.split(), code=1)
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('options', 'named'),
+    [
+        ('--slide 8,8,8 4', 'height,width'),
+        ('--limit 0', '1 or more'),
+        ('--threads -1', '0 or more'),
+    ],
+)
+def test_numbers_that_are_none(argv, capsys, options, named):
+    with pytest.raises(SystemExit):
+        infer.main(argv(infer, *options.split()))
+    assert named in capsys.readouterr().err
+
+
+def test_configs_that_cannot_be_read(run, make_config, tmp_path):
+    for config, named in (
+        (tmp_path / 'none.py', 'none.py'),
+        (make_config('model = ('), 'cannot be read as a config'),
+    ):
+        assert named in run(config=config, code=1)
+
+
+def test_a_model_that_is_no_segmentor(run, make_config, tmp_path):
+    class Other(torch.nn.Linear):
+        def __init__(self, **kwargs):
+            super().__init__(1, 1)
+
+    MODELS.register_module(module=Other, force=True)
+    config = make_config("model = dict(_delete_=True, type='Other')")
+    path = tmp_path / 'other.pth'
+    torch.save(Other().state_dict(), path)
+    said = run(config=config, checkpoint=path, code=1)
+    assert 'expected an EncoderDecoder' in said
 
 
 def test_goes_on(run, tmp_path, predicted):

@@ -76,6 +76,7 @@ def test_inputs_that_make_no_sense(images, tmp_path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'empty.txt').touch()
     (tmp_path / 'missing.txt').write_text('no.png')
+    (tmp_path / 'binary.txt').write_bytes(b'\xff')
     save(tmp_path / 'suffixes/1.png', 0)
     save(tmp_path / 'suffixes/1.jpg', 0)
     save(tmp_path / 'clash/clip/1.png', 0)
@@ -89,6 +90,7 @@ def test_inputs_that_make_no_sense(images, tmp_path):
         ('empty', 'nothing to predict in it'),
         ('empty.txt', 'is empty'),
         ('missing.txt', 'no file'),
+        ('binary.txt', 'cannot be read as a list'),
         ('clash', 'in one folder, clip'),
     ):
         with pytest.raises(PredictionError, match=named):

@@ -2,12 +2,16 @@
 
 import io
 import os
+import re
 import signal
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from mmseg.registry import TRANSFORMS
+from PIL import Image
 from rich.console import Console
 
 from hmsa_mmseg.datasets.autolabel_files import read_lines
@@ -188,6 +192,52 @@ def test_a_pipeline_that_resizes(label, make_config, tmp_path):
     )
     label('--limit', '1', config=config)
     assert read(tmp_path / 'out/a/0.png').shape == (32, 64)
+
+
+class Step:
+    """A step of a pipeline that does what it should not."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def __call__(self, results):
+        if self.action == 'fail':
+            raise AssertionError('on purpose')
+        results['ori_shape'] = (16, 16)
+        return None if self.action == 'drop' else results
+
+
+@pytest.mark.parametrize(
+    ('action', 'reason', 'named'),
+    [
+        ('fail', 'preparation', 'a/0.png: .* on purpose'),
+        ('drop', 'preparation', 'a/0.png: .* given nothing'),
+        ('shrink', 'prediction', 'a/0.png: .* 16x16 .* 32x64'),
+        ('alpha', 'preparation', 'a/0.png: .* 4 channels'),
+    ],
+)
+@pytest.mark.fault(
+    'a test pipeline that fails, drops or shrinks an image: autolabel',
+    'the image is listed as failed; no label is written',
+)
+def test_pipelines_that_go_wrong(
+    label, images, make_config, tmp_path, action, reason, named
+):
+    TRANSFORMS.register_module(module=Step, force=True)
+    step = f'dict(type={Step.__name__!r}, action={action!r}),'
+    if action == 'alpha':
+        step = ''
+        Image.fromarray(np.zeros((32, 64, 4), 'u1')).save(images / 'a/0.png')
+    config = make_config(
+        'test_dataloader = dict(dataset=dict(pipeline=[\n'
+        "    dict(type='LoadImageFromFile', color_type='unchanged'),\n"
+        f"    {step} dict(type='PackSegInputs')]))\n"
+    )
+    label('--limit', '1', config=config, code=1)
+    (line,) = read_lines(tmp_path / 'out/failures.jsonl')
+    assert line['reason'] == reason
+    assert re.search(named, line['error'])
+    assert not (tmp_path / 'out/a').exists()
 
 
 @pytest.mark.usefixtures('heeded')

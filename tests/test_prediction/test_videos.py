@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from hmsa_mmseg.prediction import videos
+from hmsa_mmseg.prediction.predictor import Predictor
 from hmsa_mmseg.prediction.products import Products
 
 from .conftest import draw, read, tree
@@ -166,8 +167,10 @@ def test_damaged_videos(run, clip, tmp_path):
     folder = tmp_path / 'videos'
     (folder / 'none.mp4').write_bytes(b'no video')
     (folder / 'cut.avi').write_bytes(whole[: len(whole) // 2])
+    (folder / 'head.avi').write_bytes(whole[: whole.index(b'movi') + 4])
     error = run('--on-error', 'skip', source=folder, code=1)
     assert f'skipped: {folder / "none.mp4"}: cannot be opened' in error
+    assert f'skipped: {folder / "head.avi"}: no frame' in error
     assert f'skipped: {folder / "cut.avi"}: ' in error
     assert f'its header promises {FRAMES}' in error
     # What could be read is there.
@@ -177,6 +180,43 @@ def test_damaged_videos(run, clip, tmp_path):
     overlay = mmcv.VideoReader(str(tmp_path / 'out/overlay/cut.mp4'))
     assert overlay.frame_cnt == shorter
     assert len(tree(tmp_path / 'out/classes/day/clip')) == FRAMES
+
+
+def test_a_frame_that_the_model_cannot_do(run, clip, tmp_path, monkeypatch):
+    """A video is whole or not done."""
+
+    def fail(self, batch):
+        raise ValueError('too small')
+
+    monkeypatch.setattr(Predictor, '__call__', fail)
+    said = run('--on-error', 'skip', source=clip, code=1)
+    assert f'skipped: {clip}: cannot be predicted' in said
+    assert not (tmp_path / 'out/overlay').exists()
+
+
+@pytest.mark.parametrize('opens', [True, False])
+@pytest.mark.fault(
+    'OpenCV cannot write a video, or loses frames of it',
+    'an error; no part takes its name',
+)
+def test_a_video_that_cannot_be_written(
+    run, clip, tmp_path, monkeypatch, opens
+):
+    class Writer(cv2.VideoWriter):
+        left = 2
+
+        def isOpened(self):
+            return opens
+
+        def write(self, frame):
+            self.left -= 1
+            if self.left >= 0:
+                super().write(frame)
+
+    monkeypatch.setattr(cv2, 'VideoWriter', Writer)
+    said = run(source=clip, code=1)
+    assert ('2 frames of 128x64' if opens else 'cannot write mp4v') in said
+    assert not (tmp_path / 'out/overlay/clip.mp4').exists()
 
 
 @pytest.mark.fault(

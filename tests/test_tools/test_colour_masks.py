@@ -212,6 +212,7 @@ def test_other_files_are_refused(tool, argv, tmp_path, capsys):
         (['tree 1 2'], [], "line 8: 'tree 1 2'; expected"),
         (['1 2 3 4'], [], 'a name that is no number'),
         (['1 2 256 tree'], [], '0 to 255, got [1, 2, 256]'),
+        (['1 2 3 caf\xe9'], [], 'not a text file'),
         ([f'1 0 {i} n{i}' for i in range(252)], [], '255 classes, ['),
         ([], ['--classes', 'road,tree'], "no colour of the classes ['tree']"),
     ],
@@ -219,7 +220,7 @@ def test_other_files_are_refused(tool, argv, tmp_path, capsys):
 def test_tables_and_classes_that_make_no_sense(
     tool, argv, capsys, lines, options, message
 ):
-    Path(argv[3]).write_text(TABLE + '\n'.join(lines))
+    Path(argv[3]).write_text(TABLE + '\n'.join(lines), encoding='latin-1')
     assert message in fails(tool, capsys, argv, *options)
     assert not Path(argv[1]).exists()
 

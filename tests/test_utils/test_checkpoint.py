@@ -1,5 +1,6 @@
 """Checkpoints that may be damaged, large or hostile."""
 
+import errno
 import os
 import pickle
 import zipfile
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from hmsa_mmseg import compat
 from hmsa_mmseg.utils import check_crc, safe_load
@@ -194,6 +196,25 @@ def test_files_that_are_cut_or_foreign(tmp_path):
     for read in (check_crc, safe_load):
         with pytest.raises(FileNotFoundError):
             read(tmp_path / 'none.pth')
+    # A folder, too.
+    with pytest.raises(FileNotFoundError, match='the path of a file'):
+        CheckpointLoader.load_checkpoint(str(tmp_path))
+
+
+@pytest.mark.usefixtures('way')
+def test_errors_of_the_system_are_no_damage(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(errno.EIO, 'Input/output error')
+
+    path = tmp_path / 'file.pth'
+    torch.save(dict(w=torch.zeros(1)), path)
+    for owner, name, read in (
+        (torch, 'load', safe_load),
+        (zipfile, 'ZipFile', check_crc),
+    ):
+        monkeypatch.setattr(owner, name, fail)
+        with pytest.raises(OSError, match=r'^.Errno 5'):
+            read(path)
 
 
 @pytest.mark.fault(

@@ -33,7 +33,8 @@ def test_a_share_is_predicted_by_one_process(hold_lock, tmp_path):
     'a file system without locks',
     'a warning: nothing guards the folder',
 )
-def test_file_systems_without_locks(tmp_path, monkeypatch):
+@pytest.mark.parametrize('is_windows', [False, True])
+def test_file_systems_without_locks(tmp_path, monkeypatch, is_windows):
     """It is said that nothing guards the folder, and the run goes on."""
 
     def unsupported(*args):
@@ -41,6 +42,8 @@ def test_file_systems_without_locks(tmp_path, monkeypatch):
 
     said = []
     monkeypatch.setattr(fcntl, 'lockf', unsupported)
+    if is_windows:
+        monkeypatch.setattr(locks, 'fcntl', None)
     monkeypatch.setattr(
         locks, 'print_log', lambda text, **_: said.append(text)
     )

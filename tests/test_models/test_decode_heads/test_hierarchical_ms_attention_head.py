@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner.checkpoint import load_state_dict
+from mmseg.models.decode_heads import PIDHead
 from mmseg.registry import MODELS
 from test_models.cases import BN, CE, FCN, MEAN, cascade
 
@@ -137,9 +138,17 @@ def test_several_outputs_are_blended_each(make_batch):
     torch.testing.assert_close(seen[0], sum(vectors) / 2)
 
 
-def test_the_classifier_s_output_is_the_main_one():
+class OwnPIDHead(PIDHead):
+    """A forward of a user's, whose classifier is watched by a hook."""
+
+    def forward(self, inputs):
+        return super().forward(inputs)
+
+
+@pytest.mark.parametrize('kind', [PIDHead, OwnPIDHead])
+def test_the_classifier_s_output_is_the_main_one(kind):
     """PIDHead trains with three outputs, its classifier's is the second."""
-    pid = dict(type='PIDHead', in_channels=16, channels=8, num_classes=5)
+    pid = dict(type=kind, in_channels=16, channels=8, num_classes=5)
     head = build(dict(pid, norm_cfg=BN, loss_decode=[CE] * 4)).train()
     feats = [torch.randn(2, channels, 8, 8) for channels in (8, 16, 8)]
     outputs = head.forward_seg_heads(feats)
