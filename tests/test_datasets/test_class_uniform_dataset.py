@@ -9,7 +9,6 @@ import torch
 from mmengine.dataset import worker_init_fn
 from PIL import Image
 
-from hmsa_mmseg.datasets.class_and_pipeline_checks import prepare_pipelines
 from hmsa_mmseg.datasets.class_uniform_dataset import SampleIndex
 
 LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
@@ -70,8 +69,7 @@ def test_a_seed_fixes_a_sample(root, set_cfg, class_uniform, centroid):
     }
     assert len({*samples.values()}) == 3
     worker_init_fn(3, 4, 1, 99)
-    # As in a run, with workers that are spawned.
-    prepare_pipelines(dataset, True, 'train_dataloader')
+    # As for workers that are spawned.
     dataset = pickle.loads(pickle.dumps(dataset))
     for seed, sample in samples.items():
         assert pixels(dataset[SampleIndex(1, seed, centroid)]) == sample

@@ -213,7 +213,7 @@ class Step:
         ('fail', 'preparation', 'a/0.png: .* on purpose'),
         ('drop', 'preparation', 'a/0.png: .* given nothing'),
         ('shrink', 'prediction', 'a/0.png: .* 16x16 .* 32x64'),
-        ('alpha', 'preparation', 'a/0.png: .* 4 channels'),
+        ('alpha', 'alpha', 'a/0.png: .* transparency'),
     ],
 )
 @pytest.mark.fault(

@@ -197,7 +197,7 @@ def test_files_that_are_cut_or_foreign(tmp_path):
         with pytest.raises(FileNotFoundError):
             read(tmp_path / 'none.pth')
     # A folder, too.
-    with pytest.raises(FileNotFoundError, match='the path of a file'):
+    with pytest.raises(IsADirectoryError, match='is a folder'):
         CheckpointLoader.load_checkpoint(str(tmp_path))
 
 
