@@ -17,7 +17,6 @@ import os
 import random
 import re
 import resource
-import shlex
 import shutil
 import signal
 import subprocess
@@ -48,6 +47,11 @@ FAULTS = {
     'dead worker': (8, 'train', 3.5, 1, 'DataLoader worker'),
     'SIGTERM': (6, 'train', 3.5, 0, 'Stopped by SIGTERM'),
 }
+# A file system of 64 MB at $0, for the disk that gets full.
+MOUNT = """
+test -e $0.img || { truncate -s 64M $0.img; mkfs.ext4 -qFm0 $0.img; }
+mount -o loop $0.img $0
+"""
 # Bytes of memory that an image, or an iteration of two, may add: a third of
 # the least that a leak would keep, the image of 64x128 as it is read.
 BOUND = 8192
@@ -68,9 +72,6 @@ val_dataloader = dict(num_workers=1, dataset=data)
 many = dict(_base_.val_dataloader.dataset, **data)
 many = dict(_delete_=True, type='RepeatDataset', times={times}, dataset=many)
 test_dataloader = dict(num_workers=2, dataset=many)
-for loader in (train_dataloader, val_dataloader, test_dataloader):
-    loader['persistent_workers'] = True
-del loader
 heads = [dict(x, dropout_ratio=0.1) for x in _base_.model.decode_head.seg_head]
 model = dict(decode_head=dict(seg_head=heads))
 optim_wrapper = dict(optimizer=dict(lr=0.01))
@@ -143,10 +144,9 @@ def judge(rows, total):
     """
     rows = np.array([x for x in rows if total / 5 <= x[0] < total], float)
     slope = np.polyfit(rows[:, 0], rows[:, 1], 1)[0]
-    part = len(rows) // 4
-    files = [int(rows[x, 2].min()) for x in np.s_[:part, -part:]]
-    ok = bool(slope <= BOUND) and files[1] <= files[0]
-    return slope, files, ok
+    first, *_, last = np.array_split(rows[:, 2], 4)
+    files = int(first.min()), int(last.min())
+    return slope, files, bool(slope <= BOUND) and files[1] <= files[0]
 
 
 def children(pid):
@@ -168,10 +168,11 @@ class Soak:
     def __init__(self, args):
         self.args, self.work = args, args.work_dir.absolute()
         self.config, self.disk = self.work / 'config.py', self.work / 'disk'
-        self.run, self.state = self.disk / 'run', dict(lives=[], memory={})
+        self.run, self.lives, self.watched = self.disk / 'run', [], {}
         self.disk.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            self.state = json.loads((self.work / 'state.json').read_text())
+            text = (self.work / 'state.json').read_text()
+            self.lives, self.watched = json.loads(text)
         data, splits = self.work / 'data', dict(train=8, val=8)
         scenes.generate(data, args.seed, splits, (64, 128))
         values = dict(iters=args.iters, interval=INTERVAL, base=str(BASE))
@@ -180,11 +181,12 @@ class Soak:
 
     def say(self, text, is_bad=False):
         """Print, keep in soak.log, and note all that is known."""
-        text = f'{time.strftime("%F %T")} {"WRONG: " * is_bad}{text}'
-        print(text, flush=True)
+        text = f'{time.strftime("%F %T")} {"WRONG: " * is_bad}{text}\n'
+        print(text, end='', flush=True)
         with (self.work / 'soak.log').open('a') as file:
-            file.write(text + '\n')
-        write_json(self.work / 'state.json', self.state, indent=None)
+            file.write(text)
+        content = self.lives, self.watched
+        write_json(self.work / 'state.json', content, indent=None)
 
     def expect(self, program, status=0, word=''):
         """Wait for the end a program should have; give what it printed."""
@@ -196,42 +198,32 @@ class Soak:
 
     def train(self):
         """Train undisturbed, then disturbed, and compare the ends."""
-        iters, seed, lives = (
-            self.args.iters,
-            self.args.seed,
-            self.state['lives'],
-        )
+        iters, seed, done = self.args.iters, self.args.seed, len(self.lives)
         command = 'train', self.config, '--resume', '--work-dir'
-        if not lives:
+        if not done:
             self.expect(Program(self.work / 'whole', *command, 'run'))
             self.say(f'undisturbed: {iters} iterations, seed {seed}')
         if os.geteuid() == 0 and not self.disk.is_mount():
-            image = shlex.quote(f'{self.disk}.img')
-            make = f'truncate -s 64M {image} && mkfs.ext4 -qFm0 {image}'
-            mount = f'mount -o loop {image} {shlex.quote(str(self.disk))}'
-            make = f'([ -e {image} ] || ({make})) && {mount}'
-            subprocess.run(make, shell=True, check=True)
-        plan = [
-            kind for kind, fault in FAULTS.items() for _ in range(fault[0])
-        ]
+            subprocess.run(['sh', '-ec', MOUNT, self.disk], check=True)
+        plan = [kind for kind, x in FAULTS.items() for _ in range(x[0])]
         random.Random(seed).shuffle(plan)
         if not self.disk.is_mount():
             plan = [kind for kind in plan if kind != 'full disk']
         plan = [*plan[: len(plan) * iters // 3000], 'end']
-        for number in range(len(lives), len(plan)):
-            self.live(plan[number], random.Random(f'{seed} {number}'), command)
-        states, names = [], ('state_dict', 'ema_state_dict', 'optimizer')
+        for number, kind in [*enumerate(plan, 1)][done:]:
+            self.live(number, kind, random.Random(f'{seed} {number}'), command)
+        states, keys = [], ('state_dict', 'ema_state_dict', 'optimizer')
         for run in (self.work / 'whole/run', self.run):
             state = torch.load(run / f'iter_{iters}.pth', weights_only=True)
-            states.append([state[x] for x in (*names, 'param_schedulers')])
+            states.append([state[x] for x in (*keys, 'param_schedulers')])
         if self.disk.is_mount():
             subprocess.run(['umount', '-l', self.disk], check=True)
         wrong, number = differences(*states), len([*leaves(states[0])])
-        self.say(f'{dict(Counter(x["what"] for x in lives))}')
+        self.say(str(dict(Counter(x[0] for x in self.lives))))
         text = f'{number} entries of both checkpoints, {len(wrong)} differ'
         self.say(f'{text} {wrong[:3]}', bool(wrong))
 
-    def live(self, kind, rng, command):
+    def live(self, number, kind, rng, command):
         """Start and disturb it, wait for its end, look at what is left."""
         before, began, moment = self.newest(), time.time(), rng.random()
         event, seconds, status, word = FAULTS.get(kind, ('end', 0, 0, ''))[-4:]
@@ -239,11 +231,10 @@ class Soak:
         command = (*command, self.run, '--cfg-options', workers)
         old, ballast = self.parts(), self.disk / 'ballast'
         program = Program(self.work / 'disturbed', *command)
-        program.wait_for(
-            lambda: (
-                self.parts() - old if event == 'part' else program.last(event)
-            )
-        )
+        if event == 'part':
+            program.wait_for(lambda: self.parts() - old)
+        else:
+            program.wait_for(lambda: program.last(event))
         until = time.time() + moment * seconds
         program.wait_for(lambda: time.time() > until)
         with suppress(ProcessLookupError, IndexError):  # It has ended.
@@ -264,18 +255,16 @@ class Soak:
             self.expect(Program(program.console.parent, *command), 1)
         ballast.unlink(missing_ok=True)
         # A checkpoint is saved before the next iteration is printed.
-        least = (
-            last if kind == 'SIGTERM' else (last - 1) // INTERVAL * INTERVAL
-        )
+        least = last if kind == 'SIGTERM' else last - 1 - (last - 1) % INTERVAL
         resumed = re.search(r'resumed epoch: \d+, iter: (\d+)', said)
         wrong = last > 0 and before != int(resumed[1] if resumed else 0)
         wrong |= not newest == self.newest() >= max(before, least)
         wrong |= kind == 'end' and bool(self.parts())
         what = f'SIGKILL, {phase}' if status == -9 else kind
-        life = (before, max(last, before), time.time() - began)
-        self.state['lives'].append(dict(what=what, life=life))
-        text = f'{len(self.state["lives"]):2} {what:20} at {last:4}, saved'
-        self.say(f'{text} {before:4} -> {newest:4}', wrong)
+        seconds = time.time() - began
+        self.lives.append((what, before, max(last, before), seconds))
+        saved = f'at {last:4}, saved {before:4} -> {newest:4}'
+        self.say(f'{number:2} {what:20} {saved}', wrong)
 
     def newest(self):
         """Number of the newest checkpoint; all that there are are whole."""
@@ -291,27 +280,21 @@ class Soak:
     def memory(self):
         """Watch four programs; the later ones take the first one's model."""
         images, iters = self.args.images, self.args.images * 2 // 5
-        inputs = self.work / 'images'
+        inputs, short = self.work / 'images', f'train_cfg.max_iters={iters}'
         inputs.mkdir(exist_ok=True)
         found = sorted(self.work.glob('data/leftImg8bit/val/*/*.png'))
         for number in range(images):
             with suppress(FileExistsError):
                 os.link(found[number % 8], inputs / f'{number:05}.png')
-        model = self.work / f'train/run/iter_{iters}.pth'
-        run = (
-            '--work-dir',
-            'run',
-            '--cfg-options',
-            f'train_cfg.max_iters={iters}',
-        )
-        self.watch('train', iters, run)
-        self.watch('test', images, (model, *run[:2]))
-        self.watch('infer', images, (model, inputs, '--out', 'out'))
-        self.watch('label', images, (model, inputs, 'out'))
+        model, run = f'../train/run/iter_{iters}.pth', ('--work-dir', 'run')
+        self.watch('train', iters, *run, '--cfg-options', short)
+        self.watch('test', images, model, *run)
+        self.watch('infer', images, model, inputs, '--out', 'out')
+        self.watch('label', images, model, inputs, 'out')
 
-    def watch(self, name, total, arguments):
+    def watch(self, name, total, *arguments):
         """Run a program, and sample what it uses."""
-        if name in self.state['memory']:
+        if name in self.watched:
             return
         folder, rows, began = self.work / name, [], time.time()
         shutil.rmtree(folder, ignore_errors=True)
@@ -325,7 +308,7 @@ class Soak:
                 rows.append((steps, *usage(program.pid)))
         self.expect(program)
         slope, files, ok = judge(rows, total)
-        self.state['memory'][name] = rows, slope
+        self.watched[name] = rows, slope
         text = f'{name}: {total} steps in {time.time() - began:.0f} s, memory'
         text += f' {slope:+.0f} bytes a step, open files'
         self.say(f'{text} {files[0]}, then {files[1]}', not ok)
@@ -336,22 +319,23 @@ class Soak:
         with suppress(shutil.SameFileError):
             shutil.copy(self.work / 'soak.log', out)
         figure, axes = pyplot.subplots(2, 4, figsize=(13, 5), sharex='col')
-        for (name, noted), pair in zip(self.state['memory'].items(), axes.T):
-            steps, size, files = np.array(noted[0]).T
+        for (name, (rows, slope)), pair in zip(self.watched.items(), axes.T):
+            steps, size, files = np.array(rows).T
             pair[0].plot(steps, size / 1e6, '.', ms=2)
-            pair[0].set_title(f'{name}, {noted[1]:+.0f} bytes a step')
             pair[1].plot(steps, files, '.', ms=2, color='C1')
+            pair[0].set_title(f'{name}, {slope:+.0f} bytes a step')
+        pyplot.setp(axes, ylim=(0, None))
         axes[0, 0].set_ylabel('resident, MB')
         axes[1, 0].set_ylabel('open files')
-        pyplot.setp(axes, ylim=(0, None))
         figure.savefig(out / 'memory.png', dpi=80, bbox_inches='tight')
         figure, axis = pyplot.subplots(figsize=(13, 5))
         minutes, ends = 0, {}
-        for x in self.state['lives']:
-            start, end, seconds = x['life']
-            now, minutes = minutes, minutes + seconds / 60
-            axis.plot([now, minutes], [start, end], color='0.7')
-            ends.setdefault(x['what'], []).append((minutes, end))
+        for what, start, end, seconds in self.lives:
+            axis.plot(
+                *zip((minutes, start), (minutes + seconds / 60, end)), '0.7'
+            )
+            minutes += seconds / 60
+            ends.setdefault(what, []).append((minutes, end))
         for what, points in sorted(ends.items()):
             axis.plot(*zip(*points), 'o', ms=5, label=f'{what}: {len(points)}')
         axis.set(xlabel='minutes', ylabel='iterations')
@@ -363,8 +347,7 @@ def main(argv=None):
     """Read the command line and do what is not done."""
     kind = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
-    parts = 'train', 'memory'
-    parser.add_argument('parts', nargs='*', help=' '.join(parts))
+    parser.add_argument('parts', nargs='*', default=('train', 'memory'))
     parser.add_argument('--work-dir', type=Path, default='soak_out')
     parser.add_argument('--out', type=Path, help='default: the work dir')
     parser.add_argument('--seed', type=int, default=0)
@@ -372,7 +355,7 @@ def main(argv=None):
     parser.add_argument('--images', type=int, default=5000)
     args = parser.parse_args(argv)
     soak = Soak(args)
-    for part in args.parts or parts:
+    for part in args.parts:
         getattr(soak, part)()
     soak.draw(args.out or soak.work)
     sys.exit('WRONG' in (soak.work / 'soak.log').read_text())
