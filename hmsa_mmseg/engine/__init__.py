@@ -1,3 +1,4 @@
+from .compact_iou_metric import CompactIoUMetric
 from .hooks import (
     ChannelsLastHook,
     InferencePreparationHook,
@@ -11,6 +12,7 @@ from .runners import SafeResumeRunner
 
 __all__ = [
     'ChannelsLastHook',
+    'CompactIoUMetric',
     'InferencePreparationHook',
     'InvalidLossHook',
     'IterSeedHook',
