@@ -64,7 +64,9 @@ def test_what_grows(grows, leaks, ok):
             # A program that starts takes more and more.
             min(step, 200) * 10**6
             + grows * soak.BOUND * step
-            + rng.normal(0, 1e5),
+            # A worker for a moment.
+            + (4e8 if step % 100 > 90 else 0)
+            + rng.normal(0, 1e3),
             # Some are open for a moment.
             min(step, 200) + rng.integers(3) + leaks * (step > 700),
         )
