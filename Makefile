@@ -14,7 +14,7 @@
 #                  the authors' network beside its transcription
 # make gpu     check, train and measure on a GPU (nine minutes; docs/gpu)
 # make soak    a training under faults, and memory over thousands of images
-#              (docs/soak; 44 minutes on two busy cores)
+#              (docs/soak; 36 minutes on two busy cores)
 # make docs    build the documentation into docs/_build/html, with a page for
 #              each module, and check its links (Python 3.11 or newer)
 # make docs-links  ask for every external link (needs a network)
