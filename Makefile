@@ -2,7 +2,7 @@
 # make check   lint, and the tests that start no process
 # make test    install into .venv, lint, and run all tests but the slow ones,
 #              on all cores; WORKERS=1 for one process
-# make nightly the slow tests, the documentation and the demo
+# make nightly the slow tests, the documentation, the demo and the soak
 # make test-matrix   test on old and new stacks of packages (noxfile.py)
 # make test-slow   run every suite of the benchmarks once, at a small size
 # make autolabel-demo  train a teacher, label with it, train students, and
@@ -13,6 +13,8 @@
 #                  SUITES="..." for other suites, such as zoo; AUTHORS=dir for
 #                  the authors' network beside its transcription
 # make gpu     check, train and measure on a GPU (nine minutes; docs/gpu)
+# make soak    a training under faults, and memory over thousands of images
+#              (docs/soak; 36 minutes on two busy cores)
 # make docs    build the documentation into docs/_build/html, with a page for
 #              each module, and check its links (Python 3.11 or newer)
 # make docs-links  ask for every external link (needs a network)
@@ -47,7 +49,7 @@ ROUNDS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo autolabel-demo check test nightly test-matrix test-slow compare benchmark \
-	gpu faults guards licences docs docs-links docs-sources lint fix wheel clean install
+	gpu soak faults guards licences docs docs-links docs-sources lint fix wheel clean install
 
 demo: install
 	$(PY) tools/dev/run.py demo --work-dir demo_out
@@ -63,7 +65,7 @@ check: install lint
 	-m 'not slow and not process'
 
 nightly: install
-	$(MAKE) docs test-slow demo
+	$(MAKE) docs test-slow demo soak
 	HYPOTHESIS_PROFILE=nightly $(PY) -m pytest tests/test_fuzz.py
 
 test-matrix: install
@@ -88,6 +90,9 @@ guards: install
 licences: install
 	$(PIP) install pip-licenses
 	$(VENV)/bin/pip-licenses
+
+soak: install
+	$(PY) tools/dev/soak.py --work-dir soak_out
 
 gpu: install
 	PYTHON=$(PY) tools/dev/gpu_check.sh
@@ -144,5 +149,5 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 	@touch $@
 
 clean:
-	rm -rf build dist demo_out autolabel_demo_out compare_out guards_out \
+	rm -rf build dist demo_out autolabel_demo_out compare_out guards_out soak_out \
 	docs/_build docs/api *.egg-info .pytest_cache .ruff_cache .nox

@@ -252,6 +252,7 @@ def test_recipe_differs_from_the_zoo_in_the_method_alone(name, zoo_name):
         if ours.get(key) != zoo.get(key)
     }
     dataset = ('HMSACityscapesDataset', 'CityscapesDataset')
+    metric = ('CompactIoUMetric', 'IoUMetric')
     expected = {
         'custom_imports.allow_failed_imports': (False, None),
         'custom_imports.imports.0': ('hmsa_mmseg', None),
@@ -259,6 +260,8 @@ def test_recipe_differs_from_the_zoo_in_the_method_alone(name, zoo_name):
         'train_dataloader.dataset.type': dataset,
         'val_dataloader.dataset.type': dataset,
         'test_dataloader.dataset.type': dataset,
+        'val_evaluator.type': metric,
+        'test_evaluator.type': metric,
         'default_hooks.checkpoint.type': (
             'SafeCheckpointHook',
             'CheckpointHook',

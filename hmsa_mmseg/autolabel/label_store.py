@@ -101,7 +101,7 @@ class LabelStore:
         self.failed = 0
         #: Images to be labelled, if space on the disk is to be foreseen.
         self.expected: int | None = None
-        self._sizes: list[int] = []
+        self._sampled = 0  # bytes of the first SAMPLE images
         self._lock = threading.Lock()
         share = shard.index, shard.count
         self._manifest, self._failures = (
@@ -136,13 +136,14 @@ class LabelStore:
         )
         with self._lock:
             self.written += 1
-            self._sizes.append(self.files.bytes_on_disk(item.name))
-            if self.expected is not None and len(self._sizes) == SAMPLE:
-                self._check_space()
+            if self.expected is not None and self.written <= SAMPLE:
+                self._sampled += self.files.bytes_on_disk(item.name)
+                if self.written == SAMPLE:
+                    self._check_space()
 
     def _check_space(self) -> None:
         folder = self.files.folder
-        mean = sum(self._sizes) / SAMPLE
+        mean = self._sampled / SAMPLE
         left = (self.expected - SAMPLE) * self.shard.count
         free = shutil.disk_usage(folder).free
         if mean * left > free:

@@ -1,3 +1,4 @@
+from .compact_iou_metric import CompactIoUMetric
 from .hooks import (
     InferencePreparationHook,
     InvalidLossHook,
@@ -10,6 +11,7 @@ from .loops import ResumableIterBasedTrainLoop
 from .runners import SafeResumeRunner
 
 __all__ = [
+    'CompactIoUMetric',
     'InferencePreparationHook',
     'InvalidLossHook',
     'IterSeedHook',

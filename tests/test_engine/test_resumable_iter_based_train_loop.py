@@ -2,6 +2,7 @@
 
 import os
 import signal
+from multiprocessing import resource_sharer
 
 import pytest
 import torch
@@ -119,15 +120,10 @@ def test_workers_start_where_they_should(run, tmp_path, rows):
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
-@pytest.mark.fault(
-    'a worker of the data loader is killed',
-    'an error that names num_workers and shared memory',
-)
-def test_dead_worker_is_explained(make_runner, rows, monkeypatch):
-    def die(self, index):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    runner = make_runner(
+@pytest.fixture
+def with_worker(make_runner, rows):
+    """A runner that reads in a worker."""
+    return make_runner(
         loop='ResumableIterBasedTrainLoop',
         train_dataloader=dict(
             dataset=rows,
@@ -136,16 +132,35 @@ def test_dead_worker_is_explained(make_runner, rows, monkeypatch):
             sampler=dict(type='InfiniteSampler'),
         ),
     )
-    monkeypatch.setattr(type(rows), '__getitem__', die)
+
+
+@pytest.mark.parametrize('moment', ['reads', 'hands over'])
+@pytest.mark.fault(
+    'a worker of the data loader is killed',
+    'an error that names num_workers and shared memory',
+)
+def test_dead_worker_is_explained(with_worker, rows, monkeypatch, moment):
+    def die(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def lose(ident):
+        raise ConnectionResetError('Connection reset by peer')
+
+    if moment == 'reads':
+        monkeypatch.setattr(type(rows), '__getitem__', die)
+    else:
+        sharer = resource_sharer._ResourceSharer
+        monkeypatch.setattr(sharer, 'get_connection', staticmethod(lose))
     with pytest.raises(RuntimeError, match=r'num_workers, now 1, or enlarge'):
-        runner.train()
+        with_worker.train()
 
 
-def test_other_errors_of_a_data_set_stay(make_runner, rows, monkeypatch):
+@pytest.mark.parametrize('error', [RuntimeError, ConnectionError])
+def test_error_of_a_worker_that_lives(with_worker, rows, monkeypatch, error):
     def fail(self, index):
-        raise RuntimeError('no such row')
+        raise error('of the data')
 
-    runner = make_runner(loop='ResumableIterBasedTrainLoop')
     monkeypatch.setattr(type(rows), '__getitem__', fail)
-    with pytest.raises(RuntimeError, match=r'^no such row$'):
-        runner.train()
+    with pytest.raises(error, match='of the data') as raised:
+        with_worker.train()
+    assert 'run out of memory' not in str(raised.value)

@@ -62,5 +62,5 @@ val_dataloader = dict(
 test_dataloader = dict(
     val_dataloader, dataset=dict(val_dataloader['dataset'], split='test')
 )
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='CompactIoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator

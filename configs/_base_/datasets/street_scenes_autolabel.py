@@ -140,7 +140,7 @@ test_dataloader = dict(
     ),
 )
 
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='CompactIoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 # Not for training or testing: what tools/report.py compares

@@ -102,12 +102,24 @@ class _StartedLater:
     def __iter__(self) -> Iterator:
         try:
             yield from self._dataloader
-        except RuntimeError as error:
-            if 'DataLoader worker' not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if not self._has_lost_worker(error):
                 raise
             raise RuntimeError(
-                f'{error}\nA worker that dies has mostly run out of memory: '
-                'lower train_dataloader.num_workers, now '
+                f'{error}\nA DataLoader worker that dies has mostly run out '
+                'of memory: lower train_dataloader.num_workers, now '
                 f'{self._dataloader.num_workers}, or enlarge /dev/shm, and '
                 'resume.'
             ) from error
+
+    def _has_lost_worker(self, error: Exception) -> bool:
+        # An error in a worker that lives is raised here again, as its type.
+        if (
+            str(error).startswith('Caught ')
+            or not self._dataloader.num_workers
+        ):
+            return False
+        # The others come from a worker that dies while it hands over a batch.
+        return 'DataLoader worker' in str(error) or not isinstance(
+            error, RuntimeError
+        )
