@@ -7,6 +7,8 @@ from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from hmsa_mmseg.models.utils.execution import COSTS
+
 BN = dict(type='BN', requires_grad=True)
 SCALES = (0.5, 1.0, 2.0)
 WEIGHTS = [1.0, 2.0, 0.5, 1.0, 3.0]
@@ -129,3 +131,9 @@ def step(model, batch):
 def learned(module):
     """Names of the parameters that have a gradient."""
     return {n for n, p in module.named_parameters() if p.grad is not None}
+
+
+def set_costs(monkeypatch, **costs):
+    """Change the costs of all kinds of devices."""
+    for kind, found in COSTS.items():
+        monkeypatch.setitem(COSTS, kind, found._replace(**costs))

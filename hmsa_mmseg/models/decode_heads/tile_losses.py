@@ -23,6 +23,7 @@ from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from ..losses import ClassWeightedCrossEntropyLoss, RMILoss
+from ..losses.class_weighted_cross_entropy import class_weights
 from ..tiled.logit_rows import LogitRows
 from ..tiled.loss_walk import EPS, Accuracy, TileLoss, loss_in_tiles
 from ..utils.execution import has_float64, is_untouched
@@ -148,23 +149,31 @@ class _CrossEntropy(TileLoss):
     ) -> None:
         self.label = label
         self.kwargs = dict(ignore_index=ignore_index, reduction='none')
-        has_label = label != ignore_index
         count = label.numel()
         if isinstance(module, ClassWeightedCrossEntropyLoss):
-            weight = torch.tensor(
-                module.class_weight, dtype=logits.dtype, device=logits.device
-            )
+            weight = class_weights(module, logits)
             self.kwargs['weight'] = weight
+            has_label = label != ignore_index
             count = weight[label.where(has_label, 0)] * has_label
             count = count.sum(dtype=torch.float64)
         elif module.avg_non_ignore:
-            count = has_label.sum(dtype=torch.float64)
+            count = (label != ignore_index).sum(dtype=torch.float64)
         self.divisor = count + EPS
 
     def value(self, tile: Tensor, rows: slice) -> Tensor:
         """Compute the part of a tile."""
         losses = F.cross_entropy(tile, self.label[:, rows], **self.kwargs)
         return losses.sum(dtype=torch.float64) / self.divisor
+
+    def gradient(self, tile: Tensor, rows: slice) -> Tensor:
+        """Compute it in one map of the tile's size, unlike autograd."""
+        label = self.label[:, None, rows]
+        has_label = label != self.kwargs['ignore_index']
+        index = label.where(has_label, 0)
+        share = has_label.to(tile.dtype) / self.divisor
+        if 'weight' in self.kwargs:
+            share *= self.kwargs['weight'][index]
+        return tile.softmax(dim=1).mul_(share).scatter_add_(1, index, -share)
 
 
 @lru_cache

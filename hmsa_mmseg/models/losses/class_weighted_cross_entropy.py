@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
 from mmseg.models.losses import CrossEntropyLoss
 from mmseg.registry import MODELS
 from torch import Tensor
@@ -66,7 +70,7 @@ class ClassWeightedCrossEntropyLoss(CrossEntropyLoss):
         """
         if avg_factor is None and reduction_override in (None, 'mean'):
             has_label = label != ignore_index
-            weights = cls_score.new_tensor(self.class_weight)
+            weights = class_weights(self, cls_score)
             avg_factor = (weights[label.where(has_label, 0)] * has_label).sum()
         return super().forward(
             cls_score,
@@ -77,3 +81,19 @@ class ClassWeightedCrossEntropyLoss(CrossEntropyLoss):
             ignore_index=ignore_index,
             **kwargs,
         )
+
+
+def class_weights(
+    module: ClassWeightedCrossEntropyLoss, like: Tensor
+) -> Tensor:
+    """Weights of the classes, of the type and on the device of logits."""
+    return _weights(tuple(module.class_weight), like.dtype, like.device)
+
+
+# Copied to a GPU once: each copy waits for it.
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # training may be next to use them
+def _weights(
+    weights: Sequence[float], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return torch.tensor(weights, dtype=dtype, device=device)

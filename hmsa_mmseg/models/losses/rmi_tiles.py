@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tiled.loss_walk import TileLoss
-from ..utils.execution import class_dtype
+from ..utils.execution import class_dtype, costs_of
 from .rmi_formula import (
     ALPHA,
     CLIP_MIN,
@@ -31,9 +31,6 @@ from .rmi_formula import (
     RADIUS,
     REGION,
 )
-
-# Bytes of the regions that are made at once: one pair's on a CPU.
-_REGION_BYTES = {'cpu': 1, 'cuda': 256 << 20}
 
 
 class RMITiles(TileLoss):
@@ -173,9 +170,8 @@ def _rmi_and_slope(
         chosen = labels.flatten(1).any(dim=1).nonzero()[:, 0]
         absent = len(probs) - len(chosen)
         value += absent * REGION * math.log(math.sqrt(ALPHA) + LOG_MIN)
-    kind = 'cpu' if probs.device.type == 'cpu' else 'cuda'
     pair_bytes = 2 * REGION * probs[0].numel() * 8
-    step = max(_REGION_BYTES[kind] // pair_bytes, 1)
+    step = max(costs_of(probs.device).region_bytes // pair_bytes, 1)
     for pairs in chosen.split(step):
         maps = torch.stack((probs[pairs], labels[pairs]), dim=1).double()
         regions = maps.unfold(2, RADIUS, 1).unfold(3, RADIUS, 1)

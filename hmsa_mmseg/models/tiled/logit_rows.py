@@ -11,9 +11,11 @@ from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from ..scale_fusion import blend_size, in_float32, scaled_size
 from ..utils.execution import row_tiles
@@ -147,7 +149,13 @@ class FusedLogits(LogitRows):
             x = attn * self._resized(take, i, (image,), part)
             to_blend = part, image[0], rows, blend, self.align_corners
             x, attn = resize_rows(x, *to_blend), resize_rows(attn, *to_blend)
-            return x + (1 - attn) * fused
+            if not torch.is_grad_enabled():
+                return torch.addcmul(x, 1 - attn, fused)
+
+            def again() -> Tensor:
+                return self._fused(i - 1, rows, take)
+
+            return _Blend.apply(x, attn, fused, again)
 
         return resize_chain(blended, (blend, target), rows, self.align_corners)
 
@@ -157,3 +165,32 @@ class FusedLogits(LogitRows):
         """Rows of a map after resizes, by its number."""
         sizes = self.map_sizes[i], *sizes
         return resize_chain(partial(take, i), sizes, rows, self.align_corners)
+
+
+class _Blend(Function):
+    """``x + (1 - attn) * fused``, where ``fused`` is made again for it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        attn: Tensor,
+        fused: Tensor,
+        again: Callable[[], Tensor],
+    ) -> Tensor:
+        """Blend."""
+        rest = 1 - attn
+        ctx.again = again
+        ctx.save_for_backward(rest)
+        return torch.addcmul(x, rest, fused)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """One map of this size at a time."""
+        (rest,) = ctx.saved_tensors
+        of_attn = of_fused = None
+        if ctx.needs_input_grad[1]:
+            of_attn = (ctx.again() * grad).sum(dim=1, keepdim=True).neg()
+        if ctx.needs_input_grad[2]:
+            of_fused = grad * rest
+        return grad, of_attn, of_fused, None

@@ -65,17 +65,18 @@ class Accuracy:
     def __init__(self, label: Tensor, ignore_index: int) -> None:
         self.label = label
         self.has_label = label != ignore_index
-        self.correct = label.new_zeros(())
+        self.correct: Tensor | float = 0.0
 
     def add(self, tile: Tensor, rows: slice) -> None:
         """Count the pixels of a tile, logits (N, K, R, W)."""
         right = tile.max(dim=1).indices == self.label[:, rows]
-        self.correct += (right & self.has_label[:, rows]).sum()
+        right &= self.has_label[:, rows]
+        self.correct = right.sum(dtype=torch.float64) + self.correct
 
     def percent(self) -> Tensor:
         """The accuracy in percent as mmseg's ``accuracy``, (1,), float32."""
-        count = self.has_label.sum()
-        share = (self.correct.double() + EPS) / (count.double() + EPS)
+        count = self.has_label.sum(dtype=torch.float64)
+        share = (self.correct + EPS) / (count + EPS)
         return (100 * share).float()[None]
 
 
@@ -107,19 +108,21 @@ class _TiledLoss(Function):
         *maps: Tensor,
     ) -> Tensor:
         """Return the loss."""
-        value = 0
+        values = []
         with no_autocast(logits.device):
             for rows in logits.tiles(loss.pool, loss.offset):
                 tile = logits.rows(rows)
                 if accuracy is not None:
                     accuracy.add(tile, rows)
-                value = value + loss.value(tile, rows)
-            value = value + loss.rest(any(ctx.needs_input_grad))
+                values.append(loss.value(tile, rows))
+            values.append(loss.rest(any(ctx.needs_input_grad)))
+            value = sum(filter(torch.is_tensor, values[1:]), values[0])
         ctx.loss, ctx.logits = loss, copy(logits)
         # Saved below, and gone with the graph.
         ctx.logits.maps = ()
+        value = value.to(logits.dtype)
         ctx.save_for_backward(value, *maps)
-        return value.to(logits.dtype)
+        return value
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
@@ -131,41 +134,73 @@ class _TiledLoss(Function):
                 'expected backward without create_graph=True'
             )
         value, *maps = ctx.saved_tensors
-        grads = [
-            torch.zeros_like(x) if wanted else None
-            for x, wanted in zip(maps, ctx.needs_input_grad[3:])
-        ]
         # NaN if the loss is not finite: a GradScaler looks at gradients alone.
-        scale = grad_loss + (0 * value).to(grad_loss.dtype)
+        scale = torch.add(grad_loss, value, alpha=0)
+        wanted = ctx.needs_input_grad[3:]
+        tiles = ctx.logits.tiles(ctx.loss.pool, ctx.loss.offset)
+        args = ctx.loss, ctx.logits, maps, scale, wanted
         with no_autocast(grad_loss.device):
-            for rows in ctx.logits.tiles(ctx.loss.pool, ctx.loss.offset):
-                _add_gradient(ctx.loss, ctx.logits, rows, maps, scale, grads)
+            if len(tiles) == 1:
+                found = _gradients(tiles[0], *args)
+                grads = [None if x is None else x[1] for x in found]
+            else:
+                grads = [
+                    torch.zeros_like(x) if is_wanted else None
+                    for x, is_wanted in zip(maps, wanted)
+                ]
+                for rows in tiles:
+                    found = _gradients(rows, *args)
+                    for total, x in zip(grads, found):
+                        if x is not None:
+                            total[:, :, x[0]] += x[1]
         return None, None, None, *grads
 
 
-def _add_gradient(
+def _gradients(
+    rows: slice,
     loss: TileLoss,
     logits: LogitRows,
-    rows: slice,
     maps: Sequence[Tensor],
     scale: Tensor,
-    grads: Sequence[Tensor | None],
-) -> None:
-    """Make a tile; add its gradient, times ``scale``, to those of the maps.
+    wanted: Sequence[bool],
+) -> list[tuple[slice, Tensor] | None]:
+    """Make a tile; of each map its rows and their gradient, times ``scale``.
 
-    ``grads`` holds None where none is wanted.
+    None where none is wanted.
     """
-    leaves, sums = [], []
+    leaves: dict[int, tuple[slice, Tensor]] = {}
 
     def take(i: int, part: slice) -> Tensor:
+        if not torch.is_grad_enabled():  # made again
+            return maps[i][:, :, part]
         leaf = maps[i][:, :, part].detach()
-        if grads[i] is not None:
-            leaves.append(leaf.requires_grad_())
-            sums.append(grads[i][:, :, part])
+        if wanted[i]:
+            leaves[i] = part, leaf.requires_grad_()
         return leaf
 
     with torch.enable_grad():
         tile = logits.make(rows, take)
-    grad = loss.gradient(tile.detach(), rows)
-    for total, found in zip(sums, torch.autograd.grad(tile, leaves, grad)):
-        total.addcmul_(found, scale)
+        grad = loss.gradient(tile.detach(), rows).mul_(scale)
+        root = _Gradient.apply(tile, grad)
+    # Memory that the gradients of the maps need.
+    del tile, grad
+    parts, inputs = zip(*leaves.values())
+    found = torch.autograd.grad(root, inputs, root.detach())
+    pairs = dict(zip(leaves, zip(parts, found)))
+    return [pairs.get(i) for i in range(len(maps))]
+
+
+class _Gradient(Function):
+    """Stands for a value whose gradient at a tile is known."""
+
+    @staticmethod
+    def forward(ctx: Any, tile: Tensor, grad: Tensor) -> Tensor:
+        """Of no elements."""
+        ctx.grad = grad
+        return grad.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient, and keep it no longer."""
+        grad, ctx.grad = ctx.grad, None
+        return grad, None

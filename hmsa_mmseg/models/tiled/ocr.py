@@ -34,12 +34,14 @@ from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import FCNHead, OCRHead
 from torch import Tensor, nn
 
-from ..utils.execution import is_fixed_batch_norm, is_tracing, is_untouched
+from ..utils.execution import (
+    costs_of,
+    is_fixed_batch_norm,
+    is_tracing,
+    is_untouched,
+)
+from .made_again import made_again
 from .pyramid_conv import conv_of_levels
-
-#: Rows that are computed at once: at scale 2 of 1024 x 2048, 168 MB of 512
-#: channels. Neighbouring tiles compute some products of coarse levels twice.
-_TILE_ROWS = 80
 
 _POINTWISE = (
     *(nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.ELU, nn.GELU, nn.SiLU),
@@ -209,9 +211,17 @@ def _pixels(head: OCRHead, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """From features (N, C, R, w) to what the classifier reads, but dropout."""
     block = head.object_context_block
     query = block.query_project(x).flatten(2).transpose(1, 2)
-    weights = torch.matmul(query, key).softmax(dim=-1)
-    context = torch.matmul(weights, value).transpose(1, 2)
-    context = _finish(block.out_project, context.unflatten(2, x.shape[2:]))
+    # Under autocast softmax gives float32.
+    weights = torch.matmul(query, key).softmax(dim=-1).to(value.dtype)
+
+    def unfinished() -> Tensor:
+        context = torch.matmul(weights, value).transpose(1, 2)
+        return context.unflatten(2, x.shape[2:])
+
+    context = unfinished()
+    # From 19 channels 512 are quickly made.
+    with made_again(context, unfinished):
+        context = _finish(block.out_project, context)
     conv = block.bottleneck.conv
     of_context, of_feats = conv.weight.chunk(2, dim=1)
     result = F.conv2d(context, of_context, conv.bias) + F.conv2d(x, of_feats)
@@ -231,7 +241,7 @@ def _tiles(
     layers = filter(None, (norm, activation, *layers))
     modules = (module for layer in layers for module in layer.modules())
     in_tiles = not torch.is_grad_enabled() and all(map(_is_local, modules))
-    step = _TILE_ROWS if in_tiles else height
+    step = costs_of(first.device).ocr_rows if in_tiles else height
     return [slice(y, min(y + step, height)) for y in range(0, height, step)]
 
 

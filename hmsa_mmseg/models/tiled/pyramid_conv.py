@@ -27,6 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..utils.execution import costs_of
+from .made_again import made_again
 from .row_resize import interpolate, resize_chain
 
 
@@ -50,16 +52,22 @@ def conv_of_levels(
         rows (slice): Rows of the result (N, O, R, W), not empty.
     """
     size = tuple(levels[0].shape[2:])
-    channels = [x.shape[1] for x in levels]
+    parts = weight.split([x.shape[1] for x in levels], dim=1)
+    # (level, its part of the kernel) pairs
     fine, coarse = [], []
-    for x, part in zip(levels, weight.split(channels, dim=1)):
-        (coarse if _is_coarse(x, size) else fine).append((x, part))
+    for pair in zip(levels, parts):
+        (coarse if _is_coarse(pair[0], size) else fine).append(pair)
     result = _conv_of_fine(
         [x for x, _ in fine],
         torch.cat([part for _, part in fine], dim=1),
         *(bias, align_corners, rows, size),
     )
+    widens = costs_of(result.device).widens and torch.is_grad_enabled()
+    widens = widens and rows == slice(0, size[0])
     for x, part in coarse:
+        if widens:
+            result = _add_wide(result, x, part, align_corners)
+            continue
         for y, taps in enumerate(part.unbind(dim=2)):
             term = _row_of_taps(x, taps, y, align_corners, rows, size)
             if term is not None:
@@ -69,13 +77,30 @@ def conv_of_levels(
     return result
 
 
-def _is_coarse(x: Tensor, size: Sequence[int]) -> bool:
-    """Whether to convolve a level before it is enlarged: by 3 or more.
+def _add_wide(
+    result: Tensor, x: Tensor, part: Tensor, align_corners: bool
+) -> Tensor:
+    """Add a level that is convolved once its columns are enlarged.
 
-    Enlarged twice, the products, which have more channels than most levels,
-    cost about what is saved.
+    One product for each row of the kernel is enlarged and added.
     """
-    return 3 * x.shape[2] <= size[0] and 3 * x.shape[3] <= size[1]
+    k, size = part.shape[2], result.shape[2:]
+    if k > 1:
+        x = interpolate(x, (x.shape[2], size[1]), align_corners)
+    # (k * O, C, 1, k)
+    taps = part.permute(2, 0, 1, 3).flatten(0, 1).unsqueeze(2)
+    x = F.conv2d(x, taps, padding=(0, k // 2))
+    x = interpolate(x, size, align_corners)
+    for y, product in enumerate(x.chunk(k, dim=1)):
+        by = k // 2 - y
+        result += F.pad(product, (0, 0, by, -by)) if by else product
+    return result
+
+
+def _is_coarse(x: Tensor, size: Sequence[int]) -> bool:
+    """Whether to convolve a level before it is enlarged."""
+    least = costs_of(x.device).coarse
+    return least * x.shape[2] <= size[0] and least * x.shape[3] <= size[1]
 
 
 def _conv_of_fine(
@@ -88,24 +113,29 @@ def _conv_of_fine(
 ) -> Tensor:
     """Enlarge, concatenate and convolve levels, (N, O, R, W)."""
     reach = weight.shape[-1] // 2
-    # With the rows around these that the kernel reads.
+    # With the rows around these that the kernel reads, and zeros above and
+    # below the map, which tiles within have none of.
     read = slice(max(rows.start - reach, 0), min(rows.stop + reach, size[0]))
-    resized = [
-        resize_chain(
-            lambda part, x=x: x[:, :, part],
-            (x.shape[2:], size),
-            read,
-            align_corners,
-        )
-        for x in levels
-    ]
-    x = resized[0] if len(resized) == 1 else torch.cat(resized, dim=1)
-    # Zeros above and below the map, which tiles within have none of.
     zeros = reach - (rows.start - read.start), reach - (read.stop - rows.stop)
-    if zeros == (reach, reach):
-        return F.conv2d(x, weight, bias, padding=reach)
-    x = F.pad(x, (0, 0, *zeros)) if any(zeros) else x
-    return F.conv2d(x, weight, bias, padding=(0, reach))
+    is_whole = zeros == (reach, reach)
+
+    def resized() -> Tensor:
+        maps = [
+            resize_chain(
+                lambda part, x=x: x[:, :, part],
+                (x.shape[2:], size),
+                read,
+                align_corners,
+            )
+            for x in levels
+        ]
+        x = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+        return x if is_whole or zeros == (0, 0) else F.pad(x, (0, 0, *zeros))
+
+    x = resized()
+    with made_again(x, resized):
+        padding = (reach if is_whole else 0), reach
+        return F.conv2d(x, weight, bias, padding=padding)
 
 
 def _row_of_taps(

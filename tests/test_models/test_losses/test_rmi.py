@@ -8,7 +8,7 @@ import pytest
 import torch
 from oracles.literal_rmi import literal_rmi_loss
 from oracles.live_bytes import peak_live_bytes
-from test_models.cases import BCE, RMI, cascade, learned, step
+from test_models.cases import BCE, RMI, cascade, learned, set_costs, step
 
 from hmsa_mmseg.models.losses import RMILoss, rmi_formula, rmi_loss, rmi_tiles
 from hmsa_mmseg.models.tiled.logit_rows import WholeLogits
@@ -100,9 +100,8 @@ def test_equals_the_formula_whatever_the_remainder():
     ('rows', 'region_bytes'), [(4, 1), (12, 10**9), (40, 1)]
 )
 def test_tiles_and_chunks_do_not_matter(monkeypatch, rows, region_bytes):
-    monkeypatch.setitem(execution.TILE_BYTES, 'cpu', 1)
+    set_costs(monkeypatch, tile_bytes=1, region_bytes=region_bytes)
     monkeypatch.setattr(execution, 'MIN_ROWS', rows)
-    monkeypatch.setitem(rmi_tiles._REGION_BYTES, 'cpu', region_bytes)
     for height in (39, 40, 41, 42):
         logits, label = random_case(7, (height, 30), batch=2)
         assert_equal_to_literal(logits.double(), label, 1e-9, 1e-9)

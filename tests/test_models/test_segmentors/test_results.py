@@ -22,6 +22,7 @@ from test_models.cases import (
     predict,
     predict_all_classes,
     sample,
+    set_costs,
     with_cfg,
 )
 
@@ -70,8 +71,7 @@ def limit_tiles(monkeypatch):
     """Return a function that makes tiles of some bytes, down to a row."""
 
     def limit(tile_bytes):
-        sizes = dict.fromkeys(execution.TILE_BYTES, tile_bytes)
-        monkeypatch.setattr(execution, 'TILE_BYTES', sizes)
+        set_costs(monkeypatch, tile_bytes=tile_bytes)
         monkeypatch.setattr(execution, 'MIN_ROWS', 1)
 
     return limit

@@ -12,7 +12,16 @@ import pytest
 import torch
 from mmseg.models.losses import accuracy
 from mmseg.registry import MODELS
-from test_models.cases import BCE, CE, MEAN, RMI, WEIGHTED, WEIGHTS, cascade
+from test_models.cases import (
+    BCE,
+    CE,
+    MEAN,
+    RMI,
+    WEIGHTED,
+    WEIGHTS,
+    cascade,
+    set_costs,
+)
 
 from hmsa_mmseg.models.decode_heads import tile_losses
 from hmsa_mmseg.models.tiled.logit_rows import FusedLogits
@@ -28,7 +37,7 @@ main_losses = pytest.mark.parametrize('loss', [MEAN, RMI, BCE])
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
     """Several tiles per map, the last one shorter."""
-    monkeypatch.setitem(execution.TILE_BYTES, 'cpu', 1)
+    set_costs(monkeypatch, tile_bytes=1)
     monkeypatch.setattr(execution, 'MIN_ROWS', 12)
 
 

@@ -5,10 +5,9 @@ import copy
 import pytest
 import torch
 from mmseg.registry import MODELS
-from test_models.cases import BN
+from test_models.cases import BN, set_costs
 from torch import nn
 
-from hmsa_mmseg.models.tiled import ocr
 from hmsa_mmseg.models.tiled.ocr import tiled_heads
 
 CHANNELS = (4, 6, 7, 9)
@@ -26,7 +25,7 @@ PYRAMID = dict(
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
     """Tiles of three rows, the last one shorter."""
-    monkeypatch.setattr(ocr, '_TILE_ROWS', 3)
+    set_costs(monkeypatch, ocr_rows=3)
 
 
 def fcn_cfg(**kwargs):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_models.cases import set_costs
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hmsa_mmseg.models.scale_fusion import fuse_scales, scaled_size
 from hmsa_mmseg.models.tiled.decisions import decide
@@ -113,7 +115,7 @@ def outputs(input_size, scales, classes=3, dtype=torch.float64, stride=4):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """A tile is some five rows of the tests' maps."""
-    monkeypatch.setitem(execution.TILE_BYTES, 'cpu', 5 * 6 * 100 * 4)
+    set_costs(monkeypatch, tile_bytes=5 * 6 * 100 * 4)
     monkeypatch.setattr(execution, 'MIN_ROWS', 3)
 
 
@@ -187,8 +189,12 @@ def test_tiles_cover_all_rows_once(monkeypatch, pool, offset, row_bytes):
         ((1, 1), (1, 1)),
     ],
 )
-def test_convolution_of_levels(sizes, kernel_size, align_corners):
+@pytest.mark.parametrize('widens', [True, False])
+def test_convolution_of_levels(
+    sizes, kernel_size, align_corners, widens, monkeypatch
+):
     """In inference mode first, which leaves nothing that training reads."""
+    set_costs(monkeypatch, widens=widens)
     levels = [
         torch.randn(2, 3 + i, *size, dtype=torch.float64, requires_grad=True)
         for i, size in enumerate(sizes)
@@ -245,3 +251,27 @@ def test_as_near_to_float64_as_the_concatenation(kernel_size, channels_last):
     assert found.dtype == torch.float32
     limit = 3 * (plain(torch.float32) - exact).abs().max()
     assert (found - exact).abs().max() < limit
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3])
+def test_products_of_levels_are_convolutions(kernel_size):
+    """Which TF32 is allowed in; in matrix products it is not, by default."""
+    names = set()
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.add(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    levels = [
+        torch.randn(2, 3, 32 >> i, 64 >> i, device='meta', requires_grad=True)
+        for i in range(4)
+    ]
+    weight = torch.randn(4, 12, kernel_size, kernel_size, device='meta')
+    with Names():
+        found = conv_of_levels(
+            levels, weight.requires_grad_(), None, False, slice(0, 32)
+        )
+        found.sum().backward()
+    assert {'convolution', 'convolution_backward'} < names
+    assert not names & {'mm', 'bmm', 'addmm', 'baddbmm', 'addbmm'}

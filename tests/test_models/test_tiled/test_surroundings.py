@@ -3,16 +3,25 @@
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from test_models.cases import BCE, BN, KNET, RMI
+from oracles.no_waiting import no_waiting
+from test_models.cases import (
+    BCE,
+    BN,
+    CE,
+    KNET,
+    MEAN,
+    RMI,
+    WEIGHTED,
+    set_costs,
+)
 
 from hmsa_mmseg.models.decode_heads.classifiers import find_classifier
-from hmsa_mmseg.models.tiled import ocr
+from hmsa_mmseg.models.tiled.decisions import decide
 from hmsa_mmseg.models.tiled.row_resize import bilinear_taps
-from hmsa_mmseg.models.utils import execution
 
 SIZE = (96, 128)
 # At strides 4, 8 and 16.
@@ -52,8 +61,7 @@ each_way = pytest.mark.parametrize('fast', [True, False])
 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
-    monkeypatch.setitem(execution.TILE_BYTES, 'cpu', 1)
-    monkeypatch.setattr(ocr, '_TILE_ROWS', 5)
+    set_costs(monkeypatch, tile_bytes=1, ocr_rows=5)
     bilinear_taps.cache_clear()
 
 
@@ -61,9 +69,11 @@ def _small_tiles(monkeypatch):
 def build(build_tiny):
     """Return a function that builds a model that predicts all classes."""
 
-    def build(seg_head=CASCADE, fast=True):
+    def build(seg_head=CASCADE, fast=True, loss_scale=None):
         model = build_tiny(
-            seg_head, decode_head=dict(fast=fast), backbone=BACKBONE
+            seg_head,
+            decode_head=dict(fast=fast, loss_scale=loss_scale),
+            backbone=BACKBONE,
         )
         for name, parameter in model.named_parameters():
             if 'conv_seg.weight' in name:
@@ -187,3 +197,42 @@ def test_a_trace_is_of_any_size(build):
         torch.testing.assert_close(
             traced(image), model.encode_decode(image), rtol=1e-4, atol=1e-4
         )
+
+
+@pytest.mark.parametrize('loss', [CE, MEAN, WEIGHTED, RMI])
+def test_a_step_does_not_wait_for_the_gpu(loss, build, make_batch):
+    """Nor does it copy to it, after the first one."""
+    aux, last = CASCADE
+    heads = [aux, dict(last, loss_decode=loss)]
+    model = build(heads, loss_scale=[BCE, MEAN]).to('meta')
+    inputs, samples = make_batch(size=SIZE)
+    inputs, samples = inputs.to('meta'), [x.to('meta') for x in samples]
+    for guard in (nullcontext, no_waiting):
+        with guard():
+            total = sum(
+                value
+                for key, value in model.train().loss(inputs, samples).items()
+                if 'loss' in key
+            )
+            total.backward()
+        with guard(), torch.no_grad():
+            model.eval().encode_decode(inputs)
+            decide(model.predict_rows(inputs), torch.int16, None, True)
+
+
+@pytest.mark.parametrize(
+    'wait',
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x.unique(),
+        lambda x: torch.equal(x, x),
+        lambda x: torch.tensor([1.0], device='meta'),
+        lambda x: x.to('meta').new_tensor([1.0]),
+        lambda x: x.to('meta'),
+    ],
+)
+def test_what_waits_is_found(wait):
+    with no_waiting(), pytest.raises(AssertionError, match='device'):
+        wait(torch.ones(3))

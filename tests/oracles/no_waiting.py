@@ -1,0 +1,69 @@
+"""Refuse what makes a program wait for a GPU, or copy to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .live_bytes import _tensors
+
+_WAITS = {
+    *('_local_scalar_dense', 'equal', 'is_nonzero', 'masked_select'),
+    *('nonzero', '_unique2', 'unique_dim', 'unique_consecutive'),
+}
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Raise an AssertionError where the host waits or hands data over.
+
+    For tensors on any device, ``meta`` included; backward passes, too.
+    """
+    with _NoNewData(), _NoWaiting():
+        yield
+
+
+class _NoNewData(TorchFunctionMode):
+    """Sees what `meta` does not show to :class:`_NoWaiting`."""
+
+    def __torch_function__(
+        self,
+        func: Callable,
+        types: Iterable[type],
+        args: Sequence = (),
+        kwargs: Mapping | None = None,
+    ) -> Any:
+        """Run a function, if it makes no tensor of values on a device."""
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor):
+            assert result.device.type == 'cpu', 'values go to the device'
+        return result
+
+
+class _NoWaiting(TorchDispatchMode):
+    def __torch_dispatch__(
+        self,
+        func: Callable,
+        types: Iterable[type],
+        args: Sequence = (),
+        kwargs: Mapping | None = None,
+    ) -> Any:
+        """Run an operator, if it is harmless."""
+        name = func.overloadpacket.__name__
+        inputs = list(_tensors((args, kwargs or {})))
+        if name in ('index', 'index_put', 'index_put_'):
+            # A mask has to be counted.
+            is_bad = torch.bool in [x.dtype for x in _tensors(args[1])]
+        else:
+            is_bad = name in _WAITS
+        assert not is_bad, f'{name} waits for the device'
+        result = func(*args, **(kwargs or {}))
+        if name in ('_to_copy', 'copy_'):
+            devices = {x.device for x in (*inputs, *_tensors(result))}
+            assert len(devices) == 1, f'{name} from one device to another'
+        return result
