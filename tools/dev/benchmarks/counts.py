@@ -46,8 +46,8 @@ weights and activations of two bytes. Attention to scale: both ways in float32
 with cross-entropy alone and `fast=False`; the explicit one is trained at the
 scales it is tested at (sec. 3 of the paper). File: one image scored at the
 size of its file, seen by the network at the authors' long edge of 2177.
-Dispatched operations: of forward and backward, views left out; on a GPU the
-host starts them one by one."""
+Dispatched operations: of forward and backward, views and empty tensors left
+out; on a GPU the host starts them one by one."""
 # Of the network and of the file.
 FILES = dict(small=((96, 144), (200, 300)), full=((1451, 2177), (4000, 6000)))
 CHECKPOINT = ('scales', 'backbone')
