@@ -113,7 +113,8 @@ def test_scores(tta, cfg, root):
             dataset.pipeline = cfg.tta_pipeline
             runner_model = MODELS.build(dict(cfg.tta_model, module=model))
         dataset = DATASETS.build(dataset)
-        metric = METRICS.build(cfg.test_evaluator)
+        # Which keeps the areas of each image for `results`.
+        metric = METRICS.build(dict(cfg.test_evaluator, type='IoUMetric'))
         metric.dataset_meta = dataset.metainfo
         for i in range(len(dataset)):
             batch = pseudo_collate([dataset[i]])

@@ -35,16 +35,16 @@ class BatchCount:
 
 def plain_norm_layers(module: nn.Module) -> list[_NormBase]:
     """Find the norm layers that Python runs, not what compiled it."""
-    found, left = [], [module]
+    found, left = {}, [module]  # a layer may have two names
     while left:
         module = left.pop()
         if isinstance(module, _NormBase):
-            found.append(module)
+            found[module] = None
             continue
         is_compiled = vars(module).get('_compiled_call_impl') is not None
         if not is_compiled and '_orig_mod' not in module._modules:
             left += filter(None.__ne__, module._modules.values())
-    return found
+    return [*found]
 
 
 @contextmanager
