@@ -15,11 +15,17 @@ def made_again(x: Tensor, make: Callable[[], Tensor]) -> saved_tensors_hooks:
     They take what ``make`` gives then, which is the same; what that holds is
     kept. Of other tensors nothing changes.
     """
-    kept = x.data_ptr(), x.shape, x.dtype
+
+    def key(x: Tensor) -> tuple:
+        # As it is now: a layer may write its result in its place.
+        version = 0 if x.is_inference() else x._version
+        return x.data_ptr(), x.shape, x.dtype, version
+
+    kept = key(x)
 
     def pack(saved: Tensor) -> Tensor | None:
-        is_x = (saved.data_ptr(), saved.shape, saved.dtype) == kept
-        return None if is_x else saved
+        # With its graph it would hold a result of the node that keeps it.
+        return None if key(saved) == kept else saved.detach()
 
     def unpack(packed: Tensor | None) -> Tensor:
         if packed is not None:
