@@ -74,6 +74,8 @@ class CudaRecorder:
     #: (parameter, gradient) pairs of the latest backward pass: the gradient
     #: is in the memory of the graphs.
     lent: Sequence[tuple[Tensor, Tensor]] = ()
+    #: Whether no capture has failed: torch may still give its memory to one.
+    is_sound = True
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -118,8 +120,10 @@ class CudaRecorder:
         captured = capture_graph(graph, self.pool, self.stream)
         current = torch.cuda.current_stream(self.device)
         # After an error torch leaves its stream the current one.
+        self.is_sound = False
         with torch.cuda.stream(current), captured:
             yield graph
+        self.is_sound = True
 
     @contextmanager
     def using(self) -> Iterator[None]:
@@ -255,9 +259,9 @@ class GraphCache:
 
     def _recorder(self, device: torch.device) -> CudaRecorder:
         """That of the graphs there are: torch takes no memory of none."""
-        for graph in self.graphs.values():
-            if graph.recorder.device == device:
-                return graph.recorder
+        for recorder in (graph.recorder for graph in self.graphs.values()):
+            if recorder.device == device and recorder.is_sound:
+                return recorder
         return self.recorder_type(device)
 
     def _is_known(self, kind: Hashable) -> bool:

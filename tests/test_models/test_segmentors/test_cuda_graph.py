@@ -297,6 +297,16 @@ def test_weights_that_are_also_elsewhere(said):
     assert 'FSDP' in said[-1]
 
 
+def test_statistics_of_several_processes(said, monkeypatch):
+    """One that captures would wait for others, which may not capture."""
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    model, graphs = torch.nn.SyncBatchNorm(3), GraphCache('key')
+    for _ in range(3):
+        called = graphs(model, lambda x: model.weight * x, [torch.ones(3)])
+    assert called is None
+    assert 'SyncBatchNorm' in said[-1]
+
+
 def test_what_is_cached_outside_stays_in_memory():
     """And gradients that are one tensor do not stay one."""
     weights = torch.nn.ParameterList([torch.ones(3), torch.ones(3)])
