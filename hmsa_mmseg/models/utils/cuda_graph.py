@@ -119,8 +119,8 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         captured = capture_graph(graph, self.pool, self.stream)
         current = torch.cuda.current_stream(self.device)
-        # After an error torch leaves its stream the current one.
         self.is_sound = False
+        # After an error torch leaves its stream the current one.
         with torch.cuda.stream(current), captured:
             yield graph
         self.is_sound = True

@@ -146,6 +146,14 @@ def test_a_graph_without_a_backward_pass_is_freed():
     assert all(x() is None for x in found)
 
 
+def test_features_that_are_changed_before_the_backward_pass():
+    feats = [2 * x for x in make_feats()]
+    logits = build(ocr_cfgs()).train().forward_seg_heads(feats).seg_logits
+    feats[0].mul_(2)
+    with pytest.raises(RuntimeError, match='in place'):
+        logits.sum().backward()
+
+
 class PoolingActivation(torch.nn.Module):
     """Looks at the whole map."""
 
