@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-WAITS = ('_local_scalar_dense', 'nonzero', 'masked_select', '_unique2')
+from hmsa_mmseg.models.utils.cuda_graph import CudaRecorder, RefusingWaits
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -58,9 +58,14 @@ class RecordedGraph(TorchDispatchMode):
         return result
 
     def restore(self) -> None:
-        """Undo what recording wrote to tensors from before."""
+        """Undo what recording wrote: what it made has no values yet."""
         for x, old in self.before.values():
             x.data.copy_(old)  # autograd does not see it
+        for *_, results in self.calls:
+            for x in results:
+                is_made = x.untyped_storage().data_ptr() in self.made
+                if is_made and x.is_floating_point():
+                    x.data.fill_(float('nan'))
 
     def replay(self) -> None:
         """Call all operators again."""
@@ -71,25 +76,13 @@ class RecordedGraph(TorchDispatchMode):
                         mine.copy_(new)
 
 
-class _RefusingWaits(TorchDispatchMode):
-    def __torch_dispatch__(
-        self, func: Callable, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        name = func._schema.name.split('::')[1]
-        masks = args[1] if name in ('index', 'index_put_') else ()
-        has_mask = any(x.dtype == torch.bool for x in _tensors(masks))
-        if name in WAITS or has_mask:
-            raise RuntimeError(f'{func._schema.name} waits for the device')
-        return func(*args, **(kwargs or {}))
-
-
-class RecordingOnCPU:
-    """In the place of ``CudaRecorder``."""
+class RecordingOnCPU(CudaRecorder):
+    """In the place of ``CudaRecorder``, all of whose methods it has."""
 
     device_type = 'cpu'
 
     def __init__(self, device: torch.device) -> None:
-        pass
+        self.device = device
 
     @contextmanager
     def warming_up(self) -> Iterator[None]:
@@ -99,15 +92,17 @@ class RecordingOnCPU:
 
     def refusing_waits(self) -> TorchDispatchMode:
         """Refuse what would wait for a GPU."""
-        return _RefusingWaits()
+        return RefusingWaits()
 
     @contextmanager
     def recording(self) -> Iterator[RecordedGraph]:
         """Record what is called, without an effect."""
         graph = RecordedGraph()
-        with torch.random.fork_rng([]), graph:
-            yield graph
-        graph.restore()
+        try:
+            with torch.random.fork_rng([]), graph:
+                yield graph
+        finally:
+            graph.restore()
 
     @contextmanager
     def using(self) -> Iterator[None]:

@@ -220,7 +220,7 @@ def _pixels(head: OCRHead, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     context = unfinished()
     # From 19 channels 512 are quickly made.
-    with made_again(context, unfinished):
+    with made_again(context, unfinished, (weights, value)):
         context = _finish(block.out_project, context)
     conv = block.bottleneck.conv
     of_context, of_feats = conv.weight.chunk(2, dim=1)

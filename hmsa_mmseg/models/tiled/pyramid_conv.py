@@ -133,7 +133,7 @@ def _conv_of_fine(
         return x if is_whole or zeros == (0, 0) else F.pad(x, (0, 0, *zeros))
 
     x = resized()
-    with made_again(x, resized):
+    with made_again(x, resized, levels):
         padding = (reach if is_whole else 0), reach
         return F.conv2d(x, weight, bias, padding=padding)
 

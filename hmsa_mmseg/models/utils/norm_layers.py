@@ -43,7 +43,8 @@ def plain_norm_layers(module: nn.Module) -> list[_NormBase]:
             continue
         is_compiled = vars(module).get('_compiled_call_impl') is not None
         if not is_compiled and '_orig_mod' not in module._modules:
-            left += filter(None.__ne__, module._modules.values())
+            children = module._modules.values()
+            left += [child for child in children if child is not None]
     return [*found]
 
 

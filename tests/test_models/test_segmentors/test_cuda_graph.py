@@ -129,10 +129,74 @@ def test_one_backward_pass_for_each_forward_pass(graphed, make_batch):
         before.backward()
 
 
+def test_graphs_share_memory(graphed, make_batch):
+    """What one has left there, another may overwrite."""
+    other = dict(size=(64, 72))
+    for _ in range(2):
+        losses(graphed, make_batch(**other))
+    first, second = graphs_of(graphed)
+    assert first.recorder is second.recorder
+    before = total(graphed, make_batch())
+    total(graphed, make_batch(**other)).backward()
+    param, mine = second.params[0], second.grads[0]
+    assert param.grad.data_ptr() == mine.data_ptr()
+    with pytest.raises(RuntimeError, match='cuda_graph=False'):
+        before.backward()
+    expected = param.grad.clone()
+    with torch.no_grad():
+        for _ in range(3):
+            losses(graphed, make_batch())
+    mine.fill_(float('nan'))
+    assert torch.equal(param.grad, expected)
+
+
+def test_hooks_of_parameters_are_called_once(build_tiny, make_batch):
+    eager = build_tiny(decode_head=HEAD, train_cfg=TRAIN_CFG).train()
+    graphed = copy.deepcopy(eager)
+    graphed.train_cfg = GRAPHED
+    for model in (eager, graphed):
+        for param in model.parameters():
+            param.register_hook(lambda grad: 2 * grad)
+    steps = [make_batch(seed=seed) for seed in range(3)]
+    assert_same(train(graphed, steps), train(eager, steps))
+    assert len(graphs_of(graphed)) == 1
+
+
+def test_a_failed_capture_leaves_nothing(
+    build_tiny, make_batch, said, monkeypatch
+):
+    """Nor casts of weights, which have no values."""
+    eager = build_tiny(decode_head=HEAD, train_cfg=TRAIN_CFG).train()
+    graphed = copy.deepcopy(eager)
+    graphed.train_cfg = GRAPHED
+    record, count = RecordingOnCPU.recording, iter(range(2))
+
+    @contextlib.contextmanager
+    def recording(self):
+        with record(self) as graph:
+            yield graph
+            if next(count):
+                raise RuntimeError('out of memory')
+
+    monkeypatch.setattr(RecordingOnCPU, 'recording', recording)
+    steps = [make_batch(seed=seed) for seed in range(3)]
+    expected = train(eager, steps, torch.bfloat16)
+    assert_same(train(graphed, steps, torch.bfloat16), expected)
+    assert 'out of memory' in said[-1]
+
+
+def exchange(model):
+    """Another classifier, as for other classes."""
+    head = model.decode_head.seg_heads[-1]
+    head.conv_seg = copy.deepcopy(head.conv_seg)
+    torch.nn.init.normal_(head.conv_seg.weight)
+
+
 @pytest.mark.parametrize(
     'change',
     [
         move,
+        exchange,
         lambda model: model.load_state_dict(model.state_dict()),
         lambda model: model.backbone.requires_grad_(False),
         lambda model: model.backbone.eval(),
@@ -140,7 +204,7 @@ def test_one_backward_pass_for_each_forward_pass(graphed, make_batch):
             model, 'train_cfg', dict(GRAPHED, scales=(0.75, 1.0))
         ),
     ],
-    ids=['moved', 'loaded', 'frozen', 'mode', 'settings'],
+    ids=['moved', 'exchanged', 'loaded', 'frozen', 'mode', 'settings'],
 )
 def test_a_changed_model_is_captured_again(graphed, make_batch, change):
     (old,) = graphs_of(graphed)
@@ -219,6 +283,28 @@ def test_weights_held_by_a_wrapper(build_tiny, make_batch, said):
         total(model, make_batch(seed=seed)).backward(retain_graph=True)
     assert 'FSDP' in said[-1]
     assert all(p.grad is not None for p in params if p.numel() > 1)
+
+
+def test_weights_that_are_also_elsewhere(said):
+    weights = torch.nn.ParameterList([torch.ones(3)])
+    plain = list(weights)
+    graphs = GraphCache('key')
+    for _ in range(3):
+        found = graphs(
+            weights, lambda x: (plain[0] * x).sum(), [torch.ones(3)]
+        )
+    assert found is None
+    assert 'FSDP' in said[-1]
+
+
+def test_statistics_of_several_processes(said, monkeypatch):
+    """One that captures would wait for others, which may not capture."""
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    model, graphs = torch.nn.SyncBatchNorm(3), GraphCache('key')
+    for _ in range(3):
+        called = graphs(model, lambda x: model.weight * x, [torch.ones(3)])
+    assert called is None
+    assert 'SyncBatchNorm' in said[-1]
 
 
 def test_what_is_cached_outside_stays_in_memory():
@@ -365,6 +451,18 @@ def test_inference_is_the_same(tiny_model_cfg, make_batch, kind, options):
                 mine, others = one.get(key), other.get(key)
                 assert torch.equal(mine.data, others.data), key
     assert len(graphed.inference_graphs.graphs) == 1
+
+
+def test_gradients_of_inputs(build_lively, make_batch, said):
+    model = build_lively().eval()
+    graphed = prepared(model)
+    found = []
+    for one in (graphed, graphed, graphed, model):
+        inputs = make_batch()[0].requires_grad_()
+        one.encode_decode(inputs).sum().backward()
+        found.append(inputs.grad)
+    assert all(torch.equal(x, found[-1]) for x in found)
+    assert 'inputs' in said[-1]
 
 
 def test_graphs_of_latest_sizes_are_kept(build_lively, make_batch):

@@ -165,6 +165,45 @@ def test_what_waits_for_the_gpu_runs_without(build, batch, monkeypatch):
 
 
 @HRNET
+def test_a_failed_capture_leaves_nothing(build, batch, monkeypatch):
+    backward = cuda_graph._Graph._backward
+
+    def fails(self, *args):
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError('out of memory')
+        return backward(self, *args)
+
+    monkeypatch.setattr(cuda_graph._Graph, '_backward', fails)
+    eager = build()
+    graphed, twin = with_graphs(eager), copy.deepcopy(eager)
+    batches = [batch(seed) for seed in range(4)]
+    expected, again, found = (
+        train(model, batches, 'bfloat16') for model in (eager, twin, graphed)
+    )
+    assert not graphed.training_graphs.graphs
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert_within_noise(found, expected, again, 'bfloat16')
+
+
+@HRNET
+def test_gradients_add_up_over_sizes(build, batch):
+    def gradients(model):
+        for seed in range(6):
+            torch.manual_seed(seed)
+            inputs, samples = batch(seed, ((64, 96), (64, 64))[seed % 2])
+            losses = model(inputs, samples, mode='loss')
+            model.parse_losses(losses)[0].backward()
+        params = model.named_parameters()
+        return [{f'gradient {name}': p.grad.double() for name, p in params}]
+
+    eager = build()
+    graphed, twin = with_graphs(eager), copy.deepcopy(eager)
+    expected, again, found = map(gradients, (eager, twin, graphed))
+    assert len(graphed.training_graphs.graphs) == 2
+    assert_within_noise(found, expected, again)
+
+
+@HRNET
 def test_ddp_with_nccl(build, batch, tmp_path):
     eager = build()
     graphed, twin = with_graphs(eager), copy.deepcopy(eager)

@@ -1,6 +1,8 @@
 """OCRNet's heads, and FCNHead on a pyramid, against mmseg's own forward."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -87,6 +89,8 @@ HEADS = {
         norm_cfg=dict(type='BN', track_running_stats=False)
     ),
     'leaky': ocr_cfgs(act_cfg=dict(type='LeakyReLU')),
+    # Written in the place of what it reads, and its gradient reads that.
+    'ELU without norm': ocr_cfgs(norm_cfg=None, act_cfg=dict(type='ELU')),
     'binary': ocr_cfgs(num_classes=2, out_channels=1, threshold=0.4),
     'FCN': fcn_cfg(),
 }
@@ -130,6 +134,24 @@ def test_outputs_gradients_and_statistics(seg_head):
                 assert_equal(found.classifier_feats, expected.classifier_feats)
     for one, other in zip(feats, before):
         assert torch.equal(one, other)
+
+
+def test_a_graph_without_a_backward_pass_is_freed():
+    feats = [2 * x for x in make_feats()]
+    head = build(ocr_cfgs()).train()
+    head.forward_seg_heads(feats)
+    found = [weakref.ref(x) for x in feats]
+    del feats
+    gc.collect()
+    assert all(x() is None for x in found)
+
+
+def test_features_that_are_changed_before_the_backward_pass():
+    feats = [2 * x for x in make_feats()]
+    logits = build(ocr_cfgs()).train().forward_seg_heads(feats).seg_logits
+    feats[0].mul_(2)
+    with pytest.raises(RuntimeError, match='in place'):
+        logits.sum().backward()
 
 
 class PoolingActivation(torch.nn.Module):
