@@ -199,6 +199,7 @@ def test_a_trace_is_of_any_size(build):
         )
 
 
+@pytest.mark.needs_torch('solving_on_meta')  # and losses
 def test_a_step_does_not_wait_for_the_gpu(build, make_batch):
     """Nor does it copy to it, after the first one."""
     aux, last = CASCADE
