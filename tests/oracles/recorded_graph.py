@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
-from hmsa_mmseg.models.utils.cuda_graph import CudaRecorder, RefusingWaits
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [x for x in tree_flatten(tree)[0] if isinstance(x, Tensor)]
+from hmsa_mmseg.models.utils.graph_recorder import (
+    CudaRecorder,
+    RefusingWaits,
+    tensors_of,
+)
 
 
 class RecordedGraph(TorchDispatchMode):
@@ -42,14 +41,14 @@ class RecordedGraph(TorchDispatchMode):
             is_written = arg.alias_info is not None and arg.alias_info.is_write
             is_statistic = arg.name in ('running_mean', 'running_var')
             if is_written or is_statistic:
-                for x in _tensors(args[i : i + 1]):
+                for x in tensors_of(args[i : i + 1]):
                     key = x.untyped_storage().data_ptr()
                     if key not in self.made and key not in self.before:
                         self.before[key] = x, x.clone()
         result = func(*args, **kwargs)
-        self.calls.append((func, args, kwargs, _tensors(result)))
+        self.calls.append((func, args, kwargs, tensors_of(result)))
         known = {
-            x.untyped_storage().data_ptr() for x in _tensors((args, kwargs))
+            x.untyped_storage().data_ptr() for x in tensors_of((args, kwargs))
         }
         for x in self.calls[-1][3]:
             key = x.untyped_storage().data_ptr()
@@ -71,7 +70,9 @@ class RecordedGraph(TorchDispatchMode):
         """Call all operators again."""
         with torch.no_grad():
             for func, args, kwargs, results in self.calls:
-                for mine, new in zip(results, _tensors(func(*args, **kwargs))):
+                for mine, new in zip(
+                    results, tensors_of(func(*args, **kwargs))
+                ):
                     if mine.data_ptr() != new.data_ptr():
                         mine.copy_(new)
 

@@ -18,7 +18,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from test_models.cases import BCE, CE, HEADS, RMI, cascade, with_cfg
 
 from hmsa_mmseg.models import prepare_for_inference
-from hmsa_mmseg.models.utils import cuda_graph
+from hmsa_mmseg.models.utils import captured_graph, cuda_graph
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='needs a GPU'
@@ -166,14 +166,14 @@ def test_what_waits_for_the_gpu_runs_without(build, batch, monkeypatch):
 
 @HRNET
 def test_a_failed_capture_leaves_nothing(build, batch, monkeypatch):
-    backward = cuda_graph._Graph._backward
+    backward = captured_graph.CapturedGraph._backward
 
     def fails(self, *args):
         if torch.cuda.is_current_stream_capturing():
             raise RuntimeError('out of memory')
         return backward(self, *args)
 
-    monkeypatch.setattr(cuda_graph._Graph, '_backward', fails)
+    monkeypatch.setattr(captured_graph.CapturedGraph, '_backward', fails)
     eager = build()
     graphed, twin = with_graphs(eager), copy.deepcopy(eager)
     batches = [batch(seed) for seed in range(4)]

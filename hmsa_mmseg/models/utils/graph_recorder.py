@@ -1,0 +1,114 @@
+"""How a GPU records and replays, behind what a test can stand in for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from hmsa_mmseg.compat import capture_graph
+
+#: Operators whose results have a size, or a value in Python, that the device
+#: has to tell.
+WAITS = ('_local_scalar_dense', 'nonzero', 'masked_select', '_unique2')
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """List the tensors in a tree of lists, tuples and dicts."""
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+
+
+class RefusingWaits(TorchDispatchMode):
+    """Within it a RuntimeError says what would wait for a device."""
+
+    def __torch_dispatch__(
+        self, func: Callable, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call an operator, unless it waits."""
+        name = func._schema.name.split('::')[1]
+        masks = args[1] if name in ('index', 'index_put_') else ()
+        has_mask = any(x.dtype == torch.bool for x in tensors_of(masks))
+        if name in WAITS or has_mask:
+            raise RuntimeError(f'{func._schema.name} waits for the device')
+        return func(*args, **(kwargs or {}))
+
+
+class CudaRecorder:
+    """Records and replays on a GPU, by a stream of its own.
+
+    Its graphs share memory: what one has left there, the next may overwrite.
+
+    Args:
+        device (torch.device): Where all that is recorded runs.
+    """
+
+    device_type = 'cuda'
+    #: Replays until now.
+    uses = 0
+    #: (parameter, gradient) pairs of the latest backward pass: the gradient
+    #: is in the memory of the graphs.
+    lent: Sequence[tuple[Tensor, Tensor]] = ()
+    #: Whether no capture has failed: torch may still give its memory to one.
+    is_sound = True
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+        self.last_use = torch.cuda.Event()
+
+    @contextmanager
+    def warming_up(self) -> Iterator[None]:
+        """On the stream that records; random numbers stay."""
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        self.stream.wait_event(self.last_use)
+        kept = torch.random.fork_rng([self.device])
+        # Its device is the current one within, too.
+        try:
+            with kept, torch.cuda.stream(self.stream):
+                yield
+        finally:
+            # Buffers have been given back their values on it.
+            current.wait_stream(self.stream)
+
+    @contextmanager
+    def refusing_waits(self) -> Iterator[None]:
+        """Within it a RuntimeError says what waits for the GPU."""
+        if not torch.is_grad_enabled():
+            # What follows is of all threads, and others may predict.
+            with RefusingWaits():
+                yield
+            return
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode('error')
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+    @contextmanager
+    def recording(self) -> Iterator[Any]:
+        """Record what is called, without running it; gives the graph."""
+        graph = torch.cuda.CUDAGraph()
+        captured = capture_graph(graph, self.pool, self.stream)
+        current = torch.cuda.current_stream(self.device)
+        self.is_sound = False
+        # After an error torch leaves its stream the current one.
+        with torch.cuda.stream(current), captured:
+            yield graph
+        self.is_sound = True
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Let streams use the memory of the graphs one after the other."""
+        current = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(current):
+            current.wait_event(self.last_use)
+            yield
+            self.last_use.record(current)
