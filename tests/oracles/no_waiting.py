@@ -10,12 +10,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .live_bytes import _tensors
+from hmsa_mmseg.models.utils.graph_recorder import waits
 
-_WAITS = {
-    *('_local_scalar_dense', 'equal', 'is_nonzero', 'masked_select'),
-    *('nonzero', '_unique2', 'unique_dim', 'unique_consecutive'),
-}
+from .live_bytes import _tensors
 
 
 @contextmanager
@@ -56,12 +53,7 @@ class _NoWaiting(TorchDispatchMode):
         """Run an operator, if it is harmless."""
         name = func.overloadpacket.__name__
         inputs = list(_tensors((args, kwargs or {})))
-        if name in ('index', 'index_put', 'index_put_'):
-            # A mask has to be counted.
-            is_bad = torch.bool in [x.dtype for x in _tensors(args[1])]
-        else:
-            is_bad = name in _WAITS
-        assert not is_bad, f'{name} waits for the device'
+        assert not waits(func, args), f'{name} waits for the device'
         result = func(*args, **(kwargs or {}))
         if name in ('_to_copy', 'copy_'):
             devices = {x.device for x in (*inputs, *_tensors(result))}

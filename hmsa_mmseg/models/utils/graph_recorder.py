@@ -15,12 +15,24 @@ from hmsa_mmseg.compat import capture_graph
 
 #: Operators whose results have a size, or a value in Python, that the device
 #: has to tell.
-WAITS = ('_local_scalar_dense', 'nonzero', 'masked_select', '_unique2')
+WAITS = {
+    *('_local_scalar_dense', 'equal', 'is_nonzero', 'masked_select'),
+    *('nonzero', '_unique2', 'unique_dim', 'unique_consecutive'),
+}
 
 
 def tensors_of(tree: Any) -> list[Tensor]:
     """List the tensors in a tree of lists, tuples and dicts."""
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+
+
+def waits(func: Callable, args: Sequence) -> bool:
+    """Whether an operator waits for a device, with these arguments."""
+    name = func.overloadpacket.__name__
+    if name in ('index', 'index_put', 'index_put_'):
+        # A mask has to be counted.
+        return any(x.dtype == torch.bool for x in tensors_of(args[1]))
+    return name in WAITS
 
 
 class RefusingWaits(TorchDispatchMode):
@@ -30,10 +42,7 @@ class RefusingWaits(TorchDispatchMode):
         self, func: Callable, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Call an operator, unless it waits."""
-        name = func._schema.name.split('::')[1]
-        masks = args[1] if name in ('index', 'index_put_') else ()
-        has_mask = any(x.dtype == torch.bool for x in tensors_of(masks))
-        if name in WAITS or has_mask:
+        if waits(func, args):
             raise RuntimeError(f'{func._schema.name} waits for the device')
         return func(*args, **(kwargs or {}))
 
