@@ -1,5 +1,6 @@
 """Counting and timing, the runner, its tables and limits."""
 
+import contextlib
 import json
 import math
 import os
@@ -10,9 +11,11 @@ import benchmark
 import pytest
 import torch
 from benchmarks import cases, measure, page
+from benchmarks.autocast import meta_autocast
 from benchmarks.cases import Case, Options
 from benchmarks.measure import Timing
 from benchmarks.page import Limit
+from torch.utils.checkpoint import checkpoint
 
 DOCS = Path(__file__).parents[2] / 'docs/benchmarks'
 GPU_DOCS = DOCS.with_name('gpu')
@@ -46,6 +49,39 @@ def test_peak_of_what_is_held_at_once(device):
 def test_dispatched_operations():
     x = torch.zeros(8, 8, device='meta')
     assert measure.count_operations(lambda: (x[1:].view(-1) + 1).sum()) == 2
+
+
+def test_autocast_on_meta():
+    """As that of the CPU does with values: weights are cast once."""
+
+    def step(device):
+        conv = torch.nn.Conv2d(8, 8, 3, padding=1)
+        net = torch.nn.Sequential(conv, torch.nn.BatchNorm2d(8), conv)
+        net.to(device)
+        x = torch.zeros(2, 8, 64, 64, device=device)
+        label = torch.zeros(2, 64, 64, dtype=torch.long, device=device)
+
+        def again(x):
+            return checkpoint(net, x, use_reentrant=False)
+
+        def run():
+            mode = contextlib.nullcontext(torch.autograd.backward)
+            if device == 'meta':
+                mode = meta_autocast(torch.bfloat16)
+            with mode as backward:
+                with torch.autocast('cpu', torch.bfloat16):
+                    logits = again(net(x))
+                    loss = torch.nn.functional.cross_entropy(logits, label)
+                backward(loss)
+            assert logits.dtype == torch.bfloat16
+            assert loss.dtype == torch.float32
+            net.zero_grad()
+
+        return run
+
+    on_cpu, on_meta = map(step, ('cpu', 'meta'))
+    for count in (measure.count_operations, measure.peak_live_bytes):
+        assert count(on_meta) == count(on_cpu)
 
 
 def test_interleaved_takes_turns():

@@ -34,8 +34,18 @@ def test_operations_and_memory_of_inference():
 def test_memory_of_training(recipe, checkpoint):
     name, batch, size, *targets = counts.RECIPES[recipe]
     cfg = networks.config_for('full', name, checkpoint=checkpoint)
-    step = meta_step('fast', cfg, batch, size, OPTIONS, torch.bfloat16)
+    step = meta_step('fast', cfg, batch, size, OPTIONS, autocast=True)
     assert live_gb(step) <= targets[bool(checkpoint)]
+
+
+@pytest.mark.slow
+def test_a_step_holds_no_more_than_one_of_mmseg():
+    cfg = networks.config_for('full', networks.CROSS_ENTROPY)
+    fast, stock = (
+        live_gb(meta_step(name, cfg, 1, FULL_SIZE, OPTIONS, autocast=True))
+        for name in ('fast', networks.STOCK)
+    )
+    assert fast <= stock
 
 
 def test_two_scales_cost_no_more_operations_than_one_in_mmseg():

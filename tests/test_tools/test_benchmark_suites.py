@@ -70,7 +70,7 @@ def test_gpu_check_on_a_cpu(tmp_path):
     )
     assert run.returncode == 0, run.stdout
     assert {path.stem for path in tmp_path.glob('*.md')} == {
-        *('train', 'inference', 'counts', 'table'),
+        *('train', 'inference', 'table'),
     }
     # What comes with the first run is not left.
     assert not (tmp_path / 'unfinished.json').exists()

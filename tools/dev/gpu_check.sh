@@ -64,7 +64,6 @@ print(torch.cuda.get_device_name())' 2>/dev/null); then
     benchmark 55 train '^float32, cross-entropy, 1'
     benchmark 50 train Mapillary
     benchmark 50 inference float32
-    benchmark 30 counts dispatched
     benchmark 240 train compiled
 else
     echo 'no CUDA: some of it runs on the CPU, at a small size; its figures'
@@ -72,7 +71,6 @@ else
     END=100000 size=small rounds=1 dtypes=float32
     benchmark 600 train cross-entropy
     benchmark 600 inference
-    benchmark 600 counts dispatched
 fi
 rm -f "$OUT/step.txt"
 cat "$OUT/table.md"

@@ -20,7 +20,7 @@ from hmsa_mmseg.models import AccumulatingTTAModel
 from hmsa_mmseg.models.tiled.decisions import Decision, decide
 
 from .cases import SMALL_SIZE, Case, Options
-from .measure import count_operations
+from .measure import count_operations, live_gb
 from .networks import (
     CITYSCAPES,
     CROSS_ENTROPY,
@@ -41,19 +41,22 @@ TITLE = 'Operations and memory'
 NOTE = """\
 Counted without values, memory above weights and inputs; of training, forward
 and backward, gradients included. Inference is at scales 0.5, 1 and 2, training
-at 0.5 and 1 with the losses of the recipe (mmseg: plain cross-entropy); half:
-weights and activations of two bytes. Attention to scale: both ways in float32
+at 0.5 and 1 with the losses of the recipe (mmseg: plain cross-entropy);
+bfloat16: as autocast casts on a GPU. Attention to scale: both ways in float32
 with cross-entropy alone and `fast=False`; the explicit one is trained at the
 scales it is tested at (sec. 3 of the paper). File: one image scored at the
-size of its file, seen by the network at the authors' long edge of 2177.
-Dispatched operations: of forward and backward, views and empty tensors left
-out; on a GPU the host starts them one by one."""
+size of its file, seen by the network at the authors' long edge of 2177. One
+step: the operations that forward and backward dispatch, which on a GPU the
+host starts one by one, views and empty tensors left out; memory with bfloat16
+autocast."""
 # Of the network and of the file.
 FILES = dict(small=((96, 144), (200, 300)), full=((1451, 2177), (4000, 6000)))
 CHECKPOINT = ('scales', 'backbone')
 CHECKPOINTED = 'fast, checkpointing'
+AUTOCAST = ', bfloat16'
+STEP = 'one step, cross-entropy'
 # Recipe -> config, images, their size, and the limits without and with
-# checkpointing, in GB and with half activations.
+# checkpointing, in GB and under autocast.
 RECIPES = {
     'Cityscapes': (CITYSCAPES, 1, (1024, 2048), 8.8, 3.7),
     'Mapillary': (MAPILLARY, 2, (1024, 1024), 9.0, 3.8),
@@ -65,13 +68,18 @@ LIMITS = [
         Limit(f'peak, {way}', f'training, {title}', way, 'live_gb', limit)
         for title, (*_, plain, light) in RECIPES.items()
         for way, limit in (
-            ('fast, half', plain),
-            (f'{CHECKPOINTED}, half', light),
+            (f'fast{AUTOCAST}', plain),
+            (f'{CHECKPOINTED}{AUTOCAST}', light),
         )
     ),
     Limit(
-        *('dispatched operations of an eager step', 'dispatched', 'fast'),
+        *('dispatched operations of an eager step', f'{STEP}, 2', 'fast'),
         *('operations', 5600),
+        on_gpu=True,
+    ),
+    Limit(
+        *("counted peak over mmseg's, bfloat16", f'{STEP}, 1', 'fast'),
+        *('live_gb', 1.0, STOCK),
         on_gpu=True,
     ),
 ]
@@ -89,9 +97,10 @@ def cases(options: Options) -> dict[str, Callable[[], Case]]:
     found['training, attention to scale'] = lambda: Case(
         counted=attention_to_scale(options)
     )
-    size = SMALL_SIZE if options.is_small else (512, 1024)
-    title = f'dispatched, cross-entropy, 2 x {size_text(size)}'
-    found[title] = partial(_dispatched, options, size)
+    for batch, size in ((1, (1024, 2048)), (2, (512, 1024))):
+        size = SMALL_SIZE if options.is_small else size
+        title = f'{STEP}, {batch} x {size_text(size)}'
+        found[title] = partial(_one_step, options, batch, size)
     size, file_size = map(size_text, FILES[options.size])
     found[f'file of {file_size}, seen at {size}'] = partial(_file, options)
     return found
@@ -142,24 +151,26 @@ def _training(options: Options, title: str, size: tuple[int, int]) -> Case:
     }
     functions = {}
     for way, (name, of) in ways.items():
-        for dtype in (torch.float32, torch.bfloat16):
-            half = ', half' if dtype != torch.float32 else ''
-            functions[way + half] = meta_step(
-                name, of, batch, size, options, dtype
+        for autocast in (False, True):
+            functions[way + autocast * AUTOCAST] = meta_step(
+                name, of, batch, size, options, autocast
             )
     return Case(counted=functions)
 
 
-def _dispatched(options: Options, size: tuple[int, int]) -> Case:
+def _one_step(options: Options, batch: int, size: tuple[int, int]) -> Case:
     cfg = config_for(options.size, CROSS_ENTROPY)
-    steps = {
-        way: meta_step(way, cfg, 2, size, options)
-        for way in (STOCK, 'plain', 'fast')
-    }
+
+    def step(way: str, autocast: bool) -> Callable[[], None]:
+        return meta_step(way, cfg, batch, size, options, autocast)
+
     return Case(
         facts={
-            way: dict(operations=count_operations(step))
-            for way, step in steps.items()
+            way: dict(
+                operations=count_operations(step(way, False)),
+                live_gb=live_gb(step(way, True)),
+            )
+            for way in (STOCK, 'plain', 'fast')
         }
     )
 

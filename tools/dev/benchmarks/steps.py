@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hmsa_mmseg.models.utils.cuda_graph import GraphCache
 
+from .autocast import meta_autocast
 from .cases import Options
 from .networks import (
     STOCK,
@@ -98,7 +99,6 @@ def network_and_loss(
     size: tuple[int, int],
     options: Options,
     device: str = 'cpu',
-    dtype: torch.dtype = torch.float32,
 ) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
     """Build a network for training, in one of the ways to run it.
 
@@ -110,9 +110,9 @@ def network_and_loss(
         model = build_stock(cfg, device, size=size)
     else:
         model = build(cfg, device, name != 'plain', size)
-    model = model.to(dtype).train()
+    model = model.train()
     if name in REFERENCES:
-        network = reference_networks(options, model)[name].to(dtype).train()
+        network = reference_networks(options, model)[name].train()
         return network, network.loss
     if device == 'meta' and name != 'fast':
         use_plain_losses(model)
@@ -130,16 +130,22 @@ def meta_step(
     batch_size: int,
     size: tuple[int, int],
     options: Options,
-    dtype: torch.dtype = torch.float32,
+    autocast: bool = False,
 ) -> Callable[[], None]:
-    """Return forward and backward without values, to be counted."""
-    network, loss = network_and_loss(name, cfg, size, options, 'meta', dtype)
-    x = images(batch_size, size, 'meta').to(dtype)
+    """Return forward and backward without values, to be counted.
+
+    Under bfloat16 autocast, as on a GPU, or in float32.
+    """
+    network, loss = network_and_loss(name, cfg, size, options, 'meta')
+    x = images(batch_size, size, 'meta')
     label = torch.empty(batch_size, *size, dtype=torch.long, device='meta')
 
     def step() -> None:
         network.zero_grad()
-        loss(x, label).backward()
+        with meta_autocast(torch.bfloat16) as backward:
+            with torch.autocast('cpu', torch.bfloat16, autocast):
+                value = loss(x, label)
+            backward(value)
 
     return step
 

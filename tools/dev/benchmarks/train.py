@@ -182,9 +182,8 @@ def _gradients(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss and gradients of a step in float64, without dropout."""
     device = options.device
-    network, loss = network_and_loss(
-        name, cfg, SMALL_SIZE, options, device, torch.float64
-    )
+    network, loss = network_and_loss(name, cfg, SMALL_SIZE, options, device)
+    network.double()
     for module in network.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
