@@ -231,10 +231,15 @@ def test_convolution_of_levels(
 @pytest.mark.parametrize(
     ('kernel_size', 'channels_last'), [(1, True), (3, False)]
 )
-def test_as_near_to_float64_as_the_concatenation(kernel_size, channels_last):
-    """In float32, with HRNet-W48's channels and torch's own kernels."""
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('widens', [True, False])
+def test_as_near_to_float64_as_the_concatenation(
+    kernel_size, channels_last, dtype, widens, monkeypatch
+):
+    """With HRNet-W48's channels and torch's own kernels, or autocast."""
+    set_costs(monkeypatch, widens=widens)
     levels = [
-        torch.randn(1, c, 32 >> i, 64 >> i)
+        torch.randn(1, c, 32 >> i, 64 >> i, dtype=dtype)
         for i, c in enumerate((48, 96, 192, 384))
     ]
     if channels_last:
@@ -247,9 +252,10 @@ def test_as_near_to_float64_as_the_concatenation(kernel_size, channels_last):
         return F.conv2d(cat, weight.to(dtype), padding=kernel_size // 2)
 
     exact = plain(torch.float64)
-    found = conv_of_levels(levels, weight, None, False, slice(0, 32))
-    assert found.dtype == torch.float32
-    limit = 3 * (plain(torch.float32) - exact).abs().max()
+    with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+        found = conv_of_levels(levels, weight, None, False, slice(0, 32))
+    assert found.dtype == dtype
+    limit = 3 * (plain(dtype) - exact).abs().max()
     assert (found - exact).abs().max() < limit
 
 
