@@ -110,7 +110,7 @@ def test_rows_of_a_case():
         raise RuntimeError('no memory is left\nand more')
 
     case = Case(
-        dict(fails=fails, one=lambda: x + 1),
+        dict(one=lambda: x + 1, fails=fails),
         counted=dict(meta=lambda: torch.empty(8, 8, device='meta')),
         check=lambda: dict(one=0.5),
         facts=dict(fact=dict(miou=80.0)),
@@ -133,6 +133,37 @@ def test_rows_of_a_case():
     assert ['no time' in row.get('error', '') for row in found] == [
         *(False, True, True, False),
     ]
+
+
+def test_what_a_graph_breaks_comes_last():
+    """A GPU that answers nothing any more takes no figure of other ways."""
+    broken = []
+
+    def eager():
+        if broken:
+            raise RuntimeError('an illegal address')
+
+    ways = {
+        'one': eager,
+        'one, graph': lambda: broken.append(1),
+        'other': eager,
+    }
+    found = cases.rows_of(Case(ways), Options(rounds=2))
+    one, graph, other = found
+    assert one['ms'] > 0
+    assert other['ratio'][0] > 0
+    assert 'error' not in {*one, *other}
+    assert 'illegal address' in graph['error']
+    assert 'ms' not in graph
+
+
+def test_ratios_are_over_the_first_way_alone():
+    def fails():
+        raise RuntimeError
+
+    rows = cases.rows_of(Case(dict(a=fails, b=int)), Options(rounds=1))
+    assert 'ms' in rows[1]
+    assert 'ratio' not in rows[1]
 
 
 def test_difference_of_a_graph():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from .measure import (
 
 SMALL_SIZE = (64, 128)
 DTYPES = ('float32', 'bfloat16', 'float16')
+CPU_CLOCKS = dict(ms='wall', cpu_ms='cpu')
 Function = Callable[[], Any]
 
 
@@ -90,15 +91,13 @@ def progress(text: str) -> None:
 def rows_of(case: Case, options: Options) -> list[dict[str, Any]]:
     """Check a case, then measure it.
 
-    After half of ``options.seconds`` no further way is begun, and after all
-    of them nothing but the first round.
+    Ways from a CUDA graph come last, with the first way once more: where one
+    fails, a GPU may answer nothing any more.
     """
-    on_gpu = options.device == 'cuda'
-    half = time.monotonic() + options.seconds / 2
-    end = half + options.seconds / 2
+    began = time.monotonic()
     differences = case.check() if case.check else {}
     # On a GPU no time is lost with what is the same on every machine.
-    skips = bool(case.ways) and on_gpu
+    skips = bool(case.ways) and options.device == 'cuda'
     counted = {} if skips else case.counted
     ways = [*counted, *case.ways, *case.facts]
     rows: dict[str, dict[str, Any]] = {way: dict(way=way) for way in ways}
@@ -107,8 +106,44 @@ def rows_of(case: Case, options: Options) -> list[dict[str, Any]]:
     if case.is_held:
         for way, function in case.ways.items():
             rows[way]['live_gb'] = live_gb(function) - case.result_gb
+    graphed = [way for way in case.ways if 'graph' in way]
+    eager = [way for way in case.ways if way not in graphed]
+    end = began + options.seconds
+    if graphed:
+        _time(case, eager, options, rows, (began + end) / 2)
+        _time(case, [*eager[:1], *graphed], options, rows, end)
+    else:
+        _time(case, eager, options, rows, end)
+    for way, difference in differences.items():
+        rows[way]['difference'] = difference
+    for way, facts in case.facts.items():
+        rows[way].update(facts)
+    gc.collect()
+    return list(rows.values())
+
+
+def _time(
+    case: Case,
+    ways: Sequence[str],
+    options: Options,
+    rows: Mapping[str, dict[str, Any]],
+    end: float,
+) -> None:
+    """Time ways in turns; what fails is in its row.
+
+    After half of the time to ``end`` no further way is begun, and after all
+    of it nothing but the first round.
+    """
+
+    def fails(way: str, error: Exception) -> None:
+        if 'ms' not in rows[way]:
+            rows[way].setdefault('error', error_text(error))
+
+    on_gpu = options.device == 'cuda'
+    half = (time.monotonic() + end) / 2
     left = {}
-    for way, function in case.ways.items():
+    for way in ways:
+        function = case.ways[way]
         try:
             if time.monotonic() > half:
                 raise TimeoutError('no time was left')
@@ -122,22 +157,26 @@ def rows_of(case: Case, options: Options) -> list[dict[str, Any]]:
                 rows[way]['cuda_gb'] = (peak_cuda_bytes(function) + held) / 1e9
             left[way] = function
         except Exception as error:  # mostly: no memory is left
-            rows[way]['error'] = error_text(error)
-    times = interleaved(left, options.rounds, 0, end - time.monotonic())
-    first = next(iter(left), None)
-    for way in left:
-        rows[way].update(
-            ms=median_ms(times[way]),
-            ratio=pair_ratios(times, way, first),
-            rounds=len(times[way]),
+            fails(way, error)
+    try:
+        # The allocator has lent its memory from one way to the next.
+        times = interleaved(
+            left, options.rounds, int(on_gpu), end - time.monotonic()
         )
-        if on_gpu:
-            rows[way]['issue_ms'] = median_ms(times[way], 'issue')
-        else:
-            rows[way].update(
-                cpu_ms=median_ms(times[way], 'cpu'),
-                cpu_ratio=pair_ratios(times, way, first, 'cpu'),
-            )
+    except Exception as error:
+        for way in left:
+            fails(way, error)
+        return
+    first = next(iter(case.ways), None)
+    clocks = dict(ms='wall', issue_ms='issue') if on_gpu else CPU_CLOCKS
+    for way in left:
+        for column, clock in clocks.items():
+            rows[way][column] = median_ms(times[way], clock)
+            if first in left and clock != 'issue':
+                rows[way][column.replace('ms', 'ratio')] = pair_ratios(
+                    times, way, first, clock
+                )
+        rows[way]['rounds'] = len(times[way])
     later = list(case.found_later.items())
     if on_gpu:
         later += [(way, partial(kernels, left[way])) for way in left]
@@ -147,12 +186,6 @@ def rows_of(case: Case, options: Options) -> list[dict[str, Any]]:
                 rows[way].update(function())
             except Exception as error:
                 rows[way]['error'] = error_text(error)
-    for way, difference in differences.items():
-        rows[way]['difference'] = difference
-    for way, facts in case.facts.items():
-        rows[way].update(facts)
-    gc.collect()
-    return list(rows.values())
 
 
 def error_text(error: BaseException) -> str:
