@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import Work
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hmsa_mmseg.models.utils.graph_recorder import (
@@ -67,12 +68,13 @@ class RecordedGraph(TorchDispatchMode):
                     x.data.fill_(float('nan'))
 
     def replay(self) -> None:
-        """Call all operators again."""
-        with torch.no_grad():
+        """Call all operators again, which autocast has prepared before."""
+        with torch.no_grad(), torch.autocast('cpu', enabled=False):
             for func, args, kwargs, results in self.calls:
-                for mine, new in zip(
-                    results, tensors_of(func(*args, **kwargs))
-                ):
+                found = func(*args, **kwargs)
+                if func.namespace == 'c10d':
+                    Work.unbox(found[-1]).wait()
+                for mine, new in zip(results, tensors_of(found)):
                     if mine.data_ptr() != new.data_ptr():
                         mine.copy_(new)
 
@@ -98,6 +100,8 @@ class RecordingOnCPU(CudaRecorder):
     @contextmanager
     def recording(self) -> Iterator[RecordedGraph]:
         """Record what is called, without an effect."""
+        # CUDA's would keep tensors of that mode, and could not write to them.
+        assert not torch.is_inference_mode_enabled()
         graph = RecordedGraph()
         try:
             with torch.random.fork_rng([]), graph:

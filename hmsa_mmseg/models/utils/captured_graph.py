@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from .execution import no_autocast
 from .graph_recorder import CudaRecorder, tensors_of
+from .model_state import ModelState
 
 #: Runs before a capture, in which libraries choose their kernels
 #: (`torch.cuda.make_graphed_callables` runs as many).
 WARM_UPS = 3
+#: Modules that a graph leaves to be called: the model and what prepares the
+#: batch.
+CALLED = ('', 'data_preprocessor')
 
 
 @contextmanager
@@ -61,6 +68,42 @@ def _named_anew(
             held[key] = param
 
 
+@contextmanager
+def _no_random_numbers_of_the_host() -> Iterator[None]:
+    """Refuse what each replay would draw anew, and leave no trace of it."""
+
+    def state() -> tuple:
+        kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+        return random.getstate(), (kind, tuple(keys), *rest)
+
+    before = state()
+    yield
+    if state() != before:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        raise RuntimeError('Python or NumPy draws random numbers')
+
+
+@contextmanager
+def _not_compiled(model: nn.Module) -> Iterator[None]:
+    """Call no compiled module: within a dispatch mode it would run as it is.
+
+    And from then on for ever: https://github.com/pytorch/pytorch/issues/190286.
+    """
+    compiled = {
+        module: vars(module)['_compiled_call_impl']
+        for module in model.modules()
+        if vars(module).get('_compiled_call_impl') is not None
+    }
+    for module in compiled:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
+
+
 class _Reads(TorchDispatchMode):
     """Keeps the tensors that are read but not made while it is entered.
 
@@ -99,12 +142,6 @@ class CapturedGraph:
         inputs: Sequence[Tensor],
     ) -> None:
         self.recorder = recorder
-        modules = list(model.modules())
-        self.modules = modules
-        self.held = [
-            held for x in modules for held in (x._parameters, x._buffers)
-        ]
-        self.state = self._state()
         params: Sequence[Tensor] = ()
         if torch.is_grad_enabled():
             params = [p for p in model.parameters() if p.requires_grad]
@@ -125,6 +162,7 @@ class CapturedGraph:
             if names:
                 with recorder.recording() as self.backward_graph:
                     self.grads = self._backward(results, names)
+        self.state = ModelState(model, CALLED)
         self.needs_grad = [x.requires_grad for x in results]
         # What the backward pass needs is gone; its memory is the graphs'.
         self.results = [x.detach() for x in results]
@@ -141,12 +179,14 @@ class CapturedGraph:
     ) -> list[bool]:
         """Run all as it will be captured; which parameters get a gradient."""
         with self.recorder.warming_up(), _kept(list(model.buffers())):
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.no_grad():
                 self.inputs = [x.detach().clone() for x in inputs]
-            # The first may make what is cached from then on.
-            for _ in range(WARM_UPS - 1):
-                self._backward(self._forward(function), params)
-            with self.recorder.refusing_waits(), _Reads() as self.reads:
+            with _no_random_numbers_of_the_host():
+                # The first may make what is cached from then on.
+                for _ in range(WARM_UPS - 1):
+                    self._backward(self._forward(function), params)
+            refusing = self.recorder.refusing_waits()
+            with _not_compiled(model), refusing, _Reads() as self.reads:
                 grads = self._backward(self._forward(function), params)
             return [grad is not None for grad in grads]
 
@@ -166,9 +206,11 @@ class CapturedGraph:
             self.grad_results = [torch.ones_like(x) for x in results]
         if not results or not params:
             return ()
-        grads = torch.autograd.grad(
-            results, params, self.grad_results, allow_unused=True
-        )
+        # As a backward pass outside of a graph, after autocast.
+        with no_autocast(self.inputs[0].device):
+            grads = torch.autograd.grad(
+                results, params, self.grad_results, allow_unused=True
+            )
         # Each is to be a tensor of its own, which clipping may change.
         addresses: set[int] = set()
         own = []
@@ -177,24 +219,6 @@ class CapturedGraph:
             own.append(grad.clone() if found & addresses else grad)
             addresses |= found
         return own
-
-    def _state(self) -> tuple:
-        """What a capture takes for given."""
-        return (
-            [module.training for module in self.modules],
-            # Modules and weights may be exchanged for others.
-            [id(x) for one in self.modules for x in one._modules.values()],
-            [
-                (x.data_ptr(), x.requires_grad)
-                for held in self.held
-                for x in held.values()
-                if x is not None
-            ],
-        )
-
-    def holds(self) -> bool:
-        """Whether the model is as it was at the capture."""
-        return self.state == self._state()
 
     def __call__(self, inputs: Sequence[Tensor]) -> Any:
         """Replay the function; its result, copied."""

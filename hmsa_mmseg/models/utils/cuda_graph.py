@@ -14,9 +14,13 @@ the hooks of DDP stay outside.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from enum import IntEnum
 from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -24,9 +28,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, distributed, nn
 
-from hmsa_mmseg.compat import autocast_state
+from hmsa_mmseg.compat import autocast_state, torch_has, torch_needed
 
-from .captured_graph import CapturedGraph
+from .captured_graph import CALLED, CapturedGraph
 from .execution import is_untouched
 from .graph_recorder import CudaRecorder
 
@@ -36,12 +40,19 @@ MAX_GRAPHS = 4
 _CAPTURE = Lock()
 
 
+class Plan(IntEnum):
+    """What to do with an input: of several processes all do the least."""
+
+    RUN, CAPTURE, REPLAY = range(3)
+
+
 class GraphCache:
     """Graphs of a function of one model, one for each kind of input.
 
     A kind is captured when it comes for the second time: where each image has
     another size, nothing is. Copies of a model begin with none. Threads wait
-    for each other.
+    for each other. Processes that SyncBN joins replay all at once or not at
+    all, and each calls this in each of its steps.
 
     Args:
         key (str): Config key that asks for graphs, for the log.
@@ -95,12 +106,13 @@ class GraphCache:
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
             self._log('inputs are to have a gradient')
             return None
-        kind = (
+        what = (
             settings,
             torch.is_grad_enabled(),
             autocast_state(kind_of_device),
-            *((x.shape, x.dtype, x.device) for x in inputs),
+            *((x.shape, x.dtype) for x in inputs),
         )
+        kind = what, tuple(x.device for x in inputs)
         with self.lock:
             graph = self._graph(kind, model, function, inputs)
             return None if graph is None else graph(inputs)
@@ -112,11 +124,39 @@ class GraphCache:
         function: Callable,
         inputs: Sequence[Tensor],
     ) -> CapturedGraph | None:
+        is_joint = _is_synchronised(model)
+        plan = self._plan(kind, model)
+        if is_joint:
+            # Where one replays and another does not, collectives of SyncBN
+            # and DDP come in another order, and both wait for ever.
+            wanted, plan = plan, Plan(least(plan, str(kind[0])))
+            if plan < wanted:
+                self._log('other processes have other batches, or no graph')
+        if plan == Plan.RUN:
+            return None
+        if plan == Plan.CAPTURE:
+            error = self._capture(kind, model, function, inputs)
+            if is_joint and not least(error is None):
+                self.graphs.pop(kind, None)
+                error = error or 'another process has failed'
+            if error is None:
+                _log_once(
+                    f'{self.key}=True: captured. This has been tested with a '
+                    'stand-in on CPUs, never on a GPU: compare some results '
+                    f'with those of {self.key}=False'
+                )
+            else:
+                self.failed.add(kind)
+                self._log(error)
+        return self.graphs.get(kind)
+
+    def _plan(self, kind: Hashable, model: nn.Module) -> Plan:
+        """What this process would do."""
         graph = self.graphs.get(kind)
         if graph is not None:
-            if graph.holds():
+            if graph.state.holds():
                 self.graphs.move_to_end(kind)
-                return graph
+                return Plan.REPLAY
             del self.graphs[kind]
             self.recaptures += 1
             self.seen.pop(kind, None)
@@ -124,39 +164,40 @@ class GraphCache:
                 self.failed.add(kind)
                 self._log('the model changes again and again')
         if kind in self.failed or not self._is_known(kind):
-            return None
+            return Plan.RUN
+        if len(self.graphs) == MAX_GRAPHS and not self.keep_latest:
+            self._log(f'more than {MAX_GRAPHS} kinds of batches')
+            return Plan.RUN
+        return Plan.CAPTURE
+
+    def _capture(
+        self,
+        kind: Hashable,
+        model: nn.Module,
+        function: Callable,
+        inputs: Sequence[Tensor],
+    ) -> str | None:
+        """Capture a kind of input; why there is no graph of it."""
+        for name, module in model.named_modules():
+            if name not in CALLED and not is_untouched(module):
+                return f'hooks of {name} would not be called'
+        if _has_processes() and not torch_has('capture_mode'):
+            return f'a capture among processes {torch_needed("capture_mode")}'
+        self.graphs.pop(kind, None)
         if len(self.graphs) == MAX_GRAPHS:
-            if not self.keep_latest:
-                self._log(f'more than {MAX_GRAPHS} kinds of batches')
-                return None
             self.graphs.popitem(last=False)
+        # What torch keeps of a capture would be of inference mode, too.
+        normal, has_grad = torch.inference_mode(False), torch.is_grad_enabled()
         try:
-            hooked = [
-                name
-                for name, module in model.named_modules()
-                # The model and what prepares the batch are called as before.
-                if name not in ('', 'data_preprocessor')
-                and not is_untouched(module)
-            ]
-            if hooked:
-                raise RuntimeError(f'hooks of {hooked[0]} would not be called')
-            if _is_synchronised(model):
-                raise RuntimeError('SyncBatchNorm waits for the device')
-            with _CAPTURE:
+            with _CAPTURE, normal, torch.set_grad_enabled(has_grad):
                 recorder = self._recorder(inputs[0].device)
-                graph = CapturedGraph(recorder, model, function, inputs)
+                self.graphs[kind] = CapturedGraph(
+                    recorder, model, function, inputs
+                )
         except Exception as error:
             # Whatever it is: without a graph it works, or says what is wrong.
-            self.failed.add(kind)
-            self._log(f'{type(error).__name__}: {error}')
-            return None
-        _log_once(
-            f'{self.key}=True: captured. This has been tested with a stand-in '
-            'on CPUs, never on a GPU: compare some results with those of '
-            f'{self.key}=False'
-        )
-        self.graphs[kind] = graph
-        return graph
+            return _cause(error)
+        return None
 
     def _recorder(self, device: torch.device) -> CudaRecorder:
         """That of the graphs there are: torch takes no memory of none."""
@@ -182,13 +223,42 @@ def _log_once(message: str) -> None:
     print_log(message, logger='current', level=logging.WARNING)
 
 
+def _cause(error: BaseException) -> str:
+    """What was first: the end of a capture that has failed fails, too."""
+    while error.__context__ is not None:
+        error = error.__context__
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    file = Path(frame.f_code.co_filename).name
+    return f'{type(error).__name__}: {error} ({file}:{line})'
+
+
+def _has_processes() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def _is_synchronised(model: nn.Module) -> bool:
-    """Whether a run waits for other processes, which may not capture now."""
-    return (
-        distributed.is_available()
-        and distributed.is_initialized()
-        and any(
-            isinstance(module, nn.SyncBatchNorm) and module.training
-            for module in model.modules()
-        )
+    """Whether a run waits for other processes, as SyncBN does."""
+    return _has_processes() and any(
+        isinstance(module, nn.SyncBatchNorm)
+        and module.training
+        and distributed.get_world_size(module.process_group) > 1
+        for module in model.modules()
     )
+
+
+def least(value: int, what: str = '') -> int:
+    """The least value of all processes, 0 if they do not speak of the same.
+
+    Each of them calls this, by a group of the CPUs: none waits for a GPU.
+    """
+    digest = int.from_bytes(sha256(what.encode()).digest()[:7], 'big')
+    found = torch.tensor([digest, -digest, -value], device='cpu')
+    group = _gloo_group(distributed.group.WORLD)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX, group)
+    most, least, value = found.tolist()
+    return -value if most == -least else 0
+
+
+@lru_cache(maxsize=1)
+def _gloo_group(world: distributed.ProcessGroup) -> distributed.ProcessGroup:
+    return distributed.new_group(backend='gloo')

@@ -68,7 +68,8 @@ _is_compiling = (
     if torch_has('is_compiling')
     else torch.jit.is_tracing
 )
-_HOOKS = (
+#: Where a module keeps its hooks.
+HOOKS = (
     '_forward_hooks',
     '_forward_pre_hooks',
     '_backward_hooks',
@@ -138,7 +139,7 @@ def is_untouched(module: nn.Module) -> bool:
     within it are not looked at.
     """
     return 'forward' not in vars(module) and not any(
-        getattr(module, name, None) for name in _HOOKS
+        getattr(module, name, None) for name in HOOKS
     )
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from hmsa_mmseg.compat import capture_graph
+from hmsa_mmseg.compat import capture_graph, clear_failed_capture
 
 #: Operators whose results have a size, or a value in Python, that the device
 #: has to tell.
 WAITS = {
     *('_local_scalar_dense', 'equal', 'is_nonzero', 'masked_select'),
     *('nonzero', '_unique2', 'unique_dim', 'unique_consecutive'),
+    *('bincount', 'histc', 'repeat_interleave'),
 }
 
 
@@ -26,9 +28,13 @@ def tensors_of(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
 
 
-def waits(func: Callable, args: Sequence) -> bool:
+def waits(func: Callable, args: Sequence, kwargs: Mapping) -> bool:
     """Whether an operator waits for a device, with these arguments."""
     name = func.overloadpacket.__name__
+    if name in ('_to_copy', 'copy_'):
+        # Between host and device.
+        to = kwargs.get('device') if name == '_to_copy' else args[1].device
+        return to is not None and to.type != args[0].device.type
     if name in ('index', 'index_put', 'index_put_'):
         # A mask has to be counted.
         return any(x.dtype == torch.bool for x in tensors_of(args[1]))
@@ -42,9 +48,10 @@ class RefusingWaits(TorchDispatchMode):
         self, func: Callable, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Call an operator, unless it waits."""
-        if waits(func, args):
+        kwargs = kwargs or {}
+        if waits(func, args, kwargs):
             raise RuntimeError(f'{func._schema.name} waits for the device')
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 class CudaRecorder:
@@ -88,16 +95,23 @@ class CudaRecorder:
 
     @contextmanager
     def refusing_waits(self) -> Iterator[None]:
-        """Within it a RuntimeError says what waits for the GPU."""
+        """Within it a RuntimeError says what waits for the GPU.
+
+        But for what torch leaves out while it captures, as SyncBN's wait.
+        """
         if not torch.is_grad_enabled():
             # What follows is of all threads, and others may predict.
             with RefusingWaits():
                 yield
             return
         before = torch.cuda.get_sync_debug_mode()
+        captures = patch.object(
+            torch.cuda, 'is_current_stream_capturing', lambda: True
+        )
         torch.cuda.set_sync_debug_mode('error')
         try:
-            yield
+            with captures:
+                yield
         finally:
             torch.cuda.set_sync_debug_mode(before)
 
@@ -108,9 +122,13 @@ class CudaRecorder:
         captured = capture_graph(graph, self.pool, self.stream)
         current = torch.cuda.current_stream(self.device)
         self.is_sound = False
-        # After an error torch leaves its stream the current one.
-        with torch.cuda.stream(current), captured:
-            yield graph
+        try:
+            # After an error torch leaves its stream the current one.
+            with torch.cuda.stream(current), captured:
+                yield graph
+        except BaseException:
+            clear_failed_capture(self.device, self.pool)
+            raise
         self.is_sound = True
 
     @contextmanager

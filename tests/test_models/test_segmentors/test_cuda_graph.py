@@ -3,19 +3,25 @@
 import contextlib
 import copy
 import pickle
+import random
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.runner import Runner
+from mmseg.models.losses import CrossEntropyLoss
 from mmseg.registry import MODELS
 from oracles.recorded_graph import RecordingOnCPU
 from test_models.cases import CE, HEADS, build_head
 
+from hmsa_mmseg import compat
 from hmsa_mmseg.models import prepare_for_inference
-from hmsa_mmseg.models.utils import cuda_graph
+from hmsa_mmseg.models.utils import cuda_graph, graph_recorder
+from hmsa_mmseg.models.utils.captured_graph import WARM_UPS
 from hmsa_mmseg.models.utils.cuda_graph import MAX_GRAPHS, GraphCache
+from hmsa_mmseg.models.utils.graph_recorder import RefusingWaits
 
 TRAIN_CFG = dict(scales=(0.5, 1.0))
 GRAPHED = dict(TRAIN_CFG, cuda_graph=True)
@@ -185,6 +191,44 @@ def test_a_failed_capture_leaves_nothing(
     assert 'out of memory' in said[-1]
 
 
+@pytest.mark.parametrize('is_told', [True, False])
+def test_a_capture_that_cuda_ends(monkeypatch, is_told):
+    """The allocator is told, if torch has not; with names in CUDA's place."""
+    called = []
+
+    @contextlib.contextmanager
+    def capture(*args):
+        called.append('capture')
+        yield
+        if len(called) == 1:
+            raise RuntimeError('operation failed due to a previous error')
+
+    def end(device, pool):
+        called.append('end')
+        if is_told:
+            raise RuntimeError('not recording to this pool')
+
+    for module in (compat, graph_recorder):
+        monkeypatch.setattr(module, 'capture_graph', capture)
+    for name in ('Stream', 'Event', 'current_stream', 'CUDAGraph'):
+        monkeypatch.setattr(torch.cuda, name, lambda *args: None)
+    for name in ('stream', 'device'):
+        monkeypatch.setattr(torch.cuda, name, contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, 'graph_pool_handle', lambda: (0, 1))
+    monkeypatch.setattr(torch, 'zeros', lambda *args, device: torch.ones(1))
+    for name, function in (
+        ('endAllocateToPool', end),
+        ('releasePool', lambda *args: called.append('release')),
+    ):
+        monkeypatch.setattr(torch._C, f'_cuda_{name}', function, raising=False)
+    recorder = graph_recorder.CudaRecorder(torch.device('cuda', 0))
+    with pytest.raises(RuntimeError, match='previous'), recorder.recording():
+        pass
+    release = [] if is_told else ['release']
+    assert called == ['capture', 'end', *release, 'capture']
+    assert not recorder.is_sound
+
+
 def exchange(model):
     """Another classifier, as for other classes."""
     head = model.decode_head.seg_heads[-1]
@@ -192,11 +236,31 @@ def exchange(model):
     torch.nn.init.normal_(head.conv_seg.weight)
 
 
+def wrap_anew(model):
+    conv = model.decode_head.seg_heads[-1].conv_seg
+    conv.weight = torch.nn.Parameter(conv.weight.data)
+
+
+def settings_of(kind, **settings):
+    """Change attributes of the modules of one kind."""
+
+    def change(model):
+        found = [x for x in model.modules() if isinstance(x, kind)]
+        assert found
+        for module in found:
+            vars(module).update(settings)
+
+    return change
+
+
 @pytest.mark.parametrize(
     'change',
     [
         move,
         exchange,
+        wrap_anew,
+        settings_of(torch.nn.BatchNorm2d, momentum=0.5),
+        settings_of(CrossEntropyLoss, loss_weight=3.0),
         lambda model: model.load_state_dict(model.state_dict()),
         lambda model: model.backbone.requires_grad_(False),
         lambda model: model.backbone.eval(),
@@ -204,7 +268,10 @@ def exchange(model):
             model, 'train_cfg', dict(GRAPHED, scales=(0.75, 1.0))
         ),
     ],
-    ids=['moved', 'exchanged', 'loaded', 'frozen', 'mode', 'settings'],
+    ids=[
+        *('moved', 'exchanged', 'wrapped', 'momentum', 'loss_weight'),
+        *('loaded', 'frozen', 'mode', 'settings'),
+    ],
 )
 def test_a_changed_model_is_captured_again(graphed, make_batch, change):
     (old,) = graphs_of(graphed)
@@ -214,6 +281,15 @@ def test_a_changed_model_is_captured_again(graphed, make_batch, change):
     steps = [make_batch(seed=seed) for seed in range(3)]
     assert_same(train(graphed, steps), train(eager, steps))
     assert graphs_of(graphed)[-1] is not old
+
+
+def test_hooks_that_come_later_are_called(graphed, make_batch, said):
+    called = []
+    graphed.backbone.register_forward_hook(lambda *args: called.append(1))
+    for seed in range(3):
+        total(graphed, make_batch(seed=seed)).backward()
+    assert len(called) == 3 * len(TRAIN_CFG['scales'])
+    assert 'hooks of backbone' in said[-1]
 
 
 def test_weights_that_never_stay_where_they_are(graphed, make_batch, said):
@@ -237,6 +313,24 @@ def waits(build_tiny):
     """mmseg's accuracy takes pixels by a mask."""
     head = dict(HEAD, fast=False)
     return build_tiny(decode_head=head, train_cfg=GRAPHED), 'waits'
+
+
+@pytest.mark.parametrize(
+    'function',
+    [
+        lambda x: x.to('meta'),
+        lambda x: torch.zeros(3, device='meta').copy_(x),
+        lambda x: x.long().bincount(),
+        lambda x: x[x > 0],
+        lambda x: x.sum().item(),
+    ],
+)
+def test_operators_that_wait(function):
+    x = torch.zeros(3)
+    with pytest.raises(RuntimeError, match='waits'), RefusingWaits():
+        function(x)
+    with RefusingWaits():
+        x.to(torch.float64).copy_(x)[:2].clone()
 
 
 def is_watched(build_tiny):
@@ -272,6 +366,115 @@ def test_what_cannot_be_captured_runs_without(
     assert any(why in line for line in said)
 
 
+class Rounded(torch.nn.Module):
+    """Keeps a layer out of autocast, as some backbones do."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+
+    def forward(self, x):
+        x = self.one(x)
+        with torch.autocast('cpu', enabled=False):
+            x = self.other(x.float()).softmax(-1)
+        return (x**2).mean()
+
+
+def test_layers_in_float32_have_such_gradients():
+    """The backward pass is captured within autocast."""
+    model, graphs = Rounded(), GraphCache('key')
+    eager, x = copy.deepcopy(model), torch.randn(8, 64)
+    for _ in range(3):
+        with torch.autocast('cpu', torch.bfloat16):
+            loss = graphs(model, model, [x])
+            expected = eager(x)
+    loss.backward()
+    expected.backward()
+    for one, other in zip(model.parameters(), eager.parameters()):
+        assert torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize(
+    'draw',
+    [random.random, lambda: np.random.rand()],  # noqa: NPY002
+    ids=['random', 'numpy'],
+)
+def test_random_numbers_of_the_host(said, draw):
+    """A replay would not draw them, and a warm-up leaves no trace."""
+    weights, graphs = (
+        torch.nn.ParameterList([torch.ones(3)]),
+        GraphCache('key'),
+    )
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    expected = draw()
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    for _ in range(2):
+        graphs(weights, lambda x: weights[0] * x * draw(), [torch.ones(3)])
+    assert not graphs.graphs
+    assert 'random numbers' in said[-1]
+    assert draw() == expected
+
+
+@pytest.mark.needs_torch('compile_module')
+def test_what_is_compiled_stays_compiled(monkeypatch):
+    """A dispatch mode would switch it off, for all modules and for good."""
+    called = []
+
+    def backend(module, inputs):
+        return lambda *args: called.append(1) or module(*args)
+
+    model, graphs = Rounded(), GraphCache('key')
+    model.compile(backend=backend, dynamic=False)
+    x = torch.ones(2, 64)
+    # The stand-in is such a mode itself.
+    record = contextlib.contextmanager(lambda self: iter([1 / 0]))
+    monkeypatch.setattr(RecordingOnCPU, 'recording', record)
+    for _ in range(2):
+        assert graphs(model, model, [x]) is None
+    called.clear()
+    model(x)
+    assert called
+
+
+def test_processes_need_captures_of_their_own(said, monkeypatch):
+    """Before torch 2.1 NCCL's watchdog would end the process."""
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(cuda_graph, 'torch_has', lambda what: False)
+    weights, graphs = (
+        torch.nn.ParameterList([torch.ones(3)]),
+        GraphCache('key'),
+    )
+    for _ in range(2):
+        graphs(weights, lambda x: weights[0] * x, [torch.ones(3)])
+    assert not graphs.graphs
+    assert 'torch 2.1' in said[-1]
+
+
+def test_the_first_error_is_the_reason(said, monkeypatch):
+    @contextlib.contextmanager
+    def recording(self):
+        try:
+            yield
+        finally:
+            raise RuntimeError('operation failed due to a previous error')
+
+    monkeypatch.setattr(RecordingOnCPU, 'recording', recording)
+
+    def function(x):
+        if len(calls) == WARM_UPS:
+            raise ValueError('the cause')
+        calls.append(x)
+        return weights[0] * x
+
+    calls, weights = [], torch.nn.ParameterList([torch.ones(3)])
+    graphs = GraphCache('key')
+    for _ in range(2):
+        graphs(weights, function, [torch.ones(3)])
+    assert 'ValueError: the cause (test_cuda_graph.py:' in said[-1]
+
+
 def test_weights_held_by_a_wrapper(build_tiny, make_batch, said):
     model = build_tiny(decode_head=HEAD, train_cfg=GRAPHED)
     params = list(model.parameters())
@@ -297,14 +500,21 @@ def test_weights_that_are_also_elsewhere(said):
     assert 'FSDP' in said[-1]
 
 
-def test_statistics_of_several_processes(said, monkeypatch):
-    """One that captures would wait for others, which may not capture."""
-    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+@pytest.mark.needs_torch('capture_mode')
+@pytest.mark.parametrize('processes', [1, 2])
+def test_statistics_of_several_processes(said, monkeypatch, processes):
+    """The others are asked if there are any, see test_distributed.py."""
+    asked = []
+    world = torch.distributed
+    monkeypatch.setattr(world, 'is_initialized', lambda: True)
+    monkeypatch.setattr(world, 'get_world_size', lambda group: processes)
+    monkeypatch.setattr(
+        cuda_graph, 'least', lambda *plan: asked.append(plan) or 0
+    )
     model, graphs = torch.nn.SyncBatchNorm(3), GraphCache('key')
     for _ in range(3):
         called = graphs(model, lambda x: model.weight * x, [torch.ones(3)])
-    assert called is None
-    assert 'SyncBatchNorm' in said[-1]
+    assert (called is None) == bool(asked) == (processes > 1)
 
 
 def test_what_is_cached_outside_stays_in_memory():

@@ -164,13 +164,24 @@ def test_what_waits_for_the_gpu_runs_without(build, batch, monkeypatch):
     assert_within_noise(found, expected, again)
 
 
+def by_python():
+    raise RuntimeError('out of memory')
+
+
+def by_cuda():
+    """Which a capture does not survive."""
+    torch.zeros(1, device=DEVICE).item()
+
+
 @HRNET
-def test_a_failed_capture_leaves_nothing(build, batch, monkeypatch):
-    backward = captured_graph.CapturedGraph._backward
+@pytest.mark.parametrize('fail', [by_python, by_cuda])
+def test_a_failed_capture_leaves_nothing(build, batch, monkeypatch, fail):
+    backward, calls = captured_graph.CapturedGraph._backward, []
 
     def fails(self, *args):
-        if torch.cuda.is_current_stream_capturing():
-            raise RuntimeError('out of memory')
+        calls.append(1)
+        if len(calls) == captured_graph.WARM_UPS + 1:
+            fail()
         return backward(self, *args)
 
     monkeypatch.setattr(captured_graph.CapturedGraph, '_backward', fails)
@@ -183,6 +194,13 @@ def test_a_failed_capture_leaves_nothing(build, batch, monkeypatch):
     assert not graphed.training_graphs.graphs
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     assert_within_noise(found, expected, again, 'bfloat16')
+    # Neither the allocator nor the generator believes in a capture.
+    torch.cuda.empty_cache()
+    torch.nn.functional.dropout(torch.ones(9, device=DEVICE))
+    monkeypatch.undo()
+    third = with_graphs(eager)
+    train(third, batches, 'bfloat16')
+    assert len(third.training_graphs.graphs) == 1
 
 
 @HRNET

@@ -30,9 +30,9 @@ with_hrnet = pytest.mark.parametrize(
 )
 
 
-def run_two(what, folder):
+def run_two(what, folder, **env):
     """Run two workers, and show what they printed if one of them fails."""
-    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', **env}
     workers = [
         subprocess.Popen(
             [sys.executable, WORKER, what, str(rank), str(folder)],
@@ -100,8 +100,11 @@ def load_job(folder, cfg, name):
 @pytest.fixture(autouse=True)
 def _jobs_are_written(folder, jobs, make_batch):
     (folder / 'rendezvous').unlink(missing_ok=True)
-    if (folder / 'jobs.json').exists():
-        return
+    if not (folder / 'jobs.json').exists():
+        write_jobs(folder, jobs, make_batch)
+
+
+def write_jobs(folder, jobs, make_batch):
     (folder / 'jobs.json').write_text(json.dumps(jobs))
     inputs, samples = make_batch(batch_size=4)
     labels = torch.stack([s.gt_sem_seg.data for s in samples])
@@ -113,7 +116,7 @@ def _jobs_are_written(folder, jobs, make_batch):
 
 @with_hrnet
 def test_gradients_of_the_joint_batch(folder, jobs):
-    run_two('ddp', folder)
+    run_two('ddp', folder, CUDA_VISIBLE_DEVICES='')
     for name, cfg in jobs.items():
         model, *batch = load_job(folder, cfg, name)
         step(model, batch)
@@ -133,7 +136,7 @@ def test_gradients_of_the_joint_batch(folder, jobs):
 @with_hrnet
 def test_fsdp_takes_a_step(folder, jobs):
     """By MMEngine's strategy: parameters are sharded, the step is equal."""
-    run_two('fsdp', folder)
+    run_two('fsdp', folder, CUDA_VISIBLE_DEVICES='')
     model, inputs, samples = load_job(folder, jobs['gn'], 'gn')
     # DefaultSampler deals images out in turns.
     data = dict(inputs=list(inputs), data_samples=samples)
@@ -147,3 +150,24 @@ def test_fsdp_takes_a_step(folder, jobs):
             torch.testing.assert_close(
                 result['after'][name], param, rtol=1e-4, atol=1e-6
             )
+
+
+@pytest.mark.needs_torch('capture_mode')
+@with_hrnet
+def test_graphs_with_synchronised_statistics(
+    tmp_path, tiny_model_cfg, make_batch
+):
+    """On two GPUs by NCCL where there are two, else by gloo and stand-ins."""
+    norm_cfg = dict(type='SyncBN')
+    cfg = tiny_model_cfg(seg_head=dict(FCN, norm_cfg=norm_cfg))
+    cfg['backbone']['norm_cfg'] = norm_cfg
+    write_jobs(tmp_path, dict(sync_bn=cfg), make_batch)
+    run_two('sync_bn', tmp_path)
+    for rank in range(2):
+        text = (tmp_path / f'replays{rank}.json').read_text()
+        replays, said = json.loads(text)
+        assert replays == [0, 1, 2, 3, 3, 4, 4, 4, 4, 5]
+        captured, differ, failed = dict.fromkeys(said)
+        assert 'captured' in captured
+        assert 'other batches' in differ
+        assert ('no memory' if rank else 'another process') in failed
