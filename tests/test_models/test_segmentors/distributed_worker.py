@@ -28,6 +28,7 @@ from oracles.recorded_graph import RecordingOnCPU
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.nn import all_reduce
 
+from hmsa_mmseg.compat import torch_has
 from hmsa_mmseg.models.utils import cuda_graph
 from hmsa_mmseg.models.utils.captured_graph import CapturedGraph
 from hmsa_mmseg.models.utils.cuda_graph import GraphCache
@@ -71,7 +72,7 @@ def ddp(rank, folder):
             losses = wrapper(inputs, samples, mode='loss')
             total, _ = model.parse_losses(losses)
             total.backward()
-        if 'cuda_graph' in cfg['train_cfg']:
+        if 'cuda_graph' in cfg['train_cfg'] and torch_has('capture_mode'):
             assert len(model.training_graphs.graphs) == 1
         if rank == 0:
             gradients = {
