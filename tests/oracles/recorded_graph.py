@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import Work
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hmsa_mmseg.models.utils.graph_recorder import (
@@ -73,7 +72,7 @@ class RecordedGraph(TorchDispatchMode):
             for func, args, kwargs, results in self.calls:
                 found = func(*args, **kwargs)
                 if func.namespace == 'c10d':
-                    Work.unbox(found[-1]).wait()
+                    found[-1].wait()
                 for mine, new in zip(results, tensors_of(found)):
                     if mine.data_ptr() != new.data_ptr():
                         mine.copy_(new)
