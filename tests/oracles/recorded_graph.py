@@ -41,7 +41,8 @@ class RecordedGraph(TorchDispatchMode):
             is_written = arg.alias_info is not None and arg.alias_info.is_write
             is_statistic = arg.name in ('running_mean', 'running_var')
             if is_written or is_statistic:
-                for x in tensors_of(args[i : i + 1]):
+                given = args[i : i + 1] or kwargs.get(arg.name)
+                for x in tensors_of(given):
                     key = x.untyped_storage().data_ptr()
                     if key not in self.made and key not in self.before:
                         self.before[key] = x, x.clone()

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.decode_heads.knet_head import IterativeDecodeHead
-from mmseg.utils import SampleList, add_prefix
+from mmseg.utils import ConfigType, SampleList, add_prefix
 from torch import Tensor, nn
 
 from ..scale_fusion import fuse_scales
@@ -85,6 +86,30 @@ def losses_of_heads(
             found = head.loss_by_feat(output, batch_data_samples)
         losses.update(add_prefix(found, prefix))
     return losses
+
+
+def losses_of_aux_heads(
+    aux_heads: Sequence[nn.Module],
+    feats: Sequence[Tensor],
+    batch_data_samples: SampleList,
+    train_cfg: ConfigType,
+) -> Iterator[dict[str, Tensor]]:
+    """Losses of each auxiliary head, in tiles of rows where possible.
+
+    What its ``loss`` gives, up to rounding.
+    """
+    input_size = batch_data_samples[0].gt_sem_seg.shape
+    for head in aux_heads:
+        if type(head).loss is BaseDecodeHead.loss:
+            logits = head.forward(feats)
+            if isinstance(logits, Tensor):
+                logits = FusedLogits(
+                    *((1.0,), (logits,), (None,)),
+                    *(input_size, head.align_corners),
+                )
+            yield losses_of_head(head, logits, batch_data_samples)
+        else:
+            yield head.loss(feats, batch_data_samples, train_cfg)
 
 
 def losses_of_scales(

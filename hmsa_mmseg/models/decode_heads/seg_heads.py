@@ -75,6 +75,10 @@ def _record(layer: nn.Module, args: tuple, output: Tensor) -> None:
         calls.append((args[0], output))
 
 
+#: A CUDA graph takes it along.
+_record.is_captured = True
+
+
 def end_before_classifier(head: nn.Module) -> None:
     """Let a head's forward end with what its classifier is to read, in place.
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..losses import ClassWeightedCrossEntropyLoss, RMILoss
 from ..losses.class_weighted_cross_entropy import class_weights
-from ..tiled.logit_rows import LogitRows
+from ..tiled.logit_rows import LogitRows, WholeLogits
 from ..tiled.loss_walk import EPS, Accuracy, TileLoss, loss_in_tiles
 from ..utils.execution import has_float64, is_untouched
 
@@ -39,6 +39,8 @@ def losses_of_head(
 
     What ``head.loss_by_feat`` gives for whole logits.
     """
+    if isinstance(output, Tensor) and output.dim() == 4:
+        output = WholeLogits(output)
     if not _is_in_tiles(head, output):
         return head.loss_by_feat(make_whole(output), batch_data_samples)
     label = head._stack_batch_gt(batch_data_samples)

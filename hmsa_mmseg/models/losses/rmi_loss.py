@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from ..scale_fusion import in_float32
 from ..tiled.logit_rows import LogitRows, WholeLogits
 from ..tiled.loss_walk import loss_in_tiles
-from ..utils.execution import has_float64, is_tracing, no_autocast
+from ..utils.execution import (
+    has_float64,
+    is_tracing,
+    may_wait,
+    no_autocast,
+)
 from . import rmi_formula
 from .rmi_formula import POOL, RADIUS
 from .rmi_tiles import RMITiles
@@ -153,9 +158,10 @@ class RMILoss(nn.Module):
             ignored = target == ignore_index
             allowed = is_class | ignored
             is_class &= ~ignored
-        if target.is_cuda:
-            torch._assert_async(allowed.all())
-        elif not (target.is_meta or allowed.all()):
+        if not may_wait(target.device):
+            if not target.is_meta:
+                torch._assert_async(allowed.all())
+        elif not allowed.all():
             found = target[~allowed].unique()[:10].tolist()
             raise ValueError(
                 f'RMILoss: found labels {found} in the ground truth; expected '

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tiled.loss_walk import TileLoss
-from ..utils.execution import class_dtype, costs_of
+from ..utils.execution import class_dtype, costs_of, may_wait
 from .rmi_formula import (
     ALPHA,
     CLIP_MIN,
@@ -166,7 +166,7 @@ def _rmi_and_slope(
     value = probs.new_zeros((), dtype=torch.float64)
     slope = torch.zeros_like(probs) if need_grad else None
     chosen = torch.arange(len(probs), device=probs.device)
-    if probs.device.type == 'cpu':  # A GPU would have to be waited for.
+    if may_wait(probs.device):
         chosen = labels.flatten(1).any(dim=1).nonzero()[:, 0]
         absent = len(probs) - len(chosen)
         value += absent * REGION * math.log(math.sqrt(ALPHA) + LOG_MIN)

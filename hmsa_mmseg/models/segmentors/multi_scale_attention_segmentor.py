@@ -10,10 +10,11 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from mmseg.utils import OptSampleList, SampleList
-from torch import Tensor
+from mmseg.utils import OptSampleList, SampleList, add_prefix
+from torch import Tensor, nn
 
 from ..decode_heads.base_multi_scale_head import DecodedScales, ScaleFeats
+from ..decode_heads.combining import losses_of_aux_heads
 from ..scale_fusion import resize_image
 from ..tiled.logit_rows import LogitRows, WholeLogits
 from ..utils.checkpointing import (
@@ -282,6 +283,22 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
                 # A cascade's earlier head has taken the name `aux` already.
                 aux = {f'backbone_{key}': aux[key] for key in aux}
             losses.update(aux)
+        return losses
+
+    def _auxiliary_head_forward_train(
+        self, inputs: Sequence[Tensor], data_samples: SampleList
+    ) -> dict:
+        """Compute losses of auxiliary heads, as mmseg, but in tiles."""
+        if not self.decode_head.fast:
+            return super()._auxiliary_head_forward_train(inputs, data_samples)
+        is_single = not isinstance(self.auxiliary_head, nn.ModuleList)
+        heads = [self.auxiliary_head] if is_single else self.auxiliary_head
+        found = losses_of_aux_heads(
+            heads, inputs, data_samples, self.train_cfg
+        )
+        losses = {}
+        for i, one in enumerate(found):
+            losses.update(add_prefix(one, 'aux' if is_single else f'aux_{i}'))
         return losses
 
     def _forward(

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .execution import no_autocast
 from .graph_recorder import CudaRecorder, tensors_of
-from .model_state import ModelState
+from .model_state import ModelState, unchanged
 
 #: Runs before a capture, in which libraries choose their kernels
 #: (`torch.cuda.make_graphed_callables` runs as many).
@@ -24,18 +24,6 @@ WARM_UPS = 3
 #: Modules that a graph leaves to be called: the model and what prepares the
 #: batch.
 CALLED = ('', 'data_preprocessor')
-
-
-@contextmanager
-def _kept(buffers: Sequence[Tensor]) -> Iterator[None]:
-    """Give buffers back their values in the end, also after an error."""
-    before = [x.clone() for x in buffers]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for x, old in zip(buffers, before):
-                x.copy_(old)
 
 
 @contextmanager
@@ -134,6 +122,9 @@ def _by_address(tree: Any) -> dict[int, Tensor]:
 class CapturedGraph:
     """A function, captured with some inputs."""
 
+    #: Forward passes until now.
+    replays = 0
+
     def __init__(
         self,
         recorder: CudaRecorder,
@@ -178,7 +169,7 @@ class CapturedGraph:
         params: Sequence[Tensor],
     ) -> list[bool]:
         """Run all as it will be captured; which parameters get a gradient."""
-        with self.recorder.warming_up(), _kept(list(model.buffers())):
+        with self.recorder.warming_up(), unchanged(model):
             with torch.no_grad():
                 self.inputs = [x.detach().clone() for x in inputs]
             with _no_random_numbers_of_the_host():
@@ -233,24 +224,13 @@ class CapturedGraph:
 
     def replay(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Replay the forward pass; tensors of its result, copied."""
-        self._let_go_of_grads()
+        self.replays += 1
         self.recorder.uses += 1
         with self.recorder.using(), torch.no_grad():
             for mine, x in zip(self.inputs, inputs):
                 mine.copy_(x, non_blocking=True)
             self.forward_graph.replay()
             return tuple(x.clone() for x in self.results)
-
-    def _let_go_of_grads(self) -> None:
-        """Copy gradients that are still read: any graph may write to them.
-
-        As when they are accumulated, or were set to zero instead of None.
-        """
-        for param, mine in self.recorder.lent:
-            grad = param.grad
-            if grad is not None and grad.data_ptr() == mine.data_ptr():
-                param.grad = grad.clone()
-        self.recorder.lent = ()
 
 
 class _Replay(Function):
@@ -282,10 +262,10 @@ class _Replay(Function):
                 'otherwise set model.train_cfg.cuda_graph=False'
             )
         graph.recorder.uses += 1
-        graph.recorder.lent = list(zip(graph.params, graph.grads))
         wanted = [x for x, yes in zip(grads, graph.needs_grad) if yes]
         with graph.recorder.using(), torch.no_grad():
             for mine, grad in zip(graph.grad_results, wanted):
                 mine.copy_(grad)
             graph.backward_graph.replay()
-        return None, None, *(mine.detach() for mine in graph.grads)
+            # Copies, in a few operations: any graph may write to these.
+            return None, None, *torch._foreach_mul(graph.grads, 1)

@@ -31,11 +31,13 @@ from torch import Tensor, distributed, nn
 from hmsa_mmseg.compat import autocast_state, torch_has, torch_needed
 
 from .captured_graph import CALLED, CapturedGraph
-from .execution import is_untouched
 from .graph_recorder import CudaRecorder
+from .model_state import hooks_of
 
 #: Graphs that are kept at once, each with the memory of its results.
 MAX_GRAPHS = 4
+#: Replays after which a capture has not been for nothing.
+WORTH_IT = 100
 # There can be one capture in a process.
 _CAPTURE = Lock()
 
@@ -66,6 +68,7 @@ class GraphCache:
     def __init__(self, key: str, keep_latest: bool = False) -> None:
         self.key, self.keep_latest = key, keep_latest
         self.lock = Lock()
+        self.said: set[str] = set()
         self.clear()
 
     def __reduce__(self) -> tuple:
@@ -101,10 +104,12 @@ class GraphCache:
         """
         kind_of_device = inputs[0].device.type
         if kind_of_device != self.recorder_type.device_type:
-            self._log(f'not on a device of type {kind_of_device}')
+            self._log(
+                f'runs without a graph on a device of type {kind_of_device}'
+            )
             return None
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-            self._log('inputs are to have a gradient')
+            self._log('runs without a graph: inputs are to have a gradient')
             return None
         what = (
             settings,
@@ -131,7 +136,10 @@ class GraphCache:
             # and DDP come in another order, and both wait for ever.
             wanted, plan = plan, Plan(least(plan, str(kind[0])))
             if plan < wanted:
-                self._log('other processes have other batches, or no graph')
+                self._log(
+                    'runs without a graph where other processes have another '
+                    'batch, or none'
+                )
         if plan == Plan.RUN:
             return None
         if plan == Plan.CAPTURE:
@@ -140,14 +148,13 @@ class GraphCache:
                 self.graphs.pop(kind, None)
                 error = error or 'another process has failed'
             if error is None:
-                _log_once(
-                    f'{self.key}=True: captured. This has been tested with a '
-                    'stand-in on CPUs, never on a GPU: compare some results '
-                    f'with those of {self.key}=False'
+                self._log(
+                    'captured. This has been tested with a stand-in on CPUs, '
+                    'never on a GPU: compare some results with those of '
+                    f'{self.key}=False'
                 )
             else:
-                self.failed.add(kind)
-                self._log(error)
+                self._give_up(kind, error)
         return self.graphs.get(kind)
 
     def _plan(self, kind: Hashable, model: nn.Module) -> Plan:
@@ -158,15 +165,18 @@ class GraphCache:
                 self.graphs.move_to_end(kind)
                 return Plan.REPLAY
             del self.graphs[kind]
-            self.recaptures += 1
+            self.recaptures += graph.replays < WORTH_IT
             self.seen.pop(kind, None)
             if self.recaptures > MAX_GRAPHS:
-                self.failed.add(kind)
-                self._log('the model changes again and again')
+                self._give_up(kind, 'the model changes again and again')
         if kind in self.failed or not self._is_known(kind):
             return Plan.RUN
+        why = _why_not(model)
+        if why is not None:
+            self._give_up(kind, why)
+            return Plan.RUN
         if len(self.graphs) == MAX_GRAPHS and not self.keep_latest:
-            self._log(f'more than {MAX_GRAPHS} kinds of batches')
+            self._log(f'only {MAX_GRAPHS} kinds of batches have a graph')
             return Plan.RUN
         return Plan.CAPTURE
 
@@ -178,11 +188,6 @@ class GraphCache:
         inputs: Sequence[Tensor],
     ) -> str | None:
         """Capture a kind of input; why there is no graph of it."""
-        for name, module in model.named_modules():
-            if name not in CALLED and not is_untouched(module):
-                return f'hooks of {name} would not be called'
-        if _has_processes() and not torch_has('capture_mode'):
-            return f'a capture among processes {torch_needed("capture_mode")}'
         self.graphs.pop(kind, None)
         if len(self.graphs) == MAX_GRAPHS:
             self.graphs.popitem(last=False)
@@ -214,22 +219,50 @@ class GraphCache:
             self.seen.popitem(last=False)
         return is_known
 
-    def _log(self, why: str) -> None:
-        _log_once(f'{self.key}=True: runs without a graph: {why}')
+    def _give_up(self, kind: Hashable, why: str) -> None:
+        """Capture a kind no more."""
+        self.failed.add(kind)
+        self._log(f'runs without a graph: {why}')
+
+    def _log(self, what: str) -> None:
+        """Say each thing once."""
+        if what not in self.said:
+            self.said.add(what)
+            _warn(f'{self.key}=True: {what}')
 
 
-@lru_cache
-def _log_once(message: str) -> None:
+def _warn(message: str) -> None:
     print_log(message, logger='current', level=logging.WARNING)
+
+
+def _why_not(model: nn.Module) -> str | None:
+    """Why no function of a model can be captured, if none can."""
+    for name, module in model.named_modules():
+        if name not in CALLED and (
+            hooks_of(module) or 'forward' in vars(module)
+        ):
+            return f'hooks of {name} would not be called'
+    if _has_processes() and not torch_has('capture_mode'):
+        return f'a capture among processes {torch_needed("capture_mode")}'
+    return None
 
 
 def _cause(error: BaseException) -> str:
     """What was first: the end of a capture that has failed fails, too."""
     while error.__context__ is not None:
         error = error.__context__
-    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    file = Path(frame.f_code.co_filename).name
-    return f'{type(error).__name__}: {error} ({file}:{line})'
+    frames = [
+        (Path(frame.f_code.co_filename), line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    # Whose fault it is, not who noticed.
+    own = [
+        (path, line)
+        for path, line in frames
+        if path.parent != Path(__file__).parent and 'torch' not in path.parts
+    ]
+    path, line = (own or frames)[-1]
+    return f'{type(error).__name__}: {error} ({path.name}:{line})'
 
 
 def _has_processes() -> bool:

@@ -82,6 +82,11 @@ def costs_of(device: torch.device) -> Costs:
     return COSTS['cpu' if device.type == 'cpu' else 'cuda']
 
 
+def may_wait(device: torch.device) -> bool:
+    """Whether values may be read in a step: a GPU would be waited for."""
+    return device.type not in ('cuda', 'meta')
+
+
 def no_autocast(device: torch.device) -> torch.autocast:
     """Switch autocast off; for ``meta``, unknown to it, that of the CPU."""
     kind = 'cpu' if device.type == 'meta' else device.type

@@ -19,7 +19,7 @@ from hmsa_mmseg.compat import capture_graph, clear_failed_capture
 WAITS = {
     *('_local_scalar_dense', 'equal', 'is_nonzero', 'masked_select'),
     *('nonzero', '_unique2', 'unique_dim', 'unique_consecutive'),
-    *('bincount', 'histc', 'repeat_interleave'),
+    *('bincount', 'repeat_interleave'),
 }
 
 
@@ -66,9 +66,6 @@ class CudaRecorder:
     device_type = 'cuda'
     #: Replays until now.
     uses = 0
-    #: (parameter, gradient) pairs of the latest backward pass: the gradient
-    #: is in the memory of the graphs.
-    lent: Sequence[tuple[Tensor, Tensor]] = ()
     #: Whether no capture has failed: torch may still give its memory to one.
     is_sound = True
 

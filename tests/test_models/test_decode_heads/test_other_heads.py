@@ -217,19 +217,28 @@ def build_pair(tiny_model_cfg):
     return build
 
 
-def test_training_at_one_scale_is_the_stock_model_s(build_pair, make_batch):
+@pytest.mark.parametrize('fast', [False, True])
+def test_training_at_one_scale_is_the_stock_model_s(
+    build_pair, make_batch, fast
+):
     ours, stock = build_pair()
+    ours.decode_head.fast = fast
+
+    def is_same(x, other):
+        # Sums over tiles are in another order.
+        return torch.allclose(x, other, 1e-5 * fast, 1e-7 * fast)
+
     batch = make_batch(size=ODD)
     losses, expected = (
         step(model.train(), batch)[0] for model in (ours, stock)
     )
     assert losses.keys() == {'decode.loss_ce', 'decode.acc_seg'}
     for key in expected:
-        assert torch.equal(losses[key], expected[key]), key
+        assert is_same(losses[key], expected[key]), key
     grads = dict(stock.named_parameters())
     for name, param in ours.named_parameters():
         name = name.replace('decode_head.seg_head.', 'decode_head.')
-        assert torch.equal(param.grad, grads[name].grad), name
+        assert is_same(param.grad, grads[name].grad), name
     # The running statistics of BN as well: each layer ran once.
     state = stock.state_dict()
     for name, value in ours.state_dict().items():

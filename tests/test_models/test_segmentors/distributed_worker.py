@@ -186,7 +186,7 @@ def sync_bn(rank, folder):
             )
         )
     said, replays, capture = [], [], GraphCache._capture
-    cuda_graph._log_once = said.append
+    cuda_graph._warn = said.append
     replay = CapturedGraph.replay
 
     def counted(self, inputs):
@@ -203,9 +203,11 @@ def sync_bn(rank, folder):
     GraphCache._capture = fails_once
     fails, counts = [True, False], []
     # Images of each rank: the same kind but in the fifth step; twice two
-    # rows fewer, whose capture fails.
+    # rows fewer, whose capture fails. In the end one has a hook.
     sizes = [(0, 0)] * 4 + [(0, 8), (0, 0), (8, 8), (8, 8), (8, 8), (0, 0)]
-    for cut in sizes:
+    for i, cut in enumerate([*sizes, (0, 0), (0, 0), (0, 0)]):
+        if i == len(sizes) and rank == 0:
+            graphed.backbone.register_forward_hook(lambda *args: None)
         height = job['inputs'].shape[2] - cut[rank]
         half = slice(2 * rank, 2 * rank + 2)
         inputs = job['inputs'][half, :, :height].to(device)

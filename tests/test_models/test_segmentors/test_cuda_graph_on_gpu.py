@@ -151,7 +151,7 @@ def test_losses_of_the_authors(build_tiny, batch):
 def test_what_waits_for_the_gpu_runs_without(build, batch, monkeypatch):
     """mmseg's accuracy takes pixels by a mask."""
     said = []
-    monkeypatch.setattr(cuda_graph, '_log_once', said.append)
+    monkeypatch.setattr(cuda_graph, '_warn', said.append)
     eager = build(decode_head=dict(HEAD, fast=False))
     graphed, twin = with_graphs(eager), copy.deepcopy(eager)
     batches = [batch(seed) for seed in range(4)]

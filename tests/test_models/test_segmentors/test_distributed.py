@@ -166,8 +166,9 @@ def test_graphs_with_synchronised_statistics(
     for rank in range(2):
         text = (tmp_path / f'replays{rank}.json').read_text()
         replays, said = json.loads(text)
-        assert replays == [0, 1, 2, 3, 3, 4, 4, 4, 4, 5]
-        captured, differ, failed = dict.fromkeys(said)
+        assert replays == [0, 1, 2, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5]
+        captured, differ, failed, *hooks = said
+        assert ['hooks of backbone' in line for line in hooks] == [True][rank:]
         assert 'captured' in captured
-        assert 'other batches' in differ
+        assert 'other processes' in differ
         assert ('no memory' if rank else 'another process') in failed

@@ -8,11 +8,14 @@ from mmengine.optim import OptimWrapper
 from test_models.cases import (
     AUX,
     BINARY,
+    CE,
     MEAN,
+    RMI,
     build_head,
     cascade,
     learned,
     predict,
+    set_costs,
     step,
     with_cfg,
 )
@@ -136,6 +139,29 @@ def test_leaves_no_state_behind(build_tiny, make_batch):
     model.train().loss(inputs, samples)
     predictions(model, inputs, (0.5, 1.0, 2.0))
     assert names() == before
+
+
+@pytest.mark.parametrize('align_corners', [False, True])
+@pytest.mark.parametrize('loss', [CE, RMI, dict(type='DiceLoss')])
+def test_auxiliary_heads_in_tiles(
+    build_tiny, make_batch, monkeypatch, loss, align_corners
+):
+    """What mmseg's heads compute from whole logits."""
+    set_costs(monkeypatch, tile_bytes=1)
+    aux = dict(AUX, align_corners=align_corners, loss_decode=loss)
+    model = build_tiny(auxiliary_head=aux).double()
+    inputs, samples = make_batch(size=(67, 45))
+    feats = model.extract_feat(inputs.double())
+    weight = model.auxiliary_head.conv_seg.weight
+    found = model._auxiliary_head_forward_train(feats, samples)
+    expected = model.auxiliary_head.loss(feats, samples, {})
+    assert found.keys() == {f'aux.{key}' for key in expected}
+    key = model.auxiliary_head.loss_decode.loss_name
+    one, other = found[f'aux.{key}'], expected[key]
+    torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+    assert torch.allclose(found['aux.acc_seg'], expected['acc_seg'])
+    grads = [torch.autograd.grad(x, weight)[0] for x in (one, other)]
+    torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-9)
 
 
 def test_auxiliary_heads_read_scale_one(build_tiny, make_batch):
