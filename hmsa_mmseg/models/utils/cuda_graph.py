@@ -259,7 +259,9 @@ def _cause(error: BaseException) -> str:
     own = [
         (path, line)
         for path, line in frames
-        if path.parent != Path(__file__).parent and 'torch' not in path.parts
+        if path.parent != Path(__file__).parent
+        and 'torch' not in path.parts
+        and path.name != 'contextlib.py'
     ]
     path, line = (own or frames)[-1]
     return f'{type(error).__name__}: {error} ({path.name}:{line})'
