@@ -26,7 +26,7 @@ from ..losses import ClassWeightedCrossEntropyLoss, RMILoss
 from ..losses.class_weighted_cross_entropy import class_weights
 from ..tiled.logit_rows import LogitRows, WholeLogits
 from ..tiled.loss_walk import EPS, Accuracy, TileLoss, loss_in_tiles
-from ..utils.execution import has_float64, is_untouched
+from ..utils.execution import has_float64, is_tracing, is_untouched
 
 #: CombinedOutput of a seg head, combined over scales, or what to make it of.
 CombinedOutput = Union[LogitRows, Tensor, tuple]
@@ -39,7 +39,8 @@ def losses_of_head(
 
     What ``head.loss_by_feat`` gives for whole logits.
     """
-    if isinstance(output, Tensor) and output.dim() == 4:
+    is_map = isinstance(output, Tensor) and output.dim() == 4
+    if is_map and not is_tracing():
         output = WholeLogits(output)
     if not _is_in_tiles(head, output):
         return head.loss_by_feat(make_whole(output), batch_data_samples)

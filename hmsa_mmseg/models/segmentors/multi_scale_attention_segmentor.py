@@ -289,7 +289,7 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
         self, inputs: Sequence[Tensor], data_samples: SampleList
     ) -> dict:
         """Compute losses of auxiliary heads, as mmseg, but in tiles."""
-        if not self.decode_head.fast:
+        if not self.decode_head.fast or is_tracing():
             return super()._auxiliary_head_forward_train(inputs, data_samples)
         is_single = not isinstance(self.auxiliary_head, nn.ModuleList)
         heads = [self.auxiliary_head] if is_single else self.auxiliary_head
