@@ -290,8 +290,8 @@ def least(value: int, what: str = '') -> int:
     found = torch.tensor([digest, -digest, -value], device='cpu')
     group = _gloo_group(distributed.group.WORLD)
     distributed.all_reduce(found, distributed.ReduceOp.MAX, group)
-    most, least, value = found.tolist()
-    return -value if most == -least else 0
+    high, low, value = found.tolist()
+    return -value if high == -low else 0
 
 
 @lru_cache(maxsize=1)
