@@ -142,8 +142,11 @@ def meta_step(
 
     def step() -> None:
         network.zero_grad()
+        if not autocast:
+            loss(x, label).backward()
+            return
         with meta_autocast(torch.bfloat16) as backward:
-            with torch.autocast('cpu', torch.bfloat16, autocast):
+            with torch.autocast('cpu', torch.bfloat16):
                 value = loss(x, label)
             backward(value)
 
