@@ -29,7 +29,13 @@ def test_operations_and_memory_of_inference():
     assert live_gb(lambda: counts.classes(model, x)) <= 2.5
 
 
-@pytest.mark.parametrize('recipe', counts.RECIPES)
+@pytest.mark.parametrize(
+    'recipe',
+    [
+        'Cityscapes',
+        pytest.param('Mapillary', marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize('checkpoint', [(), counts.CHECKPOINT])
 def test_memory_of_training(recipe, checkpoint):
     name, batch, size, *targets = counts.RECIPES[recipe]
