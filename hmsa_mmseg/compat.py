@@ -10,7 +10,6 @@ import importlib
 import re
 import sys
 import warnings
-from contextlib import suppress
 from importlib import metadata
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -309,34 +308,15 @@ def capture_graph(graph: Any, pool: Any, stream: Any) -> Any:
     return torch.cuda.graph(graph, pool=pool, stream=stream, **mode)
 
 
-def clear_failed_capture(device: Any, pool: Any) -> None:
-    """Undo what a capture has begun that torch could not end.
+def end_of_allocation() -> Any:
+    """What tells torch's allocator that a capture has ended.
 
-    Where CUDA has made a capture invalid, ``CUDAGraph::capture_end`` (torch's
-    aten/src/ATen/cuda/CUDAGraph.cpp) raises before it has told the allocator
-    and the generator of random numbers, and ``empty_cache`` and dropout fail
-    from then on.
+    A function of the device's index and the capture's pool of memory.
     """
     import torch
 
-    end = getattr(
+    return getattr(
         torch._C,
         '_cuda_endAllocateToPool',  # torch 2.8 and newer
         getattr(torch._C, '_cuda_endAllocateCurrentStreamToPool', None),
     )
-    with torch.cuda.device(device):
-        for _ in range(2):
-            # The first after the error may report it once more.
-            with suppress(RuntimeError):
-                torch.zeros(1, device=device).add_(1)
-        # Of whatever kind: it had been told, or is of another version.
-        with suppress(Exception):
-            end(device.index, pool)
-            torch._C._cuda_releasePool(device.index, pool)
-        # A capture that ends well takes the generator with it.
-        with capture_graph(
-            torch.cuda.CUDAGraph(),
-            torch.cuda.graph_pool_handle(),
-            torch.cuda.Stream(),
-        ):
-            torch.zeros(1, device=device)

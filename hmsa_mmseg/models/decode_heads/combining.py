@@ -89,17 +89,22 @@ def losses_of_heads(
 
 
 def losses_of_aux_heads(
-    aux_heads: Sequence[nn.Module],
+    auxiliary_head: nn.Module,
     feats: Sequence[Tensor],
     batch_data_samples: SampleList,
     train_cfg: ConfigType,
-) -> Iterator[dict[str, Tensor]]:
-    """Losses of each auxiliary head, in tiles of rows where possible.
+) -> dict[str, Tensor]:
+    """Losses of the auxiliary head or heads, in tiles of rows where possible.
 
-    What its ``loss`` gives, up to rounding.
+    What the ``loss`` of each gives, up to rounding; keys are mmseg's:
+    ``aux.*``, of a list of heads ``aux_0.*``, ``aux_1.*``, ...
     """
+    heads = {'aux': auxiliary_head}
+    if isinstance(auxiliary_head, nn.ModuleList):
+        heads = {f'aux_{i}': head for i, head in enumerate(auxiliary_head)}
+    losses = {}
     input_size = batch_data_samples[0].gt_sem_seg.shape
-    for head in aux_heads:
+    for prefix, head in heads.items():
         if type(head).loss is BaseDecodeHead.loss:
             logits = head.forward(feats)
             if isinstance(logits, Tensor):
@@ -107,9 +112,11 @@ def losses_of_aux_heads(
                     *((1.0,), (logits,), (None,)),
                     *(input_size, head.align_corners),
                 )
-            yield losses_of_head(head, logits, batch_data_samples)
+            found = losses_of_head(head, logits, batch_data_samples)
         else:
-            yield head.loss(feats, batch_data_samples, train_cfg)
+            found = head.loss(feats, batch_data_samples, train_cfg)
+        losses.update(add_prefix(found, prefix))
+    return losses
 
 
 def losses_of_scales(

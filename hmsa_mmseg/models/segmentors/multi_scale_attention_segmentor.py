@@ -10,8 +10,8 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from mmseg.utils import OptSampleList, SampleList, add_prefix
-from torch import Tensor, nn
+from mmseg.utils import OptSampleList, SampleList
+from torch import Tensor
 
 from ..decode_heads.base_multi_scale_head import DecodedScales, ScaleFeats
 from ..decode_heads.combining import losses_of_aux_heads
@@ -291,15 +291,9 @@ class MultiScaleAttentionSegmentor(ConfiguredEncoderDecoder):
         """Compute losses of auxiliary heads, as mmseg, but in tiles."""
         if not self.decode_head.fast or is_tracing():
             return super()._auxiliary_head_forward_train(inputs, data_samples)
-        is_single = not isinstance(self.auxiliary_head, nn.ModuleList)
-        heads = [self.auxiliary_head] if is_single else self.auxiliary_head
-        found = losses_of_aux_heads(
-            heads, inputs, data_samples, self.train_cfg
+        return losses_of_aux_heads(
+            self.auxiliary_head, inputs, data_samples, self.train_cfg
         )
-        losses = {}
-        for i, one in enumerate(found):
-            losses.update(add_prefix(one, 'aux' if is_single else f'aux_{i}'))
-        return losses
 
     def _forward(
         self, inputs: Tensor, data_samples: OptSampleList = None

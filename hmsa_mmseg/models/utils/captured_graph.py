@@ -21,9 +21,6 @@ from .model_state import ModelState, unchanged
 #: Runs before a capture, in which libraries choose their kernels
 #: (`torch.cuda.make_graphed_callables` runs as many).
 WARM_UPS = 3
-#: Modules that a graph leaves to be called: the model and what prepares the
-#: batch.
-CALLED = ('', 'data_preprocessor')
 
 
 @contextmanager
@@ -153,7 +150,7 @@ class CapturedGraph:
             if names:
                 with recorder.recording() as self.backward_graph:
                     self.grads = self._backward(results, names)
-        self.state = ModelState(model, CALLED)
+        self.state = ModelState(model)
         self.needs_grad = [x.requires_grad for x in results]
         # What the backward pass needs is gone; its memory is the graphs'.
         self.results = [x.detach() for x in results]

@@ -25,14 +25,16 @@ from threading import Lock
 from typing import Any
 
 import torch
+from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 from torch import Tensor, distributed, nn
 
 from hmsa_mmseg.compat import autocast_state, torch_has, torch_needed
 
-from .captured_graph import CALLED, CapturedGraph
+from .captured_graph import CapturedGraph
+from .execution import hooks_of
 from .graph_recorder import CudaRecorder
-from .model_state import hooks_of
+from .model_state import CALLED
 
 #: Graphs that are kept at once, each with the memory of its results.
 MAX_GRAPHS = 4
@@ -238,11 +240,13 @@ def _warn(message: str) -> None:
 def _why_not(model: nn.Module) -> str | None:
     """Why no function of a model can be captured, if none can."""
     for name, module in model.named_modules():
+        hooks = hooks_of(module)
         if name not in CALLED and (
-            hooks_of(module) or 'forward' in vars(module)
+            'forward' in vars(module)
+            or not all(getattr(x, 'is_captured', False) for x in hooks)
         ):
             return f'hooks of {name} would not be called'
-    if _has_processes() and not torch_has('capture_mode'):
+    if is_distributed() and not torch_has('capture_mode'):
         return f'a capture among processes {torch_needed("capture_mode")}'
     return None
 
@@ -267,13 +271,9 @@ def _cause(error: BaseException) -> str:
     return f'{type(error).__name__}: {error} ({path.name}:{line})'
 
 
-def _has_processes() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
 def _is_synchronised(model: nn.Module) -> bool:
     """Whether a run waits for other processes, as SyncBN does."""
-    return _has_processes() and any(
+    return is_distributed() and any(
         isinstance(module, nn.SyncBatchNorm)
         and module.training
         and distributed.get_world_size(module.process_group) > 1

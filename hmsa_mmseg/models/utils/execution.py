@@ -137,15 +137,19 @@ def has_float64(device: torch.device) -> bool:
     return device.type in ('cpu', 'cuda', 'meta')
 
 
+def hooks_of(module: nn.Module) -> list[Callable]:
+    """All that has been registered to be called with a module."""
+    found = (getattr(module, name, None) or {} for name in HOOKS)
+    return [hook for hooks in found for hook in hooks.values()]
+
+
 def is_untouched(module: nn.Module) -> bool:
     """Whether no hook and no other ``forward`` has been put on a module.
 
     Whoever does a module's work without calling it would leave them out. Those
     within it are not looked at.
     """
-    return 'forward' not in vars(module) and not any(
-        getattr(module, name, None) for name in HOOKS
-    )
+    return 'forward' not in vars(module) and not hooks_of(module)
 
 
 def is_fixed_batch_norm(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from hmsa_mmseg.compat import capture_graph, clear_failed_capture
+from hmsa_mmseg.compat import capture_graph, end_of_allocation
 
 #: Operators whose results have a size, or a value in Python, that the device
 #: has to tell.
@@ -124,9 +124,34 @@ class CudaRecorder:
             with torch.cuda.stream(current), captured:
                 yield graph
         except BaseException:
-            clear_failed_capture(self.device, self.pool)
+            self._clear_failed_capture()
             raise
         self.is_sound = True
+
+    def _clear_failed_capture(self) -> None:
+        """Undo what a capture has begun that torch could not end.
+
+        Where CUDA has made a capture invalid, ``CUDAGraph::capture_end``
+        (torch's aten/src/ATen/cuda/CUDAGraph.cpp) raises before it has told
+        the allocator and the generator of random numbers, and ``empty_cache``
+        and dropout fail from then on.
+        """
+        with torch.cuda.device(self.device):
+            for _ in range(2):
+                # The first after the error may report it once more.
+                with suppress(RuntimeError):
+                    torch.zeros(1, device=self.device).add_(1)
+            # Of whatever kind: it had been told, or is of another version.
+            with suppress(Exception):
+                end_of_allocation()(self.device.index, self.pool)
+                torch._C._cuda_releasePool(self.device.index, self.pool)
+            # A capture that ends well takes the generator with it.
+            with capture_graph(
+                torch.cuda.CUDAGraph(),
+                torch.cuda.graph_pool_handle(),
+                torch.cuda.Stream(),
+            ):
+                torch.zeros(1, device=self.device)
 
     @contextmanager
     def using(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -13,18 +13,11 @@ from torch import Tensor, nn
 
 from .execution import HOOKS
 
+#: Modules that a graph leaves to be called, with their hooks: the model and
+#: what prepares the batch.
+CALLED = ('', 'data_preprocessor')
 # Attributes that are compared by value: `momentum`, `loss_weight`, `fast`.
 _PLAIN = {int, float, bool, str, type(None), tuple}
-
-
-def hooks_of(module: nn.Module) -> list[Callable]:
-    """Hooks of a module, but for those that a graph may capture."""
-    return [
-        hook
-        for key in HOOKS
-        for hook in vars(module)[key].values()
-        if not getattr(hook, 'is_captured', False)
-    ]
 
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
@@ -46,11 +39,9 @@ class ModelState:
 
     Args:
         model (nn.Module): What is compared later.
-        called (tuple[str]): Names of modules that are called after all, so
-            that hooks may be put on them.
     """
 
-    def __init__(self, model: nn.Module, called: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         modules = dict(model.named_modules())
         inner = [module for name, module in modules.items() if name]
         self.own = [vars(module) for module in inner]
@@ -63,7 +54,7 @@ class ModelState:
         self.hooks = [
             vars(module)[key]
             for name, module in modules.items()
-            if name not in called
+            if name not in CALLED
             for key in HOOKS
         ]
         held = list(chain.from_iterable(map(dict.values, self.held)))
@@ -98,31 +89,29 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         RuntimeError: If it has exchanged one for another, as a counter, or a
             buffer that is not written to but made anew: a replay would not.
     """
-    modules = dict(model.named_modules())
-    before = {
-        name: (settings_of(module), dict(module._buffers))
-        for name, module in modules.items()
-    }
+    before = [
+        (name, module, settings_of(module), dict(module._buffers))
+        for name, module in model.named_modules()
+    ]
     values = [(x, x.clone()) for x in model.buffers()]
     changed = []
     try:
         yield
-        for name, (settings, buffers) in before.items():
-            now = vars(modules[name])
-            changed += [
-                f'{name}.{key}'
-                for key, value in settings.items()
-                if now.get(key) != value
-            ]
-            changed += [
-                f'{name}.{key}'
-                for key, value in buffers.items()
-                if now['_buffers'].get(key) is not value
-            ]
     finally:
-        for name, (settings, buffers) in before.items():
-            vars(modules[name]).update(settings)
-            modules[name]._buffers.update(buffers)
+        for name, module, settings, buffers in before:
+            own = vars(module)
+            for key, value in settings.items():
+                if own.get(key) == value:
+                    continue
+                changed.append(f'{name}.{key}')
+                if isinstance(value, list) and isinstance(own.get(key), list):
+                    own[key][:] = value  # others may hold it
+                else:
+                    own[key] = value
+            for key, value in buffers.items():
+                if module._buffers.get(key) is not value:
+                    changed.append(f'{name}.{key}')
+                    module._buffers[key] = value
         with torch.no_grad():
             for x, old in values:
                 x.copy_(old)

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from mmengine.dist import is_distributed
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -87,10 +88,7 @@ class PassWeights:
     def __init__(self, layers: Sequence[_NormBase], num_passes: int) -> None:
         self.places: list[tuple[dict[str, Tensor], str, Tensor]] = []
         self.aliases: list[tuple[Tensor, ...]] = [()] * num_passes
-        is_alone = not (
-            distributed.is_available() and distributed.is_initialized()
-        )
-        if num_passes == 1 or is_tracing() or not is_alone:
+        if num_passes == 1 or is_tracing() or is_distributed():
             return
         self.places = [
             (layer._parameters, name, param)

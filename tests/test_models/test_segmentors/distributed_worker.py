@@ -190,7 +190,7 @@ def sync_bn(rank, folder):
     replay = CapturedGraph.replay
 
     def counted(self, inputs):
-        replays.append(len(self.inputs[0]))
+        replays.append(self)
         return replay(self, inputs)
 
     CapturedGraph.replay = counted

@@ -26,11 +26,10 @@ from test_models.cases import (
     cascade,
 )
 
-from hmsa_mmseg import compat
 from hmsa_mmseg.models import prepare_for_inference
 from hmsa_mmseg.models.losses import rmi_loss, rmi_tiles
 from hmsa_mmseg.models.utils import cuda_graph, graph_recorder
-from hmsa_mmseg.models.utils.captured_graph import CALLED, WARM_UPS
+from hmsa_mmseg.models.utils.captured_graph import WARM_UPS
 from hmsa_mmseg.models.utils.cuda_graph import MAX_GRAPHS, GraphCache
 from hmsa_mmseg.models.utils.graph_recorder import RefusingWaits
 from hmsa_mmseg.models.utils.model_state import ModelState
@@ -248,8 +247,7 @@ def test_a_capture_that_cuda_ends(monkeypatch, is_told):
         if is_told:
             raise RuntimeError('not recording to this pool')
 
-    for module in (compat, graph_recorder):
-        monkeypatch.setattr(module, 'capture_graph', capture)
+    monkeypatch.setattr(graph_recorder, 'capture_graph', capture)
     for name in ('Stream', 'Event', 'current_stream', 'CUDAGraph'):
         monkeypatch.setattr(torch.cuda, name, lambda *args: None)
     for name in ('stream', 'device'):
@@ -356,7 +354,11 @@ class Rebinds(torch.nn.Module):
 def test_what_is_exchanged_in_each_step(said, key):
     """A replay would not, and a warm-up leaves no trace of it."""
     model = torch.nn.Sequential(Rebinds(key))
-    eager, graphs = copy.deepcopy(model), GraphCache('key')
+    eager, graphs, seen = (
+        copy.deepcopy(model),
+        GraphCache('key'),
+        model[0].seen,
+    )
     for _ in range(4):
         x = torch.rand(3)
         found = graphs(model, model, [x])
@@ -364,13 +366,14 @@ def test_what_is_exchanged_in_each_step(said, key):
         assert loss == eager(x)
     assert not graphs.graphs
     assert f'0.{key}' in said[-1]
+    assert model[0].seen is seen
 
 
 def test_settings_that_are_lists(graphed):
     """As `class_weight`, in place."""
     loss = graphed.decode_head.seg_heads[-1].loss_decode
     loss.class_weight = [1.0] * 19
-    state = ModelState(graphed, CALLED)
+    state = ModelState(graphed)
     assert state.holds()
     loss.class_weight[0] = 2.0
     assert not state.holds()

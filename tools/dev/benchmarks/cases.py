@@ -179,7 +179,11 @@ def _time(
         rows[way]['rounds'] = len(times[way])
     later = list(case.found_later.items())
     if on_gpu:
-        later += [(way, partial(kernels, left[way])) for way in left]
+        later += [
+            (way, partial(kernels, function))
+            for way, function in left.items()
+            if 'kernels' not in rows[way]
+        ]
     for way, function in later:
         if way in left and time.monotonic() < end:
             try:
